@@ -1,0 +1,24 @@
+"""First-party backends: attention kernels and cache stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from esdllm import AttentionBackend, CacheStore, hookimpl
+from esdllm_backends.attention.eager import EagerAttention
+from esdllm_backends.attention.sdpa import SdpaAttention
+from esdllm_backends.cache.dense import DenseStore
+from esdllm_backends.cache.none import NoStore
+from esdllm_backends.cache.sparse import SparseStore
+
+
+@hookimpl
+def esdllm_attention_backends() -> Mapping[str, Callable[..., AttentionBackend]]:
+    """Offer the attention backends."""
+    return {"eager": EagerAttention, "sdpa": SdpaAttention}
+
+
+@hookimpl
+def esdllm_cache_stores() -> Mapping[str, Callable[..., CacheStore]]:
+    """Offer the cache stores."""
+    return {"dense": DenseStore, "none": NoStore, "sparse": SparseStore}

@@ -1,0 +1,27 @@
+"""Attention as its formula: the oracle that other backends are compared with."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from esdllm import ModelSpec
+
+
+@attrs.frozen
+class EagerAttention:
+    """Softmax of scaled products in float32, written out; the oracle for the others."""
+
+    def problems(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[str]:
+        """Return nothing: it serves everywhere."""
+        return []
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+        """Return softmax(q k / sqrt(D) + bias) v, (R, N, H, D)."""
+        grouped = queries.unflatten(2, (keys.shape[2], -1)).float()  # (R, N, G, H / G, D)
+        scores = torch.einsum("rngjd,rkgd->rgjnk", grouped, keys.float()) * queries.shape[-1] ** -0.5
+        if bias is not None:
+            scores = scores + bias.float()[:, None, None, None, :]
+        mixed = torch.einsum("rgjnk,rkgd->rngjd", scores.softmax(-1), values.float())
+        return mixed.flatten(2, 3).to(queries.dtype)

@@ -1,0 +1,44 @@
+"""No cache: for runs that compute every position at every step."""
+
+from __future__ import annotations
+
+import attrs
+from torch import Tensor
+
+from esdllm import CacheShape, CacheWrite, KeyValue, Phase, Site
+
+
+@attrs.frozen
+class NoStore:
+    """Keeps nothing; attention reads what the step computed. For vanilla decoding."""
+
+    @property
+    def persistent(self) -> bool:
+        """Nothing outlasts a layer."""
+        return False
+
+    def problems(self, shape: CacheShape) -> list[str]:
+        """Return nothing: it serves everywhere."""
+        return []
+
+    def phase(self, step_in_block: int) -> Phase:
+        """Attention reads everything."""
+        return Phase.ALL
+
+    def allocate(self, shape: CacheShape) -> _Passing:
+        """Return a cache that takes no memory."""
+        return _Passing()
+
+
+class _Passing:
+    def reset(self) -> None:
+        """There is nothing to forget."""
+
+    def update(self, write: CacheWrite) -> KeyValue:
+        return KeyValue(write.keys, write.values, write.bias)
+
+    def recall(self, layer: int, site: Site, positions: Tensor) -> Tensor:
+        raise NotImplementedError("a step that skips is never planned without a cache")
+
+    def remember(self, layer: int, positions: Tensor, x: Tensor) -> None:
+        """Keep nothing."""

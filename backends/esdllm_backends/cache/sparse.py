@@ -1,0 +1,105 @@
+"""Eviction of keys and values outside the block (Sparse-dLLM, arXiv 2508.02558)."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+import torch.nn.functional as F
+from attrs import validators
+from torch import Tensor
+
+from esdllm import CacheShape, CacheWrite, KeyValue, Phase, Site
+from esdllm_backends.cache.dense import DenseCache
+
+
+@attrs.frozen
+class SparseStore:
+    """Dense, but after `delay_step` a block attends only to the best share of the positions outside it."""
+
+    keep: float = attrs.field(
+        default=0.5,
+        validator=[validators.gt(0.0), validators.le(1.0)],
+        metadata={"help": "share of the positions outside the block that stay"},
+    )
+    delay_step: int = attrs.field(
+        default=1, validator=validators.ge(0), metadata={"help": "step within the block that chooses them"}
+    )
+
+    @property
+    def persistent(self) -> bool:
+        """What is written stays."""
+        return True
+
+    def problems(self, shape: CacheShape) -> list[str]:
+        """Return nothing: it serves everywhere."""
+        return []
+
+    def phase(self, step_in_block: int) -> Phase:
+        """Choose at `delay_step`, then read what was chosen until the block ends."""
+        return (Phase.ALL, Phase.SELECT, Phase.KEPT)[
+            (step_in_block >= self.delay_step) + (step_in_block > self.delay_step)
+        ]
+
+    def allocate(self, shape: CacheShape) -> _SparseCache:
+        """Return an empty cache."""
+        return _SparseCache(shape, self.keep)
+
+
+class _SparseCache:
+    """A dense cache, and for every layer the positions outside the block that are read."""
+
+    def __init__(self, shape: CacheShape, keep: float) -> None:
+        self.dense = DenseCache(shape)
+        self.share = keep
+        size = (shape.n_layers, shape.rows, shape.length)
+        self.kept = torch.zeros(size, dtype=torch.int64, device=shape.device)
+        self.kept_bias = torch.zeros(size, dtype=shape.dtype, device=shape.device)
+
+    def reset(self) -> None:
+        """Zero everything."""
+        self.dense.reset()
+        self.kept.zero_()
+        self.kept_bias.zero_()
+
+    def update(self, write: CacheWrite) -> KeyValue:
+        """Write everything; return everything, or what was chosen and the block."""
+        full = self.dense.update(write)
+        length, block = full.keys.shape[1], write.block.shape[1]
+        size = int(self.share * (length - block))
+        if write.phase is Phase.SELECT:
+            self._choose(write, full.keys, size)
+        if write.phase is not Phase.KEPT:
+            return full
+        index = torch.cat([self.kept[write.layer, :, :size], write.block], dim=1)
+        bias = torch.cat(
+            [self.kept_bias[write.layer, :, :size], torch.zeros_like(write.block, dtype=full.keys.dtype)], 1
+        )
+        where = index[..., None, None].expand(*index.shape, *full.keys.shape[2:])
+        return KeyValue(full.keys.gather(1, where), full.values.gather(1, where), None if write.bias is None else bias)
+
+    def _choose(self, write: CacheWrite, keys: Tensor, size: int) -> None:
+        """Keep the `size` positions outside the block whose keys answer the mean query best, fewer in a padded row."""
+        columns = torch.arange(keys.shape[1], device=keys.device).expand(keys.shape[:2])
+        outside = (columns < write.block[:, :1]) | (columns > write.block[:, -1:])
+        where = (
+            columns.masked_fill(~outside, keys.shape[1]).sort(dim=1).values[:, : keys.shape[1] - write.block.shape[1]]
+        )
+        real = torch.ones_like(where, dtype=torch.bool) if write.bias is None else write.bias.gather(1, where) == 0
+        query = write.queries.float().mean(1).unflatten(1, (keys.shape[2], -1)).mean(2)  # (R, G, D)
+        score = torch.einsum("rgd,rlgd->rl", query, keys.float()).gather(1, where).masked_fill(~real, float("-inf"))
+        pooled = F.max_pool1d(score.unsqueeze(1), 3, stride=1, padding=1).squeeze(1).masked_fill(~real, float("-inf"))
+        best = pooled.topk(size, dim=1).indices
+        taken = (real.sum(1, keepdim=True) * self.share).long()  # in each row
+        unread = torch.arange(size, device=keys.device) >= taken
+        self.kept[write.layer, :, :size] = where.gather(1, best)
+        self.kept_bias[write.layer, :, :size] = torch.zeros_like(best, dtype=keys.dtype).masked_fill(
+            unread, float("-inf")
+        )
+
+    def recall(self, layer: int, site: Site, positions: Tensor) -> Tensor:
+        """Return what the dense cache holds."""
+        return self.dense.recall(layer, site, positions)
+
+    def remember(self, layer: int, positions: Tensor, x: Tensor) -> None:
+        """Store in the dense cache."""
+        self.dense.remember(layer, positions, x)

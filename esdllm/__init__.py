@@ -1,0 +1,112 @@
+"""esdllm: fast decoding of diffusion language models by early skipping, with every decision a plugin."""
+
+from importlib.metadata import version as _version
+
+from esdllm.catalogue import Catalogue
+from esdllm.config import ComponentConfig, DecodeConfig
+from esdllm.engine import Engine
+from esdllm.errors import (
+    CheckpointError,
+    ConfigError,
+    EsdllmError,
+    InputError,
+    NumericsError,
+    PluginError,
+    UnavailableError,
+)
+from esdllm.hookspecs import hookimpl
+from esdllm.interfaces import (
+    AttentionBackend,
+    BlockSchedule,
+    Cache,
+    CacheStore,
+    ImportanceScorer,
+    ModelAdapter,
+    ModelFamily,
+    RefreshPolicy,
+    SkipSchedule,
+    StepObserver,
+    TextCodec,
+    TokenSampler,
+    UnmaskingPolicy,
+)
+from esdllm.loading import Model, describe_model, load_model
+from esdllm.noise import gumbel, uniform
+from esdllm.plan import Block, Moment, Phase, Scope, StepPlan, Window
+from esdllm.records import Generation
+from esdllm.views import (
+    CacheShape,
+    CacheWrite,
+    Candidates,
+    ImportanceView,
+    KeyValue,
+    Message,
+    ModelSpec,
+    Preset,
+    Projection,
+    SampleView,
+    Site,
+    StepRecord,
+    UnmaskingView,
+)
+
+__version__ = _version("esdllm")
+
+__all__ = [
+    "AttentionBackend",
+    "Block",
+    "BlockSchedule",
+    "Cache",
+    "CacheShape",
+    "CacheStore",
+    "CacheWrite",
+    "Candidates",
+    "Catalogue",
+    "CheckpointError",
+    "ComponentConfig",
+    "ConfigError",
+    "DecodeConfig",
+    "Engine",
+    "EsdllmError",
+    "Generation",
+    "ImportanceScorer",
+    "ImportanceView",
+    "InputError",
+    "KeyValue",
+    "Message",
+    "Model",
+    "ModelAdapter",
+    "ModelFamily",
+    "ModelSpec",
+    "Moment",
+    "NumericsError",
+    "Phase",
+    "PluginError",
+    "Preset",
+    "Projection",
+    "RefreshPolicy",
+    "SampleView",
+    "Scope",
+    "Site",
+    "SkipSchedule",
+    "StepObserver",
+    "StepPlan",
+    "StepRecord",
+    "TextCodec",
+    "TokenSampler",
+    "UnavailableError",
+    "UnmaskingPolicy",
+    "UnmaskingView",
+    "Window",
+    "configure",
+    "describe_model",
+    "gumbel",
+    "hookimpl",
+    "load_model",
+    "uniform",
+]
+
+
+def configure(preset: str | None = "es-dllm", **options: object) -> DecodeConfig:
+    """Return the configuration of a preset with `file`, `settings` and `sets` over it; see `Catalogue.configure`."""
+    return Catalogue.load().configure(preset, **options)  # type: ignore[arg-type]

@@ -1,0 +1,144 @@
+"""The canvas: the tokens being denoised, and what is known of each position. Allocated once a run, written in place."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from esdllm.plan import Block, Facts, Layout
+from esdllm.views import ModelSpec
+
+__all__ = ["Canvas", "layout", "undecided_positions"]
+
+
+@attrs.frozen(eq=False)
+class Canvas:
+    """B rows of L columns. `tokens` and `given` go by column; the rest by computed position (column - logit shift)."""
+
+    tokens: Tensor
+    """(B, L) int64"""
+    given: Tensor
+    """(B, L) bool, columns that came with the input"""
+    undecided: Tensor
+    """(B, L) bool"""
+    confidence: Tensor
+    """(B, L) float32, what importance reads"""
+    committed: Tensor
+    """(B, L) bool, at the last step"""
+    guess: Tensor
+    """(B, L) int64, the last candidate; -1 if none yet"""
+    guess_confidence: Tensor
+    """(B, L) float32, its confidence"""
+    logical: Tensor
+    """(B, L) int64, positions counted from each row's first token"""
+    bias: Tensor | None
+    """(R, L), 0 at tokens and -inf at padding; None if nothing is padded"""
+    columns: Tensor
+    """(L,) int64, 0 to L - 1"""
+    seeds: Tensor
+    """(B,) int64"""
+    poisoned: Tensor
+    """() int64, the first step with NaN among the confidences; -1 if none"""
+    spec: ModelSpec
+    branches: int
+    """1, or 2 under guidance: the prompt, and the prompt masked"""
+
+    @classmethod
+    def of(
+        cls,
+        tokens: Tensor,
+        attention_mask: Tensor,
+        seeds: Tensor,
+        spec: ModelSpec,
+        branches: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Canvas:
+        """Return the canvas of tokens (B, L) int64 and attention mask (B, L) bool, both on the host."""
+        masked = tokens == spec.mask_id
+        undecided = undecided_positions(tokens, spec)
+        bias = torch.zeros(tokens.shape, dtype=dtype).masked_fill(~attention_mask, float("-inf")).repeat(branches, 1)
+        return cls(
+            tokens=tokens.to(device, copy=True),
+            given=(~masked).to(device),
+            undecided=undecided.to(device),
+            confidence=torch.zeros(tokens.shape, device=device),
+            committed=torch.zeros_like(masked, device=device),
+            guess=torch.full_like(tokens, -1, device=device),
+            guess_confidence=torch.zeros(tokens.shape, device=device),
+            logical=(attention_mask.long().cumsum(1) - 1).clamp(min=0).to(device),
+            bias=None if attention_mask.all() else bias.to(device),
+            columns=torch.arange(tokens.shape[1], device=device),
+            seeds=seeds.to(device),
+            poisoned=torch.full((), -1, dtype=torch.int64, device=device),
+            spec=spec,
+            branches=branches,
+        )
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Return x (B, ...) for every row of the model's batch: (R, ...)."""
+        return x if self.branches == 1 else torch.cat([x] * self.branches)
+
+    def inputs(self) -> Tensor:
+        """Return what the model reads, (R, L) int64: the tokens, and under guidance the tokens with the prompt masked."""
+        if self.branches == 1:
+            return self.tokens
+        return torch.cat([self.tokens, self.tokens.masked_fill(self.given, self.spec.mask_id)])
+
+    def leftmost_committed(self) -> Tensor:
+        """Return () int64, the leftmost position committed at the last step, over all rows; L if none."""
+        return torch.where(self.committed, self.columns, self.columns.shape[0]).amin()
+
+    def commit(self, positions: Tensor, tokens: Tensor, selected: Tensor) -> None:
+        """Write tokens (B, N) where selected (B, N), at distinct computed positions (B, N)."""
+        shift = self.spec.logit_shift
+        written = self.columns.shape[0] - shift
+        self.committed.zero_().scatter_(1, positions, selected)
+        self.undecided.logical_and_(~self.committed)
+        candidates = torch.zeros_like(self.tokens).scatter(1, positions, tokens)
+        target = self.tokens[:, shift:]
+        target.copy_(torch.where(self.committed[:, :written], candidates[:, :written], target))
+
+    def committed_columns(self) -> Tensor:
+        """Return (B, L) bool, the columns whose token was committed at the last step."""
+        return self.committed.roll(self.spec.logit_shift, 1)
+
+    def undecided_columns(self) -> Tensor:
+        """Return (B, L) bool, the columns still to be decided."""
+        return self.undecided.roll(self.spec.logit_shift, 1)
+
+    def first_stop(self, stop_ids: Tensor) -> Tensor:
+        """Return (B,) int64, the first decided column that holds one of `stop_ids`; L if none does."""
+        stops = torch.isin(self.tokens, stop_ids) & ~self.given & ~self.undecided_columns()
+        return torch.where(stops, self.columns, self.columns.shape[0]).amin(1)
+
+    def facts(self, block: Block, stop_ids: Tensor) -> Facts:
+        """Read from the device what planning asks for: the one wait of an adaptive run."""
+        first_undecided = torch.where(self.undecided_columns(), self.columns, self.columns.shape[0]).amin(1)
+        found = torch.stack(
+            [
+                self.undecided[:, block.start : block.stop].any().long(),
+                self.committed.sum(1).amax(),
+                self.leftmost_committed(),
+                ((self.first_stop(stop_ids) < first_undecided) | (first_undecided == self.columns.shape[0]))
+                .all()
+                .long(),
+            ]
+        )
+        undecided, committed, leftmost, finished = found.tolist()
+        return Facts(bool(undecided), committed, leftmost, bool(finished))
+
+
+def undecided_positions(tokens: Tensor, spec: ModelSpec) -> Tensor:
+    """Return (B, L) bool, the computed positions whose token is still a mask."""
+    masked = tokens == spec.mask_id
+    undecided = torch.zeros_like(masked)
+    undecided[:, : masked.shape[1] - spec.logit_shift] = masked[:, spec.logit_shift :]
+    return undecided
+
+
+def layout(tokens: Tensor, spec: ModelSpec) -> Layout:
+    """Return the layout of tokens (B, L) on the host."""
+    rows = undecided_positions(tokens, spec)
+    return Layout(tokens.shape[1], tuple(tuple(row.nonzero()[:, 0].tolist()) for row in rows))

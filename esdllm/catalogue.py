@@ -1,0 +1,203 @@
+"""The catalogue: every component by kind and name, with its origin; and how one is built from a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import cattrs
+from cattrs.errors import ForbiddenExtraKeysError
+
+from esdllm.config import ComponentConfig, DecodeConfig, converter, merge, parse_set, read_toml
+from esdllm.errors import ConfigError, PluginError, known
+from esdllm.plugins import Origin, Plugins, load_plugins
+from esdllm.views import Preset
+
+__all__ = ["KINDS", "Catalogue", "Entry", "Option"]
+
+KINDS: Mapping[str, str] = {
+    "importance": "esdllm_importance_scorers",
+    "skip": "esdllm_skip_schedules",
+    "refresh": "esdllm_refresh_policies",
+    "blocks": "esdllm_block_schedules",
+    "sampler": "esdllm_token_samplers",
+    "unmasking": "esdllm_unmasking_policies",
+    "attention": "esdllm_attention_backends",
+    "cache": "esdllm_cache_stores",
+    "model": "esdllm_model_adapters",
+    "preset": "esdllm_presets",
+    "observers": "esdllm_step_observers",
+}
+"""Kind, which is also the configuration's section, and the hook that offers it."""
+
+
+@attrs.frozen
+class Option:
+    """One option of a component."""
+
+    name: str
+    default: Any
+    help: str
+
+
+@attrs.frozen
+class Entry:
+    """One component on offer."""
+
+    kind: str
+    name: str
+    factory: Any
+    origin: Origin
+
+    @property
+    def summary(self) -> str:
+        """One line on what it is."""
+        if isinstance(self.factory, Preset):
+            return self.factory.summary
+        return (self.factory.__doc__ or "").strip().split("\n")[0]
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """Its options with their defaults."""
+        if not attrs.has(self.factory):
+            return ()
+        return tuple(
+            Option(field.name, _default(field), field.metadata.get("help", "")) for field in attrs.fields(self.factory)
+        )
+
+
+def _default(field: attrs.Attribute[Any]) -> Any:
+    """Return a field's default, made if it has a factory; NOTHING if it must be given."""
+    maker = getattr(field.default, "factory", None)
+    return maker() if maker else field.default
+
+
+class Catalogue:
+    """All components that the loaded plugins offer."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        self.blocked = plugins.blocked
+        self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+        for kind, hook in KINDS.items():
+            for origin, offered in plugins.offers(hook):
+                for name, factory in offered.items():
+                    self._add(Entry(kind, name, factory, origin))
+
+    @classmethod
+    def load(cls, extra: Mapping[str, object] | None = None, **options: Any) -> Catalogue:
+        """Return the catalogue of the installed plugins and `extra`; options as `load_plugins`."""
+        return cls(load_plugins(extra, **options))
+
+    def _add(self, entry: Entry) -> None:
+        other = self._entries[entry.kind].get(entry.name)
+        if other is not None:
+            raise PluginError(
+                f"two components of kind {entry.kind} are named '{entry.name}': one from {other.origin}, one from "
+                f"{entry.origin}; rename one, or leave out a plugin with ESDLLM_DISABLE_PLUGINS"
+            )
+        if not (callable(entry.factory) or isinstance(entry.factory, Preset)):
+            raise PluginError(
+                f"{entry.kind} '{entry.name}' of {entry.origin} is {entry.factory!r}; offer a frozen attrs class"
+            )
+        self._entries[entry.kind][entry.name] = entry
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names on offer of a kind, sorted."""
+        return sorted(self._entries[kind])
+
+    def entries(self) -> list[Entry]:
+        """Return all entries, by kind in the order of `KINDS`, then by name."""
+        return [self._entries[kind][name] for kind in KINDS for name in self.names(kind)]
+
+    def entry(self, kind: str, name: str) -> Entry:
+        """Return one entry.
+
+        Raises:
+            ConfigError: nothing of that kind has that name.
+        """
+        try:
+            return self._entries[kind][name]
+        except KeyError:
+            raise ConfigError(f"unknown {kind} '{name}'; {known(name, self._entries[kind])}") from None
+
+    def build(self, kind: str, component: ComponentConfig) -> Any:
+        """Return the component that `component` names, built from its options.
+
+        Raises:
+            ConfigError: unknown name, unknown option, or a value that the option refuses.
+        """
+        entry = self.entry(kind, component.name)
+        try:
+            return structure(entry.factory, component.options)
+        except _UnknownOptionError as error:
+            raise ConfigError(self._unknown_option(entry, error.option)) from None
+        except ConfigError as error:
+            raise ConfigError(f"{kind} '{component.name}': {error}") from error
+
+    def _unknown_option(self, entry: Entry, option: str) -> str:
+        own = [o.name for o in entry.options]
+        others = [e.name for e in self._entries[entry.kind].values() if option in [o.name for o in e.options]]
+        hint = (
+            f"; it is an option of {entry.kind} '{others[0]}': set {entry.kind}.name = \"{others[0]}\""
+            if others
+            else ""
+        )
+        return f"{entry.kind} '{entry.name}' has no option '{option}'{hint}; {known(option, own)}"
+
+    def preset(self, name: str) -> Preset:
+        """Return a preset by name."""
+        preset: Preset = self.entry("preset", name).factory
+        return preset
+
+    def configure(
+        self,
+        preset: str | None = None,
+        file: Path | str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        sets: Iterable[str] = (),
+    ) -> DecodeConfig:
+        """Return the configuration of a preset, a TOML file, a mapping and `section.option=value`s, later over earlier.
+
+        A file or mapping may name its own base with `preset = "..."`; the argument `preset` goes before it.
+
+        Raises:
+            ConfigError: an unknown preset, setting or section, or a value out of range.
+        """
+        layers = [read_toml(file)] if file else []
+        layers += [dict(settings)] if settings else []
+        layers += [parse_set(text) for text in sets]
+        base = preset or next((layer["preset"] for layer in layers if "preset" in layer), None)
+        merged: dict[str, Any] = dict(self.preset(base).settings) if base else {}
+        for layer in layers:
+            merged = merge(merged, {key: value for key, value in layer.items() if key != "preset"})
+        return DecodeConfig.from_dict(merged)
+
+
+class _UnknownOptionError(Exception):
+    def __init__(self, option: str) -> None:
+        self.option = option
+
+
+def structure(factory: type, options: Mapping[str, Any]) -> Any:
+    """Return `factory` built from `options`, checked for types and unknown keys."""
+    try:
+        return converter.structure(dict(options), factory)
+    except cattrs.BaseValidationError as group:
+        raise _first_problem(group) from group
+
+
+def _first_problem(group: cattrs.BaseValidationError) -> Exception:
+    """Return the first of cattrs' collected errors as one sentence."""
+    for error in group.exceptions:
+        if isinstance(error, ForbiddenExtraKeysError):
+            return _UnknownOptionError(sorted(error.extra_fields)[0])
+    error = group.exceptions[0]
+    notes = " ".join(getattr(error, "__notes__", ()))
+    field = notes.rsplit("attribute ", 1)[-1] if "attribute " in notes else ""
+    if isinstance(error, cattrs.BaseValidationError):
+        return _first_problem(error)
+    if isinstance(error, KeyError):
+        return ConfigError(f"option {error} must be given")
+    return ConfigError(f"option '{field}': {error}" if field else str(error))

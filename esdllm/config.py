@@ -1,0 +1,203 @@
+"""The configuration of a decoding run, and its ways in and out: dict, TOML, `section.option=value`.
+
+A configuration is a few run-wide settings and one component a section. It names components and holds their options; only a
+catalogue can say whether a name exists.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import cattrs
+import tomli_w
+from attrs import validators
+
+from esdllm.errors import ConfigError, known
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["SECTIONS", "ComponentConfig", "DecodeConfig", "converter", "merge", "parse_set", "read_toml"]
+
+
+def _strict(kind: type, accepts: tuple[type, ...]) -> Any:
+    """Return a structuring hook that converts nothing but an int to a float."""
+
+    def hook(value: Any, _: Any) -> Any:
+        if isinstance(value, bool) is not (kind is bool) or not isinstance(value, accepts):
+            raise ValueError(f"{value!r} is not {'an' if kind is int else 'a'} {kind.__name__}")
+        return kind(value)
+
+    return hook
+
+
+converter = cattrs.Converter(forbid_extra_keys=True)
+"""Builds components from options; a misspelt or mistyped option is an error."""
+for _kind, _accepts in ((int, (int,)), (float, (int, float)), (bool, (bool,)), (str, (str,))):
+    converter.register_structure_hook(_kind, _strict(_kind, _accepts))
+
+
+@attrs.frozen
+class ComponentConfig:
+    """A component by name, and the options that differ from its defaults."""
+
+    name: str
+    options: Mapping[str, Any] = attrs.field(factory=dict)
+
+    @classmethod
+    def of(cls, value: Any) -> ComponentConfig:
+        """Return the component of a name, or of a mapping with a `name` and options beside it."""
+        if isinstance(value, ComponentConfig):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+            raise ConfigError(
+                f'a component is a name or a table with a name, such as {{name = "top-k"}}, not {value!r}'
+            )
+        return cls(value["name"], {key: item for key, item in value.items() if key != "name"})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the inverse of `of`."""
+        return {"name": self.name, **self.options}
+
+
+def _component(help: str) -> Any:
+    return attrs.field(converter=ComponentConfig.of, metadata={"help": help})
+
+
+def _setting(default: Any, help: str, *validator: Any) -> Any:
+    return attrs.field(default=default, validator=list(validator), metadata={"help": help})
+
+
+def _observers(value: Iterable[Any]) -> tuple[ComponentConfig, ...]:
+    return tuple(ComponentConfig.of(item) for item in value)
+
+
+@attrs.frozen(kw_only=True)
+class DecodeConfig:
+    """Everything that decides how a model decodes. Immutable; equal when all settings are."""
+
+    blocks: ComponentConfig = _component("how the answer is cut into blocks")
+    refresh: ComponentConfig = _component("which positions each step computes")
+    skip: ComponentConfig = _component("how many positions each layer hands on")
+    importance: ComponentConfig = _component("which positions go on")
+    sampler: ComponentConfig = _component("which token to put at a position")
+    unmasking: ComponentConfig = _component("which positions to commit")
+    cache: ComponentConfig = _component("where keys and values live")
+    attention: ComponentConfig = _component("which kernel attends")
+    observers: tuple[ComponentConfig, ...] = attrs.field(
+        default=(), converter=_observers, metadata={"help": "who watches the steps"}
+    )
+    gen_length: int = _setting(256, "tokens to generate", validators.ge(1))
+    block_length: int = _setting(64, "tokens decoded together; need not divide gen_length", validators.ge(1))
+    seed: int = _setting(0, "seed of every row's noise, unless generate is given others", validators.ge(0))
+    cfg_scale: float = _setting(0.0, "strength of classifier-free guidance; 0 is none", validators.ge(0.0))
+    delay_eos: bool = _setting(True, "commit an end-of-text only where the position before is decided")
+    early_stop: bool = _setting(True, "stop when every row is decided up to an end-of-text")
+    check_every: int = _setting(8, "steps between two looks at whether to stop early", validators.ge(1))
+    compile: bool = _setting(False, "compile one step a distinct plan with torch.compile")
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> DecodeConfig:
+        """Return the configuration of a complete mapping.
+
+        Raises:
+            ConfigError: an unknown key, a missing section, or a value out of range.
+        """
+        fields = {field.name: field for field in attrs.fields(cls)}
+        for key in settings:
+            if key not in fields:
+                raise ConfigError(f"unknown setting '{key}'; {known(key, fields)}")
+        for name in SECTIONS:
+            if name not in settings:
+                raise ConfigError(f"no {name} is chosen: start from a preset, or give {name} = {{name = ...}}")
+        try:
+            values = {
+                key: value if key in SECTIONS or key == "observers" else converter.structure(value, _plain(fields[key]))
+                for key, value in settings.items()
+            }
+            return cls(**values)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dicts, lists and scalars; `from_dict` gives an equal configuration."""
+        found: dict[str, Any] = {}
+        for field in attrs.fields(type(self)):
+            value = getattr(self, field.name)
+            if field.name in SECTIONS:
+                value = value.to_dict()
+            elif field.name == "observers":
+                value = [item.to_dict() for item in value]
+            found[field.name] = value
+        return found
+
+    def to_toml(self) -> str:
+        """Return the configuration as TOML, run-wide settings first; `read_toml` reads it back."""
+        plain = self.to_dict()
+        ordered = sorted(plain, key=lambda name: name in SECTIONS or name == "observers")
+        return tomli_w.dumps({name: plain[name] for name in ordered})
+
+
+SECTIONS = ("blocks", "refresh", "skip", "importance", "sampler", "unmasking", "cache", "attention")
+"""The sections that name one component each."""
+
+
+def _plain(field: attrs.Attribute[Any]) -> type:
+    return {"int": int, "float": float, "bool": bool}[str(field.type)]
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the settings of `over`: a section that keeps its name keeps its other options."""
+    merged = dict(base)
+    for key, value in over.items():
+        if key not in SECTIONS:
+            merged[key] = value
+            continue
+        old = ComponentConfig.of(merged[key]).to_dict() if key in merged else {}
+        new = {"name": value} if isinstance(value, str) else value
+        if not isinstance(new, Mapping):
+            raise ConfigError(f"{key} = {value!r}: give a name, or a table of options")
+        merged[key] = {**(old if new.get("name", old.get("name")) == old.get("name") else {}), **new}
+    return merged
+
+
+def read_toml(path: Path | str) -> dict[str, Any]:
+    """Return the settings of a TOML file.
+
+    Raises:
+        ConfigError: no such file, or not TOML (with the line).
+    """
+    try:
+        found: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return found
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def parse_set(text: str) -> dict[str, Any]:
+    """Return the settings of one `section.option=value` or `setting=value`; values are TOML, bare words are strings.
+
+    Raises:
+        ConfigError: no equals sign, or more than one dot before it.
+    """
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys) or len(keys) > 2:
+        raise ConfigError(f"cannot read the setting '{text}'; write setting=value or section.option=value")
+    try:
+        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return {keys[0]: {keys[1]: parsed} if len(keys) == 2 else parsed}

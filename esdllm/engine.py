@@ -1,0 +1,148 @@
+"""The engine: components resolved, checked and put together once; then generation, in which no hook is called.
+
+engine = Engine.build(esdllm.load_model("tiny-llada"), esdllm.configure("es-dllm"))
+engine.generate("Sort 3 1 2.", chat=True).text
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from esdllm.canvas import Canvas, layout
+from esdllm.catalogue import Catalogue
+from esdllm.components import Components
+from esdllm.config import DecodeConfig
+from esdllm.diagnosis import raise_if_poisoned
+from esdllm.errors import InputError
+from esdllm.interfaces import Cache, StepObserver
+from esdllm.loading import Model
+from esdllm.plan import Layout
+from esdllm.prompts import Prompts, prepare
+from esdllm.records import Generation
+from esdllm.run import Run, StepFunction
+from esdllm.schedule import Planner
+from esdllm.views import CacheShape
+
+__all__ = ["Engine"]
+
+
+@attrs.define(eq=False)
+class Engine:
+    """Decodes with one model under one configuration. Build it with `Engine.build`; reuse it for many prompts."""
+
+    model: Model
+    config: DecodeConfig
+    components: Components
+    step_function: StepFunction
+    _cache: tuple[CacheShape, Cache] | None = attrs.field(default=None, init=False)
+
+    @classmethod
+    def build(cls, model: Model, config: DecodeConfig, catalogue: Catalogue | None = None) -> Engine:
+        """Return an engine whose components exist, fit together and can serve this model.
+
+        Raises:
+            ConfigError: unknown or contradictory settings.
+            UnavailableError: a backend cannot serve here; gives all its reasons.
+        """
+        components = Components.resolve(config, catalogue or Catalogue.load())
+        components.check_attention(model.spec, model.adapter.device, model.adapter.dtype)
+        engine = cls(model, config, components, StepFunction(config.compile))
+        engine.planner(Layout.of(2, config.gen_length, model.spec.logit_shift)).rehearse()  # finds contradictions
+        return engine
+
+    def planner(self, canvas: Layout, early_stop: bool = False) -> Planner:
+        """Return the planner of a run over a canvas."""
+        return self.components.planner(canvas, self.model.spec.n_layers, early_stop)
+
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        attention_mask: Tensor | None = None,
+        infill: bool = False,
+        chat: bool = False,
+        seed: int | Sequence[int] | None = None,
+        observers: Sequence[StepObserver] = (),
+    ) -> Generation:
+        """Decode prompts: text, lists of token ids, conversations, or a tensor (B, P) int64 with an attention mask.
+
+        `infill` takes each prompt as a canvas whose mask tokens are to be filled in, and generates nothing after it.
+        `chat` renders text through the chat template. `seed` is every row's (a row then comes out the same in any
+        batch), or one a row (for several answers to one prompt). `observers` watch beside those of the configuration.
+
+        Raises:
+            InputError: what was passed cannot be decoded; says why.
+            UnavailableError: the cache store cannot hold a run of this size.
+            NumericsError: NaN among the logits; says since which step and layer.
+        """
+        prepared = prepare(self.model, prompts, attention_mask, self.config.gen_length, infill, chat)
+        adapter, early_stop = self.model.adapter, self.config.early_stop and not infill
+        with torch.inference_mode():
+            canvas = Canvas.of(
+                prepared.tokens,
+                prepared.attention_mask,
+                self._seeds(seed, prepared.tokens.shape[0]),
+                adapter.spec,
+                branches=2 if self.config.cfg_scale else 1,
+                device=adapter.device,
+                dtype=adapter.dtype,
+            )
+            planner = self.planner(layout(prepared.tokens, adapter.spec), early_stop)
+            run = Run(canvas, self.components.parts(adapter, self._allocated(canvas, planner)), self._stop_ids(canvas))
+            run.denoise(planner, self.step_function, [*self.components.observers, *observers])
+            return self._result(run, prepared.answer, fill=early_stop)
+
+    def _seeds(self, seed: int | Sequence[int] | None, rows: int) -> Tensor:
+        seed = self.config.seed if seed is None else seed
+        found = [seed] * rows if isinstance(seed, int) else list(seed)
+        if len(found) != rows or any(not isinstance(number, int) or number < 0 for number in found):
+            raise InputError(f"seed = {seed!r} for {rows} rows; give one number >= 0, or one a row")
+        return torch.tensor(found, dtype=torch.int64)
+
+    def _allocated(self, canvas: Canvas, planner: Planner) -> Cache:
+        """Return an empty cache of the run's shape; the last run's if it fits."""
+        shape = self.components.cache_shape(self.model.adapter, canvas, planner)
+        if self._cache is None or self._cache[0] != shape:
+            self.components.check_store(shape)
+            self._cache = None  # the old one goes before the new one comes
+            self._cache = (shape, self.components.cache.allocate(shape))
+        self._cache[1].reset()
+        return self._cache[1]
+
+    def _stop_ids(self, canvas: Canvas) -> Tensor:
+        return torch.tensor(self.model.stop_ids, device=canvas.tokens.device)
+
+    def _result(self, run: Run, answer: int, fill: bool) -> Generation:
+        """Return what was made; `fill` writes end-of-text behind the first stop, so that a row is the same in any batch."""
+        canvas, tokens = run.canvas, run.canvas.tokens.clone()
+        answers: list[list[int]] = []
+        committed = 0
+        if not tokens.is_meta:
+            raise_if_poisoned(self.model.adapter, canvas)
+            committed = int((~canvas.given & ~canvas.undecided_columns()).sum())
+            if fill:
+                first = canvas.first_stop(run.stop_ids).unsqueeze(1)
+                tokens = torch.where(canvas.columns > first, self.model.spec.eos_id, tokens)
+            tokens = tokens.cpu()
+            answers = [self._cut(row) for row in tokens[:, answer:].tolist()]
+        codec = self.model.codec
+        vanilla = run.steps * self.model.spec.n_layers * tokens.shape[1]
+        return Generation(
+            tokens=tokens,
+            answers=answers,
+            text=[codec.decode(row) for row in answers] if codec else None,
+            steps=run.steps,
+            forwards=run.steps,
+            committed=committed,
+            layer_share=run.layer_work / max(1, vanilla),
+            seconds=run.seconds,
+            compile_seconds=self.step_function.seconds_compiling,
+        )
+
+    def _cut(self, row: list[int]) -> list[int]:
+        """Return a row up to its first stop."""
+        return row[: next((i for i, token in enumerate(row) if token in self.model.stop_ids), len(row))]

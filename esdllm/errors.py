@@ -1,0 +1,52 @@
+"""The errors that esdllm raises: each says what is wrong, the value, and what would do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "EsdllmError",
+    "InputError",
+    "NumericsError",
+    "PluginError",
+    "UnavailableError",
+]
+
+
+class EsdllmError(Exception):
+    """Base of all errors that a caller or a user can mend."""
+
+
+class ConfigError(EsdllmError, ValueError):
+    """A setting that is unknown, out of range, or contradicts another."""
+
+
+class PluginError(EsdllmError):
+    """A plugin that cannot be imported, clashes with another, or implements no known hook."""
+
+
+class CheckpointError(EsdllmError, ValueError):
+    """A folder that is no checkpoint, or one that this version cannot load."""
+
+
+class InputError(EsdllmError, ValueError):
+    """A prompt, canvas or mask that cannot be decoded."""
+
+
+class UnavailableError(EsdllmError, RuntimeError):
+    """A device, dtype or backend that this machine does not offer."""
+
+
+class NumericsError(EsdllmError, ArithmeticError):
+    """Numbers that no decision can be based on: NaN among the logits."""
+
+
+def known(name: str, names: Iterable[str]) -> str:
+    """Return the tail of an error about an unknown `name`: the nearest of `names`, and all of them."""
+    names = sorted(names)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"{hint}known: {', '.join(names) if names else 'none'}"

@@ -1,0 +1,104 @@
+"""The hooks: how a package offers components to esdllm.
+
+A plugin is a module (or object) that is named by an entry point of the group ``esdllm`` and defines any of the functions
+below, each marked with `hookimpl`:
+
+    from esdllm import hookimpl
+
+    @hookimpl
+    def esdllm_importance_scorers():
+        return {"mine": MyScorer}
+
+Every hook takes nothing and returns a mapping from names to factories. All are called once, while a catalogue is filled
+and before any engine exists; none is ever called during generation. What one plugin returns is never passed to another:
+a hook cannot be stopped, wrapped or overridden, and a name that two plugins offer is an error that names both.
+
+A factory is a frozen attrs class: its fields are the options, their defaults and validators are the checks, the field's
+``metadata["help"]`` and the first line of the class' docstring are what ``esdllm plugins`` prints. Names are lower case, words
+joined by hyphens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pluggy
+
+from esdllm.interfaces import (
+    AttentionBackend,
+    BlockSchedule,
+    CacheStore,
+    ImportanceScorer,
+    ModelFamily,
+    RefreshPolicy,
+    SkipSchedule,
+    StepObserver,
+    TokenSampler,
+    UnmaskingPolicy,
+)
+from esdllm.views import Preset
+
+__all__ = ["PROJECT", "HookSpecs", "hookimpl"]
+
+PROJECT = "esdllm"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class HookSpecs:
+    """The eleven hooks."""
+
+    @hookspec
+    def esdllm_importance_scorers(self) -> Mapping[str, Callable[..., ImportanceScorer]]:
+        """Offer importance scorers: which positions go on to deeper layers. Configuration: ``[importance]``."""
+        raise NotImplementedError
+
+    @hookspec
+    def esdllm_skip_schedules(self) -> Mapping[str, Callable[..., SkipSchedule]]:
+        """Offer skip schedules: how many positions each layer hands on. Configuration: ``[skip]``."""
+        raise NotImplementedError
+
+    @hookspec
+    def esdllm_refresh_policies(self) -> Mapping[str, Callable[..., RefreshPolicy]]:
+        """Offer refresh policies: which positions each step computes. Configuration: ``[refresh]``."""
+        raise NotImplementedError
+
+    @hookspec
+    def esdllm_block_schedules(self) -> Mapping[str, Callable[..., BlockSchedule]]:
+        """Offer block schedules: what is decoded together. Configuration: ``[blocks]``."""
+        raise NotImplementedError
+
+    @hookspec
+    def esdllm_token_samplers(self) -> Mapping[str, Callable[..., TokenSampler]]:
+        """Offer token samplers: which token to put at a position. Configuration: ``[sampler]``."""
+        raise NotImplementedError
+
+    @hookspec
+    def esdllm_unmasking_policies(self) -> Mapping[str, Callable[..., UnmaskingPolicy]]:
+        """Offer unmasking policies: which positions to commit. Configuration: ``[unmasking]``."""
+        raise NotImplementedError
+
+    @hookspec
+    def esdllm_attention_backends(self) -> Mapping[str, Callable[..., AttentionBackend]]:
+        """Offer attention backends. Configuration: ``[attention]``."""
+        raise NotImplementedError
+
+    @hookspec
+    def esdllm_cache_stores(self) -> Mapping[str, Callable[..., CacheStore]]:
+        """Offer cache stores: where keys and values live. Configuration: ``[cache]``."""
+        raise NotImplementedError
+
+    @hookspec
+    def esdllm_model_adapters(self) -> Mapping[str, Callable[..., ModelFamily]]:
+        """Offer model families, by the ``model_type`` of their config.json. Used by `esdllm.load_model`."""
+        raise NotImplementedError
+
+    @hookspec
+    def esdllm_presets(self) -> Mapping[str, Preset]:
+        """Offer named configurations. Values are `Preset` objects, not factories. Used by ``--preset``."""
+        raise NotImplementedError
+
+    @hookspec
+    def esdllm_step_observers(self) -> Mapping[str, Callable[..., StepObserver]]:
+        """Offer step observers: traces and live views. Configuration: ``[[observers]]``."""
+        raise NotImplementedError

@@ -1,0 +1,129 @@
+"""What planners speak of: windows, moments, plans. Host integers only; imports no torch.
+
+All positions here are *computed* positions: columns of the canvas whose hidden state the model computes.
+The token that position p decides stands at p + s, where s is the model's logit shift.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+__all__ = ["Block", "Facts", "Layout", "Moment", "Phase", "Scope", "Step", "StepPlan", "Window"]
+
+
+class Window(Enum):
+    """Which positions a denoising step computes, before any of them is skipped."""
+
+    CANVAS = "canvas"
+    """every position"""
+    PREFIX = "prefix"
+    """from the canvas' start to the block's end"""
+    SUFFIX = "suffix"
+    """from the block's start to the canvas' end"""
+    BLOCK = "block"
+    """the block alone"""
+    TRAIL = "trail"
+    """from the leftmost position committed at the last step, over all rows, to the block's end"""
+
+
+class Phase(Enum):
+    """What a cache store does with the keys and values of a step, beside writing them."""
+
+    ALL = "all"
+    """attention reads every cached position"""
+    SELECT = "select"
+    """as ALL, and the store chooses which positions the block's later steps will read"""
+    KEPT = "kept"
+    """attention reads the chosen positions and the block's own"""
+
+
+class Moment(NamedTuple):
+    """When a step happens."""
+
+    step: int
+    """step of the whole generation; jumps to the next multiple of block_length at a block's start"""
+    step_in_block: int
+    block: int
+    """number of the block"""
+
+
+class Scope(NamedTuple):
+    """A refresh policy's answer: which positions, and whether to compute all of them in every layer."""
+
+    window: Window
+    refresh: bool
+
+
+class Block(NamedTuple):
+    """A half-open range of computed positions that is decoded together."""
+
+    start: int
+    stop: int
+
+
+class Layout(NamedTuple):
+    """A canvas as planning sees it."""
+
+    length: int
+    """L, columns of the canvas"""
+    masks: tuple[tuple[int, ...], ...]
+    """for every row, the computed positions still to be decided, ascending"""
+
+    @classmethod
+    def of(cls, prompt: int, gen_length: int, logit_shift: int, rows: int = 1) -> Layout:
+        """Return the layout of `rows` prompts of `prompt` tokens, each followed by `gen_length` masks."""
+        first = prompt - logit_shift
+        return cls(prompt + gen_length, (tuple(range(first, first + gen_length)),) * rows)
+
+
+class Facts(NamedTuple):
+    """What planning may ask of the device between two steps."""
+
+    undecided: bool
+    """whether any row still has a masked position in the block"""
+    committed: int
+    """positions committed at the last step, the largest number over the rows"""
+    leftmost: int
+    """leftmost position committed at the last step, over the rows; the canvas' length if none"""
+    finished: bool
+    """whether every row is decided up to an end-of-text"""
+
+
+class StepPlan(NamedTuple):
+    """The static half of a step: everything that shapes depend on. One compiled graph each."""
+
+    window: int
+    """N, positions computed in the first layer"""
+    block: int
+    """M, positions that can be decoded"""
+    keep: tuple[int, ...]
+    """for every layer, the number of positions it hands on"""
+    scored: tuple[int, ...]
+    """the skip layers, whose scored tensor is remembered for the next comparison"""
+    phase: Phase = Phase.ALL
+    clamped: bool = False
+    """whether the window's head repeats the leftmost position committed at the last step"""
+    narrow: bool = False
+    """whether the last layer computes queries and feed-forward for the block alone"""
+
+    @property
+    def skips(self) -> bool:
+        """Whether any layer drops a position."""
+        return self.keep[-1] < self.window
+
+    def layer_work(self) -> int:
+        """Return the positions computed, summed over the layers (hidden-site count)."""
+        return sum(self.window if layer == 0 else self.keep[layer - 1] for layer in range(len(self.keep)))
+
+
+class Step(NamedTuple):
+    """One denoising step: its plan, and where and when it happens."""
+
+    plan: StepPlan
+    moment: Moment
+    start: int
+    """first position of the window"""
+    block: Block
+    counts: tuple[int, ...]
+    """for every row, how many positions to commit; a policy that decides by itself ignores it"""

@@ -1,0 +1,146 @@
+"""Finding plugins and registering them.
+
+pluggy's own entry-point loader drops a duplicate name silently and lets a broken plugin's traceback through without
+saying whose it is; this one reports both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any
+
+import attrs
+import pluggy
+
+from esdllm.errors import PluginError, known
+from esdllm.hookspecs import PROJECT, HookSpecs
+
+__all__ = ["DISABLE_VARIABLE", "Origin", "Plugins", "load_plugins"]
+
+DISABLE_VARIABLE = "ESDLLM_DISABLE_PLUGINS"
+"""Environment variable: names of plugins not to load, separated by commas."""
+
+
+@attrs.frozen
+class Origin:
+    """Where a plugin comes from."""
+
+    plugin: str
+    distribution: str = "(registered in this process)"
+    version: str = ""
+
+    def __str__(self) -> str:
+        return f"plugin '{self.plugin}' of {self.distribution} {self.version}".rstrip()
+
+
+@attrs.frozen
+class Plugins:
+    """A pluggy manager, and the origin of each plugin in it."""
+
+    manager: pluggy.PluginManager
+    origins: Mapping[str, Origin]
+    blocked: tuple[str, ...]
+
+    def offers(self, hook: str) -> list[tuple[Origin, Mapping[str, Any]]]:
+        """Return what every plugin's implementation of `hook` offers, first registered first."""
+        found = []
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            origin = self.origins[implementation.plugin_name]
+            offered = implementation.function()
+            if not isinstance(offered, Mapping):
+                raise PluginError(f"{hook} of {origin} returned {type(offered).__name__}; return a mapping from names")
+            found.append((origin, offered))
+        return found
+
+
+def _entry_points() -> list[EntryPoint]:
+    """Return the installed entry points; an editable install may list one twice, which is no clash."""
+    unique = {
+        (point.name, point.value, point.dist.name if point.dist else ""): point for point in entry_points(group=PROJECT)
+    }
+    return list(unique.values())
+
+
+def _origin(point: EntryPoint) -> Origin:
+    return Origin(point.name, point.dist.name, point.dist.version) if point.dist else Origin(point.name)
+
+
+def _blocked_names(disabled: Iterable[str] | None) -> tuple[str, ...]:
+    names = os.environ.get(DISABLE_VARIABLE, "").split(",") if disabled is None else disabled
+    return tuple(name.strip() for name in names if name.strip())
+
+
+def _register(manager: pluggy.PluginManager, plugin: object, origin: Origin) -> None:
+    _refuse_unknown_hooks(plugin, origin)
+    manager.register(plugin, name=origin.plugin)
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(f"{origin} implements a hook wrongly: {error}") from error
+
+
+def _refuse_unknown_hooks(plugin: object, origin: Origin) -> None:
+    """Refuse functions that look like hooks but are none: a misspelt name, or a missing `@hookimpl`."""
+    hooks = [name for name in vars(HookSpecs) if name.startswith(f"{PROJECT}_")]
+    names = vars(plugin) if isinstance(plugin, ModuleType) else dir(plugin)
+    for name in names:
+        if name.startswith(f"{PROJECT}_") and callable(value := getattr(plugin, name)):
+            if name not in hooks:
+                raise PluginError(f"{origin} implements the unknown hook '{name}'; {known(name, hooks)}")
+            if not hasattr(value, f"{PROJECT}_impl"):
+                raise PluginError(f"{origin} defines '{name}' without @esdllm.hookimpl; add the decorator")
+
+
+def load_plugins(
+    extra: Mapping[str, object] | None = None, *, installed: bool = True, disabled: Iterable[str] | None = None
+) -> Plugins:
+    """Return a fresh manager with the installed plugins and those of `extra` (name -> module or object).
+
+    `disabled` names plugins to leave out; by default those of the environment variable ``ESDLLM_DISABLE_PLUGINS``.
+
+    Raises:
+        PluginError: two plugins have one name; a plugin cannot be imported (chained); a hook is misspelt; `disabled`
+            names a plugin that does not exist.
+    """
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(HookSpecs)
+    blocked = _blocked_names(disabled)
+    origins: dict[str, Origin] = {}
+    points = _entry_points() if installed else []
+    for point in points:
+        origin = _origin(point)
+        if point.name in origins:
+            raise PluginError(
+                f"two plugins are named '{point.name}': one of {origins[point.name].distribution} and one of "
+                f"{origin.distribution}; uninstall one, or block both with {DISABLE_VARIABLE}={point.name}"
+            )
+        origins[point.name] = origin
+    for name in extra or {}:
+        if name in origins:
+            raise PluginError(
+                f"two plugins are named '{name}': one of {origins[name].distribution} and a registered one"
+            )
+        origins[name] = Origin(name)
+    for name in blocked:
+        if name not in origins:
+            raise PluginError(f"cannot disable the plugin '{name}', it is not installed; {known(name, origins)}")
+    for point in points:
+        if point.name not in blocked:
+            _register(manager, _import(point), origins[point.name])
+    for name, plugin in (extra or {}).items():
+        if name not in blocked:
+            _register(manager, plugin, origins[name])
+    return Plugins(manager, origins, blocked)
+
+
+def _import(point: EntryPoint) -> object:
+    try:
+        return point.load()
+    except Exception as error:
+        raise PluginError(
+            f"{_origin(point)} ({point.value}) cannot be imported: {type(error).__name__}: {error}; mend or uninstall "
+            f"it, or leave it out with {DISABLE_VARIABLE}={point.name}"
+        ) from error

@@ -1,0 +1,127 @@
+"""From what a caller passes to a padded canvas: text, conversations, token ids, tensors, canvases with masks anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from esdllm.errors import InputError
+from esdllm.loading import Model
+from esdllm.views import Message, ModelSpec
+
+__all__ = ["Prepared", "Prompts", "prepare"]
+
+Prompts = str | Sequence[str] | Sequence[Sequence[int]] | Sequence[Sequence[Message]] | Tensor
+
+
+class Prepared(NamedTuple):
+    """A canvas on the host."""
+
+    tokens: Tensor
+    """(B, L) int64, with masks"""
+    attention_mask: Tensor
+    """(B, L) bool, False at left padding"""
+    answer: int
+    """first column of the answers; 0 for infilling"""
+
+
+def prepare(
+    model: Model, prompts: Prompts, attention_mask: Tensor | None, gen_length: int, infill: bool, chat: bool
+) -> Prepared:
+    """Return the canvas of prompts (each followed by `gen_length` masks) or, when infilling, of canvases as they are.
+
+    Raises:
+        InputError: an empty prompt, a mask token where infilling was not asked for, a canvas over the model's context, a
+            token outside the vocabulary, a wrong shape or dtype, an attention mask with holes.
+    """
+    spec = model.spec
+    if isinstance(prompts, Tensor):
+        tokens, mask = _check_tensor(prompts, attention_mask)
+    else:
+        if attention_mask is not None:
+            raise InputError("an attention mask goes with a tensor of token ids; other prompts are padded here")
+        tokens, mask = _pad([_ids(model, prompt, chat) for prompt in _listed(prompts)], spec)
+    _check_tokens(tokens, mask, spec, infill)
+    columns = 0 if infill else gen_length
+    answer = 0 if infill else tokens.shape[1]
+    if tokens.shape[1] + columns > spec.context:
+        raise InputError(
+            f"{tokens.shape[1]} prompt tokens and {columns} to generate exceed the model's context of {spec.context}; shorten "
+            "the prompt or gen_length"
+        )
+    tokens = torch.cat([tokens, tokens.new_full((tokens.shape[0], columns), spec.mask_id)], dim=1)
+    return Prepared(tokens, torch.cat([mask, mask.new_ones((mask.shape[0], columns))], dim=1), answer)
+
+
+def _listed(prompts: str | Sequence[str] | Sequence[Sequence[int]] | Sequence[Sequence[Message]]) -> Sequence[object]:
+    listed = [prompts] if isinstance(prompts, str) else prompts
+    if not listed:
+        raise InputError("there is no prompt; give at least one")
+    return listed
+
+
+def _ids(model: Model, prompt: object, chat: bool) -> list[int]:
+    """Return one prompt's tokens."""
+    if isinstance(prompt, str) or (isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], dict)):
+        if model.codec is None:
+            raise InputError(f"text needs a tokenizer: {model.codec_error or 'this model has none'}")
+        if isinstance(prompt, str) and not chat:
+            return model.codec.encode(prompt)
+        if isinstance(prompt, str) and not prompt.strip():
+            return []
+        return model.codec.encode_chat([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
+    if not isinstance(prompt, Sequence) or not all(type(token) is int for token in prompt):
+        raise InputError(f"a prompt is text, a conversation or a list of token ids, not {prompt!r:.80}")
+    return list(prompt)
+
+
+def _pad(rows: list[list[int]], spec: ModelSpec) -> tuple[Tensor, Tensor]:
+    """Return rows padded on the left with end-of-text, and their mask."""
+    for number, row in enumerate(rows):
+        if not row:
+            raise InputError(f"prompt {number} is empty; give it at least one token")
+    length = max(len(row) for row in rows)
+    tokens = torch.tensor([[spec.eos_id] * (length - len(row)) + row for row in rows], dtype=torch.int64)
+    return tokens, torch.tensor([[False] * (length - len(row)) + [True] * len(row) for row in rows])
+
+
+def _check_tensor(tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    if tokens.dim() != 2 or tokens.dtype != torch.int64:
+        raise InputError(f"prompts are (B, P) int64, not {tuple(tokens.shape)} {tokens.dtype}")
+    if not tokens.numel():
+        raise InputError(f"prompts of shape {tuple(tokens.shape)} are empty; give at least one token")
+    tokens = tokens.cpu()
+    if mask is None:
+        return tokens, torch.ones_like(tokens, dtype=torch.bool)
+    if mask.shape != tokens.shape or mask.dtype not in (torch.bool, torch.int64, torch.int32):
+        raise InputError(
+            f"the attention mask is {tuple(mask.shape)} {mask.dtype}; it must be {tuple(tokens.shape)}, bool or integer"
+        )
+    mask = mask.cpu().bool()
+    for number, row in enumerate(mask):
+        if not row[-1] or (row.long().diff() < 0).any():
+            raise InputError(
+                f"the attention mask of row {number} has holes or ends with padding; only padding on the left is possible"
+            )
+    return tokens, mask
+
+
+def _check_tokens(tokens: Tensor, mask: Tensor, spec: ModelSpec, infill: bool) -> None:
+    real = tokens[mask]
+    low, high = int(real.min()), int(real.max())
+    if low < 0 or high >= spec.vocab:
+        raise InputError(f"the token {low if low < 0 else high} is outside the vocabulary of {spec.vocab}")
+    masks = (tokens == spec.mask_id) & mask
+    if masks.any() and not infill:
+        row = int(masks.any(1).nonzero()[0])
+        raise InputError(f"prompt {row} holds the mask token {spec.mask_id}; pass infill=True to have it filled in")
+    if infill and not masks.any():
+        raise InputError(f"there is nothing to fill in: no canvas holds the mask token {spec.mask_id}")
+    first = mask.long().argmax(1, keepdim=True)
+    if infill and spec.logit_shift and masks.gather(1, first).any():
+        raise InputError(
+            f"a canvas begins with a mask, which a model with logit shift {spec.logit_shift} cannot fill in; put a token before"
+        )

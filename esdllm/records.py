@@ -1,0 +1,52 @@
+"""What a generation returns."""
+
+from __future__ import annotations
+
+import attrs
+from torch import Tensor
+
+__all__ = ["Generation"]
+
+
+@attrs.frozen(eq=False)
+class Generation:
+    """The result of `Engine.generate`, B rows."""
+
+    tokens: Tensor
+    """(B, L) int64 on the host (on the meta device for shape-only runs), prompts included"""
+    answers: list[list[int]]
+    """for every row, the tokens after its prompt, up to the first end-of-text or end of turn"""
+    text: list[str] | None
+    """the answers as text; None without a tokenizer"""
+    steps: int
+    """denoising steps made"""
+    forwards: int
+    """forward passes of the model (NFE); under guidance a pass holds both branches"""
+    committed: int
+    """positions decided, over all rows, ends of text included"""
+    layer_share: float
+    """positions computed in all layers, as a share of what vanilla decoding computes in as many steps"""
+    seconds: float
+    """wall-clock time of the steps"""
+    compile_seconds: float
+    """of which in the first call of each compiled plan"""
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the answers, over all rows, ends of text not counted."""
+        return sum(len(answer) for answer in self.answers)
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Answer tokens a row and forward pass."""
+        return self.answer_tokens / max(1, self.forwards * len(self.answers))
+
+    @property
+    def canvas_tokens_per_forward(self) -> float:
+        """Positions decided a row and forward pass, ends of text included."""
+        return self.committed / max(1, self.forwards * len(self.answers))
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Answer tokens a second, over all rows."""
+        return self.answer_tokens / self.seconds if self.seconds else 0.0

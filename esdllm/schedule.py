@@ -1,0 +1,249 @@
+"""All planning: which positions each step computes, how many each layer keeps, how many a row commits.
+
+Host integers only; imports no torch. A run is walked step by step. What the plan of the next step does not need to know is
+never asked for: with one token a step, nothing is read back from the device until the answer is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import attrs
+
+from esdllm.errors import ConfigError
+from esdllm.plan import Block, Facts, Layout, Moment, Phase, Scope, Step, StepPlan, Window
+
+__all__ = ["Planner", "Planners"]
+
+
+class _Skip(Protocol):
+    def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]: ...
+
+
+class _Refresh(Protocol):
+    def scope(self, moment: Moment) -> Scope: ...
+
+
+class _Blocks(Protocol):
+    def next_block(self, start: int, end: int, block_length: int) -> Block: ...
+
+
+class _Unmasking(Protocol):
+    def counts(self, masked: int, blocks: int) -> tuple[int, ...] | None: ...
+
+
+class _Store(Protocol):
+    @property
+    def persistent(self) -> bool: ...
+
+    def phase(self, step_in_block: int) -> Phase: ...
+
+
+@attrs.frozen
+class Planners:
+    """The host half of the components that plan."""
+
+    skip: _Skip
+    refresh: _Refresh
+    blocks: _Blocks
+    unmasking: _Unmasking
+    store: _Store
+
+
+@attrs.frozen
+class _Quota:
+    """A block, and what each of its steps commits in each row; None if that depends on the logits."""
+
+    number: int
+    block: Block
+    counts: tuple[tuple[int, ...], ...] | None
+
+    def at(self, step_in_block: int, rows: int) -> tuple[int, ...]:
+        """Return the rows' counts at a step; past the plan's end, what is left is committed at the last rate."""
+        if self.counts is None:
+            return (0,) * rows
+        if step_in_block < len(self.counts):
+            return self.counts[step_in_block]
+        return (max(1, *self.counts[-1]),) * rows
+
+    @property
+    def limit(self) -> int:
+        """The most that a row commits at one step."""
+        return len(range(*self.block)) if self.counts is None else max(1, *(max(row) for row in self.counts))
+
+
+class _Previous:
+    """What is known of the step before: without asking, or by asking once."""
+
+    def __init__(self, read: Callable[[], Facts]) -> None:
+        self._read = read
+        self._facts: Facts | None = None
+        self.block: Block | None = None
+        self.committed: range = range(1)
+        """the numbers of positions that it may have committed"""
+
+    def note(self, block: Block, committed: range) -> None:
+        """Take a step that is about to be made."""
+        self.block, self.committed, self._facts = block, committed, None
+
+    def facts(self) -> Facts:
+        """Ask the device."""
+        if self._facts is None:
+            self._facts = self._read()
+        return self._facts
+
+
+@attrs.define(eq=False)
+class Planner:
+    """Plans one run over one canvas."""
+
+    planners: Planners
+    layout: Layout
+    n_layers: int
+    block_length: int
+    delay_eos: bool = False
+    early_stop: bool = False
+    check_every: int = 8
+    _memo: dict[tuple[int, int, int], tuple[int, ...]] = attrs.field(factory=dict, init=False, repr=False)
+
+    def walk(self, read: Callable[[], Facts]) -> Iterator[Step]:
+        """Yield the steps of the run; each is to be made before the next is asked for.
+
+        `read` returns the facts after the last step made. It is called only between steps, at most once for each, and
+        only where what follows depends on its answer.
+        """
+        previous, step = _Previous(read), 0
+        quotas = self.quotas()
+        scored = self.skip_layers()
+        for quota in quotas:
+            step = -(-step // self.block_length) * self.block_length
+            step_in_block, certain = 0, True
+            while not self._decided(quota, step_in_block, certain, previous):
+                if self._stops(step, step_in_block, previous):
+                    return
+                moment = Moment(step, step_in_block, quota.number)
+                start, plan = self._plan(moment, quota.block, previous)
+                plan = plan._replace(scored=scored, narrow=plan.narrow and self.n_layers - 1 not in scored)
+                counts = quota.at(step_in_block, len(self.layout.masks))
+                certain = (
+                    certain and quota.counts is not None and (quota.limit <= 1 or not (plan.skips or self.delay_eos))
+                )
+                most = quota.limit if quota.counts is None else max(counts)
+                previous.note(quota.block, range(most, most + 1) if certain else range(most + 1))
+                yield Step(plan, moment, start, quota.block, counts)
+                step, step_in_block = step + 1, step_in_block + 1
+
+    def rehearse(self) -> list[Step]:
+        """Return the steps of the run as far as they can be told without a device.
+
+        Where the logits decide, every step is taken to commit one position.
+        """
+        steps: list[Step] = []
+
+        def read() -> Facts:
+            block, made = steps[-1].block, steps[-1].moment.step_in_block + 1
+            masked = max(sum(block.start <= position < block.stop for position in row) for row in self.layout.masks)
+            return Facts(undecided=made < masked, committed=1, leftmost=block.stop - 1, finished=False)
+
+        for step in self.walk(read):
+            steps.append(step)  # noqa: PERF402 - read() looks at the last one
+        return steps
+
+    def quotas(self) -> list[_Quota]:
+        """Return the blocks that hold a mask in any row, with what their steps commit."""
+        masks = self.layout.masks
+        position, end = (
+            min((row[0] for row in masks if row), default=0),
+            max((row[-1] + 1 for row in masks if row), default=0),
+        )
+        blocks = []
+        while position < end:
+            block = self.planners.blocks.next_block(position, end, self.block_length)
+            if not position <= block.start < block.stop <= end:
+                raise ConfigError(
+                    f"the block schedule cut {tuple(block)} out of {(position, end)}; a block lies within it"
+                )
+            blocks.append(block)
+            position = block.stop
+        found = []
+        for number, block in enumerate(blocks):
+            masked = [sum(block.start <= position < block.stop for position in row) for row in masks]
+            if any(masked):
+                found.append(_Quota(number, block, self._counts(masked, len(blocks))))
+        return found
+
+    def _counts(self, masked: Sequence[int], blocks: int) -> tuple[tuple[int, ...], ...] | None:
+        rows = [self.planners.unmasking.counts(number, blocks) if number else () for number in masked]
+        if any(row is None for row in rows):
+            return None
+        planned = [row for row in rows if row is not None]
+        for number, row in zip(masked, planned, strict=True):
+            if sum(row) != number or any(count < 0 for count in row):
+                raise ConfigError(
+                    f"the unmasking policy planned {row} for {number} masks; counts are >= 0 and add up to them"
+                )
+        steps = max(len(row) for row in planned)
+        return tuple(tuple(row[i] if i < len(row) else 0 for row in planned) for i in range(steps))
+
+    def _decided(self, quota: _Quota, step_in_block: int, certain: bool, previous: _Previous) -> bool:
+        """Return whether the block is decided, asking the device only if the plan leaves a doubt."""
+        if step_in_block == 0 or (quota.counts is not None and step_in_block < len(quota.counts)):
+            return False
+        return (quota.counts is not None and certain) or not previous.facts().undecided
+
+    def _stops(self, step: int, step_in_block: int, previous: _Previous) -> bool:
+        looks = self.early_stop and step > 0 and step_in_block % self.check_every == 0
+        return looks and previous.facts().finished
+
+    def _plan(self, moment: Moment, block: Block, previous: _Previous) -> tuple[int, StepPlan]:
+        """Return the window's first position, and the plan but for what the whole run shares."""
+        window, refresh = self.planners.refresh.scope(moment)
+        phase = self.planners.store.phase(moment.step_in_block)
+        refresh = refresh or phase is Phase.SELECT
+        clamped = window is Window.TRAIL and refresh and phase is not Phase.SELECT and previous.block is not None
+        start, stop = self._range(window, block, previous, clamped)
+        size, length = stop - start, block.stop - block.start
+        keep = (size,) * self.n_layers if refresh else self._keep(size, length, previous)
+        self._check_store(window, size, keep)
+        narrow = refresh and size > length and phase is not Phase.SELECT
+        clamped = clamped and start < block.start
+        return start, StepPlan(size, length, keep, (), phase, clamped=clamped, narrow=narrow)
+
+    def _range(self, window: Window, block: Block, previous: _Previous, clamped: bool) -> tuple[int, int]:
+        start = block.start if window in (Window.BLOCK, Window.SUFFIX, Window.TRAIL) else 0
+        if window is Window.TRAIL and previous.block is not None:
+            start = min(start, previous.block.start if clamped else previous.facts().leftmost)
+        return start, self.layout.length if window in (Window.CANVAS, Window.SUFFIX) else block.stop
+
+    def _keep(self, window: int, block: int, previous: _Previous) -> tuple[int, ...]:
+        possible = {self._keep_counts(window, committed, block) for committed in previous.committed}
+        return possible.pop() if len(possible) == 1 else self._keep_counts(window, previous.facts().committed, block)
+
+    def _keep_counts(self, window: int, committed: int, block: int) -> tuple[int, ...]:
+        key = (window, committed, block)
+        if key not in self._memo:
+            counts = self.planners.skip.keep_counts(self.n_layers, window, committed, block)
+            shrinking = all(a >= b for a, b in pairwise((window, *counts)))
+            if len(counts) != self.n_layers or not shrinking or counts[-1] < 1:
+                raise ConfigError(
+                    f"the skip schedule gave the keep counts {counts} for {self.n_layers} layers and a window of {window}; "
+                    "give one a layer, never growing, between 1 and the window"
+                )
+            self._memo[key] = counts
+        return self._memo[key]
+
+    def skip_layers(self) -> tuple[int, ...]:
+        """Return the layers that drop positions at any step: where the scored tensor is worth remembering."""
+        found: set[int] = set()
+        lengths = {quota.block.stop - quota.block.start for quota in self.quotas()}
+        for block, window in [(block, window) for block in lengths for window in (block, self.layout.length)]:
+            counts = (window, *self._keep_counts(window, 0, block))
+            found |= {layer for layer in range(self.n_layers) if counts[layer + 1] < counts[layer]}
+        return tuple(sorted(found))
+
+    def _check_store(self, window: Window, size: int, keep: tuple[int, ...]) -> None:
+        if not self.planners.store.persistent and (size < self.layout.length or keep[-1] < size):
+            what = "early skipping" if keep[-1] < size else f"a window of '{window.value}'"
+            raise ConfigError(f'{what} reads keys that the cache store does not hold; choose cache = "dense"')

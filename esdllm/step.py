@@ -1,0 +1,70 @@
+"""One denoising step: forward, candidates, commit. No hook, no name, no device read, no branch on a tensor's value."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from esdllm.canvas import Canvas
+from esdllm.forward import Parts, StepInputs, forward
+from esdllm.plan import StepPlan
+from esdllm.views import Candidates, SampleView, UnmaskingView
+
+__all__ = ["denoise"]
+
+
+def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> None:
+    """Make one step: write the canvas and the cache in place."""
+    hidden, positions = forward(parts, plan, canvas, inputs)
+    logits = parts.model.logits(hidden).float()
+    if canvas.branches > 1:
+        logits, positions = _guide(logits, parts.cfg_scale), positions[: inputs.block.shape[0]]
+    places = canvas.logical.gather(1, positions)
+    found = parts.sampler.sample(SampleView(logits, canvas.seeds, inputs.step, places))
+    masked = _masked(canvas, positions, inputs.block)
+    eligible = masked & ~_forbidden(canvas, positions, inputs.block, found.tokens) if parts.delay_eos else masked
+    selected = parts.unmasking.select(
+        UnmaskingView(
+            logits=logits,
+            tokens=found.tokens,
+            confidence=found.confidence,
+            eligible=eligible,
+            positions=places,
+            previous_tokens=canvas.guess.gather(1, positions),
+            previous_confidence=canvas.guess_confidence.gather(1, positions),
+            quota=inputs.counts,
+            step=inputs.step,
+            seeds=canvas.seeds,
+        )
+    )
+    counted = masked if canvas.spec.remembers_forbidden else eligible
+    _note(canvas, inputs, positions, found, counted & ~selected)
+    canvas.commit(positions, found.tokens, selected)
+
+
+def _guide(logits: Tensor, scale: float) -> Tensor:
+    """Return guided logits (B, N, V) of the branches' (2 B, N, V): u + (scale + 1) (c - u)."""
+    conditional, unconditional = logits.chunk(2)
+    return unconditional + (scale + 1) * (conditional - unconditional)
+
+
+def _masked(canvas: Canvas, positions: Tensor, block: Tensor) -> Tensor:
+    in_block = (positions >= block[:, :1]) & (positions <= block[:, -1:])
+    return canvas.undecided.gather(1, positions) & in_block
+
+
+def _forbidden(canvas: Canvas, positions: Tensor, block: Tensor, tokens: Tensor) -> Tensor:
+    """Return (B, N) bool: a row's first end-of-text, where the position before is in the block and still masked."""
+    eos = canvas.spec.eos_id
+    started = ((canvas.tokens == eos) & ~canvas.given).any(1, keepdim=True)
+    before = canvas.undecided.gather(1, (positions - 1).clamp(min=0)) & (positions > block[:, :1])
+    return (tokens == eos) & before & ~started
+
+
+def _note(canvas: Canvas, inputs: StepInputs, positions: Tensor, found: Candidates, counted: Tensor) -> None:
+    """Store what the next step may compare with, and the first step whose confidences are not numbers."""
+    canvas.confidence.scatter_(1, positions, torch.where(counted, found.confidence, 0.0))
+    canvas.guess.scatter_(1, positions, found.tokens)
+    canvas.guess_confidence.scatter_(1, positions, found.confidence)
+    fresh = found.confidence.isnan().any() & (canvas.poisoned < 0)
+    canvas.poisoned.copy_(torch.where(fresh, inputs.step, canvas.poisoned))

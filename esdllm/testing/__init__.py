@@ -1,0 +1,5 @@
+"""What helps to test plugins and to check that decoding is right."""
+
+from esdllm.testing.conformance import Report, conformance
+
+__all__ = ["Report", "conformance"]

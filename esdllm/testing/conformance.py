@@ -1,0 +1,204 @@
+"""Token-exact conformance: cases of public implementations, run through the public API.
+
+A folder holds `cases.json` and `official.json` (lists of cases) and one folder a checkpoint, with the logits that the public
+modelling code gives in `logits.safetensors`. A case names a checkpoint, prompts, settings, and the tokens that must come out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from esdllm.catalogue import Catalogue
+from esdllm.config import DecodeConfig
+from esdllm.engine import Engine
+from esdllm.errors import InputError
+from esdllm.interfaces import ModelAdapter
+from esdllm.loading import Model, load_model
+from esdllm.views import ModelSpec, StepRecord
+
+__all__ = ["Report", "configuration", "conformance"]
+
+_LOGITS = "logits"  # the mode that the logits files are counted under
+
+
+@attrs.frozen
+class Report:
+    """The outcome of every case by name: None, or what differs."""
+
+    outcomes: Mapping[str, str | None]
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """The cases that differ."""
+        return {name: text for name, text in self.outcomes.items() if text is not None}
+
+    def __str__(self) -> str:
+        failed = len(self.failures)
+        return f"{len(self.outcomes) - failed} passed, {failed} failed"
+
+
+def conformance(
+    folder: Path | str,
+    model: str | None = None,
+    mode: str | None = None,
+    show: Callable[[str, str | None], None] = lambda name, problem: None,
+    overrides: Mapping[str, Any] | None = None,
+    catalogue: Catalogue | None = None,
+) -> Report:
+    """Run the cases of a folder and compare tokens, steps and forwards; and the logits of its checkpoints to 1e-4.
+
+    `model` and `mode` take only the cases of one checkpoint or decoding mode ("logits" for the logits files). `show` is
+    called with each case's name and problem. `overrides` are settings over those of every case, say another cache store.
+
+    Raises:
+        InputError: the folder holds no cases, or none that the filters let through.
+    """
+    root, catalogue = Path(folder), catalogue or Catalogue.load()
+    cases = [case for case in _cases(root) if _wanted(case["model"], case["settings"]["mode"], model, mode)]
+    checkpoints = [path.parent.name for path in sorted(root.glob("*/logits.safetensors"))]
+    checkpoints = [name for name in checkpoints if _wanted(name, _LOGITS, model, mode)]
+    if not cases and not checkpoints:
+        raise InputError(f"{root} holds no case of model {model or '(any)'} and mode {mode or '(any)'}")
+    runner = _Runner(root, catalogue, overrides or {})
+    outcomes: dict[str, str | None] = {}
+    for name, problem in runner.outcomes(checkpoints, cases):
+        outcomes[name] = problem
+        show(name, problem)
+    return Report(outcomes)
+
+
+def _wanted(model: str, mode: str, model_filter: str | None, mode_filter: str | None) -> bool:
+    return model_filter in (None, model) and mode_filter in (None, mode)
+
+
+def _cases(root: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for name in ("cases.json", "official.json"):
+        if (root / name).is_file():
+            found += json.loads((root / name).read_text(encoding="utf-8"))
+    return found
+
+
+def configuration(settings: Mapping[str, Any], catalogue: Catalogue, overrides: Mapping[str, Any]) -> DecodeConfig:
+    """Return the configuration of a case's settings."""
+    mode, sparse = settings["mode"], settings.get("sparse_kv")
+    chosen: dict[str, Any] = {
+        "gen_length": settings["gen_length"],
+        "block_length": settings["block_length"],
+        "delay_eos": settings.get("delay_eos", False),
+        "early_stop": False,
+        "cfg_scale": settings.get("cfg_scale", 0.0),
+        "unmasking": _unmasking(settings),
+    }
+    if sparse:
+        chosen["cache"] = {"name": "sparse", **sparse}
+    if mode == "early_skip":
+        chosen["refresh"] = {key: settings[key] for key in ("prompt_refresh", "block_refresh")}
+        chosen["skip"] = {"keep": settings["keep"]}
+        chosen["importance"] = {"alpha": settings["alpha"], "site": settings["variation"]}
+    preset = {"early_skip": "es-dllm"}.get(mode, mode.replace("_", "-"))
+    merged = catalogue.configure(preset, settings=chosen).to_dict()
+    return catalogue.configure(None, settings={**merged, **overrides})
+
+
+def _unmasking(settings: Mapping[str, Any]) -> dict[str, Any]:
+    if settings.get("threshold") is not None:
+        return {"name": "threshold", "threshold": settings["threshold"]}
+    if settings.get("dream_schedule"):
+        return {"name": "time-schedule", "steps": settings["steps"], "order": settings["order"]}
+    return {"name": "top-k", **{key: settings[key] for key in ("tokens_per_step", "steps") if settings.get(key)}}
+
+
+class _Runner:
+    """Runs cases checkpoint by checkpoint, loading each once."""
+
+    def __init__(self, root: Path, catalogue: Catalogue, overrides: Mapping[str, Any]) -> None:
+        self.root, self.catalogue, self.overrides = root, catalogue, overrides
+        self._loaded: tuple[str, Model] | None = None
+
+    def outcomes(self, checkpoints: list[str], cases: list[dict[str, Any]]) -> Iterator[tuple[str, str | None]]:
+        """Yield each case's name and what differs."""
+        for name in sorted({case["model"] for case in cases} | set(checkpoints)):
+            if name in checkpoints:
+                yield f"{name}/{_LOGITS}", self._logits(name)
+            for case in cases:
+                if case["model"] == name:
+                    yield case.get("id", "?"), self._tokens(case)
+
+    def _model(self, name: str) -> Model:
+        if self._loaded is None or self._loaded[0] != name:
+            self._loaded = (name, load_model(self.root / name, device="cpu", catalogue=self.catalogue))
+        return self._loaded[1]
+
+    def _logits(self, name: str) -> str | None:
+        expected = load_file(self.root / name / "logits.safetensors")
+        found = full_logits(self._model(name).adapter, expected["input_ids"])
+        worst = float((found - expected["logits"]).abs().max())
+        return None if worst <= 1e-4 else f"logits differ by up to {worst:.3g}, where 1e-4 is allowed"
+
+    def _tokens(self, case: Mapping[str, Any]) -> str | None:
+        model = self._model(case["model"])
+        engine = Engine.build(model, configuration(case["settings"], self.catalogue, self.overrides), self.catalogue)
+        seen = _Commits()
+        prompts, mask = torch.tensor(case["input_ids"]), case.get("attention_mask")
+        result = engine.generate(prompts, attention_mask=None if mask is None else torch.tensor(mask), observers=[seen])
+        if result.tokens.tolist() != case["sequences"]:
+            return _first_difference(result.tokens, torch.tensor(case["sequences"]))
+        if "steps" in case and seen.steps != case["steps"]:
+            number = next((i for i, (a, b) in enumerate(zip(seen.steps, case["steps"], strict=False)) if a != b), -1)
+            return (
+                f"equal tokens, but {len(seen.steps)} steps for {len(case['steps'])}, the first other one at {number}"
+            )
+        if result.forwards != case.get("forwards", result.forwards):
+            return f"equal tokens, but {result.forwards} forwards where {case['forwards']} are expected"
+        return None
+
+
+def _first_difference(found: Tensor, expected: Tensor) -> str:
+    if found.shape != expected.shape:
+        return f"the canvas is {tuple(found.shape)}, where {tuple(expected.shape)} is expected"
+    row, column = (found != expected).nonzero()[0].tolist()
+    return f"row {row}, column {column}: token {found[row, column]}, where {expected[row, column]} is expected"
+
+
+class _Commits:
+    """Notes which columns each step commits."""
+
+    def __init__(self) -> None:
+        self.steps: list[Any] = []
+
+    def start(self, tokens: Tensor, spec: ModelSpec) -> None:
+        """Nothing is known before the first step."""
+
+    def step(self, record: StepRecord) -> None:
+        """Note the step's block, and each row's columns."""
+        rows = [row.nonzero()[:, 0].tolist() for row in record.committed]
+        self.steps.append([record.moment.block, rows])
+
+    def end(self) -> None:
+        """Nothing is left to do."""
+
+
+def full_logits(model: ModelAdapter, tokens: Tensor) -> Tensor:
+    """Return logits (B, L, V) of tokens (B, L), computed in full by plain attention."""
+    positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+    hidden, places = model.embed(tokens), model.encode(positions)
+    for layer in range(model.spec.n_layers):
+        hidden = model.mix(layer, hidden, plain_attention(*model.project(layer, hidden, places)))
+    return model.logits(hidden)
+
+
+def plain_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Return attention (B, N, H, D) of queries (B, N, H, D) over keys and values (B, K, G, D), by its formula."""
+    repeat = queries.shape[2] // keys.shape[2]
+    keys, values = keys.repeat_interleave(repeat, dim=2), values.repeat_interleave(repeat, dim=2)
+    weights = torch.einsum("bnhd,bkhd->bhnk", queries, keys) * queries.shape[-1] ** -0.5
+    return torch.einsum("bhnk,bkhd->bnhd", weights.softmax(-1), values)

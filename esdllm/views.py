@@ -1,0 +1,201 @@
+"""What plugins receive and return.
+
+Views are NamedTuples, so that they can grow without breaking a plugin, and so that a compiled step can make them.
+
+Shapes: B prompts, R rows of the model's batch (B, or 2 B under guidance), N positions, L canvas, K keys, H heads,
+G key-value heads, D head dimension, C hidden, V vocabulary, F features of a scored tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import attrs
+import torch
+from torch import Tensor
+
+from esdllm.plan import Block, Moment, Phase, StepPlan
+
+__all__ = [
+    "CacheShape",
+    "CacheWrite",
+    "Candidates",
+    "ImportanceView",
+    "KeyValue",
+    "Message",
+    "ModelSpec",
+    "Preset",
+    "Projection",
+    "SampleView",
+    "Site",
+    "StepRecord",
+    "UnmaskingView",
+]
+
+Site = Literal["hidden", "query", "key", "value"]
+"""The tensor whose variation is scored: a layer's output, or its query, key or value after RoPE."""
+
+Message = Mapping[Literal["role", "content"], str]
+"""One turn of a conversation."""
+
+
+class ImportanceView(NamedTuple):
+    """What a scorer may read of the positions still alive in a layer."""
+
+    layer: int
+    x: Tensor
+    """(R, N, F) the tensor at the scorer's site"""
+    last: Tensor
+    """(R, N, F) the same when the position last survived this layer; `x` itself if the scorer keeps no history"""
+    confidence: Tensor
+    """(R, N) float32, of the last time the position had logits; 0 outside the masked positions of the block"""
+    undecided: Tensor
+    """(R, N) bool, masked positions of the block"""
+    committed: Tensor
+    """(R, N) bool, committed at the last step"""
+    positions: Tensor
+    """(R, N) int64, columns of the canvas, in no particular order"""
+
+
+class SampleView(NamedTuple):
+    """What a sampler may read."""
+
+    logits: Tensor
+    """(B, N, V) float32"""
+    seeds: Tensor
+    """(B,) int64, one a row"""
+    step: Tensor
+    """() int64"""
+    positions: Tensor
+    """(B, N) int64, positions counted from the row's first real token, so that padding changes nothing"""
+
+
+class Candidates(NamedTuple):
+    """What to put at each position, and how sure the model is of it."""
+
+    tokens: Tensor
+    """(B, N) int64"""
+    confidence: Tensor
+    """(B, N) float32, the token's probability under the unperturbed logits"""
+
+
+class UnmaskingView(NamedTuple):
+    """What an unmasking policy may read; every tensor but `quota`, `step` and `seeds` is (B, N, ...), ascending in position."""
+
+    logits: Tensor
+    """(B, N, V) float32"""
+    tokens: Tensor
+    """int64, the candidates"""
+    confidence: Tensor
+    """float32, of the candidates"""
+    eligible: Tensor
+    """bool, positions that may be committed now"""
+    positions: Tensor
+    """int64, counted from the row's first real token"""
+    previous_tokens: Tensor
+    """int64, the candidates when the position last had logits; -1 if never"""
+    previous_confidence: Tensor
+    """float32, their confidence; 0 if never"""
+    quota: Tensor
+    """(B,) int64, the planned number; meaningless where `counts` returned None"""
+    step: Tensor
+    """() int64"""
+    seeds: Tensor
+    """(B,) int64"""
+
+
+@attrs.frozen
+class ModelSpec:
+    """What the runtime knows of a model before its weights are read."""
+
+    family: str
+    n_layers: int
+    hidden: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int
+    """positions that the model was made for"""
+    mask_id: int
+    eos_id: int
+    logit_shift: int = 0
+    """s: logits at position i predict the token at i + s"""
+    remembers_forbidden: bool = False
+    """whether importance goes on reading the confidence of an end-of-text that `delay_eos` forbids (ES-dLLM's code for
+    Dream) or counts it as 0 (for LLaDA)"""
+
+
+class Projection(NamedTuple):
+    """Queries (R, M, H, D), keys and values (R, N, G, D), after RoPE."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+@attrs.frozen
+class CacheShape:
+    """What a cache store is asked to hold."""
+
+    rows: int
+    length: int
+    n_layers: int
+    n_kv_heads: int
+    head_dim: int
+    features: int
+    """F of the remembered tensors"""
+    remembered: tuple[int, ...]
+    """layers at which the scored tensor is remembered; none for the key and value sites, which are cached anyway"""
+    dtype: torch.dtype
+    device: torch.device
+
+
+class CacheWrite(NamedTuple):
+    """One layer's keys and values of the positions alive."""
+
+    layer: int
+    positions: Tensor
+    """(R, N) int64; a position that occurs twice comes with equal rows"""
+    queries: Tensor
+    """(R, M, H, D)"""
+    keys: Tensor
+    """(R, N, G, D)"""
+    values: Tensor
+    """(R, N, G, D)"""
+    bias: Tensor | None
+    """(R, L) 0 at tokens, -inf at padding; None if there is none"""
+    block: Tensor
+    """(R, M) int64, the block's positions"""
+    phase: Phase
+
+
+class KeyValue(NamedTuple):
+    """What attention reads: keys and values (R, K, G, D), bias (R, K) or None."""
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor | None
+
+
+@attrs.frozen
+class Preset:
+    """A named configuration: one line on what it is, and the settings it makes."""
+
+    summary: str
+    settings: Mapping[str, Any]
+
+
+class StepRecord(NamedTuple):
+    """What an observer gets after each step. Tensors are live: copy what must outlast the call."""
+
+    moment: Moment
+    block: Block
+    plan: StepPlan
+    tokens: Tensor
+    """(B, L) int64"""
+    committed: Tensor
+    """(B, L) bool, columns whose token was committed at this step"""
+    confidence: Tensor
+    """(B, L) float32, by computed position"""

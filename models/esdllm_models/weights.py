@@ -1,0 +1,88 @@
+"""Reading safetensors straight into place.
+
+Every tensor is copied from its file into memory that is already allocated, and its file is closed before the next is opened, so
+that no more than one tensor is held twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from esdllm import CheckpointError
+
+__all__ = ["read_into"]
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def read_into(folder: Path, slots: Mapping[str, Tensor]) -> None:
+    """Fill `slots` (name in the checkpoint -> tensor to write) from the folder's safetensors, converting dtypes.
+
+    Raises:
+        CheckpointError: no weights; a shard is missing or truncated; weights are missing, unexpected, or of another shape.
+    """
+    files = _files(folder)
+    _compare(folder, files, slots)
+    with torch.no_grad():
+        for name, path in files.items():
+            with _open(path) as shard:
+                tensor = shard.get_tensor(name)
+                if tensor.shape != slots[name].shape:
+                    raise CheckpointError(
+                        f"{path.name}: '{name}' has the shape {tuple(tensor.shape)}, but config.json says "
+                        f"{tuple(slots[name].shape)}"
+                    )
+                slots[name].copy_(tensor)
+                del tensor
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Return the file of each tensor in the folder."""
+    index = folder / _INDEX
+    if index.is_file():
+        try:
+            named: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        except (ValueError, KeyError, OSError) as error:
+            raise CheckpointError(f"{index} is no weight index: {error}") from error
+        shards = {folder / name for name in named.values()}
+    elif (folder / _SINGLE).is_file():
+        shards = {folder / _SINGLE}
+    else:
+        raise CheckpointError(f"{folder} holds no weights: neither {_SINGLE} nor {_INDEX}; other formats are not read")
+    found = {}
+    for path in sorted(shards):
+        with _open(path) as shard:
+            found.update(dict.fromkeys(shard.keys(), path))
+    return found
+
+
+def _open(path: Path) -> safe_open:
+    if path.parent.resolve() != path.resolve().parent and not path.is_symlink():
+        raise CheckpointError(f"the weight index names {path}, outside its folder")
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"the shard {path.name} is missing from {path.parent}") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or no safetensors file: {error}; download it again") from error
+
+
+def _compare(folder: Path, found: Iterable[str], wanted: Iterable[str]) -> None:
+    missing, unexpected = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing or unexpected:
+        parts = [
+            f"{what}: {_some(names)}" for what, names in (("missing", missing), ("unexpected", unexpected)) if names
+        ]
+        raise CheckpointError(
+            f"the weights in {folder} are not the model's that config.json describes; {'; '.join(parts)}"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

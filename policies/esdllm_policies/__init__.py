@@ -1,0 +1,70 @@
+"""First-party policies: what to skip, when to refresh, what to put where. One module a hook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from esdllm import (
+    BlockSchedule,
+    ImportanceScorer,
+    Preset,
+    RefreshPolicy,
+    SkipSchedule,
+    TokenSampler,
+    UnmaskingPolicy,
+    hookimpl,
+)
+from esdllm_policies.blocks import FixedBlocks
+from esdllm_policies.importance import ConfidenceScorer, HybridScorer, VariationScorer
+from esdllm_policies.presets import PRESETS
+from esdllm_policies.refreshing import DualCacheRefresh, EveryStepRefresh, PeriodicRefresh, PrefixCacheRefresh
+from esdllm_policies.sampling import GumbelSampler
+from esdllm_policies.skipping import DepthSkip, NoSkip
+from esdllm_policies.unmasking import ThresholdUnmasking, TimeScheduleUnmasking, TopKUnmasking
+
+
+@hookimpl
+def esdllm_importance_scorers() -> Mapping[str, Callable[..., ImportanceScorer]]:
+    """Offer the importance scorers."""
+    return {"hybrid": HybridScorer, "confidence": ConfidenceScorer, "variation": VariationScorer}
+
+
+@hookimpl
+def esdllm_skip_schedules() -> Mapping[str, Callable[..., SkipSchedule]]:
+    """Offer the skip schedules."""
+    return {"none": NoSkip, "by-depth": DepthSkip}
+
+
+@hookimpl
+def esdllm_refresh_policies() -> Mapping[str, Callable[..., RefreshPolicy]]:
+    """Offer the refresh policies."""
+    return {
+        "every-step": EveryStepRefresh,
+        "prefix-cache": PrefixCacheRefresh,
+        "dual-cache": DualCacheRefresh,
+        "periodic": PeriodicRefresh,
+    }
+
+
+@hookimpl
+def esdllm_block_schedules() -> Mapping[str, Callable[..., BlockSchedule]]:
+    """Offer the block schedules."""
+    return {"fixed": FixedBlocks}
+
+
+@hookimpl
+def esdllm_token_samplers() -> Mapping[str, Callable[..., TokenSampler]]:
+    """Offer the token samplers."""
+    return {"gumbel": GumbelSampler}
+
+
+@hookimpl
+def esdllm_unmasking_policies() -> Mapping[str, Callable[..., UnmaskingPolicy]]:
+    """Offer the unmasking policies."""
+    return {"top-k": TopKUnmasking, "threshold": ThresholdUnmasking, "time-schedule": TimeScheduleUnmasking}
+
+
+@hookimpl
+def esdllm_presets() -> Mapping[str, Preset]:
+    """Offer the presets."""
+    return PRESETS

@@ -1,0 +1,132 @@
+"""Unmasking policies: how many positions a step commits, and which."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor
+
+from esdllm import ConfigError, UnmaskingView, uniform
+
+Order = Literal["confidence", "margin", "entropy", "random"]
+_ORDERS: tuple[Order, ...] = ("confidence", "margin", "entropy", "random")
+_STREAM = 1  # of noise; the sampler draws from stream 0
+
+
+def _order() -> Order:
+    help = "which come first: highest confidence, margin (first minus second probability), lowest entropy, or random"
+    field: Order = attrs.field(default="confidence", validator=validators.in_(_ORDERS), metadata={"help": help})
+    return field
+
+
+def ranking(view: UnmaskingView, order: Order) -> Tensor:
+    """Return (B, N), higher is committed earlier."""
+    if order == "confidence":
+        return view.confidence
+    if order == "random":
+        return uniform(view.seeds, view.step, view.positions, 1, stream=_STREAM).squeeze(-1)
+    log_probability = view.logits.log_softmax(-1)
+    probability = log_probability.exp()
+    if order == "entropy":
+        return (probability * log_probability).nan_to_num(0.0).sum(-1)
+    first, second = probability.topk(2, dim=-1).values.unbind(-1)
+    return first - second
+
+
+def best(view: UnmaskingView, order: Order) -> Tensor:
+    """Return (B, N) bool: each row's `quota` highest eligible positions, fewer if there are fewer."""
+    score = ranking(view, order).masked_fill(~view.eligible, float("-inf"))
+    ordered = score.sort(dim=1, descending=True, stable=True)  # of equal ones the leftmost
+    taken = torch.arange(score.shape[1], device=score.device) < view.quota.unsqueeze(1)
+    return torch.zeros_like(view.eligible).scatter(1, ordered.indices, taken) & view.eligible
+
+
+def _spread(masked: int, steps: int) -> tuple[int, ...]:
+    """Return `masked` spread evenly over `steps`, the first ones taking one more (LLaDA)."""
+    return tuple(masked // steps + (step < masked % steps) for step in range(steps))
+
+
+@attrs.frozen
+class TopKUnmasking:
+    """A fixed number a step: tokens_per_step, or the answer spread evenly over `steps` (LLaDA)."""
+
+    tokens_per_step: int | None = attrs.field(
+        default=None,
+        validator=validators.optional(validators.ge(1)),
+        metadata={"help": "positions to commit a step; 1 if steps is not given either"},
+    )
+    steps: int | None = attrs.field(
+        default=None,
+        validator=validators.optional(validators.ge(1)),
+        metadata={"help": "denoising steps in all, the same number for every block"},
+    )
+    order: Order = _order()
+
+    def __attrs_post_init__(self) -> None:
+        if self.tokens_per_step is not None and self.steps is not None:
+            raise ValueError(f"tokens_per_step = {self.tokens_per_step} and steps = {self.steps} contradict; give one")
+
+    def counts(self, masked: int, blocks: int) -> tuple[int, ...]:
+        """Return tokens_per_step until all are committed, or the even schedule."""
+        if self.steps is None:
+            rate = self.tokens_per_step or 1
+            return tuple(min(rate, masked - done) for done in range(0, masked, rate))
+        if self.steps % blocks:
+            raise ConfigError(
+                f"unmasking steps = {self.steps} cannot be shared evenly by {blocks} blocks; give a multiple"
+            )
+        return _spread(masked, self.steps // blocks)
+
+    def select(self, view: UnmaskingView) -> Tensor:
+        """Return the best of the order."""
+        return best(view, self.order)
+
+
+@attrs.frozen
+class ThresholdUnmasking:
+    """Parallel decoding: every position whose confidence is above the threshold, and always the best one (Fast-dLLM)."""
+
+    threshold: float = attrs.field(
+        default=0.9,
+        validator=[validators.ge(0.0), validators.le(1.0)],
+        metadata={"help": "confidence above which a position is committed"},
+    )
+
+    def counts(self, masked: int, blocks: int) -> None:
+        """Return None: the logits decide."""
+        return
+
+    def select(self, view: UnmaskingView) -> Tensor:
+        """Return the confident ones (arXiv 2505.22618, section 3.3)."""
+        score = view.confidence.masked_fill(~view.eligible, float("-inf"))
+        first = torch.zeros_like(view.eligible).scatter(1, score.argmax(1, keepdim=True), True)
+        return (first | (score > self.threshold)) & view.eligible
+
+
+def _in_time(instance: Any, attribute: Any, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{attribute.name} = {value} must be between 0 and 1")
+
+
+@attrs.frozen
+class TimeScheduleUnmasking:
+    """Dream's: at step i of `steps` the share 1 - t[i+1] / t[i] of what is left, t falling evenly from 1 to eps."""
+
+    steps: int = attrs.field(default=256, validator=validators.ge(1), metadata={"help": "denoising steps of a block"})
+    eps: float = attrs.field(default=1e-3, validator=_in_time, metadata={"help": "time at the end"})
+    order: Order = _order()
+
+    def counts(self, masked: int, blocks: int) -> tuple[int, ...]:
+        """Return the schedule; the last step takes what is left."""
+        times = [1 + (self.eps - 1) * step / self.steps for step in range(self.steps + 1)]
+        found: list[int] = []
+        for now, then in zip(times[:-2], times[1:-1], strict=True):
+            found.append(int((masked - sum(found)) * (1 - then / now)))
+        return (*found, masked - sum(found))
+
+    def select(self, view: UnmaskingView) -> Tensor:
+        """Return the best of the order."""
+        return best(view, self.order)
