@@ -97,10 +97,10 @@ class Catalogue:
                 f"two components of kind {entry.kind} are named '{entry.name}': one from {other.origin}, one from "
                 f"{entry.origin}; rename one, or leave out a plugin with ESDLLM_DISABLE_PLUGINS"
             )
-        if not (callable(entry.factory) or isinstance(entry.factory, Preset)):
-            raise PluginError(
-                f"{entry.kind} '{entry.name}' of {entry.origin} is {entry.factory!r}; offer a frozen attrs class"
-            )
+        preset = entry.kind == "preset"
+        if not (isinstance(entry.factory, Preset) if preset else attrs.has(entry.factory)):
+            what = "an esdllm.Preset" if preset else "a frozen attrs class"
+            raise PluginError(f"{entry.kind} '{entry.name}' of {entry.origin} is {entry.factory!r}; offer {what}")
         self._entries[entry.kind][entry.name] = entry
 
     def names(self, kind: str) -> list[str]:
@@ -119,8 +119,8 @@ class Catalogue:
         """
         try:
             return self._entries[kind][name]
-        except KeyError:
-            raise ConfigError(f"unknown {kind} '{name}'; {known(name, self._entries[kind])}") from None
+        except (KeyError, TypeError):  # TypeError: a list or table where a name belongs
+            raise ConfigError(f"unknown {kind} '{name}'; {known(str(name), self._entries[kind])}") from None
 
     def build(self, kind: str, component: ComponentConfig) -> Any:
         """Return the component that `component` names, built from its options.

@@ -49,7 +49,10 @@ class Plugins:
         found = []
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             origin = self.origins[implementation.plugin_name]
-            offered = implementation.function()
+            try:
+                offered = implementation.function()
+            except Exception as error:
+                raise PluginError(f"{hook} of {origin} failed: {type(error).__name__}: {error}") from error
             if not isinstance(offered, Mapping):
                 raise PluginError(f"{hook} of {origin} returned {type(offered).__name__}; return a mapping from names")
             found.append((origin, offered))
@@ -75,11 +78,13 @@ def _blocked_names(disabled: Iterable[str] | None) -> tuple[str, ...]:
 
 def _register(manager: pluggy.PluginManager, plugin: object, origin: Origin) -> None:
     _refuse_unknown_hooks(plugin, origin)
-    manager.register(plugin, name=origin.plugin)
     try:
+        manager.register(plugin, name=origin.plugin)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         raise PluginError(f"{origin} implements a hook wrongly: {error}") from error
+    except ValueError as error:  # pluggy's word for one object under two names
+        raise PluginError(f"{origin} cannot be registered: {error}; register each plugin once") from error
 
 
 def _refuse_unknown_hooks(plugin: object, origin: Origin) -> None:
@@ -112,7 +117,7 @@ def load_plugins(
     points = _entry_points() if installed else []
     for point in points:
         origin = _origin(point)
-        if point.name in origins:
+        if point.name in origins and point.name not in blocked:
             raise PluginError(
                 f"two plugins are named '{point.name}': one of {origins[point.name].distribution} and one of "
                 f"{origin.distribution}; uninstall one, or block both with {DISABLE_VARIABLE}={point.name}"

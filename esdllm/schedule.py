@@ -238,9 +238,10 @@ class Planner:
         """Return the layers that drop positions at any step: where the scored tensor is worth remembering."""
         found: set[int] = set()
         lengths = {quota.block.stop - quota.block.start for quota in self.quotas()}
-        for block, window in [(block, window) for block in lengths for window in (block, self.layout.length)]:
-            counts = (window, *self._keep_counts(window, 0, block))
-            found |= {layer for layer in range(self.n_layers) if counts[layer + 1] < counts[layer]}
+        for length in lengths:
+            for window in (length, self.layout.length):
+                counts = (window, *self._keep_counts(window, 0, length))
+                found |= {layer for layer in range(self.n_layers) if counts[layer + 1] < counts[layer]}
         return tuple(sorted(found))
 
     def _check_store(self, window: Window, size: int, keep: tuple[int, ...]) -> None:

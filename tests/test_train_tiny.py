@@ -49,7 +49,7 @@ def test_a_seed_fixes_the_problems():
 def test_a_prompt_has_one_answer():
     rng, answers = random.Random(1), {}
     for _ in range(20000):
-        problem = training_problem(rng, level=rng.random())
+        problem = training_problem(rng, rng.random())
         assert answers.setdefault(problem.prompt, problem.answer) == problem.answer
 
 
