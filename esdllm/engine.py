@@ -92,18 +92,20 @@ class Engine:
                 dtype=adapter.dtype,
             )
             planner = self.planner(layout(prepared.tokens, adapter.spec), early_stop)
-            run = Run(canvas, self.components.parts(adapter, self._allocated(canvas, planner)), self._stop_ids(canvas))
+            run = Run(canvas, self.components.parts(adapter, self.allocated(canvas, planner)), self._stop_ids(canvas))
             run.denoise(planner, self.step_function, [*self.components.observers, *observers])
             return self._result(run, prepared.answer, fill=early_stop)
 
     def _seeds(self, seed: int | Sequence[int] | None, rows: int) -> Tensor:
         seed = self.config.seed if seed is None else seed
-        found = [seed] * rows if isinstance(seed, int) else list(seed)
-        if len(found) != rows or any(not isinstance(number, int) or number < 0 for number in found):
-            raise InputError(f"seed = {seed!r} for {rows} rows; give one number >= 0, or one a row")
+        found = list(seed) if isinstance(seed, Sequence) else [seed] * rows
+        if len(found) != rows or any(type(number) is not int or not 0 <= number < 2**63 for number in found):
+            raise InputError(
+                f"seed = {seed!r} for {rows} rows; give one whole number from 0 to 2**63 - 1, or one a row"
+            )
         return torch.tensor(found, dtype=torch.int64)
 
-    def _allocated(self, canvas: Canvas, planner: Planner) -> Cache:
+    def allocated(self, canvas: Canvas, planner: Planner) -> Cache:
         """Return an empty cache of the run's shape; the last run's if it fits."""
         shape = self.components.cache_shape(self.model.adapter, canvas, planner)
         if self._cache is None or self._cache[0] != shape:
@@ -140,7 +142,7 @@ class Engine:
             committed=committed,
             layer_share=run.layer_work / max(1, vanilla),
             seconds=run.seconds,
-            compile_seconds=self.step_function.seconds_compiling,
+            compile_seconds=run.compile_seconds,
         )
 
     def _cut(self, row: list[int]) -> list[int]:

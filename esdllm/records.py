@@ -29,7 +29,7 @@ class Generation:
     seconds: float
     """wall-clock time of the steps"""
     compile_seconds: float
-    """of which in the first call of each compiled plan"""
+    """of which in the first call of each plan that was compiled"""
 
     @property
     def answer_tokens(self) -> int:

@@ -75,7 +75,9 @@ class Watch:
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("mode", MODES)
-def test_a_whole_generation_reads_nothing_from_the_device(name: str, mode: str, catalogue: Catalogue, build: Any) -> None:
+def test_a_whole_generation_reads_nothing_from_the_device(
+    name: str, mode: str, catalogue: Catalogue, build: Any
+) -> None:
     """On the meta device any read raises."""
     shape_only = load_model(DATA / name, device="meta", catalogue=catalogue)
     result = build(shape_only, mode).generate(prompts(2))
@@ -175,8 +177,9 @@ def test_an_absent_observer_costs_nothing_and_a_present_one_sees_every_step(buil
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("mode", ["vanilla", "prefix-cache", "dual-cache"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_row_of_a_batch_is_the_row_alone(name: str, mode: str, build: Any) -> None:
+    """With early skipping: where each block begins with a prompt refresh, as in the published settings of 64."""
     engine = build(name, mode)
     rows = [prompts(1, length, seed=length)[0].tolist() for length in (12, 5, 9)]
     batch = engine.generate(rows)
