@@ -61,7 +61,7 @@ class Entry:
     @property
     def options(self) -> tuple[Option, ...]:
         """Its options with their defaults."""
-        if not attrs.has(self.factory):
+        if isinstance(self.factory, Preset) or not attrs.has(self.factory):
             return ()
         return tuple(
             Option(field.name, _default(field), field.metadata.get("help", "")) for field in attrs.fields(self.factory)
@@ -98,7 +98,11 @@ class Catalogue:
                 f"{entry.origin}; rename one, or leave out a plugin with ESDLLM_DISABLE_PLUGINS"
             )
         preset = entry.kind == "preset"
-        if not (isinstance(entry.factory, Preset) if preset else attrs.has(entry.factory)):
+        if not (
+            isinstance(entry.factory, Preset)
+            if preset
+            else isinstance(entry.factory, type) and attrs.has(entry.factory)
+        ):
             what = "an esdllm.Preset" if preset else "a frozen attrs class"
             raise PluginError(f"{entry.kind} '{entry.name}' of {entry.origin} is {entry.factory!r}; offer {what}")
         self._entries[entry.kind][entry.name] = entry
@@ -188,16 +192,16 @@ def structure(factory: type, options: Mapping[str, Any]) -> Any:
         raise _first_problem(group) from group
 
 
-def _first_problem(group: cattrs.BaseValidationError) -> Exception:
-    """Return the first of cattrs' collected errors as one sentence."""
+def _first_problem(group: cattrs.BaseValidationError, field: str = "") -> Exception:
+    """Return the first of cattrs' collected errors, those within the option `field`, as one sentence."""
     for error in group.exceptions:
         if isinstance(error, ForbiddenExtraKeysError):
-            return _UnknownOptionError(sorted(error.extra_fields)[0])
+            return _UnknownOptionError(min(map(str, error.extra_fields)))
     error = group.exceptions[0]
     notes = " ".join(getattr(error, "__notes__", ()))
-    field = notes.rsplit("attribute ", 1)[-1] if "attribute " in notes else ""
+    field = field or (notes.rsplit("attribute ", 1)[-1] if "attribute " in notes else "")
     if isinstance(error, cattrs.BaseValidationError):
-        return _first_problem(error)
+        return _first_problem(error, field)
     if isinstance(error, KeyError):
         return ConfigError(f"option {error} must be given")
     return ConfigError(f"option '{field}': {error}" if field else str(error))

@@ -43,12 +43,19 @@ for _kind, _accepts in ((int, (int,)), (float, (int, float)), (bool, (bool,)), (
     converter.register_structure_hook(_kind, _strict(_kind, _accepts))
 
 
+def _listed(value: Any) -> Any:
+    """Return a value with its tuples as lists, as TOML has them: what is set alike is equal."""
+    if isinstance(value, Mapping):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 @attrs.frozen
 class ComponentConfig:
     """A component by name, and the options that differ from its defaults."""
 
     name: str
-    options: Mapping[str, Any] = attrs.field(factory=dict)
+    options: Mapping[str, Any] = attrs.field(factory=dict, converter=_listed)
 
     @classmethod
     def of(cls, value: Any) -> ComponentConfig:
@@ -77,6 +84,8 @@ def _setting(default: Any, help: str, *validator: Any) -> Any:
 
 
 def _observers(value: Iterable[Any]) -> tuple[ComponentConfig, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"observers = {value!r}: give a list of names or tables")
     return tuple(ComponentConfig.of(item) for item in value)
 
 
@@ -120,7 +129,7 @@ class DecodeConfig:
                 raise ConfigError(f"no {name} is chosen: start from a preset, or give {name} = {{name = ...}}")
         try:
             values = {
-                key: value if key in SECTIONS or key == "observers" else converter.structure(value, _plain(fields[key]))
+                key: value if key in SECTIONS or key == "observers" else _plain(fields[key], value)
                 for key, value in settings.items()
             }
             return cls(**values)
@@ -142,18 +151,28 @@ class DecodeConfig:
         return found
 
     def to_toml(self) -> str:
-        """Return the configuration as TOML, run-wide settings first; `read_toml` reads it back."""
+        """Return the configuration as TOML, run-wide settings first; `read_toml` reads it back.
+
+        Raises:
+            ConfigError: an option is something that TOML cannot write, such as None.
+        """
         plain = self.to_dict()
         ordered = sorted(plain, key=lambda name: name in SECTIONS or name == "observers")
-        return tomli_w.dumps({name: plain[name] for name in ordered})
+        try:
+            return tomli_w.dumps({name: plain[name] for name in ordered})
+        except TypeError as error:
+            raise ConfigError(f"the configuration cannot be written as TOML: {error}; leave that option out") from error
 
 
 SECTIONS = ("blocks", "refresh", "skip", "importance", "sampler", "unmasking", "cache", "attention")
 """The sections that name one component each."""
 
 
-def _plain(field: attrs.Attribute[Any]) -> type:
-    return {"int": int, "float": float, "bool": bool}[str(field.type)]
+def _plain(field: attrs.Attribute[Any], value: Any) -> Any:
+    try:
+        return converter.structure(value, {"int": int, "float": float, "bool": bool}[str(field.type)])
+    except ValueError as error:
+        raise ConfigError(f"setting '{field.name}': {error}") from error
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from esdllm.errors import CheckpointError, UnavailableError, known
 from esdllm.interfaces import ModelAdapter, ModelFamily, TextCodec
 from esdllm.views import ModelSpec
 
-__all__ = ["Model", "describe_model", "load_model", "resolve_device", "resolve_dtype"]
+__all__ = ["Model", "describe_model", "load_model", "resolve_device", "resolve_dtype", "shipped_checkpoints"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
@@ -117,9 +117,14 @@ def _families(catalogue: Catalogue) -> dict[str, ModelFamily]:
     return {name: catalogue.build("model", ComponentConfig(name)) for name in catalogue.names("model")}
 
 
+def shipped_checkpoints(catalogue: Catalogue) -> dict[str, Path]:
+    """Return the folders of the checkpoints that ship with plugins, by the name that `load_model` takes."""
+    return {name: path for family in _families(catalogue).values() for name, path in family.checkpoints.items()}
+
+
 def _folder(name: str, catalogue: Catalogue, files: tuple[str, ...]) -> Path:
     """Return the folder of a shipped checkpoint, a path, or a hub id's download."""
-    shipped = {key: path for family in _families(catalogue).values() for key, path in family.checkpoints.items()}
+    shipped = shipped_checkpoints(catalogue)
     if name in shipped:
         return shipped[name]
     path = Path(name).expanduser()

@@ -84,7 +84,9 @@ def _register(manager: pluggy.PluginManager, plugin: object, origin: Origin) -> 
     except pluggy.PluginValidationError as error:
         raise PluginError(f"{origin} implements a hook wrongly: {error}") from error
     except ValueError as error:  # pluggy's word for one object under two names
-        raise PluginError(f"{origin} cannot be registered: {error}; register each plugin once") from error
+        raise PluginError(
+            f"{origin} cannot be registered: {str(error).splitlines()[0]}; register each plugin once"
+        ) from error
 
 
 def _refuse_unknown_hooks(plugin: object, origin: Origin) -> None:

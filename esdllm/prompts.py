@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ def prepare(
             raise InputError("an attention mask goes with a tensor of token ids; other prompts are padded here")
         tokens, mask = _pad([_ids(model, prompt, chat) for prompt in _listed(prompts)], spec)
     _check_tokens(tokens, mask, spec, infill)
+    tokens = tokens.masked_fill(~mask, spec.eos_id)  # whatever stands in padding, it is neither a mask nor read
     columns = 0 if infill else gen_length
     answer = 0 if infill else tokens.shape[1]
     if tokens.shape[1] + columns > spec.context:
@@ -58,6 +59,8 @@ def prepare(
 
 def _listed(prompts: str | Sequence[str] | Sequence[Sequence[int]] | Sequence[Sequence[Message]]) -> Sequence[object]:
     listed = [prompts] if isinstance(prompts, str) else prompts
+    if not isinstance(listed, Sequence):
+        raise InputError(f"prompts are text, a list of prompts, or a tensor, not {prompts!r:.80}")
     if not listed:
         raise InputError("there is no prompt; give at least one")
     return listed
@@ -65,7 +68,7 @@ def _listed(prompts: str | Sequence[str] | Sequence[Sequence[int]] | Sequence[Se
 
 def _ids(model: Model, prompt: object, chat: bool) -> list[int]:
     """Return one prompt's tokens."""
-    if isinstance(prompt, str) or (isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], dict)):
+    if isinstance(prompt, str) or _is_conversation(prompt):
         if model.codec is None:
             raise InputError(f"text needs a tokenizer: {model.codec_error or 'this model has none'}")
         if isinstance(prompt, str) and not chat:
@@ -73,9 +76,18 @@ def _ids(model: Model, prompt: object, chat: bool) -> list[int]:
         if isinstance(prompt, str) and not prompt.strip():
             return []
         return model.codec.encode_chat([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
-    if not isinstance(prompt, Sequence) or not all(type(token) is int for token in prompt):
+    if not isinstance(prompt, Sequence) or any(type(token) is not int for token in prompt):
         raise InputError(f"a prompt is text, a conversation or a list of token ids, not {prompt!r:.80}")
     return list(prompt)
+
+
+def _is_conversation(prompt: object) -> TypeGuard[Sequence[Message]]:
+    if not isinstance(prompt, Sequence) or not prompt or not isinstance(prompt[0], dict):
+        return False
+    for turn in prompt:
+        if not isinstance(turn, dict) or any(not isinstance(turn.get(key), str) for key in ("role", "content")):
+            raise InputError(f"a turn of a conversation is {{'role': text, 'content': text}}, not {turn!r:.80}")
+    return True
 
 
 def _pad(rows: list[list[int]], spec: ModelSpec) -> tuple[Tensor, Tensor]:
@@ -83,6 +95,7 @@ def _pad(rows: list[list[int]], spec: ModelSpec) -> tuple[Tensor, Tensor]:
     for number, row in enumerate(rows):
         if not row:
             raise InputError(f"prompt {number} is empty; give it at least one token")
+        _check_range(min(row), max(row), spec)
     length = max(len(row) for row in rows)
     tokens = torch.tensor([[spec.eos_id] * (length - len(row)) + row for row in rows], dtype=torch.int64)
     return tokens, torch.tensor([[False] * (length - len(row)) + [True] * len(row) for row in rows])
@@ -96,6 +109,8 @@ def _check_tensor(tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     tokens = tokens.cpu()
     if mask is None:
         return tokens, torch.ones_like(tokens, dtype=torch.bool)
+    if not isinstance(mask, Tensor):
+        raise InputError(f"the attention mask is a {type(mask).__name__}; it must be a tensor like the prompts")
     if mask.shape != tokens.shape or mask.dtype not in (torch.bool, torch.int64, torch.int32):
         raise InputError(
             f"the attention mask is {tuple(mask.shape)} {mask.dtype}; it must be {tuple(tokens.shape)}, bool or integer"
@@ -109,11 +124,14 @@ def _check_tensor(tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     return tokens, mask
 
 
-def _check_tokens(tokens: Tensor, mask: Tensor, spec: ModelSpec, infill: bool) -> None:
-    real = tokens[mask]
-    low, high = int(real.min()), int(real.max())
+def _check_range(low: int, high: int, spec: ModelSpec) -> None:
     if low < 0 or high >= spec.vocab:
         raise InputError(f"the token {low if low < 0 else high} is outside the vocabulary of {spec.vocab}")
+
+
+def _check_tokens(tokens: Tensor, mask: Tensor, spec: ModelSpec, infill: bool) -> None:
+    real = tokens[mask]
+    _check_range(int(real.min()), int(real.max()), spec)
     masks = (tokens == spec.mask_id) & mask
     if masks.any() and not infill:
         row = int(masks.any(1).nonzero()[0])

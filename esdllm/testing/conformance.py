@@ -20,8 +20,8 @@ from esdllm.catalogue import Catalogue
 from esdllm.config import DecodeConfig
 from esdllm.engine import Engine
 from esdllm.errors import InputError
-from esdllm.interfaces import ModelAdapter
 from esdllm.loading import Model, load_model
+from esdllm.plain import full_logits
 from esdllm.views import ModelSpec, StepRecord
 
 __all__ = ["Report", "configuration", "conformance"]
@@ -185,20 +185,3 @@ class _Commits:
 
     def end(self) -> None:
         """Nothing is left to do."""
-
-
-def full_logits(model: ModelAdapter, tokens: Tensor) -> Tensor:
-    """Return logits (B, L, V) of tokens (B, L), computed in full by plain attention."""
-    positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
-    hidden, places = model.embed(tokens), model.encode(positions)
-    for layer in range(model.spec.n_layers):
-        hidden = model.mix(layer, hidden, plain_attention(*model.project(layer, hidden, places)))
-    return model.logits(hidden)
-
-
-def plain_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Return attention (B, N, H, D) of queries (B, N, H, D) over keys and values (B, K, G, D), by its formula."""
-    repeat = queries.shape[2] // keys.shape[2]
-    keys, values = keys.repeat_interleave(repeat, dim=2), values.repeat_interleave(repeat, dim=2)
-    weights = torch.einsum("bnhd,bkhd->bhnk", queries, keys) * queries.shape[-1] ** -0.5
-    return torch.einsum("bhnk,bkhd->bnhd", weights.softmax(-1), values)

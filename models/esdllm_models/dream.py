@@ -10,7 +10,7 @@ import attrs
 import torch
 
 from esdllm import ModelAdapter, ModelSpec, TextCodec
-from esdllm_models.reading import need, refuse
+from esdllm_models.reading import head_dim, need, refuse, token
 from esdllm_models.tokenizers import CHATML_TEMPLATE, Codec, fast_tokenizer
 from esdllm_models.transformer import Geometry, Transformer
 from esdllm_models.weights import read_into
@@ -19,6 +19,7 @@ _IMPLEMENTED = {
     "hidden_act": ("silu",),
     "rope_scaling": (None,),
     "tie_word_embeddings": (False,),
+    "use_mrope": (False,),
     "use_sliding_window": (False,),
 }
 
@@ -51,17 +52,18 @@ class DreamFamily:
         """Return the geometry of a Dream config.json."""
         refuse(config, _IMPLEMENTED)
         hidden, heads = need(config, "hidden_size", int), need(config, "num_attention_heads", int)
+        kv_heads, vocab = need(config, "num_key_value_heads", int), need(config, "vocab_size", int)
         return ModelSpec(
             family="Dream",
             n_layers=need(config, "num_hidden_layers", int),
             hidden=hidden,
             n_heads=heads,
-            n_kv_heads=need(config, "num_key_value_heads", int),
-            head_dim=hidden // heads,
-            vocab=need(config, "vocab_size", int),
+            n_kv_heads=kv_heads,
+            head_dim=head_dim(hidden, heads, kv_heads),
+            vocab=vocab,
             context=need(config, "max_position_embeddings", int),
-            mask_id=need(config, "mask_token_id", int),
-            eos_id=need(config, "eos_token_id", int),
+            mask_id=token(config, "mask_token_id", vocab),
+            eos_id=token(config, "eos_token_id", vocab),
             logit_shift=1,
             remembers_forbidden=True,
         )

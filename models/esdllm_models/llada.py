@@ -10,7 +10,7 @@ import attrs
 import torch
 
 from esdllm import ModelAdapter, ModelSpec, TextCodec
-from esdllm_models.reading import need, refuse
+from esdllm_models.reading import head_dim, need, refuse, token
 from esdllm_models.tokenizers import LLADA_TEMPLATE, Codec, fast_tokenizer
 from esdllm_models.transformer import Geometry, Transformer
 from esdllm_models.weights import read_into
@@ -30,6 +30,7 @@ _IMPLEMENTED = {
     "layer_norm_with_affine": (True,),
     "multi_query_attention": (False, None),
     "rope": (True,),
+    "rope_full_precision": (True,),
     "scale_logits": (False,),
     "weight_tying": (False,),
 }
@@ -60,17 +61,19 @@ class LladaFamily:
         """Return the geometry of a LLaDA config.json."""
         refuse(config, _IMPLEMENTED)
         hidden, heads = need(config, "d_model", int), need(config, "n_heads", int)
+        kv_heads = heads if config.get("n_kv_heads") is None else need(config, "n_kv_heads", int)
+        vocab = need(config, "vocab_size" if config.get("embedding_size") is None else "embedding_size", int)
         return ModelSpec(
             family="llada",
             n_layers=need(config, "n_layers", int),
             hidden=hidden,
             n_heads=heads,
-            n_kv_heads=config.get("n_kv_heads") or heads,
-            head_dim=hidden // heads,
-            vocab=config.get("embedding_size") or need(config, "vocab_size", int),
+            n_kv_heads=kv_heads,
+            head_dim=head_dim(hidden, heads, kv_heads),
+            vocab=vocab,
             context=need(config, "max_sequence_length", int),
-            mask_id=need(config, "mask_token_id", int),
-            eos_id=need(config, "eos_token_id", int),
+            mask_id=token(config, "mask_token_id", vocab),
+            eos_id=token(config, "eos_token_id", vocab),
         )
 
     def load(self, folder: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> ModelAdapter:

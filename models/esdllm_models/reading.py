@@ -7,7 +7,7 @@ from typing import Any
 
 from esdllm import CheckpointError
 
-__all__ = ["need", "refuse"]
+__all__ = ["head_dim", "need", "refuse", "token"]
 
 
 def need(config: Mapping[str, Any], key: str, kind: type) -> Any:
@@ -22,6 +22,31 @@ def need(config: Mapping[str, Any], key: str, kind: type) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise CheckpointError(f"config.json: {key} = {value!r}, where a {kind.__name__} is needed")
     return value
+
+
+def token(config: Mapping[str, Any], key: str, vocab: int) -> int:
+    """Return the id of a special token.
+
+    Raises:
+        CheckpointError: absent, or outside the vocabulary.
+    """
+    value: int = need(config, key, int)
+    if not 0 <= value < vocab:
+        raise CheckpointError(f"config.json: {key} = {value} is outside the vocabulary of {vocab}")
+    return value
+
+
+def head_dim(hidden: int, heads: int, kv_heads: int) -> int:
+    """Return the features of one head.
+
+    Raises:
+        CheckpointError: the features cannot be shared evenly by the heads, or the heads by the key-value heads.
+    """
+    if min(hidden, heads, kv_heads) < 1 or hidden % heads or heads % kv_heads:
+        raise CheckpointError(
+            f"config.json: {hidden} features, {heads} heads and {kv_heads} key-value heads do not divide evenly"
+        )
+    return hidden // heads
 
 
 def refuse(config: Mapping[str, Any], implemented: Mapping[str, tuple[Any, ...]]) -> None:

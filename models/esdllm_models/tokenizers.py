@@ -105,9 +105,11 @@ def _config(folder: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds a {type(found).__name__}, where an object is needed")
     return found
 
 

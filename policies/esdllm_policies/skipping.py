@@ -22,6 +22,8 @@ class NoSkip:
 
 
 def _ratios(value: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
+    if any(len(pair) != 2 for pair in value):
+        raise ValueError(f"'keep' = {value} must be a list of [depth, ratio]")
     return tuple((float(depth), float(ratio)) for depth, ratio in value)
 
 
