@@ -1,6 +1,11 @@
 """esdllm: fast decoding of diffusion language models by early skipping, with every decision a plugin."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version as _version
+from pathlib import Path
+from typing import Any
 
 from esdllm.catalogue import Catalogue
 from esdllm.config import ComponentConfig, DecodeConfig
@@ -107,6 +112,15 @@ __all__ = [
 ]
 
 
-def configure(preset: str | None = "es-dllm", **options: object) -> DecodeConfig:
-    """Return the configuration of a preset with `file`, `settings` and `sets` over it; see `Catalogue.configure`."""
-    return Catalogue.load().configure(preset, **options)  # type: ignore[arg-type]
+def configure(
+    preset: str | None = "es-dllm",
+    file: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    sets: Iterable[str] = (),
+) -> DecodeConfig:
+    """Return a configuration from the installed plugins' presets, later arguments over earlier; see `Catalogue.configure`.
+
+    Raises:
+        ConfigError: an unknown preset, setting or section, or a value out of range.
+    """
+    return Catalogue.load().configure(preset, file, settings, sets)

@@ -1,0 +1,80 @@
+"""The `esdllm` command."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from esdllm.cli import conformance, explain, generate, plugins
+from esdllm.errors import EsdllmError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="esdllm",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (generate.generate, explain.explain, plugins.plugins, conformance.conformance):
+    app.command()(_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"esdllm {version('esdllm')}")
+        raise typer.Exit()
+
+
+@app.callback(invoke_without_command=True)
+def esdllm(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Decode masked diffusion language models, computing only the tokens that matter.
+
+    \b
+    esdllm generate "Sort 3 1 2." --watch
+    esdllm explain --preset es-dllm
+    esdllm plugins importance
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, 1 where cases failed, 2 for an error that the user can mend.
+
+    The one place where errors become a line on standard error; `--debug` lets the traceback through.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        return int(app(words, prog_name="esdllm", standalone_mode=False) or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except Exception as error:
+        if (message := _message(error)) is None:
+            raise
+        if "--debug" in words:
+            traceback.print_exception(error)
+        typer.echo(f"error: {message}", err=True)
+        return 2
+
+
+def _message(error: Exception) -> str | None:
+    """Return what to say of an error that the user can mend, in one line; None if it is a fault of ours."""
+    if isinstance(error, EsdllmError):
+        return " ".join(str(error).split())
+    if hasattr(error, "format_message"):  # wrong usage; typer keeps the class to itself
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context else ""
+        return f"{error.format_message().rstrip('.')}{hint}"
+    return None

@@ -1,0 +1,41 @@
+"""`esdllm conformance`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from esdllm.cli.shared import Debug, stderr
+
+
+def conformance(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with cases.json and checkpoints.")],
+    model: Annotated[str | None, typer.Option("--model", "-m", metavar="NAME", help="Only one checkpoint's.")] = None,
+    mode: Annotated[str | None, typer.Option(metavar="NAME", help="Only one decoding mode's, or the logits.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Check decoding token by token against recorded cases.
+
+    Prints a line for each case that differs, and exits with 1 if there is one.
+
+    \b
+    esdllm conformance tests/conformance
+    esdllm conformance tests/conformance --model llada-0 --mode early_skip
+    """
+    from esdllm.testing.conformance import conformance as run
+
+    seen = [0, 0]
+    with stderr().status("reading") as status:
+
+        def show(name: str, problem: str | None) -> None:
+            seen[problem is not None] += 1
+            if problem is not None:
+                typer.echo(f"FAILED {name}: {problem}")
+            status.update(f"{seen[0]} passed, {seen[1]} failed  {name}")
+
+        report = run(folder, model, mode, show)
+    typer.echo(str(report))
+    if report.failures:
+        raise typer.Exit(1)

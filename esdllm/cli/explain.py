@@ -1,0 +1,240 @@
+"""`esdllm explain`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Annotated, Any
+
+import attrs
+import typer
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from esdllm.catalogue import Catalogue
+from esdllm.cli.shared import (
+    BlockLength,
+    Choice,
+    ConfigFile,
+    Debug,
+    GenLength,
+    Json,
+    ModelName,
+    PresetName,
+    Sets,
+    default_model,
+    print_json,
+    shown,
+    stdout,
+)
+from esdllm.components import Components
+from esdllm.config import SECTIONS, ComponentConfig, DecodeConfig
+from esdllm.errors import InputError
+from esdllm.loading import describe_model
+from esdllm.plan import Layout, Phase, StepPlan
+from esdllm.views import ModelSpec
+
+
+def explain(
+    model: ModelName = None,
+    preset: PresetName = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    gen_length: GenLength = None,
+    block_length: BlockLength = None,
+    prompt_length: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompt.")] = 64,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts decoded together.")] = 1,
+    as_json: Json = False,
+    as_toml: Annotated[bool, typer.Option("--toml", help="Print the configuration as --config reads it.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Print a configuration and the plan of its run.
+
+    No weights are loaded, so the largest model takes a second; a hub id needs its config.json alone.
+
+    \b
+    esdllm explain --preset dual-cache-parallel
+    esdllm explain --model GSAI-ML/LLaDA-8B-Instruct --prompt-length 512
+    esdllm explain --set refresh.block_refresh=8 --toml > mine.toml
+    """
+    choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length})
+    catalogue = Catalogue.load()
+    decode = choice.config(catalogue)
+    components = Components.resolve(decode, catalogue)
+    if as_toml:
+        typer.echo(decode.to_toml(), nl=False)
+        return
+    name = model or default_model(catalogue)
+    spec = describe_model(name, catalogue)
+    run = RunPlan.of(components, spec, prompt_length, batch)
+    if as_json:
+        print_json(
+            {"preset": choice.base(), "model": {"name": name, **attrs.asdict(spec)}, **_as_dict(run, components)}
+        )
+        return
+    console = stdout()
+    _print_config(components, choice.label(), console)
+    console.print()
+    _print_run(run, decode, f"{name}: {spec.n_layers} layers of {spec.hidden}", console)
+
+
+@attrs.frozen
+class PlanLine:
+    """A distinct plan, and how many steps follow it."""
+
+    steps: int
+    window: str
+    kind: str
+    """refresh: every layer computes the window; skip: deeper layers compute less; reuse: neither"""
+    plan: StepPlan
+    share: float
+    """of the work of a step that computes the canvas in every layer"""
+
+
+@attrs.frozen
+class RunPlan:
+    """The plan of a run, as far as it can be told without a device."""
+
+    prompt: int
+    batch: int
+    canvas: int
+    lines: tuple[PlanLine, ...]
+    adaptive: bool
+    """whether the logits decide how many tokens a step commits; the plan then assumes one"""
+
+    @classmethod
+    def of(cls, components: Components, spec: ModelSpec, prompt: int, batch: int) -> RunPlan:
+        """Return the plan of decoding `batch` prompts of `prompt` tokens.
+
+        Raises:
+            InputError: prompt and answer exceed the model's context.
+            ConfigError: settings that contradict each other.
+        """
+        canvas = Layout.of(prompt, components.config.gen_length, spec.logit_shift, batch)
+        if canvas.length > spec.context:
+            raise InputError(
+                f"{prompt} prompt tokens and {components.config.gen_length} to generate exceed the model's context of "
+                f"{spec.context}; lower --prompt-length or --gen-length"
+            )
+        planner = components.planner(canvas, spec.n_layers)
+        found: Counter[tuple[str, str, StepPlan]] = Counter()
+        for step in planner.rehearse():
+            window, refresh = components.refresh.scope(step.moment)
+            refresh = refresh or step.plan.phase is Phase.SELECT
+            kind = "refresh" if refresh else "skip" if step.plan.skips else "reuse"
+            found[window.value, kind, step.plan] += 1
+        full = spec.n_layers * canvas.length
+        lines = (PlanLine(n, window, kind, plan, plan.layer_work() / full) for (window, kind, plan), n in found.items())
+        adaptive = any(quota.counts is None for quota in planner.quotas())
+        return cls(prompt, batch, canvas.length, tuple(lines), adaptive)
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes, one a step."""
+        return sum(line.steps for line in self.lines)
+
+    @property
+    def refreshes(self) -> int:
+        """Steps that compute their window in every layer to make the caches fresh."""
+        return sum(line.steps for line in self.lines if line.kind == "refresh")
+
+    @property
+    def layer_share(self) -> float:
+        """Positions computed in all layers, as a share of what vanilla decoding computes in as many steps."""
+        return sum(line.steps * line.share for line in self.lines) / max(1, self.forwards)
+
+
+def _options(component: Any) -> dict[str, Any]:
+    """Return all options of a component, those left at their defaults too."""
+    return attrs.asdict(component, recurse=False) if attrs.has(type(component)) else {}
+
+
+def _as_dict(run: RunPlan, components: Components) -> dict[str, Any]:
+    config = components.config
+    return {
+        "config": config.to_dict(),
+        "components": {
+            name: {"name": getattr(config, name).name, **_options(getattr(components, name))} for name in SECTIONS
+        },
+        "prompt_length": run.prompt,
+        "batch": run.batch,
+        "canvas": run.canvas,
+        "forwards": run.forwards,
+        "refreshes": run.refreshes,
+        "layer_share": run.layer_share,
+        "one_position_a_step_assumed": run.adaptive,
+        "plans": [
+            {
+                "steps": line.steps,
+                "kind": line.kind,
+                "window": line.window,
+                "positions": line.plan.window,
+                "keep": line.plan.keep,
+                "phase": line.plan.phase.value,
+                "share": line.share,
+            }
+            for line in run.lines
+        ],
+    }
+
+
+def _print_config(components: Components, label: str, console: Console) -> None:
+    config = components.config
+    console.print(Text("Configuration", style="bold"), Text(f"  {label}", style="bright_black"), sep="")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for name in SECTIONS:
+        chosen = getattr(config, name)
+        table.add_row(f"  {name}", Text(chosen.name, style="cyan"), _settings(chosen, getattr(components, name)))
+    for chosen, observer in zip(config.observers, components.observers, strict=True):
+        table.add_row("  observers", Text(chosen.name, style="cyan"), _settings(chosen, observer))
+    console.print(table)
+    plain = {field.name: field.default for field in attrs.fields(DecodeConfig)}
+    run_wide = {name: getattr(config, name) for name in plain if name not in (*SECTIONS, "observers")}
+    changed = {name for name in run_wide if run_wide[name] != plain[name]}
+    console.print(Padding(_assignments(run_wide, changed), (0, 0, 0, 2)))
+
+
+def _settings(chosen: ComponentConfig, component: Any) -> Text:
+    return _assignments(_options(component), set(chosen.options))
+
+
+def _assignments(values: dict[str, Any], given: set[str]) -> Text:
+    """Return `name = value`s, those that differ from the defaults standing out."""
+    parts = [
+        Text(f"{name}={shown(value)}", style="default" if name in given else "bright_black")
+        for name, value in values.items()
+    ]
+    return Text("  ").join(parts)
+
+
+def _print_run(run: RunPlan, config: DecodeConfig, model: str, console: Console) -> None:
+    console.print(Text("Run", style="bold"), Text(f"  {model}", style="bright_black"), sep="")
+    rows = f"{run.batch} x " if run.batch > 1 else ""
+    console.print(f"  canvas {rows}{run.canvas} = {run.prompt} prompt + {config.gen_length} to generate")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bright_black")
+    for header, justify in (("steps", "right"), ("kind", "left"), ("window", "left"), ("", "right")):
+        table.add_column(header, justify=justify)  # type: ignore[arg-type]
+    table.add_column("positions that each layer hands on")
+    table.add_column("work", justify="right")
+    for line in run.lines:
+        keep = keep_text(line.plan.keep) + ("" if line.plan.phase is Phase.ALL else f"  {line.plan.phase.value}")
+        table.add_row(str(line.steps), line.kind, line.window, str(line.plan.window), keep, f"{line.share:.1%}")
+    console.print(table)
+    console.print(
+        f"  {run.forwards} forwards, {run.refreshes} of them refreshes: "
+        f"[bold]{run.layer_share:.1%}[/] of the full computation"
+    )
+    if run.adaptive:
+        console.print("  The logits decide how many tokens a step commits; one is assumed here.", style="yellow")
+    if config.early_stop:
+        console.print("  An answer that ends early takes fewer.", style="bright_black")
+
+
+def keep_text(keep: Sequence[int]) -> str:
+    """Return keep counts with repeats folded: 64 x2, 32 x2, 16 x4."""
+    runs = [(count, len(list(group))) for count, group in groupby(keep)]
+    return ", ".join(f"{count} x{times}" for count, times in runs)

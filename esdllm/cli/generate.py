@@ -1,0 +1,121 @@
+"""`esdllm generate`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import Annotated, Any
+
+import attrs
+import typer
+from rich.console import Console
+
+from esdllm.catalogue import Catalogue
+from esdllm.cli.shared import (
+    BlockLength,
+    Choice,
+    ConfigFile,
+    Debug,
+    GenLength,
+    Json,
+    ModelName,
+    PresetName,
+    Sets,
+    default_model,
+    print_json,
+    stderr,
+)
+from esdllm.cli.watch import ProgressBar, View, Watch
+from esdllm.components import Components
+from esdllm.config import DecodeConfig
+from esdllm.engine import Engine
+from esdllm.loading import Model, load_model
+from esdllm.records import Generation
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; - reads standard input.")],
+    model: ModelName = None,
+    preset: PresetName = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    gen_length: GenLength = None,
+    block_length: BlockLength = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampler's noise.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 [the GPU, if any].")] = None,
+    dtype: Annotated[str | None, typer.Option(metavar="NAME", help="float32, bfloat16, float16 [the model's].")] = None,
+    chat: Annotated[
+        bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if there is one].")
+    ] = None,
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show the canvas while it is denoised.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Decode an answer to a prompt.
+
+    The answer goes to standard output, all else to standard error.
+
+    \b
+    esdllm generate "Sort 3 1 2." --watch
+    esdllm generate "Hello" --preset dual-cache --set unmasking.tokens_per_step=2
+    cat prompt.txt | esdllm generate - --model GSAI-ML/LLaDA-8B-Instruct --json
+    """
+    choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length, "seed": seed})
+    catalogue, console = Catalogue.load(), stderr()
+    decode = choice.config(catalogue)
+    Components.resolve(decode, catalogue)  # a wrong option is found before weights are read
+    engine = Engine.build(_load(model, device, dtype, catalogue, console), decode, catalogue)
+    text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
+    with ExitStack() as stack:
+        view = _view(watch, engine.model, choice, console)
+        observers = [stack.enter_context(view)] if console.is_terminal else []
+        result = engine.generate(text, chat=_uses_chat(chat, engine.model), observers=observers)
+    result = attrs.evolve(result, seconds=result.seconds - view.seconds)
+    if as_json:
+        print_json(_as_dict(result, choice.base(), decode), indent=None)
+    else:
+        typer.echo((result.text or [""])[0])
+    console.print(_summary(result, choice), style="dim", soft_wrap=True)
+
+
+def _load(name: str | None, device: str | None, dtype: str | None, catalogue: Catalogue, console: Console) -> Model:
+    if name is None:
+        name = default_model(catalogue)
+        note = f"model {name}, a tiny one that ships with esdllm; name a real one: --model GSAI-ML/LLaDA-8B-Instruct"
+        console.print(note, style="dim", soft_wrap=True)
+    with console.status(f"loading {name}"):
+        return load_model(name, device, dtype, catalogue)
+
+
+def _uses_chat(chat: bool | None, model: Model) -> bool:
+    return (model.codec is not None and model.codec.has_chat) if chat is None else chat
+
+
+def _view(watch: bool, model: Model, choice: Choice, console: Console) -> View:
+    if watch and model.codec:
+        return Watch(console, model.codec, f"{model.spec.family}, {choice.label()}")
+    return ProgressBar(console)
+
+
+def _summary(result: Generation, choice: Choice) -> str:
+    speed = result.tokens_per_second
+    return (
+        f"{result.answer_tokens} tokens in {result.forwards} forwards, {result.tokens_per_forward:.2f} tokens per forward, "
+        f"{speed:.{0 if speed >= 10 else 2}f} tokens/s, {choice.label()}"
+    )
+
+
+def _as_dict(result: Generation, preset: str | None, config: DecodeConfig) -> dict[str, Any]:
+    return {
+        "text": result.text[0] if result.text else None,
+        "tokens": result.tokens[0].tolist(),
+        "answer": result.answers[0],
+        "forwards": result.forwards,
+        "tokens_per_forward": result.tokens_per_forward,
+        "canvas_tokens_per_forward": result.canvas_tokens_per_forward,
+        "seconds": result.seconds,
+        "tokens_per_second": result.tokens_per_second,
+        "layer_share": result.layer_share,
+        "preset": preset,
+        "config": config.to_dict(),
+    }

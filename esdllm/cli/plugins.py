@@ -1,0 +1,91 @@
+"""`esdllm plugins`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Annotated, Any
+
+import attrs
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from esdllm.catalogue import KINDS, Catalogue, Entry
+from esdllm.cli.shared import Debug, Json, print_json, shown, stderr, stdout
+from esdllm.errors import ConfigError, known
+from esdllm.plugins import DISABLE_VARIABLE, Origin
+
+
+def plugins(
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Only one kind, such as skip or cache.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List all components, their options, and who offers them.
+
+    \b
+    esdllm plugins
+    esdllm plugins importance
+    esdllm plugins --json
+    """
+    if kind is not None and kind not in KINDS:
+        raise ConfigError(f"unknown kind '{kind}'; {known(kind, KINDS)}")
+    catalogue = Catalogue.load()
+    entries = [entry for entry in catalogue.entries() if kind in (None, entry.kind)]
+    if as_json:
+        print_json([_as_dict(entry) for entry in entries])
+    else:
+        for name in KINDS if kind is None else [kind]:
+            _print_kind(name, [entry for entry in entries if entry.kind == name], stdout())
+    if catalogue.blocked:
+        stderr().print(f"left out by {DISABLE_VARIABLE}: {', '.join(catalogue.blocked)}", style="dim")
+
+
+def _as_dict(entry: Entry) -> dict[str, Any]:
+    return {
+        "kind": entry.kind,
+        "name": entry.name,
+        "summary": entry.summary,
+        "options": [
+            {
+                "name": option.name,
+                "default": None if option.default is attrs.NOTHING else option.default,
+                "required": option.default is attrs.NOTHING,
+                "help": option.help,
+            }
+            for option in entry.options
+        ],
+        "plugin": entry.origin.plugin,
+        "package": entry.origin.distribution,
+        "version": entry.origin.version,
+    }
+
+
+def _print_kind(kind: str, entries: Sequence[Entry], console: Console) -> None:
+    console.print(Text(kind, style="bold"), Text(f"  {KINDS[kind]}", style="bright_black"), sep="")
+    if not entries:
+        console.print(Padding("none installed", (0, 0, 0, 2), expand=False), style="bright_black")
+    by_origin = sorted(entries, key=lambda entry: (entry.origin.distribution, entry.origin.plugin))
+    for origin, offered in groupby(by_origin, key=lambda entry: entry.origin):
+        console.print(Padding(_from(origin), (0, 0, 0, 2), expand=False))
+        console.print(Padding(_table(list(offered)), (0, 0, 0, 2)))
+    console.print()
+
+
+def _from(origin: Origin) -> Text:
+    return Text(f"{origin.plugin}, {origin.distribution} {origin.version}".rstrip(), style="bright_black")
+
+
+def _table(entries: Sequence[Entry]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(ratio=1)
+    for entry in entries:
+        table.add_row(Text(entry.name, style="cyan"), Text(entry.summary))
+        for option in entry.options:
+            told = Text.assemble(f"= {shown(option.default)}  ", (option.help, "bright_black"))
+            table.add_row(f"  {option.name}", told)
+    return table

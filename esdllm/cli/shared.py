@@ -1,0 +1,109 @@
+"""What the commands share: their options, the configuration and model that these choose, the consoles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import attrs
+import typer
+from rich.console import Console
+
+from esdllm.catalogue import Catalogue
+from esdllm.config import SECTIONS, DecodeConfig, parse_set, read_toml
+from esdllm.errors import CheckpointError, ConfigError
+from esdllm.loading import shipped_checkpoints
+
+DEFAULT_PRESET = "es-dllm"
+
+ModelName = Annotated[str | None, typer.Option("--model", "-m", metavar="NAME", help="Folder, hub id or shipped name.")]
+PresetName = Annotated[
+    str | None,
+    typer.Option("--preset", "-p", metavar="NAME", help=f"Named configuration to start from [{DEFAULT_PRESET}]."),
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="TOML over the preset.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="section.option=value, over all; repeatable."),
+]
+GenLength = Annotated[int | None, typer.Option("--gen-length", metavar="N", help="Tokens to generate.")]
+BlockLength = Annotated[int | None, typer.Option("--block-length", metavar="N", help="Tokens decoded together.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _listed(values: Sequence[str] | None) -> tuple[str, ...]:
+    return tuple(values or ())
+
+
+@attrs.frozen
+class Choice:
+    """What a command line says of the configuration; settings that are None were not given."""
+
+    preset: str | None
+    file: Path | None
+    sets: tuple[str, ...] = attrs.field(converter=_listed)
+    settings: Mapping[str, Any] = attrs.field(converter=_given)
+
+    def base(self) -> str | None:
+        """Return the preset to start from; None if the file says all."""
+        layers = [*([read_toml(self.file)] if self.file else []), *map(parse_set, self.sets)]
+        named = next((layer["preset"] for layer in layers if "preset" in layer), None)
+        if named is not None and not isinstance(named, str):
+            raise ConfigError(f"preset = {named!r}: give a name")
+        complete = any(set(SECTIONS) <= set(layer) for layer in layers)
+        return self.preset or named or (None if complete else DEFAULT_PRESET)
+
+    def label(self) -> str:
+        """Return a few words on where the configuration comes from."""
+        base = self.base()
+        parts = [f"preset {base}" if base else "", f"config {self.file.name}" if self.file else ""]
+        return ", ".join(part for part in parts if part)
+
+    def config(self, catalogue: Catalogue) -> DecodeConfig:
+        """Return the configuration.
+
+        Raises:
+            ConfigError: an unknown preset or setting, or a value out of range.
+        """
+        return catalogue.configure(self.base(), self.file, self.settings, self.sets)
+
+
+def default_model(catalogue: Catalogue) -> str:
+    """Return the name of the first checkpoint that ships with a plugin.
+
+    Raises:
+        CheckpointError: none does.
+    """
+    shipped = shipped_checkpoints(catalogue)
+    if not shipped:
+        raise CheckpointError("no plugin ships a checkpoint; name one with --model, say GSAI-ML/LLaDA-8B-Instruct")
+    return next(iter(shipped))
+
+
+def stdout() -> Console:
+    """Return the console of results."""
+    return Console(highlight=False)
+
+
+def stderr() -> Console:
+    """Return the console of everything else."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any, indent: int | None = 2) -> None:
+    """Print a value as JSON on standard output."""
+    typer.echo(json.dumps(value, indent=indent, ensure_ascii=False))
+
+
+def shown(value: Any) -> str:
+    """Return an option's value as one would write it in TOML."""
+    if value is attrs.NOTHING:
+        return "(required)"
+    return "none" if value is None else json.dumps(value, ensure_ascii=False, default=str)
