@@ -20,7 +20,9 @@ def need(config: Mapping[str, Any], key: str, kind: type) -> Any:
     if kind is float and isinstance(value, int):
         value = float(value)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise CheckpointError(f"config.json: {key} = {value!r}, where a {kind.__name__} is needed")
+        raise CheckpointError(
+            f"config.json: {key} = {value!r}, where {'an' if kind is int else 'a'} {kind.__name__} is needed"
+        )
     return value
 
 

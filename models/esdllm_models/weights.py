@@ -25,7 +25,8 @@ def read_into(folder: Path, slots: Mapping[str, Tensor]) -> None:
     """Fill `slots` (name in the checkpoint -> tensor to write) from the folder's safetensors, converting dtypes.
 
     Raises:
-        CheckpointError: no weights; a shard is missing or truncated; weights are missing, unexpected, or of another shape.
+        CheckpointError: no weights; a shard is missing or truncated; weights are missing, unexpected, of another shape, or
+            not finite.
     """
     files = _files(folder)
     _compare(folder, files, slots)
@@ -38,6 +39,8 @@ def read_into(folder: Path, slots: Mapping[str, Tensor]) -> None:
                         f"{path.name}: '{name}' has the shape {tuple(tensor.shape)}, but config.json says "
                         f"{tuple(slots[name].shape)}"
                     )
+                if not tensor.sum(dtype=torch.float64).isfinite():  # one pass, no copy
+                    raise CheckpointError(f"{path.name}: '{name}' holds values that are not finite; download it again")
                 slots[name].copy_(tensor)
                 del tensor
 

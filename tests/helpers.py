@@ -1,0 +1,54 @@
+"""What several test files use: plugins made on the spot, checkpoints written to folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from esdllm import hookimpl
+
+CASES = Path(__file__).parent / "conformance"
+MASK, EOS = 254, 253
+"""special ids of every 256-token checkpoint here"""
+
+
+def plugin(**hooks: Callable[[], object]) -> ModuleType:
+    """Return a plugin module that implements hooks."""
+    module = ModuleType("made_up")
+    for name, implementation in hooks.items():
+        setattr(module, name, hookimpl(implementation))
+    return module
+
+
+def offers(hook: str, offered: object) -> ModuleType:
+    """Return a plugin module whose only hook returns `offered`."""
+    return plugin(**{hook: lambda: offered})
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """Return the config.json of a conformance checkpoint."""
+    found: dict[str, Any] = json.loads((CASES / name / "config.json").read_text(encoding="utf-8"))
+    return found
+
+
+def write_checkpoint(folder: Path, config: object, weights: Mapping[str, Tensor], shards: int = 1) -> Path:
+    """Write a checkpoint folder, in one file, or in shards with an index."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    if shards == 1:
+        save_file(dict(weights), folder / "model.safetensors")
+        return folder
+    index: dict[str, str] = {}
+    names = sorted(weights)
+    for shard in range(shards):
+        file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+        save_file({name: weights[name] for name in names[shard::shards]}, folder / file)
+        index.update(dict.fromkeys(names[shard::shards], file))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}), encoding="utf-8")
+    return folder

@@ -1,0 +1,87 @@
+"""What users install: the wheel, beside the example plugin, in a folder of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "plugins" / "esdllm-example-recency"
+PACKAGES = ("esdllm", "esdllm_policies", "esdllm_backends", "esdllm_models")
+
+# asked of the metadata: importing pip makes setuptools give up its distutils, which torch.compile then misses
+HAS_PIP = any(distributions(name="pip"))
+pytestmark = [pytest.mark.full, pytest.mark.skipif(not HAS_PIP, reason="a wheel is built with pip")]
+
+
+def _python(*arguments: str, cwd: Path = ROOT, **environment: str) -> str:
+    env = {**os.environ, **environment}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    _python("-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
+    (found,) = folder.glob("esdllm-*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the example plugin, to go before everything else on the path."""
+    folder = tmp_path_factory.mktemp("installed")
+    _python("-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), str(wheel), str(EXAMPLE))
+    return folder
+
+
+def test_the_wheel_holds_the_four_packages_their_types_and_the_tiny_checkpoint(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(PACKAGES)
+    assert {f"{package}/py.typed" for package in PACKAGES} <= names
+    tiny = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    assert {f"esdllm_models/tiny/llada/{name}" for name in tiny} <= names
+
+
+def test_the_wheel_leaves_out_no_module(wheel: Path) -> None:
+    rooms = [ROOT / "esdllm", ROOT / "policies", ROOT / "backends", ROOT / "models"]
+    modules = {
+        str(path.relative_to(room.parent if room.name == "esdllm" else room))
+        for room in rooms
+        for path in room.rglob("*.py")
+    }
+    assert modules == {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
+
+
+def test_the_installed_wheel_decodes_through_the_installed_plugin(installed: Path) -> None:
+    script = (
+        "import esdllm, sys; from esdllm.cli import main;"
+        f"assert esdllm.__file__.startswith({str(installed)!r});"
+        "sys.exit(main(['generate', 'Who are you?', '--set', 'importance.name=recency', '--gen-length', '32']))"
+    )
+    assert _python("-c", script, cwd=installed, PYTHONPATH=str(installed)).strip()
+
+
+def test_the_example_plugin_s_own_tests_pass(installed: Path, tmp_path: Path) -> None:
+    options = ("-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path))
+    _python("-m", "pytest", *options, str(EXAMPLE / "test_recency.py"), cwd=installed, PYTHONPATH=str(installed))
+
+
+def test_the_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    _python("-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path))
+    (sdist,) = tmp_path.glob("esdllm-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    source = tmp_path / sdist.name.removesuffix(".tar.gz")
+    _python("-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source))
+    (second,) = tmp_path.glob("esdllm-*.whl")
+    assert sorted(zipfile.ZipFile(second).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())

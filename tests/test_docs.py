@@ -1,0 +1,129 @@
+"""What the pages say holds: their code runs, their links lead somewhere, their tables are the code's."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+
+from esdllm import Catalogue, DecodeConfig
+from esdllm.cli import main
+from esdllm.config import SECTIONS
+from esdllm.hookspecs import HookSpecs
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))
+EXAMPLE = ROOT / "examples" / "plugins" / "esdllm-example-recency"
+
+
+class Fence(NamedTuple):
+    language: str
+    title: str
+    code: str
+
+
+def _id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def _fences(page: Path) -> list[Fence]:
+    """The code blocks of a page, snippets written out."""
+    text = re.sub(r'^--8<-- "(.+)"$', lambda m: (ROOT / m[1]).read_text(), page.read_text(), flags=re.MULTILINE)
+    found = re.findall(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', text, re.DOTALL | re.MULTILINE)
+    return [Fence(*groups) for groups in found]
+
+
+def _outside_fences(page: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def _call_command(line: str) -> None:
+    assert main(shlex.split(line)[1:]) == 0, line
+
+
+@pytest.fixture
+def forgets_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules that a page wrote are not imported a second time from another page."""
+    monkeypatch.delitem(sys.modules, "esdllm_example_recency", raising=False)
+
+
+@pytest.mark.usefixtures("forgets_modules")
+@pytest.mark.parametrize("page", [page for page in PAGES if _fences(page)], ids=_id)
+def test_the_code_of_a_page_runs_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    namespace = vars(ModuleType("page"))
+    for fence in _fences(page):
+        if fence.title:
+            (tmp_path / fence.title).write_text(fence.code)
+        elif fence.language == "python":
+            exec(compile(fence.code, f"{_id(page)}", "exec"), namespace)
+        elif fence.language == "bash" and fence.code.startswith("esdllm "):
+            for line in fence.code.strip().splitlines():
+                _call_command(line)
+    sys.modules.pop("esdllm_example_recency", None)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_id)
+def test_internal_links_lead_to_a_file(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", _outside_fences(page))
+    missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
+    assert not missing
+
+
+def test_the_pages_speak_of_no_machine() -> None:
+    assert not [page.name for page in PAGES if re.search(r"/(work|home|root|tmp)/", page.read_text())]
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, str]:
+    hook = runpy.run_path(str(ROOT / "docs" / "tables.py"))
+    return {name: write() for name, write in hook["TABLES"].items()}
+
+
+def test_every_table_is_on_the_configuration_page(tables: dict[str, str]) -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    assert set(re.findall(r"<!-- table: (.+) -->", text)) == set(tables)
+
+
+def test_the_tables_hold_every_setting_component_and_preset(tables: dict[str, str]) -> None:
+    catalogue, text = Catalogue.load(), "\n".join(tables.values())
+    names = [field for field in DecodeConfig.__annotations__ if field not in SECTIONS]
+    names += catalogue.names("preset")
+    for kind in SECTIONS:
+        names += catalogue.names(kind)
+        names += [option.name for name in catalogue.names(kind) for option in catalogue.entry(kind, name).options]
+    assert not [name for name in names if f"`{name}`" not in text]
+
+
+def test_the_readme_s_presets_are_the_catalogue_s() -> None:
+    catalogue = Catalogue.load()
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    modes = {name: catalogue.entry("preset", name).summary for name in catalogue.names("preset")}
+    assert {name: text for name, text in rows if name in modes} == {
+        name: text for name, text in modes.items() if "/" not in name
+    }
+
+
+def test_the_readme_s_plugin_is_the_example() -> None:
+    titled = {fence.title: fence.code for fence in _fences(ROOT / "README.md") if fence.title}
+    name = "esdllm_example_recency.py"
+    assert titled[name] == (EXAMPLE / name).read_text()
+
+
+def test_the_pages_count_the_hooks_right() -> None:
+    hooks = [name for name in vars(HookSpecs) if name.startswith("esdllm_")]
+    assert len(hooks) == 11
+    assert "eleven" in (HookSpecs.__doc__ or "")
+
+
+def test_the_check_in_the_readme_is_the_one_that_ci_runs() -> None:
+    command = re.search(r"tools/check\.sh.*", (ROOT / ".ci" / "run").read_text())
+    assert command
+    assert f"\n{command[0]}\n" in (ROOT / "README.md").read_text()

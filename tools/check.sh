@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Installs this clone into a fresh virtual environment and runs every check there. Arguments go to `pip install`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset PYTHONPATH PYTHONHOME ESDLLM_DISABLE_PLUGINS
+
+room=$(mktemp -d)
+trap 'rm -rf "$room"' EXIT
+
+part() {
+    local name=$1 began=$SECONDS
+    shift
+    echo "== $name"
+    "$@"
+    echo "== $name passed in $((SECONDS - began)) s"
+}
+
+part "virtual environment" python3 -m venv "$room/venv"
+export PATH="$room/venv/bin:$PATH"
+part "install" python -m pip install --quiet "$@" -e ".[dev]"
+part "format" ruff format --check .
+part "lint" ruff check .
+part "types" mypy
+part "imports" lint-imports
+part "tests" pytest --cov=esdllm
+part "docs" mkdocs build --quiet --strict --site-dir "$room/site"
+echo "== all passed in $SECONDS s"
