@@ -125,6 +125,7 @@ class Planner:
                     return
                 moment = Moment(step, step_in_block, quota.number)
                 start, plan = self._plan(moment, quota.block, previous)
+                self._check_drops(plan, scored)
                 plan = plan._replace(scored=scored, narrow=plan.narrow and self.n_layers - 1 not in scored)
                 counts = quota.at(step_in_block, len(self.layout.masks))
                 certain = (
@@ -240,11 +241,22 @@ class Planner:
         lengths = {quota.block.stop - quota.block.start for quota in self.quotas()}
         for length in lengths:
             for window in (length, self.layout.length):
-                counts = (window, *self._keep_counts(window, 0, length))
-                found |= {layer for layer in range(self.n_layers) if counts[layer + 1] < counts[layer]}
+                found |= _drops(window, self._keep_counts(window, 0, length))
         return tuple(sorted(found))
+
+    def _check_drops(self, plan: StepPlan, scored: tuple[int, ...]) -> None:
+        if plan.skips and (elsewhere := _drops(plan.window, plan.keep).difference(scored)):
+            raise ConfigError(
+                f"the skip schedule drops positions at layer {min(elsewhere)} of a window of {plan.window}, but not in the "
+                f"windows of the block and the canvas, where it drops at {scored}; only the number may depend on the window"
+            )
 
     def _check_store(self, window: Window, size: int, keep: tuple[int, ...]) -> None:
         if not self.planners.store.persistent and (size < self.layout.length or keep[-1] < size):
             what = "early skipping" if keep[-1] < size else f"a window of '{window.value}'"
             raise ConfigError(f'{what} reads keys that the cache store does not hold; choose cache = "dense"')
+
+
+def _drops(window: int, counts: Sequence[int]) -> set[int]:
+    """Return the layers that hand on fewer positions than they were given."""
+    return {layer for layer, (given, kept) in enumerate(pairwise((window, *counts))) if kept < given}

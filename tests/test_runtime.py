@@ -158,8 +158,8 @@ def test_the_compiled_step_is_one_graph_a_plan_with_eager_s_tokens(
 @pytest.mark.parametrize("name", MODELS)
 def test_the_inductor_s_step_gives_eager_s_tokens(name: str, build: Any) -> None:
     torch._dynamo.reset()
-    eager = build(name, "es-dllm").generate(prompts(2))
-    compiled = build(name, "es-dllm", compile=True).generate(prompts(2))
+    eager = build(name, "es-dllm", gen_length=8).generate(prompts(2))
+    compiled = build(name, "es-dllm", gen_length=8, compile=True).generate(prompts(2))
     assert torch.equal(compiled.tokens, eager.tokens)
     assert compiled.compile_seconds > 0 == eager.compile_seconds
 

@@ -33,6 +33,17 @@ class Keep:
 
 
 @attrs.frozen
+class Moody:
+    """A skip schedule that drops at another layer in windows of other lengths than the canvas' and the block's."""
+
+    usual: tuple[int, ...] = ()
+
+    def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]:
+        layer = 2 if window in self.usual else 5
+        return (window,) * layer + (1,) * (n_layers - layer)
+
+
+@attrs.frozen
 class Plan:
     """An unmasking policy that plans what it is told."""
 
@@ -50,6 +61,7 @@ BROKEN: list[tuple[str, str, type, dict[str, Any], str]] = [
     ("skip", "esdllm_skip_schedules", Keep, {"counts": [1] * 7}, r"keep counts \(1, .*\) for 8 layers"),
     ("skip", "esdllm_skip_schedules", Keep, {"counts": [0] * 8}, "between 1 and the window"),
     ("skip", "esdllm_skip_schedules", Keep, {"counts": [99] * 8}, "and a window of 4; give one a layer"),
+    ("skip", "esdllm_skip_schedules", Moody, {"usual": [4, 10]}, r"drops positions at layer 5 of a window of"),
     (
         "unmasking",
         "esdllm_unmasking_policies",
