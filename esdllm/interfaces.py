@@ -108,10 +108,11 @@ class UnmaskingPolicy(Protocol):
     """How many positions to commit at a step, and which."""
 
     def counts(self, masked: int, blocks: int) -> tuple[int, ...] | None:
-        """Return how many positions each step of a block with `masked` masks commits, of `blocks` blocks in all.
+        """Return the most positions that each step of a block with `masked` masks commits, of `blocks` blocks in all.
 
-        None if the number depends on the logits; the runtime then asks the device after every step whether a mask is
-        left. Host integers only.
+        Together they suffice for the masks. A step commits fewer only where fewer are eligible; what that leaves over
+        is committed after the plan's end, at its last rate. None if the number depends on the logits: the runtime then
+        asks the device after every step whether a mask is left. Host integers only.
         """
         ...
 

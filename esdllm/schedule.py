@@ -54,19 +54,30 @@ class Planners:
 
 @attrs.frozen
 class _Quota:
-    """A block, and what each of its steps commits in each row; None if that depends on the logits."""
+    """A block, its masks in each row, and how many each of its steps may commit in each row."""
 
     number: int
     block: Block
+    masked: tuple[int, ...]
     counts: tuple[tuple[int, ...], ...] | None
+    """by step and row; None if that depends on the logits"""
 
-    def at(self, step_in_block: int, rows: int) -> tuple[int, ...]:
+    def at(self, step_in_block: int) -> tuple[int, ...]:
         """Return the rows' counts at a step; past the plan's end, what is left is committed at the last rate."""
         if self.counts is None:
-            return (0,) * rows
+            return (0,) * len(self.masked)
         if step_in_block < len(self.counts):
             return self.counts[step_in_block]
-        return (max(1, *self.counts[-1]),) * rows
+        return tuple(max(1, count) for count in self.counts[-1])
+
+    def committed(self, step_in_block: int, certain: bool) -> range:
+        """Return the numbers of positions that a step may commit, largest over the rows; `certain` if as planned."""
+        if self.counts is None or not certain:
+            return range((self.limit if self.counts is None else max(self.at(step_in_block))) + 1)
+        before = self.counts[:step_in_block]
+        left = [max(0, masks - sum(step[row] for step in before)) for row, masks in enumerate(self.masked)]
+        most = max(min(count, rest) for count, rest in zip(self.at(step_in_block), left, strict=True))
+        return range(most, most + 1)
 
     @property
     def limit(self) -> int:
@@ -127,26 +138,24 @@ class Planner:
                 start, plan = self._plan(moment, quota.block, previous)
                 self._check_drops(plan, scored)
                 plan = plan._replace(scored=scored, narrow=plan.narrow and self.n_layers - 1 not in scored)
-                counts = quota.at(step_in_block, len(self.layout.masks))
-                certain = (
-                    certain and quota.counts is not None and (quota.limit <= 1 or not (plan.skips or self.delay_eos))
-                )
-                most = quota.limit if quota.counts is None else max(counts)
-                previous.note(quota.block, range(most, most + 1) if certain else range(most + 1))
-                yield Step(plan, moment, start, quota.block, counts)
+                certain = certain and (quota.limit <= 1 or not (plan.skips or self.delay_eos))
+                previous.note(quota.block, quota.committed(step_in_block, certain))
+                yield Step(plan, moment, start, quota.block, quota.at(step_in_block))
                 step, step_in_block = step + 1, step_in_block + 1
 
     def rehearse(self) -> list[Step]:
         """Return the steps of the run as far as they can be told without a device.
 
-        Where the logits decide, every step is taken to commit one position.
+        Every step is taken to commit what was planned; one position where the logits decide.
         """
         steps: list[Step] = []
+        adaptive = {quota.number: max(quota.masked) for quota in self.quotas() if quota.counts is None}
 
         def read() -> Facts:
-            block, made = steps[-1].block, steps[-1].moment.step_in_block + 1
-            masked = max(sum(block.start <= position < block.stop for position in row) for row in self.layout.masks)
-            return Facts(undecided=made < masked, committed=1, leftmost=block.stop - 1, finished=False)
+            step, moment = steps[-1], steps[-1].moment
+            undecided = moment.step_in_block + 1 < adaptive.get(moment.block, 0)
+            committed = 1 if moment.block in adaptive else max(step.counts)
+            return Facts(undecided, committed, leftmost=step.block.stop - 1, finished=False)
 
         for step in self.walk(read):
             steps.append(step)  # noqa: PERF402 - read() looks at the last one
@@ -172,7 +181,7 @@ class Planner:
         for number, block in enumerate(blocks):
             masked = [sum(block.start <= position < block.stop for position in row) for row in masks]
             if any(masked):
-                found.append(_Quota(number, block, self._counts(masked, len(blocks))))
+                found.append(_Quota(number, block, tuple(masked), self._counts(masked, len(blocks))))
         return found
 
     def _counts(self, masked: Sequence[int], blocks: int) -> tuple[tuple[int, ...], ...] | None:
@@ -181,12 +190,12 @@ class Planner:
             return None
         planned = [row for row in rows if row is not None]
         for number, row in zip(masked, planned, strict=True):
-            if sum(row) != number or any(count < 0 for count in row):
+            if sum(row) < number or any(count < 0 for count in row):
                 raise ConfigError(
-                    f"the unmasking policy planned {row} for {number} masks; counts are >= 0 and add up to them"
+                    f"the unmasking policy planned {row} for {number} masks; counts are >= 0 and suffice for them"
                 )
         steps = max(len(row) for row in planned)
-        return tuple(tuple(row[i] if i < len(row) else 0 for row in planned) for i in range(steps))
+        return tuple(tuple(row[min(step, len(row) - 1)] if row else 0 for row in planned) for step in range(steps))
 
     def _decided(self, quota: _Quota, step_in_block: int, certain: bool, previous: _Previous) -> bool:
         """Return whether the block is decided, asking the device only if the plan leaves a doubt."""

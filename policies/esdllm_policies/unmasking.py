@@ -73,7 +73,7 @@ class TopKUnmasking:
         """Return tokens_per_step until all are committed, or the even schedule."""
         if self.steps is None:
             rate = self.tokens_per_step or 1
-            return tuple(min(rate, masked - done) for done in range(0, masked, rate))
+            return (rate,) * -(-masked // rate)
         if self.steps % blocks:
             raise ConfigError(
                 f"unmasking steps = {self.steps} cannot be shared evenly by {blocks} blocks; give a multiple"

@@ -1,0 +1,175 @@
+"""Early skipping written down once more, plainly: loops over rows, dynamic shapes, a look at every value.
+
+What `docs/how-it-works.md` says under "One step, exactly", point by point and with nothing shared with the runtime but the model's own
+layers. Slow, and for tests only.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from esdllm import ModelAdapter
+
+
+class Settings(NamedTuple):
+    gen_length: int
+    block_length: int
+    tokens_per_step: int | None
+    threshold: float | None
+    prompt_refresh: int
+    block_refresh: int
+    keep: list[list[float]]
+    alpha: float
+    site: str
+    delay_eos: bool
+
+
+class Oracle:
+    """One generation."""
+
+    def __init__(self, model: ModelAdapter, prompts: list[list[int]], settings: Settings) -> None:
+        self.model, self.spec, self.s = model, model.spec, settings
+        self.rows, self.prompt = len(prompts), max(map(len, prompts))
+        self.pad = [self.prompt - len(row) for row in prompts]
+        padded = [[self.spec.eos_id] * pad + row for pad, row in zip(self.pad, prompts, strict=True)]
+        self.tokens = torch.tensor([row + [self.spec.mask_id] * settings.gen_length for row in padded])
+        self.length = self.tokens.shape[1]
+        self.keys: dict[tuple[int, int, int], Tensor] = {}  # (layer, row, position) -> (G, D)
+        self.values: dict[tuple[int, int, int], Tensor] = {}
+        self.last: dict[tuple[int, int, int], Tensor] = {}  # what variation is measured against
+        self.confidence = torch.zeros(self.rows, self.length)
+        self.committed: list[list[int]] = [[] for _ in range(self.rows)]
+        self.forwards = 0
+        self.margin = math.inf
+        """the smallest difference that any decision rested on"""
+
+    def run(self) -> list[list[int]]:
+        step, first, end = 0, self.prompt - self.spec.logit_shift, self.length - self.spec.logit_shift
+        for start in range(first, end, self.s.block_length):
+            block = range(start, min(start + self.s.block_length, end))
+            step, step_in_block = math.ceil(step / self.s.block_length) * self.s.block_length, 0
+            while any(self.masked(row, p) for row in range(self.rows) for p in block):
+                self.step(step, step_in_block, block)
+                step, step_in_block = step + 1, step_in_block + 1
+        return self.tokens.tolist()
+
+    def masked(self, row: int, position: int) -> bool:
+        return bool(self.tokens[row, position + self.spec.logit_shift] == self.spec.mask_id)
+
+    def step(self, step: int, step_in_block: int, block: range) -> None:
+        prompt_too = step % self.s.prompt_refresh == 0
+        latest = [p for row in self.committed for p in row]
+        start, stop = block.start, block.stop
+        if step == 0:
+            start, stop = 0, self.length
+        elif prompt_too:
+            start = 0
+        elif step_in_block == 0:
+            start = min([block.start, *latest])
+        refresh = prompt_too or step % self.s.block_refresh == 0
+        least = min(max(len(row) for row in self.committed) + 2, len(block))
+        self.forwards += 1
+        found = [self.forward(row, range(start, stop), block, refresh, least) for row in range(self.rows)]
+        self.committed = [self.commit(row, block, *found[row]) for row in range(self.rows)]
+
+    def forward(self, row: int, window: range, block: range, refresh: bool, least: int) -> tuple[list[int], Tensor]:
+        alive = list(window)
+        hidden = self.model.embed(self.tokens[row : row + 1, alive])
+        ratios = [
+            max((d, r) for d, r in self.s.keep if layer >= d * self.spec.n_layers)[1]
+            for layer in range(self.spec.n_layers)
+        ]
+        for layer, ratio in enumerate(ratios):
+            keep = len(alive) if refresh else min(len(alive), max(int(ratio * len(window)), least))
+            places = self.model.encode(torch.tensor([[max(0, p - self.pad[row]) for p in alive]]))
+            q, k, v = self.model.project(layer, hidden, places)
+            if self.s.site != "hidden":
+                x = {"query": q, "key": k, "value": v}[self.s.site][0].flatten(1)
+                chosen = self.choose(row, layer, alive, x, keep, block)
+                alive, hidden = [alive[i] for i in chosen], hidden[:, chosen]
+                q, k, v, x = q[:, chosen], k[:, chosen], v[:, chosen], x[chosen]
+                self.last.update({(layer, row, p): x[i] for i, p in enumerate(alive)})
+            for i, p in enumerate(alive):
+                self.keys[layer, row, p], self.values[layer, row, p] = k[0, i], v[0, i]
+            hidden = self.model.mix(layer, hidden, self.attend(row, layer, q))
+            if self.s.site == "hidden":
+                chosen = self.choose(row, layer, alive, hidden[0], keep, block)
+                alive, hidden = [alive[i] for i in chosen], hidden[:, chosen]
+                self.last.update({(layer, row, p): hidden[0, i] for i, p in enumerate(alive)})
+        return alive, self.model.logits(hidden)[0]
+
+    def attend(self, row: int, layer: int, queries: Tensor) -> Tensor:
+        seen = range(self.pad[row], self.length)
+        keys = torch.stack([self.keys[layer, row, p] for p in seen])  # (K, G, D)
+        values = torch.stack([self.values[layer, row, p] for p in seen])
+        repeat = self.spec.n_heads // self.spec.n_kv_heads
+        keys, values = keys.repeat_interleave(repeat, 1), values.repeat_interleave(repeat, 1)
+        weights = torch.einsum("nhd,khd->hnk", queries[0], keys) / math.sqrt(self.spec.head_dim)
+        return torch.einsum("hnk,khd->nhd", weights.softmax(-1), values)[None]
+
+    def choose(self, row: int, layer: int, alive: list[int], x: Tensor, keep: int, block: range) -> list[int]:
+        if keep == len(alive):
+            return list(range(len(alive)))
+        confidence = [float(self.confidence[row, p]) for p in alive]
+        score = [self.s.alpha * c for c in confidence]
+        if self.s.alpha < 1:
+            last = torch.stack([self.last[layer, row, p] for p in alive])
+            change = (x - last).abs().mean(1) / (last.pow(2).mean(1).sqrt() + 1e-6)
+            change = change / max(1.0, float(change.max()))
+            score = [s + (1 - self.s.alpha) * float(c) for s, c in zip(score, change, strict=True)]
+            score = [s + 3 * (p in self.committed[row]) for s, p in zip(score, alive, strict=True)]
+        if self.s.alpha > 0:
+            sure = [i for i, c in enumerate(confidence) if c > 0]
+            for i in self.best([confidence[i] for i in sure], 2):
+                score[sure[i]] += 2
+        masked = [p for p in block if self.masked(row, p)]
+        score = [s + 5 * (masked[:1] == [p]) for s, p in zip(score, alive, strict=True)]
+        return sorted(self.best(score, keep))
+
+    def best(self, score: list[float], number: int) -> list[int]:
+        """Return the indices of the highest scores, and note how clear the cut was."""
+        ordered = sorted(range(len(score)), key=lambda i: -score[i])
+        if 0 < number < len(score):
+            self.margin = min(self.margin, score[ordered[number - 1]] - score[ordered[number]])
+        return ordered[:number]
+
+    def commit(self, row: int, block: range, alive: list[int], logits: Tensor) -> list[int]:
+        probability, token = logits.softmax(-1).max(-1)
+        eos = (self.tokens[row, self.prompt :] == self.spec.eos_id).any()
+        candidates: dict[int, float] = {}
+        for i, p in enumerate(alive):
+            stored = float(probability[i]) if p in block and self.masked(row, p) else 0.0
+            allowed = stored
+            if (
+                self.s.delay_eos
+                and token[i] == self.spec.eos_id
+                and not eos
+                and p - 1 in block
+                and self.masked(row, p - 1)
+            ):
+                allowed = 0.0
+            self.confidence[row, p] = stored if self.spec.remembers_forbidden else allowed
+            if allowed > 0:
+                candidates[p] = allowed
+        places, scores = list(candidates), list(candidates.values())
+        if self.s.threshold is None:
+            taken = [places[i] for i in self.best(scores, self.s.tokens_per_step or 1)]
+        else:
+            first = self.best(scores, 1)
+            taken = [p for i, p in enumerate(places) if i in first or scores[i] > self.s.threshold]
+            self.margin = min([self.margin, *(abs(score - self.s.threshold) for score in scores)])
+        for p in taken:
+            self.tokens[row, p + self.spec.logit_shift] = token[alive.index(p)]
+            self.confidence[row, p] = 0.0
+        return taken
+
+
+def oracle(model: Any, prompts: list[list[int]], settings: Settings) -> tuple[list[list[int]], int, float]:
+    """Return the canvas, the number of forwards, and the smallest difference that a decision rested on."""
+    run = Oracle(model, prompts, settings)
+    with torch.inference_mode():
+        return run.run(), run.forwards, run.margin
