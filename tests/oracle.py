@@ -1,7 +1,7 @@
 """Early skipping written down once more, plainly: loops over rows, dynamic shapes, a look at every value.
 
-What `docs/how-it-works.md` says under "One step, exactly", point by point and with nothing shared with the runtime but the model's own
-layers. Slow, and for tests only.
+What `docs/how-it-works.md` says under "One step, exactly", point by point, and with nothing shared with the runtime but the
+model's own layers. Slow, and for tests only.
 """
 
 from __future__ import annotations
