@@ -113,14 +113,16 @@ __all__ = [
 
 
 def configure(
-    preset: str | None = "es-dllm",
+    preset: str | None = None,
     file: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
     sets: Iterable[str] = (),
 ) -> DecodeConfig:
     """Return a configuration from the installed plugins' presets, later arguments over earlier; see `Catalogue.configure`.
 
+    The preset is `preset`, else what the file, settings or sets name, else "es-dllm" unless they give every section.
+
     Raises:
         ConfigError: an unknown preset, setting or section, or a value out of range.
     """
-    return Catalogue.load().configure(preset, file, settings, sets)
+    return Catalogue.load().configure(preset, file, settings, sets, default="es-dllm")

@@ -10,7 +10,7 @@ import attrs
 import cattrs
 from cattrs.errors import ForbiddenExtraKeysError
 
-from esdllm.config import ComponentConfig, DecodeConfig, converter, merge, parse_set, read_toml
+from esdllm.config import ComponentConfig, DecodeConfig, base_preset, converter, merge, parse_set, read_toml
 from esdllm.errors import ConfigError, PluginError, known
 from esdllm.plugins import Origin, Plugins, load_plugins
 from esdllm.views import Preset
@@ -161,10 +161,12 @@ class Catalogue:
         file: Path | str | None = None,
         settings: Mapping[str, Any] | None = None,
         sets: Iterable[str] = (),
+        default: str | None = None,
     ) -> DecodeConfig:
         """Return the configuration of a preset, a TOML file, a mapping and `section.option=value`s, later over earlier.
 
-        A file or mapping may name its own base with `preset = "..."`; the argument `preset` goes before it.
+        A file, mapping or set may name its base with `preset = "..."`; the argument `preset` goes before it. Where none
+        is named and the sections are not all given, `default` is the base.
 
         Raises:
             ConfigError: an unknown preset, setting or section, or a value out of range.
@@ -172,7 +174,7 @@ class Catalogue:
         layers = [read_toml(file)] if file else []
         layers += [dict(settings)] if settings else []
         layers += [parse_set(text) for text in sets]
-        base = preset or next((layer["preset"] for layer in layers if "preset" in layer), None)
+        base = base_preset(preset, layers, default)
         merged: dict[str, Any] = dict(self.preset(base).settings) if base else {}
         for layer in layers:
             merged = merge(merged, {key: value for key, value in layer.items() if key != "preset"})

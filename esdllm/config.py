@@ -7,9 +7,9 @@ catalogue can say whether a name exists.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import attrs
 import cattrs
@@ -23,7 +23,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["SECTIONS", "ComponentConfig", "DecodeConfig", "converter", "merge", "parse_set", "read_toml"]
+__all__ = ["SECTIONS", "ComponentConfig", "DecodeConfig", "base_preset", "converter", "merge", "parse_set", "read_toml"]
 
 
 def _strict(kind: type, accepts: tuple[type, ...]) -> Any:
@@ -31,7 +31,8 @@ def _strict(kind: type, accepts: tuple[type, ...]) -> Any:
 
     def hook(value: Any, _: Any) -> Any:
         if isinstance(value, bool) is not (kind is bool) or not isinstance(value, accepts):
-            raise ValueError(f"{value!r} is not {'an' if kind is int else 'a'} {kind.__name__}")
+            hint = "; write true or false" if kind is bool else ""
+            raise ValueError(f"{value!r} is not {'an' if kind is int else 'a'} {kind.__name__}{hint}")
         return kind(value)
 
     return hook
@@ -41,6 +42,20 @@ converter = cattrs.Converter(forbid_extra_keys=True)
 """Builds components from options; a misspelt or mistyped option is an error."""
 for _kind, _accepts in ((int, (int,)), (float, (int, float)), (bool, (bool,)), (str, (str,))):
     converter.register_structure_hook(_kind, _strict(_kind, _accepts))
+
+
+def _choose(value: Any, choices: Any) -> Any:
+    """Return a value that is one of a Literal's."""
+    if value not in get_args(choices):
+        raise ValueError(f"unknown value {value!r}; {known(str(value), map(str, get_args(choices)))}")
+    return value
+
+
+def _is_literal(kind: Any) -> bool:
+    return get_origin(kind) is Literal
+
+
+converter.register_structure_hook_func(_is_literal, _choose)
 
 
 def _listed(value: Any) -> Any:
@@ -173,6 +188,18 @@ def _plain(field: attrs.Attribute[Any], value: Any) -> Any:
         return converter.structure(value, {"int": int, "float": float, "bool": bool}[str(field.type)])
     except ValueError as error:
         raise ConfigError(f"setting '{field.name}': {error}") from error
+
+
+def base_preset(preset: str | None, layers: Sequence[Mapping[str, Any]], default: str | None) -> str | None:
+    """Return the preset to start from: `preset`, else what a layer names, else `default` unless a layer is complete.
+
+    Raises:
+        ConfigError: a layer's `preset` is no name.
+    """
+    named = next((layer["preset"] for layer in layers if "preset" in layer), None)
+    if named is not None and not isinstance(named, str):
+        raise ConfigError(f"preset = {named!r}: give a name")
+    return preset or named or (None if any(set(SECTIONS) <= set(layer) for layer in layers) else default)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

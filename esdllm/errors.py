@@ -49,4 +49,4 @@ def known(name: str, names: Iterable[str]) -> str:
     names = sorted(names)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"{hint}known: {', '.join(names) if names else 'none'}"
+    return f"{hint}known: {', '.join(names)}" if names else "there are none"

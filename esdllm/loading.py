@@ -144,7 +144,7 @@ def _download(name: str, files: tuple[str, ...]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(files)))
     except Exception as error:  # the hub raises errors of many libraries
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0].removeprefix("Got: ")
         raise CheckpointError(
             f"'{name}' is no local folder, and the hub gave: {reason} (look at the spelling, the network, and HF_HUB_OFFLINE)"
         ) from error

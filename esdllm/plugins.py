@@ -128,7 +128,8 @@ def load_plugins(
     for name in extra or {}:
         if name in origins:
             raise PluginError(
-                f"two plugins are named '{name}': one of {origins[name].distribution} and a registered one"
+                f"two plugins are named '{name}': one of {origins[name].distribution} and a registered one; "
+                "uninstall the package, or do not register it"
             )
         origins[name] = Origin(name)
     for name in blocked:

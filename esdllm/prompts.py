@@ -71,6 +71,8 @@ def _ids(model: Model, prompt: object, chat: bool) -> list[int]:
     if isinstance(prompt, str) or _is_conversation(prompt):
         if model.codec is None:
             raise InputError(f"text needs a tokenizer: {model.codec_error or 'this model has none'}")
+        if isinstance(prompt, str):
+            _check_text(prompt)
         if isinstance(prompt, str) and not chat:
             return model.codec.encode(prompt)
         if isinstance(prompt, str) and not prompt.strip():
@@ -81,12 +83,22 @@ def _ids(model: Model, prompt: object, chat: bool) -> list[int]:
     return list(prompt)
 
 
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the prompt is not valid UTF-8 at character {error.start}; convert it first, say with iconv"
+        ) from error
+
+
 def _is_conversation(prompt: object) -> TypeGuard[Sequence[Message]]:
     if not isinstance(prompt, Sequence) or not prompt or not isinstance(prompt[0], dict):
         return False
     for turn in prompt:
         if not isinstance(turn, dict) or any(not isinstance(turn.get(key), str) for key in ("role", "content")):
             raise InputError(f"a turn of a conversation is {{'role': text, 'content': text}}, not {turn!r:.80}")
+        _check_text(turn["content"])
     return True
 
 

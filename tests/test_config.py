@@ -207,3 +207,12 @@ def test_an_option_without_a_default_must_be_given() -> None:
     with pytest.raises(ConfigError, match="cache 'demanding': option 'size' must be given"):
         catalogue.build("cache", ComponentConfig("demanding"))
     assert catalogue.build("cache", ComponentConfig("demanding", {"size": 3})) == Demanding(3)
+
+
+@pytest.mark.parametrize("where", ["file", "settings", "sets"])
+def test_configure_starts_from_the_preset_that_a_layer_names_and_else_from_es_dllm(where: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('preset = "vanilla"')
+    named = {"file": tmp_path / "mine.toml", "settings": {"preset": "vanilla"}, "sets": ["preset=vanilla"]}
+    assert configure(**{where: named[where]}) == configure("vanilla")
+    assert configure(settings=configure("vanilla").to_dict()) == configure("vanilla")
+    assert configure() == configure("es-dllm") != configure("vanilla")

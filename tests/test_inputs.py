@@ -175,3 +175,12 @@ def test_an_engine_is_whole_after_a_refusal(build: Callable[..., Engine], llada:
     with pytest.raises(InputError, match="outside the vocabulary"):
         engine.generate([[999]])
     assert engine.generate([[1, 2, 3]]).tokens.equal(before)
+
+
+@pytest.mark.parametrize("prompt", ["a\udcff", [{"role": "user", "content": "a\udcff"}]])
+def test_text_that_cannot_be_encoded_is_refused(catalogue: Catalogue, prompt: Any) -> None:
+    engine = Engine.build(
+        load_model("tiny-llada", "cpu", catalogue=catalogue), catalogue.configure("es-dllm"), catalogue
+    )
+    with pytest.raises(InputError, match="not valid UTF-8 at character 1; convert it first"):
+        engine.generate([prompt], chat=True)
