@@ -56,8 +56,9 @@ def components() -> str:
 
 
 def presets() -> str:
-    """Return the decoding modes: the presets without a model and a task in their name."""
-    return _table(("preset", "what it is"), [_preset(entry) for entry in _presets() if "/" not in entry.name])
+    """Return the decoding modes: the presets without a model and a task in their name; each has a parallel twin."""
+    modes = [entry for entry in _presets() if "/" not in entry.name and not entry.name.endswith("-parallel")]
+    return _table(("preset", "what it is"), [_preset(entry) for entry in modes])
 
 
 def published_presets() -> str:

@@ -70,7 +70,9 @@ class ComponentConfig:
     """A component by name, and the options that differ from its defaults."""
 
     name: str
+    """as `esdllm plugins` lists it"""
     options: Mapping[str, Any] = attrs.field(factory=dict, converter=_listed)
+    """option names and values; tuples become lists"""
 
     @classmethod
     def of(cls, value: Any) -> ComponentConfig:

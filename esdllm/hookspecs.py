@@ -3,11 +3,13 @@
 A plugin is a module (or object) that is named by an entry point of the group ``esdllm`` and defines any of the functions
 below, each marked with `hookimpl`:
 
-    from esdllm import hookimpl
+```python
+from esdllm import hookimpl
 
-    @hookimpl
-    def esdllm_importance_scorers():
-        return {"mine": MyScorer}
+@hookimpl
+def esdllm_importance_scorers():
+    return {"mine": MyScorer}
+```
 
 Every hook takes nothing and returns a mapping from names to factories. All are called once, while a catalogue is filled
 and before any engine exists; none is ever called during generation. What one plugin returns is never passed to another:

@@ -44,22 +44,27 @@ class Moment(NamedTuple):
     step: int
     """step of the whole generation; jumps to the next multiple of block_length at a block's start"""
     step_in_block: int
+    """step of the block, from 0"""
     block: int
-    """number of the block"""
+    """number of the block, from 0"""
 
 
 class Scope(NamedTuple):
     """A refresh policy's answer: which positions, and whether to compute all of them in every layer."""
 
     window: Window
+    """which positions the step computes in its first layer"""
     refresh: bool
+    """whether no layer skips any of them"""
 
 
 class Block(NamedTuple):
     """A half-open range of computed positions that is decoded together."""
 
     start: int
+    """the first position"""
     stop: int
+    """one beyond the last position"""
 
 
 class Layout(NamedTuple):
@@ -102,6 +107,7 @@ class StepPlan(NamedTuple):
     scored: tuple[int, ...]
     """the skip layers, whose scored tensor is remembered for the next comparison"""
     phase: Phase = Phase.ALL
+    """what attention reads of the cache"""
     clamped: bool = False
     """whether the window's head repeats the leftmost position committed at the last step"""
     narrow: bool = False
@@ -121,9 +127,12 @@ class Step(NamedTuple):
     """One denoising step: its plan, and where and when it happens."""
 
     plan: StepPlan
+    """what shapes depend on"""
     moment: Moment
+    """when it happens"""
     start: int
     """first position of the window"""
     block: Block
+    """the block being decoded"""
     counts: tuple[int, ...]
     """for every row, how many positions to commit; a policy that decides by itself ignores it"""

@@ -44,6 +44,7 @@ class ImportanceView(NamedTuple):
     """What a scorer may read of the positions still alive in a layer."""
 
     layer: int
+    """number of the layer, from 0"""
     x: Tensor
     """(R, N, F) the tensor at the scorer's site"""
     last: Tensor
@@ -110,16 +111,25 @@ class ModelSpec:
     """What the runtime knows of a model before its weights are read."""
 
     family: str
+    """name of the model family"""
     n_layers: int
+    """transformer layers"""
     hidden: int
+    """C, features of a position between layers"""
     n_heads: int
+    """H, query heads"""
     n_kv_heads: int
+    """G, key and value heads"""
     head_dim: int
+    """D, features of a head"""
     vocab: int
+    """V, rows of the embedding and of the logits"""
     context: int
     """positions that the model was made for"""
     mask_id: int
+    """id of the mask token"""
     eos_id: int
+    """id of the end-of-text token, which pads too"""
     logit_shift: int = 0
     """s: logits at position i predict the token at i + s"""
     remembers_forbidden: bool = False
@@ -131,8 +141,11 @@ class Projection(NamedTuple):
     """Queries (R, M, H, D), keys and values (R, N, G, D), after RoPE."""
 
     queries: Tensor
+    """(R, M, H, D), of the positions that attend"""
     keys: Tensor
+    """(R, N, G, D)"""
     values: Tensor
+    """(R, N, G, D)"""
 
 
 @attrs.frozen
@@ -140,22 +153,30 @@ class CacheShape:
     """What a cache store is asked to hold."""
 
     rows: int
+    """R"""
     length: int
+    """L, columns of the canvas"""
     n_layers: int
+    """transformer layers"""
     n_kv_heads: int
+    """G"""
     head_dim: int
+    """D"""
     features: int
     """F of the remembered tensors"""
     remembered: tuple[int, ...]
     """layers at which the scored tensor is remembered; none for the key and value sites, which are cached anyway"""
     dtype: torch.dtype
+    """of keys, values and remembered tensors"""
     device: torch.device
+    """where to allocate"""
 
 
 class CacheWrite(NamedTuple):
     """One layer's keys and values of the positions alive."""
 
     layer: int
+    """number of the layer, from 0"""
     positions: Tensor
     """(R, N) int64; a position that occurs twice comes with equal rows"""
     queries: Tensor
@@ -169,14 +190,18 @@ class CacheWrite(NamedTuple):
     block: Tensor
     """(R, M) int64, the block's positions"""
     phase: Phase
+    """what the store does beside writing"""
 
 
 class KeyValue(NamedTuple):
     """What attention reads: keys and values (R, K, G, D), bias (R, K) or None."""
 
     keys: Tensor
+    """(R, K, G, D)"""
     values: Tensor
+    """(R, K, G, D)"""
     bias: Tensor | None
+    """(R, K) 0 at tokens, -inf at padding; None if there is none"""
 
 
 @attrs.frozen
@@ -184,15 +209,20 @@ class Preset:
     """A named configuration: one line on what it is, and the settings it makes."""
 
     summary: str
+    """one line, as `esdllm plugins` prints it"""
     settings: Mapping[str, Any]
+    """what `DecodeConfig.from_dict` takes; at least a component for every section"""
 
 
 class StepRecord(NamedTuple):
     """What an observer gets after each step. Tensors are live: copy what must outlast the call."""
 
     moment: Moment
+    """when the step happened"""
     block: Block
+    """the block being decoded, in computed positions"""
     plan: StepPlan
+    """what the step computed"""
     tokens: Tensor
     """(B, L) int64"""
     committed: Tensor

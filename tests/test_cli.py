@@ -14,6 +14,7 @@ import esdllm
 from esdllm.catalogue import KINDS
 from esdllm.cli import main
 from esdllm.cli.explain import keep_text
+from esdllm.cli.shared import counted
 from esdllm.cli.watch import ProgressBar, Watch, layer_bars
 from esdllm.loading import shipped_checkpoints
 from esdllm.plan import StepPlan
@@ -81,10 +82,18 @@ def test_chat_template_is_used_unless_refused(run):
     assert length() == length("--chat") > length("--no-chat")
 
 
-def test_watch_without_a_terminal_prints_the_result_alone(run):
+def test_standard_input_that_is_no_text_is_refused(run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+    code, out, err = run("generate", "-", *SHORT, "--model", "tiny-llada")
+    assert (code, out) == (2, "")
+    assert err == "error: standard input is not valid utf-8 at byte 3; convert it first, say with iconv\n"
+
+
+def test_watch_without_a_terminal_says_so_and_prints_the_result(run):
     code, out, err = run("generate", "Hello", *SHORT, "--watch", "--model", "tiny-llada")
     assert (code, out) == (0, run("generate", "Hello", *SHORT)[1])
-    assert len(err.splitlines()) == 1
+    assert err.splitlines()[0] == "standard error is no terminal: nothing to watch on"
+    assert len(err.splitlines()) == 2
 
 
 # what is shown while denoising
@@ -147,7 +156,16 @@ def test_plugins_lists_every_component_of_every_kind(run):
     assert code == 0
     assert len(KINDS) == 11
     assert all(f"{kind}  {hook}" in lines for kind, hook in KINDS.items())
-    assert {name for kind in KINDS for name in catalogue.names(kind)} <= set(out.split())
+    assert {name for kind in KINDS for name in catalogue.names(kind) if "/" not in name} <= set(out.split())
+    assert set(shipped_checkpoints(catalogue)) <= set(out.replace(",", " ").split())
+
+
+def test_published_presets_are_one_line_until_they_are_asked_for(run):
+    named = {name for name in esdllm.Catalogue.load().names("preset") if "/" in name}
+    assert [line.split()[:2] for line in run("plugins")[1].splitlines() if "es-dllm/" in line] == [
+        ["es-dllm/...", str(len(named))]
+    ]
+    assert named <= set(run("plugins", "preset")[1].split())
 
 
 def test_plugins_tells_every_option_with_its_default_and_help(run):
@@ -239,6 +257,10 @@ def test_later_choices_go_over_earlier_ones(run, tmp_path):
     assert explained(run, "--set", "preset=vanilla")["preset"] == "vanilla"
 
 
+def test_one_is_counted_as_one():
+    assert [counted(n, "forward") for n in (0, 1, 2)] == ["0 forwards", "1 forward", "2 forwards"]
+
+
 def test_keep_counts_are_folded():
     assert keep_text((64, 32, 32, 8)) == "64 x1, 32 x2, 8 x1"
 
@@ -250,6 +272,11 @@ def test_conformance_that_passes_exits_with_0(run):
     code, out, err = run("conformance", str(DATA), "--model", "llada-0", "--mode", "prefix_cache")
     assert (code, err) == (0, "")
     assert out.splitlines()[-1].endswith(" passed, 0 failed")
+
+
+def test_a_mode_goes_by_its_preset_s_name_too(run):
+    words = ("conformance", str(DATA), "--model", "llada-0", "--mode")
+    assert run(*words, "prefix-cache") == run(*words, "prefix_cache")
 
 
 def test_conformance_that_fails_names_the_case_and_exits_with_1(run, tmp_path):
@@ -289,7 +316,11 @@ def test_conformance_that_fails_names_the_case_and_exits_with_1(run, tmp_path):
         (["plugins", "skips"], "did you mean 'skip'?"),
         (["explain", "--gen-length", "5000"], "lower --prompt-length or --gen-length"),
         (["explain", "--preset", "es-dllm", "--set", "cache=none"], "dense"),
-        (["conformance", "no-such-folder"], "no-such-folder"),
+        (["conformance", "no-such-folder"], "tests/conformance of a clone"),
+        (["conformance", str(DATA), "--mode", "skip"], "modes: dual_cache, early_skip, logits, prefix_cache, vanilla"),
+        (["conformance", str(DATA), "--model", "llama"], "models: dream-0, "),
+        (["generate", "hi", "there"], "put the prompt in quotes (see esdllm generate --help)"),
+        (["explain", "--json", "--toml"], "give one"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_2(run, words, said):
@@ -336,13 +367,12 @@ def test_no_plugin_ships_a_checkpoint(run, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["generate", "explain", "plugins", "conformance"])
-def test_help_gives_examples_and_one_line_an_option(run, monkeypatch, command):
+def test_help_gives_examples_and_fits(run, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = run(command, "--help")
     assert code == 0
     assert out.count(f"  esdllm {command} ") + out.count(f"| esdllm {command} ") >= 2
-    options = out[out.index("Options:") :].splitlines()[1:]
-    assert all(line.lstrip().startswith("-") for line in options if line.strip())
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_without_a_command_the_help_is_printed(run):

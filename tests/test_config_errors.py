@@ -102,7 +102,7 @@ def test_an_unknown_preset_names_the_nearest(catalogue: Catalogue, preset: str) 
 
 @pytest.mark.parametrize("preset", [3, ["es-dllm"], {"name": "es-dllm"}])
 def test_a_preset_that_is_no_name_is_refused(catalogue: Catalogue, preset: object) -> None:
-    with pytest.raises(ConfigError, match="preset = .*: give a name"):
+    with pytest.raises(ConfigError, match=r"preset = .*: give a name"):
         catalogue.configure(settings={"preset": preset})
 
 

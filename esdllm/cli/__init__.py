@@ -39,10 +39,10 @@ def esdllm(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Decode masked diffusion language models, computing only the tokens that matter.
+    """Decode masked diffusion language models, computing only the positions that matter.
 
     \b
-    esdllm generate "Sort 3 1 2." --watch
+    esdllm generate "Sort these numbers: 31, 4, 15." --watch
     esdllm explain --preset es-dllm
     esdllm plugins importance
     """
@@ -76,5 +76,8 @@ def _message(error: Exception) -> str | None:
     if hasattr(error, "format_message"):  # wrong usage; typer keeps the class to itself
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context else ""
-        return f"{error.format_message().rstrip('.')}{hint}"
+        said = error.format_message().rstrip(".")
+        if said.startswith("Got unexpected extra argument") and context and context.info_name == "generate":
+            said += "; put the prompt in quotes"
+        return f"{said}{hint}"
     return None

@@ -12,17 +12,21 @@ from esdllm.cli.shared import Debug, stderr
 
 def conformance(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with cases.json and checkpoints.")],
-    model: Annotated[str | None, typer.Option("--model", "-m", metavar="NAME", help="Only one checkpoint's.")] = None,
-    mode: Annotated[str | None, typer.Option(metavar="NAME", help="Only one decoding mode's, or the logits.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="NAME", help="Only one checkpoint's, such as llada-0.")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only one decoding mode's, such as es-dllm, or the logits.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Check decoding token by token against recorded cases.
 
-    Prints a line for each case that differs, and exits with 1 if there is one.
+    Prints a line for each case that differs, and exits with 1 if there is one. The data is in a clone's tests/conformance.
 
     \b
     esdllm conformance tests/conformance
-    esdllm conformance tests/conformance --model llada-0 --mode early_skip
+    esdllm conformance tests/conformance --model llada-0 --mode es-dllm
     """
     from esdllm.testing.conformance import conformance as run
 

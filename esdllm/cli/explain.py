@@ -26,6 +26,7 @@ from esdllm.cli.shared import (
     ModelName,
     PresetName,
     Sets,
+    counted,
     default_model,
     print_json,
     shown,
@@ -61,6 +62,8 @@ def explain(
     esdllm explain --model GSAI-ML/LLaDA-8B-Instruct --prompt-length 512
     esdllm explain --set refresh.block_refresh=8 --toml > mine.toml
     """
+    if as_json and as_toml:
+        raise InputError("--json and --toml are two forms of output; give one")
     choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length})
     catalogue = Catalogue.load()
     decode = choice.config(catalogue)
@@ -92,7 +95,7 @@ class PlanLine:
     """refresh: every layer computes the window; skip: deeper layers compute less; reuse: neither"""
     plan: StepPlan
     share: float
-    """of the work of a step that computes the canvas in every layer"""
+    """positions computed in all layers, as a share of those of a step that computes the canvas in every layer"""
 
 
 @attrs.frozen
@@ -216,17 +219,17 @@ def _print_run(run: RunPlan, config: DecodeConfig, model: str, console: Console)
     rows = f"{run.batch} x " if run.batch > 1 else ""
     console.print(f"  canvas {rows}{run.canvas} = {run.prompt} prompt + {config.gen_length} to generate")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bright_black")
-    for header, justify in (("steps", "right"), ("kind", "left"), ("window", "left"), ("", "right")):
+    for header, justify in (("steps", "right"), ("kind", "left"), ("window", "left"), ("positions", "right")):
         table.add_column(header, justify=justify)  # type: ignore[arg-type]
     table.add_column("positions that each layer hands on")
-    table.add_column("work", justify="right")
+    table.add_column("share", justify="right")
     for line in run.lines:
         keep = keep_text(line.plan.keep) + ("" if line.plan.phase is Phase.ALL else f"  {line.plan.phase.value}")
         table.add_row(str(line.steps), line.kind, line.window, str(line.plan.window), keep, f"{line.share:.1%}")
     console.print(table)
     console.print(
-        f"  {run.forwards} forwards, {run.refreshes} of them refreshes: "
-        f"[bold]{run.layer_share:.1%}[/] of the full computation"
+        f"  {counted(run.forwards, 'forward')}, {counted(run.refreshes, 'refresh', 'refreshes')} among them\n"
+        f"  [bold]{run.layer_share:.1%}[/] of the positions that vanilla decoding computes"
     )
     if run.adaptive:
         console.print("  The logits decide how many tokens a step commits; one is assumed here.", style="yellow")

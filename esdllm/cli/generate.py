@@ -21,6 +21,7 @@ from esdllm.cli.shared import (
     ModelName,
     PresetName,
     Sets,
+    counted,
     default_model,
     print_json,
     stderr,
@@ -29,6 +30,7 @@ from esdllm.cli.watch import ProgressBar, View, Watch
 from esdllm.components import Components
 from esdllm.config import DecodeConfig
 from esdllm.engine import Engine
+from esdllm.errors import InputError
 from esdllm.loading import Model, load_model
 from esdllm.records import Generation
 
@@ -41,14 +43,22 @@ def generate(
     sets: Sets = None,
     gen_length: GenLength = None,
     block_length: BlockLength = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampler's noise.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampler's noise [0].")] = None,
     device: Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 [the GPU, if any].")] = None,
     dtype: Annotated[str | None, typer.Option(metavar="NAME", help="float32, bfloat16, float16 [the model's].")] = None,
     chat: Annotated[
         bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if there is one].")
     ] = None,
     as_json: Json = False,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show the canvas while it is denoised.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            "-w",
+            help="Show the canvas while it is denoised: dots are masked, green was just decided, squares end the text; "
+            "bars are the positions that each layer computes.",
+        ),
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Decode an answer to a prompt.
@@ -56,8 +66,8 @@ def generate(
     The answer goes to standard output, all else to standard error.
 
     \b
-    esdllm generate "Sort 3 1 2." --watch
-    esdllm generate "Hello" --preset dual-cache --set unmasking.tokens_per_step=2
+    esdllm generate "Sort these numbers: 31, 4, 15." --watch
+    esdllm generate "What is 12 + 7?" --preset dual-cache --set gen_length=64
     cat prompt.txt | esdllm generate - --model GSAI-ML/LLaDA-8B-Instruct --json
     """
     choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length, "seed": seed})
@@ -65,7 +75,9 @@ def generate(
     decode = choice.config(catalogue)
     Components.resolve(decode, catalogue)  # a wrong option is found before weights are read
     engine = Engine.build(_load(model, device, dtype, catalogue, console), decode, catalogue)
-    text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
+    text = _read_prompt() if prompt == "-" else prompt
+    if watch and not console.is_terminal:
+        console.print("standard error is no terminal: nothing to watch on", style="dim", soft_wrap=True)
     with ExitStack() as stack:
         view = _view(watch, engine.model, choice, console)
         observers = [stack.enter_context(view)] if console.is_terminal else []
@@ -78,10 +90,19 @@ def generate(
     console.print(_summary(result, choice), style="dim", soft_wrap=True)
 
 
+def _read_prompt() -> str:
+    try:
+        return sys.stdin.read().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"standard input is not valid {error.encoding} at byte {error.start}; convert it first, say with iconv"
+        ) from error
+
+
 def _load(name: str | None, device: str | None, dtype: str | None, catalogue: Catalogue, console: Console) -> Model:
     if name is None:
         name = default_model(catalogue)
-        note = f"model {name}, a tiny one that ships with esdllm; name a real one: --model GSAI-ML/LLaDA-8B-Instruct"
+        note = f"model {name} (shipped, tiny); a real one: -m GSAI-ML/LLaDA-8B-Instruct"
         console.print(note, style="dim", soft_wrap=True)
     with console.status(f"loading {name}"):
         return load_model(name, device, dtype, catalogue)
@@ -100,7 +121,8 @@ def _view(watch: bool, model: Model, choice: Choice, console: Console) -> View:
 def _summary(result: Generation, choice: Choice) -> str:
     speed = result.tokens_per_second
     return (
-        f"{result.answer_tokens} tokens in {result.forwards} forwards, {result.tokens_per_forward:.2f} tokens per forward, "
+        f"{counted(result.answer_tokens, 'token')} in {counted(result.forwards, 'forward')}, "
+        f"{result.tokens_per_forward:.2f} tokens per forward, "
         f"{speed:.{0 if speed >= 10 else 2}f} tokens/s, {choice.label()}"
     )
 

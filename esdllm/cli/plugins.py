@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Annotated, Any
@@ -15,12 +16,13 @@ from rich.text import Text
 
 from esdllm.catalogue import KINDS, Catalogue, Entry
 from esdllm.cli.shared import Debug, Json, print_json, shown, stderr, stdout
+from esdllm.config import ComponentConfig
 from esdllm.errors import ConfigError, known
 from esdllm.plugins import DISABLE_VARIABLE, Origin
 
 
 def plugins(
-    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Only one kind, such as skip or cache.")] = None,
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Only one kind, such as skip or cache.")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -39,7 +41,9 @@ def plugins(
         print_json([_as_dict(entry) for entry in entries])
     else:
         for name in KINDS if kind is None else [kind]:
-            _print_kind(name, [entry for entry in entries if entry.kind == name], stdout())
+            _print_kind(
+                name, [entry for entry in entries if entry.kind == name], catalogue, stdout(), fold=kind is None
+            )
     if catalogue.blocked:
         stderr().print(f"left out by {DISABLE_VARIABLE}: {', '.join(catalogue.blocked)}", style="dim")
 
@@ -64,14 +68,14 @@ def _as_dict(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _print_kind(kind: str, entries: Sequence[Entry], console: Console) -> None:
+def _print_kind(kind: str, entries: Sequence[Entry], catalogue: Catalogue, console: Console, fold: bool) -> None:
     console.print(Text(kind, style="bold"), Text(f"  {KINDS[kind]}", style="bright_black"), sep="")
     if not entries:
         console.print(Padding("none installed", (0, 0, 0, 2), expand=False), style="bright_black")
     by_origin = sorted(entries, key=lambda entry: (entry.origin.distribution, entry.origin.plugin))
     for origin, offered in groupby(by_origin, key=lambda entry: entry.origin):
         console.print(Padding(_from(origin), (0, 0, 0, 2), expand=False))
-        console.print(Padding(_table(list(offered)), (0, 0, 0, 2)))
+        console.print(Padding(_table(list(offered), catalogue, fold), (0, 0, 0, 2)))
     console.print()
 
 
@@ -79,13 +83,23 @@ def _from(origin: Origin) -> Text:
     return Text(f"{origin.plugin}, {origin.distribution} {origin.version}".rstrip(), style="bright_black")
 
 
-def _table(entries: Sequence[Entry]) -> Table:
+def _table(entries: Sequence[Entry], catalogue: Catalogue, fold: bool) -> Table:
+    """Return names, summaries and options; where `fold`, the names with a slash as one row each beginning."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(ratio=1)
+    folded = Counter(entry.name.split("/")[0] for entry in entries if fold and "/" in entry.name)
     for entry in entries:
+        if fold and "/" in entry.name:
+            continue
         table.add_row(Text(entry.name, style="cyan"), Text(entry.summary))
+        if entry.kind == "model" and (shipped := catalogue.build("model", ComponentConfig(entry.name)).checkpoints):
+            table.add_row("  ships", Text(", ".join(shipped)))
         for option in entry.options:
             told = Text.assemble(f"= {shown(option.default)}  ", (option.help, "bright_black"))
             table.add_row(f"  {option.name}", told)
+    for beginning, number in folded.items():
+        table.add_row(
+            Text(f"{beginning}/...", style="cyan"), Text(f"{number} more; `esdllm plugins preset` lists them")
+        )
     return table

@@ -12,13 +12,18 @@ import typer
 from rich.console import Console
 
 from esdllm.catalogue import Catalogue
-from esdllm.config import SECTIONS, DecodeConfig, parse_set, read_toml
-from esdllm.errors import CheckpointError, ConfigError
+from esdllm.config import DecodeConfig, base_preset, parse_set, read_toml
+from esdllm.errors import CheckpointError
 from esdllm.loading import shipped_checkpoints
 
 DEFAULT_PRESET = "es-dllm"
 
-ModelName = Annotated[str | None, typer.Option("--model", "-m", metavar="NAME", help="Folder, hub id or shipped name.")]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="NAME", help="Checkpoint folder, hub id, or shipped name [the shipped tiny one]."
+    ),
+]
 PresetName = Annotated[
     str | None,
     typer.Option("--preset", "-p", metavar="NAME", help=f"Named configuration to start from [{DEFAULT_PRESET}]."),
@@ -26,10 +31,20 @@ PresetName = Annotated[
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="TOML over the preset.")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="section.option=value, over all; repeatable."),
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="One setting, such as importance.alpha=0.7, unmasking=threshold or gen_length=64; goes over --config; "
+        "repeatable.",
+    ),
 ]
-GenLength = Annotated[int | None, typer.Option("--gen-length", metavar="N", help="Tokens to generate.")]
-BlockLength = Annotated[int | None, typer.Option("--block-length", metavar="N", help="Tokens decoded together.")]
+GenLength = Annotated[
+    int | None, typer.Option("--gen-length", metavar="N", help="Tokens to generate [the preset's, else 256].")
+]
+BlockLength = Annotated[
+    int | None, typer.Option("--block-length", metavar="N", help="Tokens decoded together [the preset's, else 64].")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -54,11 +69,7 @@ class Choice:
     def base(self) -> str | None:
         """Return the preset to start from; None if the file says all."""
         layers = [*([read_toml(self.file)] if self.file else []), *map(parse_set, self.sets)]
-        named = next((layer["preset"] for layer in layers if "preset" in layer), None)
-        if named is not None and not isinstance(named, str):
-            raise ConfigError(f"preset = {named!r}: give a name")
-        complete = any(set(SECTIONS) <= set(layer) for layer in layers)
-        return self.preset or named or (None if complete else DEFAULT_PRESET)
+        return base_preset(self.preset, layers, DEFAULT_PRESET)
 
     def label(self) -> str:
         """Return a few words on where the configuration comes from."""
@@ -100,6 +111,11 @@ def stderr() -> Console:
 def print_json(value: Any, indent: int | None = 2) -> None:
     """Print a value as JSON on standard output."""
     typer.echo(json.dumps(value, indent=indent, ensure_ascii=False))
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return a number and its noun: 1 forward, 2 forwards."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def shown(value: Any) -> str:

@@ -153,7 +153,7 @@ class Watch(View):
             f"forward {self.forwards} · block {record.moment.block + 1} · {decided} of {self._total} decided\n",
             ("layers ", "bright_black"),
             (layer_bars(record.plan, length), "cyan" if record.plan.skips else "yellow"),
-            (f" {work:.0%} of the full computation", "bright_black"),
+            (f" {work:.0%} of the positions that vanilla decoding computes", "bright_black"),
         )
 
 

@@ -31,9 +31,10 @@ _LOGITS = "logits"  # the mode that the logits files are counted under
 
 @attrs.frozen
 class Report:
-    """The outcome of every case by name: None, or what differs."""
+    """The outcome of a folder's cases."""
 
     outcomes: Mapping[str, str | None]
+    """for every case's name None, or what differs"""
 
     @property
     def failures(self) -> dict[str, str]:
@@ -55,18 +56,28 @@ def conformance(
 ) -> Report:
     """Run the cases of a folder and compare tokens, steps and forwards; and the logits of its checkpoints to 1e-4.
 
-    `model` and `mode` take only the cases of one checkpoint or decoding mode ("logits" for the logits files). `show` is
+    `model` and `mode` take only the cases of one checkpoint or decoding mode ("logits" for the logits files; a mode goes by its
+    preset's name too). `show` is
     called with each case's name and problem. `overrides` are settings over those of every case, say another cache store.
 
     Raises:
         InputError: the folder holds no cases, or none that the filters let through.
     """
     root, catalogue = Path(folder), catalogue or Catalogue.load()
-    cases = [case for case in _cases(root) if _wanted(case["model"], case["settings"]["mode"], model, mode)]
-    checkpoints = [path.parent.name for path in sorted(root.glob("*/logits.safetensors"))]
-    checkpoints = [name for name in checkpoints if _wanted(name, _LOGITS, model, mode)]
+    wanted = {"es-dllm": "early_skip"}.get(mode, mode.replace("-", "_")) if mode else None
+    every = _cases(root)
+    cases = [case for case in every if _wanted(case["model"], case["settings"]["mode"], model, wanted)]
+    logits = [path.parent.name for path in sorted(root.glob("*/logits.safetensors"))]
+    checkpoints = [name for name in logits if _wanted(name, _LOGITS, model, wanted)]
     if not cases and not checkpoints:
-        raise InputError(f"{root} holds no case of model {model or '(any)'} and mode {mode or '(any)'}")
+        if not every and not logits:
+            raise InputError(f"{root} holds no cases; they are in tests/conformance of a clone of esdllm")
+        models = sorted({case["model"] for case in every} | set(logits))
+        modes = sorted({case["settings"]["mode"] for case in every} | ({_LOGITS} if logits else set()))
+        raise InputError(
+            f"{root} holds no case of model {model or '(any)'} and mode {mode or '(any)'}; models: {', '.join(models)}; "
+            f"modes: {', '.join(modes)}"
+        )
     runner = _Runner(root, catalogue, overrides or {})
     outcomes: dict[str, str | None] = {}
     for name, problem in runner.outcomes(checkpoints, cases):
