@@ -88,7 +88,7 @@ class Canvas:
 
     def leftmost_committed(self) -> Tensor:
         """Return () int64, the leftmost position committed at the last step, over all rows; L if none."""
-        return torch.where(self.committed, self.columns, self.columns.shape[0]).amin()
+        return self._first(self.committed).amin()
 
     def commit(self, positions: Tensor, tokens: Tensor, selected: Tensor) -> None:
         """Write tokens (B, N) where selected (B, N), at distinct computed positions (B, N)."""
@@ -111,11 +111,19 @@ class Canvas:
     def first_stop(self, stop_ids: Tensor) -> Tensor:
         """Return (B,) int64, the first decided column that holds one of `stop_ids`; L if none does."""
         stops = torch.isin(self.tokens, stop_ids) & ~self.given & ~self.undecided_columns()
-        return torch.where(stops, self.columns, self.columns.shape[0]).amin(1)
+        return self._first(stops)
+
+    def _first(self, x: Tensor) -> Tensor:
+        """Return (B,) int64, the first column where x (B, L) bool holds; L if none.
+
+        By a fill: torch.where with a number would copy it from the host and wait.
+        """
+        length = self.columns.shape[0]
+        return self.columns.expand(x.shape).masked_fill(~x, length).amin(1)
 
     def facts(self, block: Block, stop_ids: Tensor) -> Facts:
         """Read from the device what planning asks for: the one wait of an adaptive run."""
-        first_undecided = torch.where(self.undecided_columns(), self.columns, self.columns.shape[0]).amin(1)
+        first_undecided = self._first(self.undecided_columns())
         found = torch.stack(
             [
                 self.undecided[:, block.start : block.stop].any().long(),

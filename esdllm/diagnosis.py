@@ -22,17 +22,22 @@ def raise_if_poisoned(model: ModelAdapter, canvas: Canvas) -> None:
     step = int(canvas.poisoned)
     if step < 0:
         return
-    where = _first_bad_place(model, canvas.tokens, canvas.logical)
+    tokens, logical = canvas.inputs(), canvas.rows(canvas.logical)
+    places = (_first_bad_place(model, tokens[row : row + 1], logical[row : row + 1]) for row in range(len(tokens)))
+    where = next((place for place in places if place), _NOWHERE)
     raise NumericsError(
         f"NaN logits at step {step}; {where}. Look at the weights, or use a wider dtype than {str(model.dtype)[6:]}"
     )
 
 
-def _first_bad_place(model: ModelAdapter, tokens: Tensor, logical: Tensor) -> str:
+_NOWHERE = "a full pass over the finished canvas is finite, so they came out of a cache or an attention backend"
+
+
+def _first_bad_place(model: ModelAdapter, tokens: Tensor, logical: Tensor) -> str | None:
     for number, hidden in enumerate(hidden_states(model, tokens, logical)):
         if not hidden.isfinite().all():
             place = f"the output of layer {number - 1}" if number else "the embedding"
             return f"{place} is the first that is not finite"
     if not model.logits(hidden).isfinite().all():
         return "all layers are finite, the head's output is not"
-    return "a full pass over the finished canvas is finite, so they came out of a cache or an attention backend"
+    return None

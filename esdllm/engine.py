@@ -94,7 +94,7 @@ class Engine:
             planner = self.planner(layout(prepared.tokens, adapter.spec), early_stop)
             run = Run(canvas, self.components.parts(adapter, self.allocated(canvas, planner)), self._stop_ids(canvas))
             run.denoise(planner, self.step_function, [*self.components.observers, *observers])
-            return self._result(run, prepared.answer, fill=early_stop)
+            return self._result(run, prepared.starts, fill=early_stop, cut=not infill)
 
     def _seeds(self, seed: int | Sequence[int] | None, rows: int) -> Tensor:
         seed = self.config.seed if seed is None else seed
@@ -118,8 +118,11 @@ class Engine:
     def _stop_ids(self, canvas: Canvas) -> Tensor:
         return torch.tensor(self.model.stop_ids, device=canvas.tokens.device)
 
-    def _result(self, run: Run, answer: int, fill: bool) -> Generation:
-        """Return what was made; `fill` writes end-of-text behind the first stop, so that a row is the same in any batch."""
+    def _result(self, run: Run, starts: Sequence[int], fill: bool, cut: bool) -> Generation:
+        """Return what was made, the answers from the columns `starts`, and if `cut` up to their first stop.
+
+        `fill` writes end-of-text behind the first stop, so that a row is the same in any batch.
+        """
         canvas, tokens = run.canvas, run.canvas.tokens.clone()
         answers: list[list[int]] = []
         committed = 0
@@ -128,9 +131,10 @@ class Engine:
             committed = int((~canvas.given & ~canvas.undecided_columns()).sum())
             if fill:
                 first = canvas.first_stop(run.stop_ids).unsqueeze(1)
-                tokens = torch.where(canvas.columns > first, self.model.spec.eos_id, tokens)
+                tokens = tokens.masked_fill(canvas.columns > first, self.model.spec.eos_id)
             tokens = tokens.cpu()
-            answers = [self._cut(row) for row in tokens[:, answer:].tolist()]
+            answers = [row[start:] for row, start in zip(tokens.tolist(), starts, strict=True)]
+            answers = [self._cut(row) for row in answers] if cut else answers
         codec = self.model.codec
         vanilla = run.steps * self.model.spec.n_layers * tokens.shape[1]
         return Generation(

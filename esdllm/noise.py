@@ -22,18 +22,24 @@ def _hash(x: Tensor) -> Tensor:
     return (x >> 16) ^ x
 
 
-def uniform(seeds: Tensor, step: Tensor, positions: Tensor, size: int, stream: int = 0) -> Tensor:
-    """Return (B, N, size) float64, uniform in the open interval (0, 1), of 2**32 values.
+def uniform(seeds: Tensor, step: Tensor, positions: Tensor, index: int | Tensor, stream: int = 0) -> Tensor:
+    """Return (B, N, K) float64, uniform in the open interval (0, 1), of 2**32 values.
 
-    seeds (B,), step () and positions (B, N) are int64; `stream` keeps apart two uses of noise in one step.
+    seeds (B,), step () and positions (B, N) are int64. `index` (B, N, K) int64 says which numbers of a position's
+    sequence are wanted; an int K, the first K. `stream` keeps apart two uses of noise in one step.
     """
-    key = _hash((_hash(seeds & _MASK) + step * 0x9E3779B + stream * 0x85EBCA7) & _MASK)
+    seed = _hash((_hash(seeds & _MASK) + (seeds >> 32)) & _MASK)
+    key = _hash((seed + step * 0x9E3779B + stream * 0x85EBCA7) & _MASK)
     key = _hash((key.unsqueeze(-1) + positions * 0xC2B2AE3) & _MASK)
-    index = torch.arange(size, device=positions.device)
+    if isinstance(index, int):
+        index = torch.arange(index, device=positions.device)
     bits = _hash((key.unsqueeze(-1) + _hash(index)) & _MASK)
     return (bits.double() + 0.5) / 2.0**32
 
 
-def gumbel(seeds: Tensor, step: Tensor, positions: Tensor, size: int, stream: int = 0) -> Tensor:
-    """Return (B, N, size) float64, standard Gumbel: the arg-max of logits / T + gumbel is a sample at temperature T."""
-    return -torch.log(-torch.log(uniform(seeds, step, positions, size, stream)))
+def gumbel(seeds: Tensor, step: Tensor, positions: Tensor, index: int | Tensor, stream: int = 0) -> Tensor:
+    """Return (B, N, K) float64, standard Gumbel noise; arguments as for `uniform`.
+
+    The arg-max of logits / T + gumbel is a sample at temperature T.
+    """
+    return -torch.log(-torch.log(uniform(seeds, step, positions, index, stream)))

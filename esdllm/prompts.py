@@ -24,8 +24,8 @@ class Prepared(NamedTuple):
     """(B, L) int64, with masks"""
     attention_mask: Tensor
     """(B, L) bool, False at left padding"""
-    answer: int
-    """first column of the answers; 0 for infilling"""
+    starts: tuple[int, ...]
+    """first column of each row's answer; for infilling, of its first real token"""
 
 
 def prepare(
@@ -47,14 +47,14 @@ def prepare(
     _check_tokens(tokens, mask, spec, infill)
     tokens = tokens.masked_fill(~mask, spec.eos_id)  # whatever stands in padding, it is neither a mask nor read
     columns = 0 if infill else gen_length
-    answer = 0 if infill else tokens.shape[1]
+    starts = mask.long().argmax(1).tolist() if infill else [tokens.shape[1]] * tokens.shape[0]
     if tokens.shape[1] + columns > spec.context:
         raise InputError(
             f"{tokens.shape[1]} prompt tokens and {columns} to generate exceed the model's context of {spec.context}; shorten "
             "the prompt or gen_length"
         )
     tokens = torch.cat([tokens, tokens.new_full((tokens.shape[0], columns), spec.mask_id)], dim=1)
-    return Prepared(tokens, torch.cat([mask, mask.new_ones((mask.shape[0], columns))], dim=1), answer)
+    return Prepared(tokens, torch.cat([mask, mask.new_ones((mask.shape[0], columns))], dim=1), tuple(starts))
 
 
 def _listed(prompts: str | Sequence[str] | Sequence[Sequence[int]] | Sequence[Sequence[Message]]) -> Sequence[object]:

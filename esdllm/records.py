@@ -15,7 +15,8 @@ class Generation:
     tokens: Tensor
     """(B, L) int64 on the host (on the meta device for shape-only runs), prompts included"""
     answers: list[list[int]]
-    """for every row, the tokens after its prompt, up to the first end-of-text or end of turn"""
+    """for every row, the tokens after its prompt, up to the first end-of-text or end of turn; when infilling, the whole
+    row without its padding"""
     text: list[str] | None
     """the answers as text; None without a tokenizer"""
     steps: int

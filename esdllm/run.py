@@ -20,7 +20,8 @@ from esdllm.views import StepRecord
 
 __all__ = ["Run", "StepFunction"]
 
-_PLANS = 512  # distinct plans that one engine may compile
+_GRAPHS = 4096  # that one process may hold; torch's own limits (8 and 256) are meant to find accidental recompiling
+_LIMITS = ("recompile_limit", "accumulated_recompile_limit", "cache_size_limit", "accumulated_cache_size_limit")
 
 
 class StepFunction:
@@ -40,8 +41,8 @@ class StepFunction:
             return
         started = time.perf_counter()
         config = torch._dynamo.config  # imported by this line: a second that eager decoding does not need
-        limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
-        with config.patch({limit: _PLANS}):
+        limits = [name for name in _LIMITS if hasattr(config, name)]
+        with config.patch(dict.fromkeys(limits, _GRAPHS)):
             self._step(parts, plan, canvas, inputs)
         key = (plan, canvas.tokens.shape)
         if key not in self._seen:
@@ -77,7 +78,7 @@ class Run:
             if observers:
                 self._show(step, observers)
         if self.canvas.tokens.is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.canvas.tokens.device)
         self.seconds = time.perf_counter() - started
         self.compile_seconds = step_function.seconds_compiling - compiling
         for observer in observers:
@@ -90,16 +91,14 @@ class Run:
         """Return the step's tensors: views of one range, and counts that are sent to the device once."""
         columns, rows = self.canvas.columns, self.canvas.tokens.shape[0]
         if step.counts not in self._counts:
-            self._counts[step.counts] = torch.tensor(step.counts, device=columns.device)
+            self._counts[step.counts] = torch.tensor(step.counts).to(columns.device, non_blocking=True)
         first = step.block.start - step.start
         return StepInputs(
             window=columns[step.start : step.start + step.plan.window].expand(rows, -1),
             block=columns[step.block.start : step.block.stop].expand(rows, -1),
             readers=columns[first : first + step.plan.block],
             counts=self._counts[step.counts],
-            step=columns.new_tensor(step.moment.step)
-            if step.moment.step >= columns.shape[0]
-            else columns[step.moment.step],
+            step=torch.full((), step.moment.step, dtype=torch.int64, device=columns.device),
         )
 
     def _show(self, step: Step, observers: Iterable[StepObserver]) -> None:

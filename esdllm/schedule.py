@@ -217,7 +217,7 @@ class Planner:
         size, length = stop - start, block.stop - block.start
         keep = (size,) * self.n_layers if refresh else self._keep(size, length, previous)
         self._check_store(window, size, keep)
-        narrow = refresh and size > length and phase is not Phase.SELECT
+        narrow = keep[-1] == size > length and phase is not Phase.SELECT
         clamped = clamped and start < block.start
         return start, StepPlan(size, length, keep, (), phase, clamped=clamped, narrow=narrow)
 

@@ -63,7 +63,7 @@ def _forbidden(canvas: Canvas, positions: Tensor, block: Tensor, tokens: Tensor)
 
 def _note(canvas: Canvas, inputs: StepInputs, positions: Tensor, found: Candidates, counted: Tensor) -> None:
     """Store what the next step may compare with, and the first step whose confidences are not numbers."""
-    canvas.confidence.scatter_(1, positions, torch.where(counted, found.confidence, 0.0))
+    canvas.confidence.scatter_(1, positions, found.confidence.masked_fill(~counted, 0.0))
     canvas.guess.scatter_(1, positions, found.tokens)
     canvas.guess_confidence.scatter_(1, positions, found.confidence)
     fresh = found.confidence.isnan().any() & (canvas.poisoned < 0)

@@ -92,6 +92,14 @@ def test_noise_depends_on_seed_step_and_position_alone(seed: int, step: int, pos
     assert ((one > 0) & (one < 1)).all()
 
 
+def test_noise_reads_every_bit_of_the_seed_and_any_numbers_of_a_sequence() -> None:
+    step, positions = torch.tensor(0), torch.tensor([[7]])
+    low, high = (uniform(torch.tensor([seed]), step, positions, 9) for seed in (3, 3 + 2**32))
+    assert not (low == high).any()
+    index = torch.tensor([[[8, 0, 3]]])
+    assert torch.equal(uniform(torch.tensor([3]), step, positions, index), low[..., [8, 0, 3]])
+
+
 def test_noise_is_uniform_and_uncorrelated() -> None:
     seeds, positions = torch.arange(4), torch.arange(64).expand(4, -1)
     x = uniform(seeds, torch.tensor(3), positions, 1000)
@@ -223,7 +231,7 @@ def test_threshold_takes_all_above_it_and_always_the_best() -> None:
 
 @given(masked=st.integers(1, 300), rate=st.integers(1, 9), per_block=st.integers(1, 40), blocks=st.integers(1, 5))
 def test_every_schedule_suffices_for_the_masks(masked: int, rate: int, per_block: int, blocks: int) -> None:
-    for policy in (TopKUnmasking(steps=per_block * blocks), TimeScheduleUnmasking(steps=per_block)):
+    for policy in (TopKUnmasking(steps=per_block * blocks), TimeScheduleUnmasking(steps=per_block * blocks)):
         assert sum(policy.counts(masked, blocks)) == masked
     counts = TopKUnmasking(tokens_per_step=rate).counts(masked, blocks)
     assert set(counts) == {rate}
@@ -305,6 +313,15 @@ def test_infilling_decides_the_masks_and_nothing_else(
     given_, made = torch.tensor(rows), result.tokens
     assert torch.equal(made[given_ != MASK], given_[given_ != MASK])
     assert result.committed == int((given_ == MASK).sum())
+
+
+def test_an_infilled_row_is_its_answer_whole_and_without_padding(build: Any) -> None:
+    rows = [[5, 6, MASK, EOS, 7, MASK], [3, MASK]]
+    result = build("es-dllm").generate(rows, infill=True)
+    assert [len(answer) for answer in result.answers] == [6, 2]
+    for row, answer in zip(rows, result.answers, strict=True):
+        assert all(made == given for made, given in zip(answer, row, strict=True) if given != MASK)
+        assert MASK not in answer
 
 
 def test_infilling_masks_at_the_end_is_generating(build: Any) -> None:

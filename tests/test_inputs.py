@@ -169,6 +169,24 @@ def test_numbers_that_are_none_are_found_with_their_step_and_layer(
         engine.generate([[1, 2]])
 
 
+def test_a_bad_number_in_the_branch_without_the_prompt_is_found_too(
+    build: Callable[..., Engine], catalogue: Catalogue
+) -> None:
+    model = load_model(CASES / "llada-0", "cpu", catalogue=catalogue)
+    adapter: Any = model.adapter
+    plain = adapter.mix
+
+    def poisoned(layer: int, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        out = plain(layer, hidden, attended)
+        masked = (hidden[:, 0] == adapter.embedding[MASK]).all(1)  # the branch whose prompt is masked
+        return out.masked_fill((masked & (layer == 0))[:, None, None], float("nan"))
+
+    adapter.mix = poisoned
+    engine = build(model, "vanilla", cfg_scale=1.0, attention="eager")
+    with pytest.raises(NumericsError, match="NaN logits at step 0; the output of layer 0"):
+        engine.generate([[1, 2]])
+
+
 def test_an_engine_is_whole_after_a_refusal(build: Callable[..., Engine], llada: Model) -> None:
     engine = build(llada, "es-dllm")
     before = engine.generate([[1, 2, 3]]).tokens

@@ -130,6 +130,21 @@ def test_a_sparse_cache_never_keeps_padding() -> None:
     assert int((read.bias[1] == 0).sum()) == 3 + 4  # half of the six real positions outside, and the block
 
 
+def test_a_sparse_cache_asks_with_the_queries_of_real_positions_alone() -> None:
+    bias = torch.zeros(2, 20)
+    bias[1, :10] = float("-inf")
+    everything = torch.arange(20).expand(2, -1)
+    made = write(0, everything, Phase.SELECT, bias=bias)
+    loud = made.queries.clone()
+    loud[1, :10] = 1e4
+    kept = []
+    for queries in (made.queries, loud):
+        cache = SparseStore(keep=0.5, delay_step=0).allocate(SHAPE)
+        cache.update(made._replace(queries=queries))
+        kept.append(cache.update(write(0, everything[:, 12:16], Phase.KEPT, bias=bias)).keys)
+    assert torch.equal(*kept)
+
+
 @pytest.mark.parametrize(("step", "phase"), [(0, Phase.ALL), (1, Phase.SELECT), (2, Phase.KEPT), (9, Phase.KEPT)])
 def test_a_sparse_store_chooses_at_its_delay_step(step: int, phase: Phase) -> None:
     assert SparseStore(keep=0.5, delay_step=1).phase(step) is phase

@@ -256,6 +256,37 @@ def test_sparse_that_keeps_all_is_dense(build: Any) -> None:
     assert torch.equal(sparse.generate(rows).tokens, build("llada-0", "es-dllm").generate(rows).tokens)
 
 
+def test_sparse_serves_a_canvas_that_is_all_block(build: Any) -> None:
+    engine = build("llada-0", "dual-cache", cache={"name": "sparse", "delay_step": 1})
+    assert engine.generate([[254] * 8], infill=True).committed == 8
+
+
+def test_the_last_layer_of_a_suffix_step_is_narrow_and_gives_the_same_tokens(build: Any) -> None:
+    watch = Watch()
+    build("llada-0", "prefix-cache").generate(prompts(), observers=[watch])
+    assert all(record.plan.narrow for record in watch.records if record.plan.window > record.plan.block)
+    assert any(record.plan.window == 16 for record in watch.records)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only CUDA can tell a wait")
+@pytest.mark.parametrize("mode", MODES)
+def test_no_step_waits_for_the_device(mode: str, catalogue: Catalogue, build: Any) -> None:
+    engine = build(load_model(DATA / "llada-0", device="cuda", catalogue=catalogue), mode)
+    engine.generate(prompts())
+    step, waits = engine.step_function, "error"
+
+    def strict(*arguments: Any) -> None:
+        torch.cuda.set_sync_debug_mode(waits)
+        try:
+            step(*arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    strict.seconds_compiling = 0.0  # type: ignore[attr-defined]
+    engine.step_function = strict
+    engine.generate(prompts())
+
+
 def test_sparse_serves_a_batch_of_one(build: Any) -> None:
     assert build("llada-0", "es-dllm", cache="sparse").generate(prompts(1)).committed == 24
 

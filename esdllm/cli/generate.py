@@ -30,7 +30,7 @@ from esdllm.cli.watch import ProgressBar, View, Watch
 from esdllm.components import Components
 from esdllm.config import DecodeConfig
 from esdllm.engine import Engine
-from esdllm.errors import InputError
+from esdllm.errors import InputError, UnavailableError
 from esdllm.loading import Model, load_model
 from esdllm.records import Generation
 
@@ -104,6 +104,8 @@ def _load(name: str | None, device: str | None, dtype: str | None, catalogue: Ca
         name = default_model(catalogue)
         note = f"model {name} (shipped, tiny); a real one: -m GSAI-ML/LLaDA-8B-Instruct"
         console.print(note, style="dim", soft_wrap=True)
+    if device == "meta":
+        raise UnavailableError("the device 'meta' computes no values; use cpu or cuda")
     with console.status(f"loading {name}"):
         return load_model(name, device, dtype, catalogue)
 

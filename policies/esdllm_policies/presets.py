@@ -56,9 +56,11 @@ def _published(model: str, task: str) -> Preset:
         "gen_length": gen_length,
         "block_length": block_length,
     }
+    summary = f"ES-dLLM's published setting for {model} on {task}"
     if model.startswith("dream"):
         settings["sampler"] = {"name": "gumbel", "top_p": 0.95, "top_k": 50}
-    return Preset(f"ES-dLLM's published setting for {model} on {task}", settings)
+        summary += "; its top_p and top_k act with a temperature, which is not published"
+    return Preset(summary, settings)
 
 
 def _modes() -> dict[str, Preset]:

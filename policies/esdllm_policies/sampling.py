@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import attrs
-import torch
 from attrs import validators
 from torch import Tensor
 
@@ -20,10 +19,14 @@ class GumbelSampler:
     top_p: float = attrs.field(
         default=1.0,
         validator=[validators.gt(0.0), validators.le(1.0)],
-        metadata={"help": "sample from the most probable tokens that hold this probability together"},
+        metadata={
+            "help": "sample from the most probable tokens that hold this probability together; no effect at temperature 0"
+        },
     )
     top_k: int = attrs.field(
-        default=0, validator=validators.ge(0), metadata={"help": "sample from this many most probable tokens; 0 is all"}
+        default=0,
+        validator=validators.ge(0),
+        metadata={"help": "sample from this many most probable tokens; 0 is all; no effect at temperature 0"},
     )
 
     def sample(self, view: SampleView) -> Candidates:
@@ -33,19 +36,21 @@ class GumbelSampler:
         most = (view.logits - best.unsqueeze(-1)).exp().sum(-1).reciprocal()
         if self.temperature == 0:
             return Candidates(tokens, most)
-        scaled = self._nucleus(view.logits.double() / self.temperature)
-        tokens = (scaled + gumbel(view.seeds, view.step, view.positions, scaled.shape[-1])).argmax(-1)
-        chosen = view.logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-        return Candidates(tokens, most * (chosen - best).exp())
+        scaled, ids = self._nucleus(view.logits.double() / self.temperature)
+        drawn = (scaled + gumbel(view.seeds, view.step, view.positions, ids)).argmax(-1, keepdim=True)
+        tokens = drawn if isinstance(ids, int) else ids.gather(-1, drawn)
+        chosen = view.logits.gather(-1, tokens).squeeze(-1)
+        return Candidates(tokens.squeeze(-1), most * (chosen - best).exp())
 
-    def _nucleus(self, logits: Tensor) -> Tensor:
-        """Return logits (B, N, V) with -inf at the tokens that top_k and top_p leave out."""
-        if 0 < self.top_k < logits.shape[-1]:
-            least = logits.topk(self.top_k, dim=-1).values[..., -1:]
-            logits = logits.masked_fill(logits < least, float("-inf"))
+    def _nucleus(self, logits: Tensor) -> tuple[Tensor, Tensor | int]:
+        """Return the logits (B, N, K) that top_k and top_p leave, others at -inf, and their ids; K = V if they are all."""
+        vocab = logits.shape[-1]
+        count = min(self.top_k, vocab) or vocab
+        if count == vocab and self.top_p == 1:
+            return logits, vocab
+        kept, ids = logits.topk(count, dim=-1)
         if self.top_p < 1:
-            ordered, index = logits.sort(dim=-1, descending=True)
-            before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-            outside = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, index, before >= self.top_p)
-            logits = logits.masked_fill(outside, float("-inf"))
-        return logits
+            probability = (kept - logits.logsumexp(-1, keepdim=True)).exp()
+            before = probability.cumsum(-1) - probability
+            kept = kept.masked_fill(before >= self.top_p, float("-inf"))
+        return kept, ids

@@ -49,6 +49,13 @@ def _spread(masked: int, steps: int) -> tuple[int, ...]:
     return tuple(masked // steps + (step < masked % steps) for step in range(steps))
 
 
+def _per_block(steps: int, blocks: int) -> int:
+    """Return the steps of each block."""
+    if steps % blocks:
+        raise ConfigError(f"unmasking steps = {steps} cannot be shared evenly by {blocks} blocks; give a multiple")
+    return steps // blocks
+
+
 @attrs.frozen
 class TopKUnmasking:
     """A fixed number a step: tokens_per_step, or the answer spread evenly over `steps` (LLaDA)."""
@@ -74,11 +81,7 @@ class TopKUnmasking:
         if self.steps is None:
             rate = self.tokens_per_step or 1
             return (rate,) * -(-masked // rate)
-        if self.steps % blocks:
-            raise ConfigError(
-                f"unmasking steps = {self.steps} cannot be shared evenly by {blocks} blocks; give a multiple"
-            )
-        return _spread(masked, self.steps // blocks)
+        return _spread(masked, _per_block(self.steps, blocks))
 
     def select(self, view: UnmaskingView) -> Tensor:
         """Return the best of the order."""
@@ -115,13 +118,18 @@ def _in_time(instance: Any, attribute: Any, value: float) -> None:
 class TimeScheduleUnmasking:
     """Dream's: at step i of `steps` the share 1 - t[i+1] / t[i] of what is left, t falling evenly from 1 to eps."""
 
-    steps: int = attrs.field(default=256, validator=validators.ge(1), metadata={"help": "denoising steps of a block"})
+    steps: int = attrs.field(
+        default=256,
+        validator=validators.ge(1),
+        metadata={"help": "denoising steps in all, the same number for every block"},
+    )
     eps: float = attrs.field(default=1e-3, validator=_in_time, metadata={"help": "time at the end"})
     order: Order = _order()
 
     def counts(self, masked: int, blocks: int) -> tuple[int, ...]:
         """Return the schedule; the last step takes what is left."""
-        times = [1 + (self.eps - 1) * step / self.steps for step in range(self.steps + 1)]
+        steps = _per_block(self.steps, blocks)
+        times = [1 + (self.eps - 1) * step / steps for step in range(steps + 1)]
         found: list[int] = []
         for now, then in zip(times[:-2], times[1:-1], strict=True):
             found.append(int((masked - sum(found)) * (1 - then / now)))

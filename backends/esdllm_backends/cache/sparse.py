@@ -66,7 +66,7 @@ class _SparseCache:
         full = self.dense.update(write)
         length, block = full.keys.shape[1], write.block.shape[1]
         size = int(self.share * (length - block))
-        if write.phase is Phase.SELECT:
+        if write.phase is Phase.SELECT and size:
             self._choose(write, full.keys, size)
         if write.phase is not Phase.KEPT:
             return full
@@ -85,11 +85,11 @@ class _SparseCache:
             columns.masked_fill(~outside, keys.shape[1]).sort(dim=1).values[:, : keys.shape[1] - write.block.shape[1]]
         )
         real = torch.ones_like(where, dtype=torch.bool) if write.bias is None else write.bias.gather(1, where) == 0
-        query = write.queries.float().mean(1).unflatten(1, (keys.shape[2], -1)).mean(2)  # (R, G, D)
+        query = _mean_query(write).unflatten(1, (keys.shape[2], -1)).mean(2)  # (R, G, D)
         score = torch.einsum("rgd,rlgd->rl", query, keys.float()).gather(1, where).masked_fill(~real, float("-inf"))
         pooled = F.max_pool1d(score.unsqueeze(1), 3, stride=1, padding=1).squeeze(1).masked_fill(~real, float("-inf"))
         best = pooled.topk(size, dim=1).indices
-        taken = (real.sum(1, keepdim=True) * self.share).long()  # in each row
+        taken = (real.sum(1, keepdim=True).double() * self.share).long()  # in each row, as `size` is counted
         unread = torch.arange(size, device=keys.device) >= taken
         self.kept[write.layer, :, :size] = where.gather(1, best)
         self.kept_bias[write.layer, :, :size] = torch.zeros_like(best, dtype=keys.dtype).masked_fill(
@@ -103,3 +103,12 @@ class _SparseCache:
     def remember(self, layer: int, positions: Tensor, x: Tensor) -> None:
         """Store in the dense cache."""
         self.dense.remember(layer, positions, x)
+
+
+def _mean_query(write: CacheWrite) -> Tensor:
+    """Return (R, H, D) float32, the mean over the positions that are no padding."""
+    queries = write.queries.float()
+    if write.bias is None:
+        return queries.mean(1)
+    real = (write.bias.gather(1, write.positions) == 0)[..., None, None]
+    return (queries * real).sum(1) / real.sum(1).clamp(min=1)
