@@ -1,0 +1,72 @@
+"""Check-ups during training: plain low-confidence decoding, one token a step, block by block.
+
+The package decodes far better than this; it is here so that a run can be checked on its own.
+Shapes: B batch, L length.
+"""
+
+from __future__ import annotations
+
+import torch
+from model import TinyLLaDA
+from problems import TASKS, held_out_problems
+from tokenizers import Tokenizer
+from torch import Tensor
+from vocabulary import END_OF_TEXT, END_OF_TURN, MASK, chat_prompt, token_id
+
+
+@torch.no_grad()
+def decode_batch(
+    model: TinyLLaDA, prompts: Tensor, mask_id: int, gen_length: int, block_length: int
+) -> list[list[int]]:
+    """The ids decoded after prompts (B, L) of one length.
+
+    At each step the most confident masked position of the block is decoded.
+    """
+    rows, start = prompts.shape
+    canvas = torch.full((rows, start + gen_length), mask_id)
+    canvas[:, :start] = prompts
+    for first in range(start, start + gen_length, block_length):
+        block = slice(first, first + block_length)
+        for _ in range(block_length):
+            logits = model(canvas)[:, block].float()
+            logits[..., mask_id] = -torch.inf
+            confidence, tokens = logits.softmax(-1).max(-1)
+            confidence[canvas[:, block] != mask_id] = -1
+            best = confidence.argmax(-1, keepdim=True)
+            canvas[:, block].scatter_(1, best, tokens.gather(1, best))
+    return canvas[:, start:].tolist()
+
+
+def read(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """The text up to the end of the turn."""
+    ends = [token_id(tokenizer, END_OF_TURN), token_id(tokenizer, END_OF_TEXT)]
+    stop = next((place for place, number in enumerate(ids) if number in ends), len(ids))
+    return str(tokenizer.decode(ids[:stop], skip_special_tokens=False))
+
+
+def check_up(
+    model: TinyLLaDA,
+    tokenizer: Tokenizer,
+    count: int = 50,
+    gen_length: int = 64,
+    block_length: int = 32,
+) -> tuple[dict[str, float], list[tuple[str, str, str]]]:
+    """Exact match of each task on `count` held-out problems, and what was answered wrongly."""
+    mask_id = token_id(tokenizer, MASK)
+    scores, wrong = {}, []
+    for task in TASKS:
+        right = 0
+        by_length: dict[int, list[tuple[list[int], str, str]]] = {}
+        for problem in held_out_problems(task, count):
+            ids = tokenizer.encode(chat_prompt(problem.prompt)).ids
+            by_length.setdefault(len(ids), []).append((ids, problem.prompt, problem.answer))
+        for group in by_length.values():
+            prompts = torch.tensor([ids for ids, _, _ in group])
+            decoded = decode_batch(model, prompts, mask_id, gen_length, block_length)
+            for (_, prompt, answer), out in zip(group, decoded, strict=True):
+                text = read(tokenizer, out)
+                right += text == answer
+                if text != answer:
+                    wrong.append((prompt, answer, text))
+        scores[task] = right / count
+    return scores, wrong
