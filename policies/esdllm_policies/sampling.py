@@ -33,7 +33,7 @@ class GumbelSampler:
         """Return tokens, and their probability at temperature 1."""
         best, tokens = view.logits.max(-1)
         # relative to the maximum: exp(best - logsumexp) would lose the digits that tell confidences near 1 apart
-        most = (view.logits - best.unsqueeze(-1)).exp().sum(-1).reciprocal()
+        most = (view.logits - best.unsqueeze(-1)).exp_().sum(-1).reciprocal()
         if self.temperature == 0:
             return Candidates(tokens, most)
         scaled, ids = self._nucleus(view.logits.double() / self.temperature)
