@@ -1,7 +1,7 @@
 """Reading safetensors straight into place.
 
-Every tensor is copied from its file into memory that is already allocated, and its file is closed before the next is opened, so
-that no more than one tensor is held twice.
+Every tensor is copied from its file into memory that is already allocated, a few million values at a time, and the file is closed
+after each, so that no more than those are held twice.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from esdllm import CheckpointError
 __all__ = ["read_into"]
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_CHUNK = 4 * 1024 * 1024  # values read at once
 
 
 def read_into(folder: Path, slots: Mapping[str, Tensor]) -> None:
@@ -32,17 +33,23 @@ def read_into(folder: Path, slots: Mapping[str, Tensor]) -> None:
     _compare(folder, files, slots)
     with torch.no_grad():
         for name, path in files.items():
-            with _open(path) as shard:
-                tensor = shard.get_tensor(name)
-                if tensor.shape != slots[name].shape:
-                    raise CheckpointError(
-                        f"{path.name}: '{name}' has the shape {tuple(tensor.shape)}, but config.json says "
-                        f"{tuple(slots[name].shape)}"
-                    )
-                if not torch.stack(torch.aminmax(tensor)).isfinite().all():  # one pass, no copy; NaN is carried along
-                    raise CheckpointError(f"{path.name}: '{name}' holds values that are not finite; download it again")
-                slots[name].copy_(tensor)
-                del tensor
+            _read(path, name, slots[name])
+
+
+def _read(path: Path, name: str, slot: Tensor) -> None:
+    """Copy one tensor, some rows at a time; the file is closed between, so that its pages leave memory."""
+    with _open(path) as shard:
+        shape = tuple(shard.get_slice(name).get_shape())
+    if shape != tuple(slot.shape):
+        raise CheckpointError(f"{path.name}: '{name}' has the shape {shape}, but config.json says {tuple(slot.shape)}")
+    rows = max(1, _CHUNK // max(1, slot[0].numel()))
+    for first in range(0, len(slot), rows):
+        with _open(path) as shard:
+            part = shard.get_slice(name)[first : first + rows]
+            if not torch.stack(torch.aminmax(part)).isfinite().all():  # one pass, no copy; NaN is carried along
+                raise CheckpointError(f"{path.name}: '{name}' holds values that are not finite; download it again")
+            slot[first : first + rows].copy_(part)
+            del part
 
 
 def _files(folder: Path) -> dict[str, Path]:
