@@ -63,6 +63,6 @@ def test_any_plan_decodes_as_the_method_is_written(
     prompts = [torch.randint(0, 250, (length,), generator=draw).tolist() for length in lengths]
     result = Engine.build(model, configured(catalogue, plan), catalogue).generate(prompts)
     tokens, forwards, margin = oracle(model.adapter, prompts, plan)
-    assume(margin > 1e-5)  # where rounding decides, both may be right
+    assume(margin > 1e-4)  # where rounding decides, both may be right
     assert result.tokens.tolist() == tokens
     assert result.forwards == forwards
