@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from esdllm.catalogue import Catalogue
-from esdllm.config import ComponentConfig, DecodeConfig
+from esdllm.config import DEFAULT_PRESET, ComponentConfig, DecodeConfig
 from esdllm.engine import Engine
 from esdllm.errors import (
     CheckpointError,
@@ -125,4 +125,4 @@ def configure(
     Raises:
         ConfigError: an unknown preset, setting or section, or a value out of range.
     """
-    return Catalogue.load().configure(preset, file, settings, sets, default="es-dllm")
+    return Catalogue.load().configure(preset, file, settings, sets, default=DEFAULT_PRESET)

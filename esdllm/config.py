@@ -23,7 +23,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["SECTIONS", "ComponentConfig", "DecodeConfig", "base_preset", "converter", "merge", "parse_set", "read_toml"]
+__all__ = [
+    "DEFAULT_PRESET",
+    "SECTIONS",
+    "ComponentConfig",
+    "DecodeConfig",
+    "base_preset",
+    "converter",
+    "merge",
+    "parse_set",
+    "read_toml",
+]
 
 
 def _strict(kind: type, accepts: tuple[type, ...]) -> Any:
@@ -190,6 +200,10 @@ def _plain(field: attrs.Attribute[Any], value: Any) -> Any:
         return converter.structure(value, {"int": int, "float": float, "bool": bool}[str(field.type)])
     except ValueError as error:
         raise ConfigError(f"setting '{field.name}': {error}") from error
+
+
+DEFAULT_PRESET = "es-dllm"
+"""Where a configuration starts that names no preset and is not complete."""
 
 
 def base_preset(preset: str | None, layers: Sequence[Mapping[str, Any]], default: str | None) -> str | None:

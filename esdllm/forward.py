@@ -115,7 +115,7 @@ def _survivors(
 ) -> Tensor | None:
     """Return (R, k), which of the positions alive go on; None if all do. The leftmost mask always does."""
     keep = plan.keep[layer]
-    if keep >= (plan.window if layer == 0 else plan.keep[layer - 1]):
+    if keep >= positions.shape[1]:
         return None
     last = parts.cache.recall(layer, parts.scorer.site, positions) if parts.scorer.keeps_history else x
     block = canvas.rows(inputs.block)

@@ -118,9 +118,14 @@ class StepPlan(NamedTuple):
         """Whether any layer drops a position."""
         return self.keep[-1] < self.window
 
+    @property
+    def computed(self) -> tuple[int, ...]:
+        """For every layer, the number of positions it computes (hidden-site count)."""
+        return (self.window, *self.keep[:-1])
+
     def layer_work(self) -> int:
-        """Return the positions computed, summed over the layers (hidden-site count)."""
-        return sum(self.window if layer == 0 else self.keep[layer - 1] for layer in range(len(self.keep)))
+        """Return the positions computed, summed over the layers."""
+        return sum(self.computed)
 
 
 class Step(NamedTuple):

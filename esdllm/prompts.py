@@ -71,13 +71,12 @@ def _ids(model: Model, prompt: object, chat: bool) -> list[int]:
     if isinstance(prompt, str) or _is_conversation(prompt):
         if model.codec is None:
             raise InputError(f"text needs a tokenizer: {model.codec_error or 'this model has none'}")
-        if isinstance(prompt, str):
-            _check_text(prompt)
-        if isinstance(prompt, str) and not chat:
+        if not isinstance(prompt, str):
+            return model.codec.encode_chat(prompt)
+        _check_text(prompt)
+        if not chat:
             return model.codec.encode(prompt)
-        if isinstance(prompt, str) and not prompt.strip():
-            return []
-        return model.codec.encode_chat([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
+        return model.codec.encode_chat([{"role": "user", "content": prompt}]) if prompt.strip() else []
     if not isinstance(prompt, Sequence) or any(type(token) is not int for token in prompt):
         raise InputError(f"a prompt is text, a conversation or a list of token ids, not {prompt!r:.80}")
     return list(prompt)

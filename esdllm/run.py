@@ -32,7 +32,10 @@ class StepFunction:
         """wall-clock time of the first call of each compiled plan"""
         self._compiled = compiled
         self._seen: set[tuple[StepPlan, torch.Size]] = set()
-        self._step = torch.compile(denoise, fullgraph=True, dynamic=False, backend=backend) if compiled else denoise
+        if compiled:  # torch._dynamo takes a second to import, which eager decoding does not need
+            config = torch._dynamo.config
+            self._limits = config.patch({name: _GRAPHS for name in _LIMITS if hasattr(config, name)})
+            self._step = torch.compile(denoise, fullgraph=True, dynamic=False, backend=backend)
 
     def __call__(self, parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> None:
         """Make one step."""
@@ -40,9 +43,7 @@ class StepFunction:
             denoise(parts, plan, canvas, inputs)
             return
         started = time.perf_counter()
-        config = torch._dynamo.config  # imported by this line: a second that eager decoding does not need
-        limits = [name for name in _LIMITS if hasattr(config, name)]
-        with config.patch(dict.fromkeys(limits, _GRAPHS)):
+        with self._limits:
             self._step(parts, plan, canvas, inputs)
         key = (plan, canvas.tokens.shape)
         if key not in self._seen:

@@ -6,6 +6,7 @@ never asked for: with one token a step, nothing is read back from the device unt
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Protocol
@@ -61,6 +62,22 @@ class _Quota:
     masked: tuple[int, ...]
     counts: tuple[tuple[int, ...], ...] | None
     """by step and row; None if that depends on the logits"""
+    limit: int = attrs.field(init=False)
+    """the most that a row commits at one step"""
+    planned: tuple[int, ...] = attrs.field(init=False)
+    """for every planned step, the most that a row commits if all went as planned"""
+
+    @limit.default
+    def _limit(self) -> int:
+        return len(range(*self.block)) if self.counts is None else max(1, *(max(row) for row in self.counts))
+
+    @planned.default
+    def _planned(self) -> tuple[int, ...]:
+        left, found = self.masked, []
+        for counts in self.counts or ():
+            found.append(max(map(min, counts, left)))
+            left = tuple(max(0, rest - count) for rest, count in zip(left, counts, strict=True))
+        return tuple(found)
 
     def at(self, step_in_block: int) -> tuple[int, ...]:
         """Return the rows' counts at a step; past the plan's end, what is left is committed at the last rate."""
@@ -74,15 +91,7 @@ class _Quota:
         """Return the numbers of positions that a step may commit, largest over the rows; `certain` if as planned."""
         if self.counts is None or not certain:
             return range((self.limit if self.counts is None else max(self.at(step_in_block))) + 1)
-        before = self.counts[:step_in_block]
-        left = [max(0, masks - sum(step[row] for step in before)) for row, masks in enumerate(self.masked)]
-        most = max(min(count, rest) for count, rest in zip(self.at(step_in_block), left, strict=True))
-        return range(most, most + 1)
-
-    @property
-    def limit(self) -> int:
-        """The most that a row commits at one step."""
-        return len(range(*self.block)) if self.counts is None else max(1, *(max(row) for row in self.counts))
+        return range(self.planned[step_in_block], self.planned[step_in_block] + 1)
 
 
 class _Previous:
@@ -179,7 +188,7 @@ class Planner:
             position = block.stop
         found = []
         for number, block in enumerate(blocks):
-            masked = [sum(block.start <= position < block.stop for position in row) for row in masks]
+            masked = [bisect_left(row, block.stop) - bisect_left(row, block.start) for row in masks]
             if any(masked):
                 found.append(_Quota(number, block, tuple(masked), self._counts(masked, len(blocks))))
         return found

@@ -2,19 +2,21 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from rich.console import Console
 
 import esdllm
-from esdllm.catalogue import KINDS
+from esdllm.catalogue import KINDS, Catalogue
 from esdllm.cli import main
 from esdllm.cli.explain import keep_text
-from esdllm.cli.shared import counted
+from esdllm.cli.shared import Choice, counted
 from esdllm.cli.watch import ProgressBar, Watch, layer_bars
 from esdllm.loading import shipped_checkpoints
 from esdllm.plan import StepPlan
@@ -385,3 +387,14 @@ def test_installed_command_tells_its_version():
     words = [sys.executable, "-c", "import sys; from esdllm.cli import main; sys.exit(main())", "--version"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout == f"esdllm {esdllm.__version__}\n"
+
+
+def test_a_configuration_that_can_be_read_once_is_read_once(tmp_path: Path) -> None:
+    """As from a pipe: `--config <(generator)`."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    Thread(target=pipe.write_text, args=('preset = "vanilla"\ngen_length = 16\n',), daemon=True).start()
+    choice = Choice(None, pipe, None, {})
+    config = choice.config(Catalogue.load())
+    assert (config.gen_length, choice.base()) == (16, "vanilla")
+    assert choice.label() == "preset vanilla, config pipe"

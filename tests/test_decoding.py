@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import attrs
 import pytest
 import torch
+from helpers import CASES, EOS, MASK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,8 +28,6 @@ from esdllm import (
 from esdllm_policies.sampling import GumbelSampler
 from esdllm_policies.unmasking import ThresholdUnmasking, TimeScheduleUnmasking, TopKUnmasking
 
-DATA = Path(__file__).parent / "conformance"
-EOS, MASK = 253, 254
 SHORT: dict[str, Any] = {"gen_length": 16, "block_length": 8, "early_stop": False}
 
 
@@ -55,7 +53,7 @@ def catalogue() -> Catalogue:
 
 @pytest.fixture(scope="module")
 def models(catalogue: Catalogue) -> dict[str, Model]:
-    return {name: load_model(DATA / name, device="cpu", catalogue=catalogue) for name in ("llada-0", "dream-0")}
+    return {name: load_model(CASES / name, device="cpu", catalogue=catalogue) for name in ("llada-0", "dream-0")}
 
 
 @pytest.fixture

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pluggy
 import pytest
 import torch
+from helpers import CASES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esdllm import Catalogue, Engine, Generation, Model, StepRecord, load_model
 
-DATA = Path(__file__).parent / "conformance"
 MODELS = ("llada-0", "dream-0")
 MODES = ("vanilla", "prefix-cache", "dual-cache", "es-dllm")
 SHORT: dict[str, Any] = {
@@ -25,14 +24,9 @@ SHORT: dict[str, Any] = {
 REFRESH = {"refresh": {"prompt_refresh": 8, "block_refresh": 4}}
 
 
-@pytest.fixture(scope="module")
-def catalogue() -> Catalogue:
-    return Catalogue.load()
-
-
-@pytest.fixture(scope="module")
-def models(catalogue: Catalogue) -> dict[str, Model]:
-    return {name: load_model(DATA / name, device="cpu", catalogue=catalogue) for name in MODELS}
+@pytest.fixture(scope="session")
+def models(llada: Model, dream: Model) -> dict[str, Model]:
+    return {"llada-0": llada, "dream-0": dream}
 
 
 @pytest.fixture
@@ -79,7 +73,7 @@ def test_a_whole_generation_reads_nothing_from_the_device(
     name: str, mode: str, catalogue: Catalogue, build: Any
 ) -> None:
     """On the meta device any read raises."""
-    shape_only = load_model(DATA / name, device="meta", catalogue=catalogue)
+    shape_only = load_model(CASES / name, device="meta", catalogue=catalogue)
     result = build(shape_only, mode).generate(prompts(2))
     assert result.tokens.is_meta
     assert result.forwards == 24
@@ -87,13 +81,13 @@ def test_a_whole_generation_reads_nothing_from_the_device(
 
 @pytest.mark.parametrize("over", [{"cfg_scale": 1.0}, {"cache": "sparse"}, {"importance": {"site": "query"}}])
 def test_no_option_reads_the_device(over: dict[str, Any], catalogue: Catalogue, build: Any) -> None:
-    shape_only = load_model(DATA / "llada-0", device="meta", catalogue=catalogue)
+    shape_only = load_model(CASES / "llada-0", device="meta", catalogue=catalogue)
     assert build(shape_only, "es-dllm", **over).generate(prompts()).forwards == 24
 
 
 def test_an_adaptive_run_does_read_the_device(catalogue: Catalogue, build: Any) -> None:
     """So the meta device really tells."""
-    shape_only = load_model(DATA / "llada-0", device="meta", catalogue=catalogue)
+    shape_only = load_model(CASES / "llada-0", device="meta", catalogue=catalogue)
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
         build(shape_only, "es-dllm-parallel").generate(prompts())
 
@@ -271,12 +265,12 @@ def test_the_last_layer_of_a_suffix_step_is_narrow_and_gives_the_same_tokens(bui
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only CUDA can tell a wait")
 @pytest.mark.parametrize("mode", MODES)
 def test_no_step_waits_for_the_device(mode: str, catalogue: Catalogue, build: Any) -> None:
-    engine = build(load_model(DATA / "llada-0", device="cuda", catalogue=catalogue), mode)
+    engine = build(load_model(CASES / "llada-0", device="cuda", catalogue=catalogue), mode)
     engine.generate(prompts())
-    step, waits = engine.step_function, "error"
+    step = engine.step_function
 
     def strict(*arguments: Any) -> None:
-        torch.cuda.set_sync_debug_mode(waits)
+        torch.cuda.set_sync_debug_mode("error")
         try:
             step(*arguments)
         finally:

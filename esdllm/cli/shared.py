@@ -12,11 +12,9 @@ import typer
 from rich.console import Console
 
 from esdllm.catalogue import Catalogue
-from esdllm.config import DecodeConfig, base_preset, parse_set, read_toml
+from esdllm.config import DEFAULT_PRESET, DecodeConfig, base_preset, merge, parse_set, read_toml
 from esdllm.errors import CheckpointError
 from esdllm.loading import shipped_checkpoints
-
-DEFAULT_PRESET = "es-dllm"
 
 ModelName = Annotated[
     str | None,
@@ -65,10 +63,16 @@ class Choice:
     file: Path | None
     sets: tuple[str, ...] = attrs.field(converter=_listed)
     settings: Mapping[str, Any] = attrs.field(converter=_given)
+    _read: Mapping[str, Any] = attrs.field(init=False)
+    """the file's settings; read once, for a pipe gives them once"""
+
+    @_read.default
+    def _read_file(self) -> Mapping[str, Any]:
+        return read_toml(self.file) if self.file else {}
 
     def base(self) -> str | None:
         """Return the preset to start from; None if the file says all."""
-        layers = [*([read_toml(self.file)] if self.file else []), *map(parse_set, self.sets)]
+        layers = [self._read, *map(parse_set, self.sets)]
         return base_preset(self.preset, layers, DEFAULT_PRESET)
 
     def label(self) -> str:
@@ -83,7 +87,7 @@ class Choice:
         Raises:
             ConfigError: an unknown preset or setting, or a value out of range.
         """
-        return catalogue.configure(self.base(), self.file, self.settings, self.sets)
+        return catalogue.configure(self.base(), settings=merge(self._read, self.settings), sets=self.sets)
 
 
 def default_model(catalogue: Catalogue) -> str:

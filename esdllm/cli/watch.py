@@ -159,6 +159,5 @@ class Watch(View):
 
 def layer_bars(plan: StepPlan, length: int) -> str:
     """Return one bar a layer, at most 32: the positions that it computes, as a share of the canvas."""
-    computed = [plan.window, *plan.keep[:-1]]
-    stride = -(-len(computed) // 32)
-    return "".join(_BARS[min(7, (8 * count - 1) // length)] for count in computed[::stride])
+    stride = -(-len(plan.keep) // 32)
+    return "".join(_BARS[min(7, (8 * count - 1) // length)] for count in plan.computed[::stride])

@@ -56,17 +56,17 @@ def conformance(
 ) -> Report:
     """Run the cases of a folder and compare tokens, steps and forwards; and the logits of its checkpoints to 1e-4.
 
-    `model` and `mode` take only the cases of one checkpoint or decoding mode ("logits" for the logits files; a mode goes by its
-    preset's name too). `show` is
-    called with each case's name and problem. `overrides` are settings over those of every case, say another cache store.
+    `model` and `mode` take only the cases of one checkpoint or decoding mode ("logits" for the logits files; a mode goes by
+    its preset's name too). `show` is called with each case's name and problem. `overrides` are settings over those of
+    every case, say another cache store.
 
     Raises:
         InputError: the folder holds no cases, or none that the filters let through.
     """
     root, catalogue = Path(folder), catalogue or Catalogue.load()
-    wanted = {"es-dllm": "early_skip"}.get(mode, mode.replace("-", "_")) if mode else None
+    wanted = _preset(mode) if mode else None
     every = _cases(root)
-    cases = [case for case in every if _wanted(case["model"], case["settings"]["mode"], model, wanted)]
+    cases = [case for case in every if _wanted(case["model"], _preset(case["settings"]["mode"]), model, wanted)]
     logits = [path.parent.name for path in sorted(root.glob("*/logits.safetensors"))]
     checkpoints = [name for name in logits if _wanted(name, _LOGITS, model, wanted)]
     if not cases and not checkpoints:
@@ -84,6 +84,11 @@ def conformance(
         outcomes[name] = problem
         show(name, problem)
     return Report(outcomes)
+
+
+def _preset(mode: str) -> str:
+    """Return the preset of a case's decoding mode; a preset is its own."""
+    return {"early_skip": "es-dllm"}.get(mode, mode.replace("_", "-"))
 
 
 def _wanted(model: str, mode: str, model_filter: str | None, mode_filter: str | None) -> bool:
@@ -115,8 +120,7 @@ def configuration(settings: Mapping[str, Any], catalogue: Catalogue, overrides: 
         chosen["refresh"] = {key: settings[key] for key in ("prompt_refresh", "block_refresh")}
         chosen["skip"] = {"keep": settings["keep"]}
         chosen["importance"] = {"alpha": settings["alpha"], "site": settings["variation"]}
-    preset = {"early_skip": "es-dllm"}.get(mode, mode.replace("_", "-"))
-    merged = catalogue.configure(preset, settings=chosen).to_dict()
+    merged = catalogue.configure(_preset(mode), settings=chosen).to_dict()
     return catalogue.configure(None, settings={**merged, **overrides})
 
 

@@ -38,18 +38,19 @@ def read_into(folder: Path, slots: Mapping[str, Tensor]) -> None:
 
 def _read(path: Path, name: str, slot: Tensor) -> None:
     """Copy one tensor, some rows at a time; the file is closed between, so that its pages leave memory."""
-    with _open(path) as shard:
-        shape = tuple(shard.get_slice(name).get_shape())
-    if shape != tuple(slot.shape):
-        raise CheckpointError(f"{path.name}: '{name}' has the shape {shape}, but config.json says {tuple(slot.shape)}")
     rows = max(1, _CHUNK // max(1, slot[0].numel()))
     for first in range(0, len(slot), rows):
         with _open(path) as shard:
-            part = shard.get_slice(name)[first : first + rows]
+            held = shard.get_slice(name)
+            if (shape := tuple(held.get_shape())) != tuple(slot.shape):
+                raise CheckpointError(
+                    f"{path.name}: '{name}' has the shape {shape}, but config.json says {tuple(slot.shape)}"
+                )
+            part = held[first : first + rows]
             if not torch.stack(torch.aminmax(part)).isfinite().all():  # one pass, no copy; NaN is carried along
                 raise CheckpointError(f"{path.name}: '{name}' holds values that are not finite; download it again")
             slot[first : first + rows].copy_(part)
-            del part
+            del part, held
 
 
 def _files(folder: Path) -> dict[str, Path]:
