@@ -29,6 +29,7 @@ KINDS: Mapping[str, str] = {
     "model": "esdllm_model_adapters",
     "preset": "esdllm_presets",
     "observers": "esdllm_step_observers",
+    "suite": "esdllm_suites",
 }
 """Kind, which is also the configuration's section, and the hook that offers it."""
 
@@ -40,6 +41,8 @@ class Option:
     name: str
     default: Any
     help: str
+    tune: Any = None
+    """the values that `esdllm tune` tries, or a function that chooses one; None if it leaves the option alone"""
 
 
 @attrs.frozen
@@ -64,7 +67,8 @@ class Entry:
         if isinstance(self.factory, Preset) or not attrs.has(self.factory):
             return ()
         return tuple(
-            Option(field.name, _default(field), field.metadata.get("help", "")) for field in attrs.fields(self.factory)
+            Option(field.name, _default(field), field.metadata.get("help", ""), field.metadata.get("tune"))
+            for field in attrs.fields(self.factory)
         )
 
 

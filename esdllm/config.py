@@ -24,6 +24,7 @@ else:
     import tomli as tomllib
 
 __all__ = [
+    "DEFAULT_MODEL",
     "DEFAULT_PRESET",
     "SECTIONS",
     "ComponentConfig",
@@ -137,7 +138,9 @@ class DecodeConfig:
     cfg_scale: float = _setting(0.0, "strength of classifier-free guidance; 0 is none", validators.ge(0.0))
     delay_eos: bool = _setting(True, "commit an end-of-text only where the position before is decided")
     early_stop: bool = _setting(True, "stop when every row is decided up to an end-of-text")
-    check_every: int = _setting(8, "steps between two looks at whether to stop early", validators.ge(1))
+    check_every: int = _setting(
+        8, "steps between two looks at whether to stop early, where nothing else asks the device", validators.ge(1)
+    )
     compile: bool = _setting(False, "compile one step a distinct plan with torch.compile")
 
     @classmethod
@@ -204,6 +207,9 @@ def _plain(field: attrs.Attribute[Any], value: Any) -> Any:
 
 DEFAULT_PRESET = "es-dllm"
 """Where a configuration starts that names no preset and is not complete."""
+
+DEFAULT_MODEL = "tiny-llada"
+"""The checkpoint that commands use where none is named, if a plugin ships it; else the first that ships."""
 
 
 def base_preset(preset: str | None, layers: Sequence[Mapping[str, Any]], default: str | None) -> str | None:

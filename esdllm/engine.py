@@ -144,6 +144,7 @@ class Engine:
             steps=run.steps,
             forwards=run.steps,
             committed=committed,
+            layer_work=run.layer_work * tokens.shape[0] * canvas.branches,
             layer_share=run.layer_work / max(1, vanilla),
             seconds=run.seconds,
             compile_seconds=run.compile_seconds,

@@ -123,7 +123,10 @@ def _survivors(
     undecided = canvas.rows(canvas.undecided).gather(1, positions) & in_block
     confidence = canvas.rows(canvas.confidence).gather(1, positions)
     committed = canvas.rows(canvas.committed).gather(1, positions)
-    score = parts.scorer.score(ImportanceView(layer, x, last, confidence, undecided, committed, positions))
+    places, seeds = canvas.rows(canvas.logical).gather(1, positions), canvas.rows(canvas.seeds)
+    score = parts.scorer.score(
+        ImportanceView(layer, x, last, confidence, undecided, committed, places, seeds, inputs.step)
+    )
     leftmost = positions.masked_fill(~undecided, canvas.columns.shape[0]).amin(1, keepdim=True)
     score = score.masked_fill(positions == leftmost, float("inf"))
     if canvas.branches > 1:  # both branches keep the same positions, or their logits could not be combined

@@ -35,6 +35,7 @@ from esdllm.interfaces import (
     RefreshPolicy,
     SkipSchedule,
     StepObserver,
+    Suite,
     TokenSampler,
     UnmaskingPolicy,
 )
@@ -48,7 +49,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class HookSpecs:
-    """The eleven hooks."""
+    """The twelve hooks."""
 
     @hookspec
     def esdllm_importance_scorers(self) -> Mapping[str, Callable[..., ImportanceScorer]]:
@@ -103,4 +104,9 @@ class HookSpecs:
     @hookspec
     def esdllm_step_observers(self) -> Mapping[str, Callable[..., StepObserver]]:
         """Offer step observers: traces and live views. Configuration: ``[[observers]]``."""
+        raise NotImplementedError
+
+    @hookspec
+    def esdllm_suites(self) -> Mapping[str, Callable[..., Suite]]:
+        """Offer suites of problems with right answers. Used by ``esdllm eval --suite``."""
         raise NotImplementedError

@@ -26,6 +26,7 @@ from esdllm.views import (
     KeyValue,
     Message,
     ModelSpec,
+    Problem,
     Projection,
     SampleView,
     Site,
@@ -44,6 +45,7 @@ __all__ = [
     "RefreshPolicy",
     "SkipSchedule",
     "StepObserver",
+    "Suite",
     "TextCodec",
     "TokenSampler",
     "UnmaskingPolicy",
@@ -263,6 +265,23 @@ class ModelFamily(Protocol):
 
     def codec(self, folder: Path, spec: ModelSpec) -> TextCodec:
         """Return the folder's tokenizer and chat template."""
+        ...
+
+
+class Suite(Protocol):
+    """Problems to measure quality on."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings that suit the problems, such as gen_length; what a user gives goes over them."""
+        ...
+
+    def problems(self) -> Sequence[Problem]:
+        """Return all problems, always the same."""
+        ...
+
+    def correct(self, problem: Problem, answer: str) -> bool:
+        """Return whether what the model said is right."""
         ...
 
 

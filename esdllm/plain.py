@@ -12,11 +12,13 @@ from esdllm.interfaces import ModelAdapter
 __all__ = ["full_logits", "hidden_states", "plain_attention"]
 
 
-def plain_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Return attention (B, N, H, D) of queries (B, N, H, D) over keys and values (B, K, G, D)."""
+def plain_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return attention (B, N, H, D) of queries (B, N, H, D) over keys and values (B, K, G, D), with bias (B, K) or none."""
     repeat = queries.shape[2] // keys.shape[2]
     keys, values = keys.repeat_interleave(repeat, dim=2), values.repeat_interleave(repeat, dim=2)
     weights = torch.einsum("bnhd,bkhd->bhnk", queries, keys) * queries.shape[-1] ** -0.5
+    if bias is not None:
+        weights = weights + bias[:, None, None]
     return torch.einsum("bhnk,bkhd->bnhd", weights.softmax(-1), values)
 
 

@@ -25,6 +25,8 @@ class Generation:
     """forward passes of the model (NFE); under guidance a pass holds both branches"""
     committed: int
     """positions decided, over all rows, ends of text included"""
+    layer_work: int
+    """positions computed, summed over layers, steps and rows"""
     layer_share: float
     """positions computed in all layers, as a share of what vanilla decoding computes in as many steps"""
     seconds: float

@@ -108,8 +108,13 @@ class _Previous:
         """Take a step that is about to be made."""
         self.block, self.committed, self._facts = block, committed, None
 
+    @property
+    def known(self) -> bool:
+        """Whether the device was asked since the step."""
+        return self._facts is not None
+
     def facts(self) -> Facts:
-        """Ask the device."""
+        """Ask the device, once a step."""
         if self._facts is None:
             self._facts = self._read()
         return self._facts
@@ -213,8 +218,9 @@ class Planner:
         return (quota.counts is not None and certain) or not previous.facts().undecided
 
     def _stops(self, step: int, step_in_block: int, previous: _Previous) -> bool:
-        looks = self.early_stop and step > 0 and step_in_block % self.check_every == 0
-        return looks and previous.facts().finished
+        """Return whether every row has ended, looking every `check_every` steps, and where the facts are known anyway."""
+        looks = previous.known or step_in_block % self.check_every == 0
+        return self.early_stop and step > 0 and looks and previous.facts().finished
 
     def _plan(self, moment: Moment, block: Block, previous: _Previous) -> tuple[int, StepPlan]:
         """Return the window's first position, and the plan but for what the whole run shares."""

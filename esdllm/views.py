@@ -26,6 +26,7 @@ __all__ = [
     "Message",
     "ModelSpec",
     "Preset",
+    "Problem",
     "Projection",
     "SampleView",
     "Site",
@@ -56,7 +57,11 @@ class ImportanceView(NamedTuple):
     committed: Tensor
     """(R, N) bool, committed at the last step"""
     positions: Tensor
-    """(R, N) int64, columns of the canvas, in no particular order"""
+    """(R, N) int64, in no particular order, counted from the row's first real token, so that padding changes nothing"""
+    seeds: Tensor
+    """(R,) int64, one a row"""
+    step: Tensor
+    """() int64"""
 
 
 class SampleView(NamedTuple):
@@ -212,6 +217,20 @@ class Preset:
     """one line, as `esdllm plugins` prints it"""
     settings: Mapping[str, Any]
     """what `DecodeConfig.from_dict` takes; at least a component for every section"""
+
+
+@attrs.frozen
+class Problem:
+    """A question with one right answer."""
+
+    prompt: str
+    """what the model is asked"""
+    answer: str
+    """what it should say"""
+    task: str = "all"
+    """kind of problem, for which a score is given by itself"""
+    split: str = ""
+    """"tune" for problems that settings may be chosen by, "test" for those that scores are taken on; empty if not said"""
 
 
 class StepRecord(NamedTuple):

@@ -18,6 +18,7 @@ from esdllm.cli import main
 from esdllm.cli.explain import keep_text
 from esdllm.cli.shared import Choice, counted
 from esdllm.cli.watch import ProgressBar, Watch, layer_bars
+from esdllm.config import DEFAULT_MODEL
 from esdllm.loading import shipped_checkpoints
 from esdllm.plan import StepPlan
 
@@ -51,9 +52,9 @@ def test_answer_is_alone_on_standard_output(run):
 
 
 def test_default_model_is_named_and_a_given_one_is_not(run):
-    name = next(iter(shipped_checkpoints(esdllm.Catalogue.load())))
-    assert name in run("generate", "Hello", *SHORT)[2]
-    assert len(run("generate", "Hello", "--model", name, *SHORT)[2].splitlines()) == 1
+    assert DEFAULT_MODEL in shipped_checkpoints(esdllm.Catalogue.load())
+    assert DEFAULT_MODEL in run("generate", "Hello", *SHORT)[2]
+    assert len(run("generate", "Hello", "--model", DEFAULT_MODEL, *SHORT)[2].splitlines()) == 1
 
 
 def test_json_says_what_the_engine_says(run):
@@ -156,7 +157,7 @@ def test_plugins_lists_every_component_of_every_kind(run):
     code, out, _ = run("plugins")
     lines = out.splitlines()
     assert code == 0
-    assert len(KINDS) == 11
+    assert len(KINDS) == 12
     assert all(f"{kind}  {hook}" in lines for kind, hook in KINDS.items())
     assert {name for kind in KINDS for name in catalogue.names(kind) if "/" not in name} <= set(out.split())
     assert set(shipped_checkpoints(catalogue)) <= set(out.replace(",", " ").split())

@@ -119,8 +119,8 @@ def test_the_readme_s_plugin_is_the_example() -> None:
 
 def test_the_pages_count_the_hooks_right() -> None:
     hooks = [name for name in vars(HookSpecs) if name.startswith("esdllm_")]
-    assert len(hooks) == 11
-    assert "eleven" in (HookSpecs.__doc__ or "")
+    assert len(hooks) == 12
+    assert "twelve" in (HookSpecs.__doc__ or "")
 
 
 def test_the_check_in_the_readme_is_the_one_that_ci_runs() -> None:

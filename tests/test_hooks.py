@@ -95,8 +95,12 @@ def test_hook_step_observers() -> None:
     check("esdllm_step_observers")
 
 
+def test_hook_suites() -> None:
+    check("esdllm_suites")
+
+
 def test_every_hook_has_a_test_and_a_kind() -> None:
-    assert len(HOOKS) == 11
+    assert len(HOOKS) == 12
     assert sorted(HOOKS) == sorted(KINDS.values())
     for hook in HOOKS:
         assert f"test_hook_{hook.removeprefix('esdllm_')}" in globals()

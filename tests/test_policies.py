@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from esdllm import CacheShape, CacheWrite, ImportanceView, Phase
 from esdllm_backends.cache.dense import DenseStore
 from esdllm_backends.cache.sparse import SparseStore
-from esdllm_policies.importance import HybridScorer, variation
+from esdllm_policies.importance import HybridScorer, RandomScorer, variation
 from esdllm_policies.skipping import DepthSkip, NoSkip
 
 
@@ -26,6 +26,8 @@ def view(**over: Any) -> ImportanceView:
         undecided=torch.tensor([[1, 1, 0, 1, 1, 0], [0, 0, 0, 1, 0, 0]], dtype=torch.bool),
         committed=torch.tensor([[0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1]], dtype=torch.bool),
         positions=torch.arange(6).expand(2, -1),
+        seeds=torch.tensor([3, 4]),
+        step=torch.tensor(5),
     )
     return found._replace(**over)
 
@@ -47,6 +49,28 @@ def test_the_hybrid_adds_2_to_the_two_most_confident_and_3_to_what_was_just_comm
     assert torch.allclose(score[1], torch.tensor([0.0, 0.0, 0.0, 2.2, 0.0, 3.0]))  # never to a confidence of 0
     assert torch.equal(HybridScorer(alpha=0.0).score(v), 3.0 * v.committed)
     assert float(HybridScorer(alpha=1.0).score(v)[0, 2]) == 0
+
+
+def test_chance_is_uniform_new_at_every_step_and_layer_and_the_same_wherever_a_position_stands() -> None:
+    none = torch.zeros(2, 600, dtype=torch.bool)
+    v = view(positions=torch.arange(600).expand(2, -1), committed=none, undecided=none, confidence=none.float())
+    score = RandomScorer().score(v)
+    assert score.shape == (2, 600)
+    assert score.dtype == torch.float32
+    assert 0 < float(score.min()) < float(score.max()) < 1
+    assert abs(float(score.mean()) - 0.5) < 0.05
+    for other in (v._replace(step=torch.tensor(6)), v._replace(layer=1), v._replace(seeds=torch.tensor([5, 6]))):
+        assert abs(float(torch.corrcoef(torch.stack([score[0], RandomScorer().score(other)[0]]))[0, 1])) < 0.15
+    shuffled = torch.randperm(600, generator=torch.Generator().manual_seed(0))
+    moved = v._replace(positions=v.positions[:, shuffled])
+    assert torch.equal(RandomScorer().score(moved), score[:, shuffled])
+
+
+def test_chance_raises_what_the_hybrid_raises_unless_told_not_to() -> None:
+    raised, plain = RandomScorer().score(view()), RandomScorer(raised=False).score(view())
+    difference = raised - plain
+    assert torch.allclose(difference[0], torch.tensor([0.0, 2.0, 3.0, 0.0, 2.0, 0.0]), atol=1e-5)
+    assert float(plain.max()) < 1
 
 
 def test_the_published_schedule_keeps_half_and_then_a_quarter() -> None:

@@ -257,6 +257,21 @@ def test_stopping_early_looks_every_few_steps_and_no_more() -> None:
     assert len(made) == 24
 
 
+def test_where_the_logits_decide_it_stops_at_once_for_it_asks_anyway() -> None:
+    asked = []
+
+    def read() -> Facts:
+        asked.append(len(made))
+        return Facts(True, 1, 0, finished=len(made) >= 5)
+
+    made: list[Step] = []
+    layout = Layout.of(4, 64, 0)
+    for step in planner("dual-cache-parallel", layout, True, block_length=32, check_every=8).walk(read):
+        made.append(step)  # noqa: PERF402 - read() looks at how many
+    assert asked == [1, 2, 3, 4, 5]  # once a step
+    assert len(made) == 5
+
+
 @given(st.integers(1, 30), st.integers(1, 6), st.integers(1, 16))
 def test_a_run_has_a_handful_of_plans(prompt: int, blocks: int, block_length: int) -> None:
     """As many as graphs to compile: at most a canvas, and a prefix, a trail, a refresh and a skip for each window length."""

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from esdllm.cli import conformance, explain, generate, plugins
+from esdllm.cli import analyze, conformance, evaluate, explain, generate, harness, plugins, tune
 from esdllm.errors import EsdllmError
 
 __all__ = ["app", "main"]
@@ -24,6 +24,10 @@ app = typer.Typer(
 )
 for _command in (generate.generate, explain.explain, plugins.plugins, conformance.conformance):
     app.command()(_command)
+app.command("eval")(evaluate.eval_)
+app.command()(tune.tune)
+app.command("analyze")(analyze.analyze_)
+app.command("lm-eval", add_help_option=False, context_settings=harness.EVERYTHING)(harness.lm_eval)
 
 
 def _show_version(wanted: bool) -> None:

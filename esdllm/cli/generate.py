@@ -16,6 +16,8 @@ from esdllm.cli.shared import (
     Choice,
     ConfigFile,
     Debug,
+    Device,
+    Dtype,
     GenLength,
     Json,
     ModelName,
@@ -44,8 +46,8 @@ def generate(
     gen_length: GenLength = None,
     block_length: BlockLength = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampler's noise [0].")] = None,
-    device: Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 [the GPU, if any].")] = None,
-    dtype: Annotated[str | None, typer.Option(metavar="NAME", help="float32, bfloat16, float16 [the model's].")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     chat: Annotated[
         bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if there is one].")
     ] = None,

@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 
 from esdllm.catalogue import Catalogue
-from esdllm.config import DEFAULT_PRESET, DecodeConfig, base_preset, merge, parse_set, read_toml
-from esdllm.errors import CheckpointError
+from esdllm.config import DEFAULT_MODEL, DEFAULT_PRESET, DecodeConfig, base_preset, merge, parse_set, read_toml
+from esdllm.errors import CheckpointError, InputError
 from esdllm.loading import shipped_checkpoints
 
 ModelName = Annotated[
@@ -43,6 +43,8 @@ GenLength = Annotated[
 BlockLength = Annotated[
     int | None, typer.Option("--block-length", metavar="N", help="Tokens decoded together [the preset's, else 64].")
 ]
+Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 [the GPU, if any].")]
+Dtype = Annotated[str | None, typer.Option(metavar="NAME", help="float32, bfloat16, float16 [the model's].")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -63,6 +65,8 @@ class Choice:
     file: Path | None
     sets: tuple[str, ...] = attrs.field(converter=_listed)
     settings: Mapping[str, Any] = attrs.field(converter=_given)
+    default: str = DEFAULT_PRESET
+    """the preset where nothing names one"""
     _read: Mapping[str, Any] = attrs.field(init=False)
     """the file's settings; read once, for a pipe gives them once"""
 
@@ -73,7 +77,7 @@ class Choice:
     def base(self) -> str | None:
         """Return the preset to start from; None if the file says all."""
         layers = [self._read, *map(parse_set, self.sets)]
-        return base_preset(self.preset, layers, DEFAULT_PRESET)
+        return base_preset(self.preset, layers, self.default)
 
     def label(self) -> str:
         """Return a few words on where the configuration comes from."""
@@ -91,7 +95,7 @@ class Choice:
 
 
 def default_model(catalogue: Catalogue) -> str:
-    """Return the name of the first checkpoint that ships with a plugin.
+    """Return the name of the default checkpoint, or of the first that ships with a plugin.
 
     Raises:
         CheckpointError: none does.
@@ -99,7 +103,25 @@ def default_model(catalogue: Catalogue) -> str:
     shipped = shipped_checkpoints(catalogue)
     if not shipped:
         raise CheckpointError("no plugin ships a checkpoint; name one with --model, say GSAI-ML/LLaDA-8B-Instruct")
-    return next(iter(shipped))
+    return DEFAULT_MODEL if DEFAULT_MODEL in shipped else next(iter(shipped))
+
+
+def check_writable(path: Path | None) -> None:
+    """Return if a file can be written, which long work should know before it begins; its folder is made.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if path is None or (path.exists() and not path.is_file() and not path.is_dir()):
+        return  # a pipe is opened once
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        path.open("ab").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; name another file") from error
 
 
 def stdout() -> Console:

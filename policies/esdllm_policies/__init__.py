@@ -15,7 +15,7 @@ from esdllm import (
     hookimpl,
 )
 from esdllm_policies.blocks import FixedBlocks
-from esdllm_policies.importance import ConfidenceScorer, HybridScorer, VariationScorer
+from esdllm_policies.importance import ConfidenceScorer, HybridScorer, RandomScorer, VariationScorer
 from esdllm_policies.presets import PRESETS
 from esdllm_policies.refreshing import DualCacheRefresh, EveryStepRefresh, PeriodicRefresh, PrefixCacheRefresh
 from esdllm_policies.sampling import GumbelSampler
@@ -26,7 +26,12 @@ from esdllm_policies.unmasking import ThresholdUnmasking, TimeScheduleUnmasking,
 @hookimpl
 def esdllm_importance_scorers() -> Mapping[str, Callable[..., ImportanceScorer]]:
     """Offer the importance scorers."""
-    return {"hybrid": HybridScorer, "confidence": ConfidenceScorer, "variation": VariationScorer}
+    return {
+        "hybrid": HybridScorer,
+        "confidence": ConfidenceScorer,
+        "variation": VariationScorer,
+        "random": RandomScorer,
+    }
 
 
 @hookimpl

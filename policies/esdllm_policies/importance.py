@@ -7,11 +7,12 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from esdllm import ImportanceView, Site
+from esdllm import ImportanceView, Site, uniform
 
 _SITES: tuple[Site, ...] = ("hidden", "query", "key", "value")
 _JUST_COMMITTED = 3.0
 _MOST_CONFIDENT = 2.0
+_STREAM = 2  # of noise, and one more a layer; the sampler draws from stream 0, unmasking policies from 1
 
 
 def _site() -> Site:
@@ -40,7 +41,7 @@ class HybridScorer:
     alpha: float = attrs.field(
         default=0.5,
         validator=[validators.ge(0.0), validators.le(1.0)],
-        metadata={"help": "weight of confidence against variation, 0 to 1"},
+        metadata={"help": "weight of confidence against variation, 0 to 1", "tune": (0.0, 0.25, 0.5, 0.75, 1.0)},
     )
     site: Site = _site()
 
@@ -89,3 +90,26 @@ class VariationScorer:
     def score(self, view: ImportanceView) -> Tensor:
         """Return the variation, what was just committed raised."""
         return HybridScorer(alpha=0.0, site=self.site).score(view)
+
+
+@attrs.frozen
+class RandomScorer:
+    """Chance: the baseline that shows what a score is worth; without `raised` not even what was just committed goes first."""
+
+    raised: bool = attrs.field(
+        default=True,
+        metadata={"help": "whether what was just committed and the two most confident go first, as in the hybrid"},
+    )
+    site: Site = _site()
+
+    @property
+    def keeps_history(self) -> bool:
+        """Chance compares nothing."""
+        return False
+
+    def score(self, view: ImportanceView) -> Tensor:
+        """Return noise in (0, 1), of the row's seed, the step, the layer and the position."""
+        noise = uniform(view.seeds, view.step, view.positions, 1, stream=_STREAM + view.layer).squeeze(-1).float()
+        if not self.raised:
+            return noise
+        return noise + _MOST_CONFIDENT * most_confident(view) + _JUST_COMMITTED * view.committed

@@ -35,8 +35,8 @@ class DualCacheRefresh:
         return Scope(Window.BLOCK if moment.step_in_block else Window.CANVAS, refresh=not moment.step_in_block)
 
 
-def _period(default: int, help: str) -> int:
-    field: int = attrs.field(default=default, validator=validators.ge(1), metadata={"help": help})
+def _period(default: int, help: str, tune: tuple[int, ...]) -> int:
+    field: int = attrs.field(default=default, validator=validators.ge(1), metadata={"help": help, "tune": tune})
     return field
 
 
@@ -44,8 +44,10 @@ def _period(default: int, help: str) -> int:
 class PeriodicRefresh:
     """ES-dLLM's: the block in full every block_refresh steps, the prompt too every prompt_refresh steps."""
 
-    prompt_refresh: int = _period(64, "steps between two refreshes of everything up to the block's end")
-    block_refresh: int = _period(16, "steps between two refreshes of the block")
+    prompt_refresh: int = _period(
+        64, "steps between two refreshes of everything up to the block's end", (16, 32, 64, 128, 256)
+    )
+    block_refresh: int = _period(16, "steps between two refreshes of the block", (2, 4, 8, 16, 32, 64))
 
     def scope(self, moment: Moment) -> Scope:
         """Return the canvas at first, then prefix, block, or what was committed last and the block."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -19,6 +19,13 @@ class NoSkip:
     def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]:
         """Return the window, for every layer."""
         return (window,) * n_layers
+
+
+def _tried(choose: Callable[[str, Sequence[float]], float]) -> list[list[float]]:
+    """Return keep ratios for `esdllm tune`: a share from a depth on, and a smaller one deeper, as published but for numbers."""
+    depth, ratio = choose("depth", (0.0625, 0.125, 0.1875, 0.25)), choose("ratio", (0.75, 0.5, 0.375, 0.25, 0.125))
+    deeper, less = choose("deeper by", (0.0625, 0.125, 0.25, 0.5)), choose("of that", (1.0, 0.75, 0.5, 0.25))
+    return [[0.0, 1.0], [depth, ratio], [depth + deeper, ratio * less]]
 
 
 def _ratios(value: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
@@ -47,7 +54,7 @@ class DepthSkip:
         default=PUBLISHED,
         converter=_ratios,
         validator=_check,
-        metadata={"help": "from which depth on which share of the window is kept"},
+        metadata={"help": "from which depth on which share of the window is kept", "tune": _tried},
     )
 
     def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]:

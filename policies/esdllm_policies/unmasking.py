@@ -95,7 +95,7 @@ class ThresholdUnmasking:
     threshold: float = attrs.field(
         default=0.9,
         validator=[validators.ge(0.0), validators.le(1.0)],
-        metadata={"help": "confidence above which a position is committed"},
+        metadata={"help": "confidence above which a position is committed", "tune": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)},
     )
 
     def counts(self, masked: int, blocks: int) -> None:

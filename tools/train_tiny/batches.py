@@ -10,10 +10,11 @@ import random
 from typing import NamedTuple
 
 import torch
+from dialects import Dialect
 from problems import training_problem
 from tokenizers import Tokenizer
 from torch import Tensor
-from vocabulary import END_OF_TEXT, END_OF_TURN, chat_prompt, token_id
+from vocabulary import token_id
 
 LENGTHS = (48, 64, 80, 112)
 TAIL_WEIGHT = 0.3
@@ -30,6 +31,7 @@ class Batch(NamedTuple):
 
 def make_chunk(
     tokenizer: Tokenizer,
+    dialect: Dialect,
     rng: random.Random,
     progress: float,
     batch_tokens: int,
@@ -39,15 +41,15 @@ def make_chunk(
     """About `batches` batches of `batch_tokens` tokens; most rows barely fit, some have a tail."""
     rows: dict[int, list[tuple[list[int], int, int]]] = {length: [] for length in LENGTHS}
     problems = [training_problem(rng, progress, shares) for _ in range(batches * batch_tokens // 60)]
-    prompts = tokenizer.encode_batch([chat_prompt(problem.prompt) for problem in problems])
-    answers = tokenizer.encode_batch([problem.answer + END_OF_TURN for problem in problems])
+    prompts = tokenizer.encode_batch([dialect.prompt(problem.prompt) for problem in problems])
+    answers = tokenizer.encode_batch([problem.answer + dialect.end_of_turn for problem in problems])
     for prompt, answer in zip(prompts, answers, strict=True):
         ids = prompt.ids + answer.ids
         fitting = [length for length in LENGTHS if length >= len(ids)]
         draw = rng.random()
         length = fitting[-1] if draw < 0.08 else fitting[draw < 0.2 and len(fitting) > 1]
         rows[length].append((ids, len(prompt.ids), len(ids)))
-    fill = token_id(tokenizer, END_OF_TEXT)
+    fill = token_id(tokenizer, dialect.end_of_text)
     made = []
     left: list[tuple[list[int], int, int]] = []
     for length in LENGTHS:

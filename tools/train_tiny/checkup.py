@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 import typer
 from decoding import check_up
+from dialects import DIALECTS
 from export import load_average
 
 
@@ -22,10 +23,10 @@ def main(
     torch.set_num_threads(threads)
     model, tokenizer, state = load_average(run)
     print(f"step {state['place']['step']}, {state['place']['tokens'] / 1e6:.1f}M tokens")
-    scores, wrong = check_up(model, tokenizer, count, block_length=block_length)
+    scores, wrong = check_up(model, tokenizer, DIALECTS[state["family"]], count, block_length=block_length)
     print({task: f"{score:.1%}" for task, score in scores.items()})
     print(f"all {sum(scores.values()) / len(scores):.1%}")
-    for prompt, answer, text in wrong[:: max(1, len(wrong) // (5 * show))]:
+    for prompt, answer, text in wrong[:: max(1, len(wrong) // max(1, 5 * show))][: 5 * show]:
         print(f"? {prompt}\n= {answer}\n! {text}")
 
 

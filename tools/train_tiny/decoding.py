@@ -7,16 +7,17 @@ Shapes: B batch, L length.
 from __future__ import annotations
 
 import torch
-from model import TinyLLaDA
+from dialects import Dialect
+from model import TinyModel
 from problems import TASKS, held_out_problems
 from tokenizers import Tokenizer
 from torch import Tensor
-from vocabulary import END_OF_TEXT, END_OF_TURN, MASK, chat_prompt, token_id
+from vocabulary import token_id
 
 
 @torch.no_grad()
 def decode_batch(
-    model: TinyLLaDA, prompts: Tensor, mask_id: int, gen_length: int, block_length: int
+    model: TinyModel, prompts: Tensor, mask_id: int, gen_length: int, block_length: int
 ) -> list[list[int]]:
     """The ids decoded after prompts (B, L) of one length.
 
@@ -28,7 +29,8 @@ def decode_batch(
     for first in range(start, start + gen_length, block_length):
         block = slice(first, first + block_length)
         for _ in range(block_length):
-            logits = model(canvas)[:, block].float()
+            seen = slice(block.start - model.size.shift, block.stop - model.size.shift)
+            logits = model.head(model.features(canvas)[:, seen]).float()
             logits[..., mask_id] = -torch.inf
             confidence, tokens = logits.softmax(-1).max(-1)
             confidence[canvas[:, block] != mask_id] = -1
@@ -37,34 +39,35 @@ def decode_batch(
     return canvas[:, start:].tolist()
 
 
-def read(tokenizer: Tokenizer, ids: list[int]) -> str:
+def read(tokenizer: Tokenizer, dialect: Dialect, ids: list[int]) -> str:
     """The text up to the end of the turn."""
-    ends = [token_id(tokenizer, END_OF_TURN), token_id(tokenizer, END_OF_TEXT)]
+    ends = [token_id(tokenizer, dialect.end_of_turn), token_id(tokenizer, dialect.end_of_text)]
     stop = next((place for place, number in enumerate(ids) if number in ends), len(ids))
     return str(tokenizer.decode(ids[:stop], skip_special_tokens=False))
 
 
 def check_up(
-    model: TinyLLaDA,
+    model: TinyModel,
     tokenizer: Tokenizer,
+    dialect: Dialect,
     count: int = 50,
     gen_length: int = 64,
     block_length: int = 32,
 ) -> tuple[dict[str, float], list[tuple[str, str, str]]]:
     """Exact match of each task on `count` held-out problems, and what was answered wrongly."""
-    mask_id = token_id(tokenizer, MASK)
+    mask_id = token_id(tokenizer, dialect.mask)
     scores, wrong = {}, []
     for task in TASKS:
         right = 0
         by_length: dict[int, list[tuple[list[int], str, str]]] = {}
         for problem in held_out_problems(task, count):
-            ids = tokenizer.encode(chat_prompt(problem.prompt)).ids
+            ids = tokenizer.encode(dialect.prompt(problem.prompt)).ids
             by_length.setdefault(len(ids), []).append((ids, problem.prompt, problem.answer))
         for group in by_length.values():
             prompts = torch.tensor([ids for ids, _, _ in group])
             decoded = decode_batch(model, prompts, mask_id, gen_length, block_length)
             for (_, prompt, answer), out in zip(group, decoded, strict=True):
-                text = read(tokenizer, out)
+                text = read(tokenizer, dialect, out)
                 right += text == answer
                 if text != answer:
                     wrong.append((prompt, answer, text))

@@ -1,9 +1,9 @@
-"""LLaDA's architecture, written for training: whole sequences, batched, differentiable.
+"""LLaDA's and Dream's architecture, written for training: whole sequences, batched, differentiable.
 
 The package has a decoder of its own, which runs part of a canvas against a cache; training needs
 none of that and a backward pass instead. The state dict here exports to the public names as is.
 
-Shapes: B batch, L length, H heads, D head size, C hidden size, V vocabulary.
+Shapes: B batch, L length, H heads, G key-value heads, D head size, C hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,47 +16,62 @@ from torch.nn import functional
 
 
 class Size(NamedTuple):
-    """What the size of the model depends on; the names are those of LLaDA's `config.json`."""
+    """What the model depends on: its size, and where the families differ."""
 
     vocab_size: int
-    d_model: int = 160
-    n_layers: int = 8
-    n_heads: int = 5
-    mlp_hidden_size: int = 448
+    hidden: int = 160
+    layers: int = 16
+    heads: int = 5
+    kv_heads: int = 5
+    mlp: int = 448
     rope_theta: float = 500000.0
-    rms_norm_eps: float = 1e-5
+    norm_eps: float = 1e-5
+    qkv_bias: bool = False
+    shift: int = 0
+    """logits at position i predict the token at i + shift"""
+
+
+SIZES = {
+    "llada": Size(0),
+    "dream": Size(0, heads=4, kv_heads=2, rope_theta=1e6, norm_eps=1e-6, qkv_bias=True, shift=1),
+}
+"""The shape of each family's tiny model; the vocabulary's size is the tokenizer's."""
 
 
 class Block(nn.Module):
-    """Full attention, then a SwiGLU layer, each behind an RMS norm; no biases anywhere."""
+    """Full attention with grouped queries, then a SwiGLU layer, each behind an RMS norm."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
-        self.n_heads = size.n_heads
-        self.attn_norm = nn.RMSNorm(size.d_model, size.rms_norm_eps)
-        self.ff_norm = nn.RMSNorm(size.d_model, size.rms_norm_eps)
-        self.q_proj = nn.Linear(size.d_model, size.d_model, bias=False)
-        self.k_proj = nn.Linear(size.d_model, size.d_model, bias=False)
-        self.v_proj = nn.Linear(size.d_model, size.d_model, bias=False)
-        self.attn_out = nn.Linear(size.d_model, size.d_model, bias=False)
-        self.ff_proj = nn.Linear(size.d_model, size.mlp_hidden_size, bias=False)
-        self.up_proj = nn.Linear(size.d_model, size.mlp_hidden_size, bias=False)
-        self.ff_out = nn.Linear(size.mlp_hidden_size, size.d_model, bias=False)
+        self.heads, self.kv_heads = size.heads, size.kv_heads
+        wide, narrow = size.hidden, size.hidden // size.heads * size.kv_heads
+        self.attn_norm = nn.RMSNorm(wide, size.norm_eps)
+        self.mlp_norm = nn.RMSNorm(wide, size.norm_eps)
+        self.q = nn.Linear(wide, wide, bias=size.qkv_bias)
+        self.k = nn.Linear(wide, narrow, bias=size.qkv_bias)
+        self.v = nn.Linear(wide, narrow, bias=size.qkv_bias)
+        self.out = nn.Linear(wide, wide, bias=False)
+        self.gate = nn.Linear(wide, size.mlp, bias=False)
+        self.up = nn.Linear(wide, size.mlp, bias=False)
+        self.down = nn.Linear(size.mlp, wide, bias=False)
 
     def forward(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """(B, L, C) to (B, L, C); cosine and sine are (L, D) in float32."""
         batch, length, width = hidden.shape
-        split = (batch, length, self.n_heads, width // self.n_heads)
+        size = width // self.heads
         x = self.attn_norm(hidden)
-        q = rotate(self.q_proj(x).view(split).transpose(1, 2), cosine, sine)
-        k = rotate(self.k_proj(x).view(split).transpose(1, 2), cosine, sine)
-        v = self.v_proj(x).view(split).transpose(1, 2)
+        group = self.heads // self.kv_heads
+        q = rotate(self.q(x).view(batch, length, self.heads, size).transpose(1, 2), cosine, sine)
+        k = rotate(self.k(x).view(batch, length, self.kv_heads, size).transpose(1, 2), cosine, sine)
+        v = self.v(x).view(batch, length, self.kv_heads, size).transpose(1, 2)
+        q = q.reshape(batch, self.kv_heads, group * length, size)  # a group's heads stand in line as more queries
         # Plain products: on a CPU the fused attention is four times slower to train.
-        weights = (q @ k.transpose(2, 3) * split[-1] ** -0.5).softmax(-1)
-        mixed = (weights.to(v.dtype) @ v).transpose(1, 2).reshape(batch, length, width)
-        hidden = hidden + self.attn_out(mixed)
-        x = self.ff_norm(hidden)
-        added: Tensor = self.ff_out(functional.silu(self.ff_proj(x)) * self.up_proj(x))
+        weights = (q @ k.transpose(2, 3) * size**-0.5).softmax(-1)
+        mixed = (weights.to(v.dtype) @ v).view(batch, self.heads, length, size)
+        mixed = mixed.transpose(1, 2).reshape(batch, length, width)
+        hidden = hidden + self.out(mixed)
+        x = self.mlp_norm(hidden)
+        added: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x))
         return hidden + added
 
 
@@ -66,38 +81,79 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return (torch.cat((low, high), -1) * cosine + torch.cat((-high, low), -1) * sine).to(x.dtype)
 
 
-class TinyLLaDA(nn.Module):
+def deeper_names(name: str) -> list[str]:
+    """What a weight is called in the model of twice the layers: layer i is its layers 2 i and 2 i + 1."""
+    parts = name.split(".")
+    if parts[0] != "blocks":
+        return [name]
+    return [".".join((parts[0], str(2 * int(parts[1]) + after), *parts[2:])) for after in (0, 1)]
+
+
+class TinyModel(nn.Module):
     """The whole model: ids (B, L) to logits (B, L, V); no causal mask, an untied head."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
         self.size = size
-        self.wte = nn.Embedding(size.vocab_size, size.d_model)
-        self.blocks = nn.ModuleList(Block(size) for _ in range(size.n_layers))
-        self.ln_f = nn.RMSNorm(size.d_model, size.rms_norm_eps)
-        self.ff_out = nn.Linear(size.d_model, size.vocab_size, bias=False)
+        self.embedding = nn.Embedding(size.vocab_size, size.hidden)
+        self.blocks = nn.ModuleList(Block(size) for _ in range(size.layers))
+        self.norm = nn.RMSNorm(size.hidden, size.norm_eps)
+        self.head = nn.Linear(size.hidden, size.vocab_size, bias=False)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
-                ends = name.endswith(("attn_out.weight", "ff_out.weight"))
-                nn.init.normal_(parameter, std=0.02 / (2 * size.n_layers) ** (0.5 * ends))
+                ends = name.endswith((".out.weight", "down.weight"))
+                nn.init.normal_(parameter, std=0.02 / (2 * size.layers) ** (0.5 * ends))
+            elif name.endswith(".bias"):
+                nn.init.zeros_(parameter)
 
     def features(self, ids: Tensor) -> Tensor:
         """The final, normed hidden states (B, L, C)."""
         cosine, sine = self.rotary(ids.shape[1])
-        hidden = self.wte(ids)
+        hidden = self.embedding(ids)
         for block in self.blocks:
             hidden = block(hidden, cosine, sine)
-        normed: Tensor = self.ln_f(hidden)
+        normed: Tensor = self.norm(hidden)
         return normed
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Logits (B, L, V) for every position."""
-        logits: Tensor = self.ff_out(self.features(ids))
+    def logits_at(self, ids: Tensor, wanted: Tensor) -> Tensor:
+        """Logits (M, V) of the M tokens that wanted (B, L), bool, names; the first position is never among them."""
+        read = wanted.roll(-self.size.shift, dims=1)
+        logits: Tensor = self.head(self.features(ids)[read])
         return logits
+
+    def deeper(self) -> TinyModel:
+        """This model with a layer after each of its own that changes nothing yet, to go on training with.
+
+        The new layer is a copy of the one before whose two output projections are zero, so both models compute the
+        same; training a shallow model first takes half the time, and learns faster too.
+        """
+        grown = TinyModel(self.size._replace(layers=2 * self.size.layers))
+        state = self.state_dict()
+        grown.load_state_dict({new: state[name] for name in state for new in deeper_names(name)})
+        with torch.no_grad():
+            for block in grown.blocks[1::2]:
+                block.out.weight.zero_()
+                block.down.weight.zero_()
+        return grown
+
+    def number_values(self, ids: list[int], spread: float = 0.02) -> None:
+        """Begin the embeddings of the numbers 0, 1, 2, ... as waves of their value, in a random subspace.
+
+        Their distances then say from the start which numbers are close, even, or alike in a digit, in place of a
+        hundred unrelated words whose order is to be found out.
+        """
+        values = torch.arange(len(ids), dtype=torch.float32)[:, None]
+        periods = torch.tensor([2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0])
+        angles = 2 * torch.pi * values / periods
+        waves = torch.cat((angles.cos(), angles.sin()), 1)
+        for table in (self.embedding.weight, self.head.weight):
+            directions = torch.randn(waves.shape[1], table.shape[1]) / len(periods) ** 0.5
+            with torch.no_grad():
+                table[ids] = spread * (waves @ directions) + 0.2 * table[ids]
 
     def rotary(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosine and sine (L, D) of the positions 0 to `length - 1`, in float32."""
-        width = self.size.d_model // self.size.n_heads
+        width = self.size.hidden // self.size.heads
         rates = self.size.rope_theta ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
         angles = torch.arange(length, dtype=torch.float32)[:, None] * rates
         angles = torch.cat((angles, angles), -1)

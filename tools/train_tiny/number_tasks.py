@@ -90,7 +90,7 @@ def story(rng: random.Random, level: float) -> tuple[str, str]:
     """A word problem of one or two steps, answered with each step written out."""
     kind = rng.random()
     if kind < 0.25:
-        return _direct(rng)
+        return _direct(rng, most=1 + round(2 * level))
     if kind < 0.40:
         return _compare(rng)
     if kind < 0.52:
@@ -98,20 +98,27 @@ def story(rng: random.Random, level: float) -> tuple[str, str]:
     return _changes(rng, steps=2 if rng.random() < 0.3 + 0.4 * level else 1)
 
 
-def _direct(rng: random.Random) -> tuple[str, str]:
-    """`What is 12 + 7?`: the tables themselves."""
+def _direct(rng: random.Random, most: int) -> tuple[str, str]:
+    """`What is 12 + 7?`: the tables themselves, one to `most` sums at once."""
+    sums = [_sum(rng) for _ in range(rng.randint(1, most))]
+    wanted = enumeration([left for left, _ in sums])
+    solved = enumeration([f"{left} = {right}" for left, right in sums])
+    if len(sums) == 1:
+        ask = rng.choice(["What is {}?", "Calculate {}.", "How much is {}?"])
+        return ask.format(wanted), f"The result is {solved}."
+    ask = rng.choice(["What are {}?", "Calculate {}.", "How much are {}?"])
+    return ask.format(wanted), f"The results are {solved}."
+
+
+def _sum(rng: random.Random) -> tuple[str, int]:
     sign = rng.choice("++--*")
     if sign == "*":
         left, right = rng.randint(2, 5), rng.randint(2, 10)
-        result = left * right
-    else:
-        left, right = rng.randint(2, 30), rng.randint(2, 9)
-        if sign == "-" and left < right:
-            left, right = right, left
-        result = left + right if sign == "+" else left - right
-    ask = rng.choice(["What is {}?", "Calculate {}.", "How much is {}?"])
-    expression = f"{left} {sign} {right}"
-    return ask.format(expression), f"The result is {expression} = {result}."
+        return f"{left} * {right}", left * right
+    left, right = rng.randint(2, 50), rng.randint(2, 9)
+    if sign == "-" and left < right:
+        left, right = right, left
+    return f"{left} {sign} {right}", left + right if sign == "+" else left - right
 
 
 def _compare(rng: random.Random) -> tuple[str, str]:

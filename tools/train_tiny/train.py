@@ -1,7 +1,7 @@
-"""Trains the tiny model: `python tools/train_tiny/train.py --out DIR --minutes 85`.
+"""Trains a tiny model: `python tools/train_tiny/train.py llada --out DIR`.
 
 Seeded and resumable: kill it at any time and start it again with `--resume`. The learning rate
-falls linearly and reaches zero exactly when the budget, in minutes or in tokens, is used up.
+falls linearly and reaches zero exactly when the budget of tokens is used up.
 """
 
 from __future__ import annotations
@@ -18,25 +18,29 @@ from typing import Annotated, Any
 import torch
 import typer
 from batches import Batch, draw_masks, loss_weights, make_chunk
-from model import Size, TinyLLaDA
+from curve import draw_curve
+from dialects import DIALECTS
+from model import SIZES, Size, TinyModel, deeper_names
 from optimizer import Muon
 from problems import SHARES
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tokenizers import Tokenizer
 from torch.nn import functional
-from vocabulary import MASK, build_tokenizer, token_id
+from vocabulary import build_tokenizer, token_id
 
 
 @dataclass(frozen=True)
 class Recipe:
     """The settings of a run; kept in its checkpoint."""
 
-    minutes: float | None = None
-    tokens: int | None = None
+    family: str
+    tokens: int
     batch_tokens: int = 4096
     matrix_rate: float = 0.01
-    other_rate: float = 1.5e-3
+    other_rate: float = 2.5e-3
     average: float = 0.998
+    grow_at: float = 0.8
+    """share of the budget that is trained with half of the layers"""
     seed: int = 0
     shares: dict[str, float] = field(default_factory=lambda: dict(SHARES))
 
@@ -55,33 +59,55 @@ class Place:
 
     def progress(self, recipe: Recipe) -> float:
         """The fraction of the budget that is used up, at most 1."""
-        used = [0.0]
-        if recipe.minutes is not None:
-            used.append(self.seconds / (60 * recipe.minutes))
-        if recipe.tokens is not None:
-            used.append(self.tokens / recipe.tokens)
-        return min(1.0, max(used))
+        return min(1.0, self.tokens / recipe.tokens)
 
 
 class Trainer:
-    """The state of a run: model, its running average, optimisers, place in the data."""
+    """The state of a run: model, its running average, optimisers, place in the data.
+
+    The model begins with half of its layers and is doubled when `grow_at` of the budget is used up.
+    """
 
     def __init__(self, recipe: Recipe, size: Size, tokenizer: Tokenizer, fast: bool = True) -> None:
         self.recipe, self.place, self.tokenizer = recipe, Place(), tokenizer
-        self.mask_id: int = token_id(tokenizer, MASK)
+        self.dialect = DIALECTS[recipe.family]
+        self.mask_id: int = token_id(tokenizer, self.dialect.mask)
         torch.manual_seed(recipe.seed)
-        self.model = TinyLLaDA(size)
+        self.model = TinyModel(size._replace(layers=size.layers // 2))
+        numbers = [tokenizer.token_to_id(f"Ġ{number}") for number in range(100)]
+        if None not in numbers:  # Dream's tokenizer reads digits
+            self.model.number_values(numbers)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self._layers, self._fast = size.layers, fast
+        self._chunk: list[Batch] = []
+        self._optimize()
+
+    def _optimize(self) -> None:
+        """Make the optimisers of the model as it is, and compile it."""
+        recipe = self.recipe
         matrices = [p for p in self.model.blocks.parameters() if p.ndim == 2]
         chosen = {id(p) for p in matrices}
         others = [p for p in self.model.parameters() if id(p) not in chosen]
         self.muon = Muon(matrices, recipe.matrix_rate)
         self.adam = torch.optim.AdamW(others, recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-        self._chunk: list[Batch] = []
-        if fast:
+        if self._fast:
             torch._dynamo.config.recompile_limit = 64
             for block in self.model.blocks:
                 block.compile(dynamic=False)
+
+    def grow(self) -> None:
+        """Double the layers; what was there keeps its weights, its average and its optimisers' state."""
+        states = {
+            deeper_names(name)[0]: state
+            for name, weight in self.model.named_parameters()
+            for state in (self.muon.state.get(weight), self.adam.state.get(weight))
+            if state
+        }
+        self.model, self.average = self.model.deeper(), self.average.deeper().requires_grad_(False)
+        self._optimize()
+        for name, weight in self.model.named_parameters():
+            if name in states:
+                (self.muon if "exp_avg" not in states[name] else self.adam).state[weight] = states[name]
 
     def next_batch(self) -> Batch:
         """The batch at the run's place; a new chunk of data is made when one is used up."""
@@ -99,17 +125,18 @@ class Trainer:
     def _make_chunk(self) -> None:
         recipe, place = self.recipe, self.place
         rng = random.Random(f"{recipe.seed}:{place.chunk}")
-        self._chunk = make_chunk(self.tokenizer, rng, place.grown, recipe.batch_tokens, recipe.shares)
+        self._chunk = make_chunk(self.tokenizer, self.dialect, rng, place.grown, recipe.batch_tokens, recipe.shares)
 
     def step(self) -> float:
         """One update of the weights; returns the loss before it."""
         began = time.monotonic()
+        if self.model.size.layers < self._layers and self.place.progress(self.recipe) >= self.recipe.grow_at:
+            self.grow()
         batch = self.next_batch()
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.place.step)
         masked = draw_masks(batch, self.model.size.vocab_size, generator)
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = self.model.features(batch.ids.masked_fill(masked, self.mask_id))[masked]
-            logits = self.model.ff_out(hidden)
+            logits = self.model.logits_at(batch.ids.masked_fill(masked, self.mask_id), masked)
         errors = functional.cross_entropy(logits.float(), batch.ids[masked], reduction="none")
         weights = loss_weights(batch)[masked]
         loss = (errors * weights).sum() / weights.sum()
@@ -136,6 +163,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Writes the whole state; the old file is replaced only by a complete new one."""
         state = {
+            "family": self.recipe.family,
             "recipe": asdict(self.recipe),
             "size": self.model.size._asdict(),
             "place": asdict(self.place),
@@ -153,6 +181,8 @@ class Trainer:
         """Goes back to where `save` left a run; the recipe in use stays this trainer's."""
         state: dict[str, Any] = torch.load(path, weights_only=True)
         self.place = Place(**state["place"])
+        if state["size"]["layers"] > self.model.size.layers:
+            self.grow()
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.muon.load_state_dict(state["muon"])
@@ -179,51 +209,36 @@ def train(trainer: Trainer, out: Path, save_every: float = 120.0, stop_after: in
                 trainer.save(out / "checkpoint.pt")
                 saved = time.monotonic()
     trainer.save(out / "checkpoint.pt")
-    draw_curve(out / "log.jsonl", out / "loss.png")
-
-
-def draw_curve(log: Path, picture: Path) -> None:
-    """The loss of a run over its tokens, as a PNG with a logarithmic loss axis."""
-    from matplotlib.figure import Figure
-
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([row["tokens"] / 1e6 for row in rows], [row["loss"] for row in rows], linewidth=0.8)
-    axes.set(yscale="log", xlabel="tokens (millions)", ylabel="loss on masked tokens")
-    axes.grid(alpha=0.3)
-    figure.savefig(picture, dpi=120)
+    parameters = sum(weight.numel() for weight in trainer.model.parameters())
+    draw_curve(out / "log.jsonl", out / "loss.png", trainer.recipe.family, parameters)
 
 
 def main(
+    family: Annotated[str, typer.Argument(help="llada or dream.")],
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, the log and the curve.")],
-    minutes: Annotated[float | None, typer.Option(help="Budget of training time.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Budget of training tokens.")] = None,
+    tokens: Annotated[int, typer.Option(help="Budget of training tokens.")] = 50_000_000,
     resume: Annotated[bool, typer.Option(help="Go on from the folder's checkpoint.")] = False,
     share: Annotated[list[str] | None, typer.Option(help="A task's share: `lists=0.3`.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the weights and of the data.")] = 0,
-    d_model: Annotated[int, typer.Option(help="Hidden size.")] = 160,
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = 5,
-    mlp: Annotated[int, typer.Option(help="Hidden size of the MLP.")] = 448,
-    layers: Annotated[int, typer.Option(help="Layers.")] = 8,
     batch_tokens: Annotated[int, typer.Option(help="Tokens in a batch.")] = 4096,
     matrix_rate: Annotated[float, typer.Option(help="Muon's first learning rate.")] = 0.01,
-    other_rate: Annotated[float, typer.Option(help="AdamW's first learning rate.")] = 1.5e-3,
+    other_rate: Annotated[float, typer.Option(help="AdamW's first learning rate.")] = 2.5e-3,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
-    """Train the tiny model on a budget of minutes, of tokens, or of whichever ends first."""
-    if minutes is None and tokens is None:
-        raise typer.BadParameter("give a budget: --minutes, --tokens or both")
+    """Train a tiny model of a family on a budget of tokens."""
+    if family not in SIZES:
+        raise typer.BadParameter(f"no family {family!r}: {' or '.join(SIZES)}")
+    if not resume and (out / "checkpoint.pt").exists():
+        raise typer.BadParameter(f"{out} holds a run already: go on with --resume, or name another folder")
     torch.set_num_threads(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     shares = SHARES | {name: float(x) for name, x in (one.split("=") for one in share or [])}
-    recipe = Recipe(minutes, tokens, batch_tokens, matrix_rate, other_rate, seed=seed, shares=shares)
-    tokenizer = build_tokenizer()
+    recipe = Recipe(family, tokens, batch_tokens, matrix_rate, other_rate, seed=seed, shares=shares)
+    tokenizer = build_tokenizer(family)
     if resume:
         kept = torch.load(out / "checkpoint.pt", weights_only=True)["tokenizer"]
         tokenizer = Tokenizer.from_str(kept)
-    size = Size(tokenizer.get_vocab_size(), d_model, layers, heads, mlp)
-    trainer = Trainer(recipe, size, tokenizer)
+    trainer = Trainer(recipe, SIZES[family]._replace(vocab_size=tokenizer.get_vocab_size()), tokenizer)
     if resume:
         trainer.load(out / "checkpoint.pt")
     train(trainer, out)

@@ -1,71 +1,31 @@
-"""The tokenizer: one token per word and per number from 0 to 99, single bytes for all the rest.
+"""The tokenizers: byte-level, with one token for each word of the problems.
 
-A byte-level BPE without merges: a word that the vocabulary holds is one token
-(`ignore_merges`), any other word falls apart into its bytes. So every UTF-8 text encodes, and
-decoding gives the text back exactly.
+LLaDA's is a `tokenizer.json`: a BPE without merges, in which a word (and a number from 0 to 99) that the vocabulary
+holds is one token (`ignore_merges`) and any other falls apart into its bytes. Dream's is Qwen2's: `vocab.json` and
+`merges.txt`, whose merges build each word, and which reads numbers digit by digit. Every UTF-8 text encodes, and
+decoding gives the text back exactly (Dream's in Unicode's composed form, NFC).
 """
 
 from __future__ import annotations
 
 import json
 import random
+import tempfile
 from pathlib import Path
 
+from dialects import DIALECTS
 from problems import SMALL_TALK, TASKS, casual
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from words import MEN, WOMEN
 
-START, END_OF_TEXT, MASK = "<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>"
-HEADER, END_OF_HEADER, END_OF_TURN = "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
-SPECIAL = (START, END_OF_TEXT, MASK, HEADER, END_OF_HEADER, END_OF_TURN)
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
-    " + message['content'] | trim + '<|eot_id|>' %}"
-    "{% if loop.index0 == 0 %}{% set content = '<|startoftext|>' + content %}{% endif %}"
-    "{{ content }}{% endfor %}"
-    "{% if add_generation_prompt %}"
-    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-)
+from esdllm_models.tokenizers import fast_tokenizer
 
 _WORDS = r"\n+ *| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]|\s+"
 
 
-def chat_prompt(question: str) -> str:
-    """The text that `CHAT_TEMPLATE` makes of one question, up to where the answer begins."""
-    return f"{START}{HEADER}user{END_OF_HEADER}\n\n{question}{END_OF_TURN}{HEADER}assistant{END_OF_HEADER}\n\n"
-
-
-def build_tokenizer(samples: int = 3000, seed: int = 0) -> Tokenizer:
-    """The tokenizer whose words are those of `samples` generated problems of each task."""
-    splitter = _splitter()
-    words = {"user", "assistant", "system"}
-    words.update(f" {number}" for number in range(100))
-    words.update(form for name in (*WOMEN, *MEN) for form in (name, f" {name}"))
-    rng = random.Random(seed)
-    texts = [text for pair in SMALL_TALK.items() for text in pair]
-    for make in TASKS.values():
-        for _ in range(samples):
-            prompt, answer = make(rng, 1.0)
-            texts += [prompt, answer, casual(rng, prompt)]
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    for text in texts:
-        words.update(piece for piece, _ in splitter.pre_tokenize_str(f"\n\n{text}"))
-    pieces = {encoded for word in words for encoded, _ in byte_level.pre_tokenize_str(word)}
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    ordered = [*alphabet, *sorted(pieces - set(alphabet))]
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab={piece: number for number, piece in enumerate(ordered)},
-            merges=[],
-            ignore_merges=True,
-        )
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([splitter, byte_level])
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL])
-    return tokenizer
+def build_tokenizer(family: str, samples: int = 3000, seed: int = 0) -> Tokenizer:
+    """A family's tokenizer, whose words are those of `samples` generated problems of each task."""
+    return {"llada": _whole_words, "dream": _qwen2}[family](_texts(samples, seed))
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
@@ -76,44 +36,94 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
     return number
 
 
-def _splitter() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
+def _texts(samples: int, seed: int) -> list[str]:
+    """Every kind of text, each as it begins after a line feed."""
+    rng = random.Random(seed)
+    texts = [text for pair in SMALL_TALK.items() for text in pair]
+    for make in TASKS.values():
+        for _ in range(samples):
+            prompt, answer = make(rng, 1.0)
+            texts += [prompt, answer, casual(rng, prompt)]
+    texts += [f" {number}" for number in range(100)]
+    texts += [form for name in (*WOMEN, *MEN) for form in (name, f" {name}")]
+    return [*texts, "user", "assistant", "system"]
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
-    """Writes `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`."""
+def _whole_words(texts: list[str]) -> Tokenizer:
+    splitter = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
+    started = [text if text.startswith(" ") else f"\n\n{text}" for text in texts]
+    words = {piece for text in started for piece, _ in splitter.pre_tokenize_str(text)}
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    pieces = {encoded for word in words for encoded, _ in byte_level.pre_tokenize_str(word)}
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    ordered = [*alphabet, *sorted(pieces - set(alphabet))]
+    vocab = {piece: number for number, piece in enumerate(ordered)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([splitter, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    special = DIALECTS["llada"].special
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
+    return tokenizer
+
+
+def _qwen2(texts: list[str]) -> Tokenizer:
+    """Learns merges until every word is one token; reads them back as the package reads Dream's files."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    with tempfile.TemporaryDirectory() as folder:
+        _write_qwen2(Path(folder), {piece: number for number, piece in enumerate(alphabet)}, [])
+        empty = fast_tokenizer(Path(folder)).backend_tokenizer
+        splitter = empty.pre_tokenizer
+        words = sorted({piece for text in texts for piece, _ in splitter.pre_tokenize_str(text)})
+        learner = Tokenizer(models.BPE())
+        learner.pre_tokenizer = pre_tokenizers.Split("\x00", behavior="removed")
+        trainer = trainers.BpeTrainer(
+            vocab_size=1 << 14, min_frequency=1, initial_alphabet=alphabet, show_progress=False
+        )
+        learner.train_from_iterator(words, trainer)
+        learned = json.loads(learner.to_str())["model"]
+        _write_qwen2(Path(folder), learned["vocab"], learned["merges"])
+        return fast_tokenizer(Path(folder)).backend_tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, family: str, folder: Path, max_length: int) -> None:
+    """Writes the tokenizer's files as the family's public checkpoints have them."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    special = {
-        "bos_token": START,
-        "eos_token": END_OF_TEXT,
-        "pad_token": END_OF_TEXT,
-        "mask_token": MASK,
-    }
+    dialect = DIALECTS[family]
+    named = {"eos_token": dialect.end_of_text, "pad_token": dialect.end_of_text, "mask_token": dialect.mask}
+    if family == "llada":
+        named = {"bos_token": dialect.start, **named}
+        tokenizer.save(str(folder / "tokenizer.json"))
+    else:
+        model = json.loads(tokenizer.to_str())["model"]
+        _write_qwen2(folder, model["vocab"], model["merges"])
+    others = [name for name in dialect.special if name not in named.values()]
     config = {
-        **special,
-        "additional_special_tokens": [HEADER, END_OF_HEADER, END_OF_TURN],
-        "added_tokens_decoder": {
-            str(tokenizer.token_to_id(name)): {
-                "content": name,
-                "lstrip": False,
-                "normalized": False,
-                "rstrip": False,
-                "single_word": False,
-                "special": True,
-            }
-            for name in SPECIAL
-        },
+        **named,
+        "additional_special_tokens": others,
+        "added_tokens_decoder": _added({name: token_id(tokenizer, name) for name in dialect.special}),
         "add_bos_token": False,
         "add_eos_token": False,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": dialect.template,
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_length,
         "padding_side": "left",
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": {"llada": "PreTrainedTokenizerFast", "dream": "DreamTokenizer"}[family],
     }
     _write(folder / "tokenizer_config.json", config)
-    _write(folder / "special_tokens_map.json", special)
+    _write(folder / "special_tokens_map.json", {**named, "additional_special_tokens": others})
+
+
+def _added(ids: dict[str, int]) -> dict[str, object]:
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    return {str(number): {"content": name, **flags} for name, number in ids.items()}
+
+
+def _write_qwen2(folder: Path, vocab: dict[str, int], merges: list[list[str]]) -> None:
+    _write(folder / "vocab.json", vocab)
+    lines = "".join(f"{left} {right}\n" for left, right in merges)
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{lines}", encoding="utf-8")
+    added = {name: len(vocab) + place for place, name in enumerate(DIALECTS["dream"].special)}
+    _write(folder / "tokenizer_config.json", {"added_tokens_decoder": _added(added)})
 
 
 def _write(path: Path, content: object) -> None:

@@ -8,8 +8,18 @@ from esdllm import Engine, ImportanceView, configure, load_model
 
 def test_positions_near_the_last_commit_score_higher() -> None:
     positions = torch.tensor([[9, 4, 5, 20]])  # in no particular order
-    none = torch.zeros(1, 4)
-    view = ImportanceView(0, none, none, none, positions > 0, positions == 5, positions)
+    none, one = torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64)
+    view = ImportanceView(
+        layer=0,
+        x=none,
+        last=none,
+        confidence=none,
+        undecided=positions > 0,
+        committed=positions == 5,
+        positions=positions,
+        seeds=one,
+        step=one.squeeze(0),
+    )
     assert RecencyScorer(reach=2.0).score(view).argsort(descending=True).tolist() == [[2, 1, 0, 3]]
 
 

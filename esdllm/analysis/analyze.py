@@ -1,0 +1,65 @@
+"""Decodes prompts, makes every step's exact tensors again, and adds up what changed from one step to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from esdllm.analysis.replay import replay
+from esdllm.analysis.result import Analysis
+from esdllm.analysis.tally import Tally
+from esdllm.analysis.trajectory import decode
+from esdllm.engine import Engine
+from esdllm.errors import InputError
+from esdllm.views import Message
+
+__all__ = ["analyze"]
+
+
+def analyze(
+    engine: Engine,
+    prompts: str | Sequence[str] | Sequence[Sequence[int]] | Sequence[Sequence[Message]],
+    *,
+    chat: bool = False,
+    batch: int = 8,
+    watch: Callable[[str, float], None] | None = None,
+) -> Analysis:
+    """Return what changes between consecutive steps when `engine` decodes `prompts`.
+
+    Which tokens are committed, and when, is the engine's doing. The tensors are not: every canvas goes once more through
+    a plain forward pass, so that they are exact under any preset. `batch` prompts are taken at a time; the result is the
+    same for any number, up to rounding. `watch` gets what is being done and the share of all work that is done.
+
+    The observation is that of ES-dLLM (arXiv 2603.10088, section 3).
+
+    Raises:
+        ConfigError: guidance is on.
+        InputError: no prompt, one that cannot be decoded, or no run of two steps.
+    """
+    listed: Any = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not listed:
+        raise InputError("there is no prompt to analyze; give at least one")
+    if batch < 1:
+        raise InputError(f"batch = {batch}: give at least 1 prompt at a time")
+    watch = watch or (lambda stage, share: None)
+    tally, steps, pairs = Tally(engine.model.spec), 0, 0
+    with torch.inference_mode():
+        for start in range(0, len(listed), batch):
+            chunk = listed[start : start + batch]
+            watch("decoding", start / len(listed))
+            rows = decode(engine, chunk, chat)
+            most = max(row.states for row in rows)
+            steps += sum(row.states for row in rows)
+            for number, changes in enumerate(replay(engine.model.adapter, rows)):
+                for change in changes:
+                    tally.add(change)
+                pairs += len(changes)
+                watch("comparing", (start + len(chunk) * (number + 1) / most) / len(listed))
+    if not pairs:
+        raise InputError(
+            f"nothing to compare: every answer took a single step with gen_length = {engine.config.gen_length}; raise it, or "
+            "commit fewer tokens a step"
+        )
+    return tally.result(len(listed), steps)

@@ -1,0 +1,150 @@
+"""`esdllm analyze`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from esdllm.analysis import Analysis, analyze
+from esdllm.analysis.plots import draw, require_matplotlib
+from esdllm.analysis.tables import tables
+from esdllm.catalogue import Catalogue
+from esdllm.cli.prompts import read_prompts
+from esdllm.cli.shared import (
+    BlockLength,
+    Choice,
+    ConfigFile,
+    Debug,
+    Device,
+    Dtype,
+    GenLength,
+    Json,
+    ModelName,
+    Sets,
+    counted,
+    default_model,
+    print_json,
+    stderr,
+    stdout,
+)
+from esdllm.components import Components
+from esdllm.engine import Engine
+from esdllm.errors import InputError, known
+from esdllm.evaluation import load_suite, of_split, taken
+from esdllm.loading import load_model
+
+_PRESET = "vanilla"
+_KINDS = ("pdf", "png", "svg")
+_TEXTS = ("positions", "kind", "tensor", "layers")
+
+
+def analyze_(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts, in quotes.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help='More prompts: one a line, or in a .jsonl file one {"prompt": text} a line.'),
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Prompts of a suite too: a plugin's, or a file of JSON lines.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts of each of the suite's tasks.")] = 10,
+    model: ModelName = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset", "-p", metavar="NAME", help=f"What decides the tokens, a named configuration [{_PRESET}]."
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    gen_length: GenLength = None,
+    block_length: BlockLength = None,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts taken at a time.")] = 8,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Write pictures and JSON here.")
+    ] = None,
+    kind: Annotated[str, typer.Option("--format", metavar="NAME", help="Of the pictures: png, svg or pdf.")] = "png",
+    device: Device = None,
+    dtype: Dtype = None,
+    chat: Annotated[
+        bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if there is one].")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure what changes between one denoising step and the next.
+
+    How much confidence and the hidden states, queries, keys and values of every layer change, where, whether the one
+    tells the other, and how stale a cache grows. Every step is computed once more in full, whatever the preset skips.
+
+    \b
+    esdllm analyze "Sort these numbers: 31, 4, 15." "What is 12 + 7?" --out found
+    esdllm analyze --suite tiny --gen-length 64 --json
+    esdllm analyze "Why is the sky blue?" --model GSAI-ML/LLaDA-8B-Instruct --preset es-dllm --batch 1
+    """
+    catalogue, console = Catalogue.load(), stderr()
+    chosen = taken(of_split(load_suite(suite, catalogue).problems(), "test"), count) if suite else []
+    texts = read_prompts([*(words or ()), *(problem.prompt for problem in chosen)], prompts)
+    if kind not in _KINDS:
+        raise InputError(f"--format {kind}: {known(kind, _KINDS)}")
+    if out is not None:
+        _check_folder(out)
+    choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length}, _PRESET)
+    decode = choice.config(catalogue)
+    Components.resolve(decode, catalogue)  # a wrong option is found before weights are read
+    name = model or default_model(catalogue)
+    with console.status(f"loading {name}"):
+        loaded = load_model(name, device, dtype, catalogue)
+    engine = Engine.build(loaded, decode, catalogue)
+    templated = (loaded.codec is not None and loaded.codec.has_chat) if chat is None else chat
+    with _bar(console) as bar:
+        task = bar.add_task("", total=1.0)
+        found = analyze(
+            engine,
+            texts,
+            chat=templated,
+            batch=batch,
+            watch=lambda stage, share: bar.update(task, description=stage, completed=share),
+        )
+    told = {"model": name, "preset": choice.base(), "config": decode.to_dict(), **found.to_dict()}
+    _show(found, told, as_json)
+    summary = f"{name}, {choice.label()}: {counted(found.prompts, 'prompt')}, {counted(found.pairs, 'pair')} of steps"
+    console.print(summary, style="dim", soft_wrap=True)
+    if out is not None:
+        files = draw(found, out, kind)
+        (out / "analysis.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        names = ", ".join(file.name for file in files)
+        console.print(f"in {out}: {names}, analysis.json", style="dim", soft_wrap=True)
+
+
+def _check_folder(out: Path) -> None:
+    """Find out before the long work whether its pictures can be drawn and written."""
+    require_matplotlib()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; name a folder")
+
+
+def _bar(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def _show(found: Analysis, told: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(told, indent=None)
+        return
+    console = stdout()
+    for grid in tables(found):
+        table = Table(title=grid.title, title_justify="left", box=box.SIMPLE_HEAD)
+        for head in grid.head:
+            table.add_column(head, justify="left" if head in _TEXTS else "right")
+        for row in grid.rows:
+            table.add_row(*row)
+        console.print(table)

@@ -1,0 +1,23 @@
+"""Quality and speed, measured side by side: suites of problems, contenders, intervals, plots."""
+
+from esdllm.evaluation.contenders import Contender, check_names
+from esdllm.evaluation.measure import EvaluationInterrupted, evaluate
+from esdllm.evaluation.outcomes import Outcome, Report
+from esdllm.evaluation.statistics import Interval, difference, share
+from esdllm.evaluation.suites import JsonlSuite, load_suite, of_split, taken
+
+__all__ = [
+    "Contender",
+    "EvaluationInterrupted",
+    "Interval",
+    "JsonlSuite",
+    "Outcome",
+    "Report",
+    "check_names",
+    "difference",
+    "evaluate",
+    "load_suite",
+    "of_split",
+    "share",
+    "taken",
+]

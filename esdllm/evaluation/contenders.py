@@ -1,0 +1,69 @@
+"""Contenders: configurations by name, to be measured against each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from esdllm.catalogue import Catalogue
+from esdllm.config import DEFAULT_PRESET, DecodeConfig, base_preset, merge, parse_set, read_toml
+from esdllm.errors import ConfigError, InputError
+
+__all__ = ["Contender", "check_names"]
+
+_BETWEEN = re.compile(r"(?<![\s,{\[])\s+(?=[\w.-]+\s*=)")
+"""white space before a `key=`, unless it is inside a list or an inline table"""
+
+
+@attrs.frozen
+class Contender:
+    """A configuration and what it is called in tables."""
+
+    name: str
+    """as it was asked for: a preset and its settings, or a file"""
+    config: DecodeConfig
+    """what it decodes with"""
+
+    @classmethod
+    def of(
+        cls, text: str, catalogue: Catalogue, settings: Mapping[str, Any] | None = None, sets: Sequence[str] = ()
+    ) -> Contender:
+        """Return the contender of `preset key=value ...` or `file.toml key=value ...`.
+
+        `settings` are what a suite suggests, `sets` what all contenders are given. Later goes over earlier: the preset,
+        `settings`, the file, `sets`, its own `key=value`s, which are in its name.
+
+        Raises:
+            ConfigError: an unknown preset or setting, a value out of range, or a preset named by a setting.
+        """
+        first, *own = _BETWEEN.split(text.strip())
+        if not first:
+            raise ConfigError("a contender has no name; give a preset or a TOML file, and key=value after it")
+        for one in (*sets, *own):
+            if "preset" in parse_set(one):
+                raise ConfigError(f"'{one}' where contenders are compared; a contender's preset is its first word")
+        file = first.endswith(".toml")
+        read = read_toml(Path(first).expanduser()) if file else {}
+        preset = base_preset(None, [read], DEFAULT_PRESET) if file else first
+        base = catalogue.preset(preset).settings if preset else {key: read[key] for key in read if key != "preset"}
+        layers = merge(merge(base, settings or {}), {key: read[key] for key in read if key != "preset"})
+        name = Path(first).stem if file else first
+        return cls(" ".join([name, *own]), catalogue.configure(settings=layers, sets=[*sets, *own]))
+
+
+def check_names(contenders: Sequence[Contender]) -> None:
+    """Return if each contender has a name of its own.
+
+    Raises:
+        InputError: two have the same.
+    """
+    names = [contender.name for contender in contenders]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"two contenders are named '{name}'; leave one out, rename a file, or set something in which they differ"
+            )

@@ -1,0 +1,113 @@
+"""The model card of an exported run: `card.md`, filled in from what the run recorded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import typer
+from batches import LENGTHS
+from curve import read_log
+from layouts import LAYOUTS
+from model import Size
+from problems import SHARES, TASKS, held_out_problems
+from train import Place, Recipe
+
+
+class Scores(NamedTuple):
+    """What `esdllm eval --json` measured."""
+
+    shares: dict[str, dict[str, float]]
+    """by preset and task, the share of right answers"""
+    problems: int
+    settings: dict[str, Any]
+    """the first preset's configuration"""
+
+
+_TOKENIZERS = {
+    "llada": "a word, or a number from 0 to 99, is one token; everything else falls to bytes, so any text encodes.",
+    "dream": "as Qwen2's: a word is one token, a number one token a digit; everything else falls to bytes, so any text\n"
+    "  encodes.",
+}
+
+
+def read_scores(path: Path) -> Scores:
+    """The scores in a file that `esdllm eval --suite tiny --json` printed."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        contenders = found["contenders"]
+        shares = {one["name"]: {task: float(one["tasks"][task]["value"]) for task in TASKS} for one in contenders}
+        return Scores(shares, int(found["problems"]), contenders[0]["config"])
+    except (KeyError, TypeError, IndexError) as error:
+        raise typer.BadParameter(
+            f"{path} holds no scores: give what `esdllm eval --suite tiny --json` prints"
+        ) from error
+
+
+def card(state: dict[str, Any], parameters: int, log: Path, scores: Scores | None = None) -> str:
+    """The card of a checkpoint (as `Trainer.save` writes it), of its log and, if there are any, of its scores."""
+    recipe, place = Recipe(**state["recipe"]), Place(**state["place"])
+    rows = [row for row in read_log(log) if row["step"] <= place.step]
+    if not rows:
+        raise typer.BadParameter(f"{log} holds no loss yet: train for 20 steps at least")
+    last = rows[-max(1, len(rows) // 50) :]
+    template = (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
+    return template.format(
+        family=recipe.family,
+        title=LAYOUTS[recipe.family].title,
+        parameters=parameters / 1e6,
+        examples="\n".join(_example(task) for task in TASKS),
+        scores=_score_table(scores) if scores else "",
+        longest=LENGTHS[-1],
+        size=Size(**state["size"]),
+        megabytes=2 * parameters / 1e6,
+        tokenizer=_TOKENIZERS[recipe.family],
+        recipe=recipe,
+        tokens=place.tokens / 1e6,
+        budget=recipe.tokens / 1e6,
+        steps=place.step,
+        hours=place.seconds / 3600,
+        shallow=Size(**state["size"]).layers // 2,
+        share=100 * recipe.grow_at,
+        shares=", ".join(f"{task} {100 * share:g} %" for task, share in recipe.shares.items()),
+        last=20 * len(last),
+        loss=sum(row["loss"] for row in last) / len(last),
+        options=_options(recipe),
+    )
+
+
+def _example(task: str) -> str:
+    """A row of the table of tasks: one of the shorter ones of a few held-out problems."""
+    problem = sorted(held_out_problems(task, 20), key=lambda problem: len(problem.prompt + problem.answer))[5]
+    answer = " / ".join(f"`{line}`" for line in problem.answer.split("\n"))
+    return f"| {task} | `{problem.prompt}` | {answer} |"
+
+
+def _score_table(scores: Scores) -> str:
+    """The section of scores: a row for each task, a column for each preset, means last."""
+    shares = scores.shares
+    lines = [
+        "",
+        "## Scores",
+        "",
+        f"Of {scores.problems} held-out problems (no prompt of which is in the training data), right to the letter, with",
+        f"gen_length {scores.settings['gen_length']} and block_length {scores.settings['block_length']} (`esdllm eval`):",
+        "",
+        f"| task | {' | '.join(f'`{preset}`' for preset in shares)} |",
+        f"|---{'|---' * len(shares)}|",
+    ]
+    rows = {task: [by_task[task] for by_task in shares.values()] for task in TASKS}
+    rows["mean"] = [sum(by_task.values()) / len(by_task) for by_task in shares.values()]
+    lines += [f"| {task} | {' | '.join(f'{100 * share:.1f} %' for share in row)} |" for task, row in rows.items()]
+    return "\n".join([*lines, ""])
+
+
+def _options(recipe: Recipe) -> str:
+    """The options of `train.py` that make this run again, beside the family and the folder."""
+    usual = Recipe(recipe.family, recipe.tokens)
+    names = ("batch_tokens", "matrix_rate", "other_rate", "seed")
+    changed = [name for name in names if getattr(recipe, name) != getattr(usual, name)]
+    options = [f"--{name.replace('_', '-')} {getattr(recipe, name)}" for name in ("tokens", *changed)]
+    options += [f"--share {task}={share}" for task, share in recipe.shares.items() if share != SHARES[task]]
+    return " ".join(options)
