@@ -8,6 +8,7 @@ from esdllm import AttentionBackend, CacheStore, hookimpl
 from esdllm_backends.attention.eager import EagerAttention
 from esdllm_backends.attention.sdpa import SdpaAttention
 from esdllm_backends.cache.dense import DenseStore
+from esdllm_backends.cache.int8 import Int8Store
 from esdllm_backends.cache.none import NoStore
 from esdllm_backends.cache.sparse import SparseStore
 
@@ -21,4 +22,4 @@ def esdllm_attention_backends() -> Mapping[str, Callable[..., AttentionBackend]]
 @hookimpl
 def esdllm_cache_stores() -> Mapping[str, Callable[..., CacheStore]]:
     """Offer the cache stores."""
-    return {"dense": DenseStore, "none": NoStore, "sparse": SparseStore}
+    return {"dense": DenseStore, "int8": Int8Store, "none": NoStore, "sparse": SparseStore}
