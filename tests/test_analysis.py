@@ -425,6 +425,7 @@ def test_wrong_words_are_told(run: Any, tmp_path: Any) -> None:
         ("--prompts", str(empty)): "empty.txt holds no prompt; write one a line",
         ("a", "--format", "gif"): "--format gif: known: pdf, png, svg",
         ("a", "--out", str(empty)): "empty.txt is a file; name a folder",
+        ("a", "--out", "/dev/null/found"): "cannot write /dev/null/found/analysis.json: Not a directory; name another",
         ("a", "--preset", "vanila"): "did you mean 'vanilla'?",
         ("a", "--set", "cfg_scale=1.0"): "cfg_scale = 1.0: the analysis recomputes without guidance",
     }

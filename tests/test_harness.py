@@ -476,6 +476,13 @@ def test_a_wrong_model_argument_is_named(arguments: dict[str, Any], message: str
         HarnessModel.create_from_arg_obj(arguments, {"batch_size": 2, "max_batch_size": None})
 
 
+def test_what_the_sampler_refuses_is_found_before_anything_is_decoded(tiny: Model) -> None:
+    model = HarnessModel(tiny, **SHORT)
+    with pytest.raises(ConfigError, match="temperature"):
+        model.generate_until(requests("generate_until", ("Ada", {}), ("Ada", {"temperature": -1.0})))
+    assert model.get_model_info()["decode_configs_used"] == []
+
+
 def test_arguments_go_before_what_lm_eval_adds(tiny: Model) -> None:
     model = HarnessModel.create_from_arg_obj({"pretrained": tiny, "batch_size": 3}, {"batch_size": "8"})
     assert model.batch_size == 3

@@ -9,17 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Floats", "confidence_change", "midranks", "pearson", "relative_variation", "spearman", "top_share"]
+__all__ = ["Floats", "midranks", "pearson", "relative_variation", "spearman", "top_share"]
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
-
-
-def confidence_change(now: Tensor, last: Tensor) -> Tensor:
-    """Return |c_t - c_(t-1)|, the change of confidences (any shape), from 0 to 1.
-
-    The confidence of a position is the largest softmax probability of the logits that decide its token.
-    """
-    return (now - last).abs()
 
 
 def relative_variation(x: Tensor, last: Tensor) -> Tensor:

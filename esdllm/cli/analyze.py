@@ -28,6 +28,7 @@ from esdllm.cli.shared import (
     Json,
     ModelName,
     Sets,
+    check_writable,
     counted,
     default_model,
     print_json,
@@ -42,6 +43,7 @@ from esdllm.loading import load_model
 
 _PRESET = "vanilla"
 _KINDS = ("pdf", "png", "svg")
+_NUMBERS = "analysis.json"
 _TEXTS = ("positions", "kind", "tensor", "layers")
 
 
@@ -119,9 +121,9 @@ def analyze_(
     console.print(summary, style="dim", soft_wrap=True)
     if out is not None:
         files = draw(found, out, kind)
-        (out / "analysis.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (out / _NUMBERS).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         names = ", ".join(file.name for file in files)
-        console.print(f"in {out}: {names}, analysis.json", style="dim", soft_wrap=True)
+        console.print(f"in {out}: {names}, {_NUMBERS}", style="dim", soft_wrap=True)
 
 
 def _check_folder(out: Path) -> None:
@@ -129,6 +131,7 @@ def _check_folder(out: Path) -> None:
     require_matplotlib()
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
+    check_writable(out / _NUMBERS)
 
 
 def _bar(console: Console) -> Progress:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import attrs
 import typer
+from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from esdllm.catalogue import Catalogue
-from esdllm.cli.evaluate import Batch, SuiteName, Tasks, print_report
+from esdllm.cli.evaluate import Batch, Tasks, cost_table, print_report
 from esdllm.cli.prompts import read_prompts
 from esdllm.cli.shared import (
     BlockLength,
@@ -23,18 +25,20 @@ from esdllm.cli.shared import (
     ModelName,
     Sets,
     check_writable,
+    counted,
     default_model,
     print_json,
     shown,
     stderr,
     stdout,
 )
+from esdllm.config import SECTIONS, parse_set
 from esdllm.errors import ConfigError, InputError
-from esdllm.evaluation import Contender, load_suite, of_split, taken
+from esdllm.evaluation import Contender, load_suite, taken
 from esdllm.evaluation.plots import check_format
 from esdllm.interfaces import Suite
 from esdllm.loading import load_model
-from esdllm.tuning import Goal, Search, Space, Trial, Tuning
+from esdllm.tuning import Goal, Prompts, Search, Space, Trial, Tuning, parted
 from esdllm.views import Problem
 
 
@@ -43,7 +47,10 @@ def tune(
         "tuned.toml"
     ),
     model: ModelName = None,
-    suite: SuiteName = "tiny",
+    suite: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A plugin's suite, or a file of JSON lines with prompt and answer [tiny]."),
+    ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -52,9 +59,13 @@ def tune(
             "share of tokens equal to the reference's.",
         ),
     ] = None,
-    max_loss: Annotated[float, typer.Option(metavar="X", help="Share of quality that may be lost.")] = 0.01,
-    trials: Annotated[int, typer.Option(metavar="N", help="Settings to try in all.")] = 60,
-    minutes: Annotated[float | None, typer.Option(metavar="X", help="Stop trying after so long.")] = None,
+    max_loss: Annotated[
+        float, typer.Option(metavar="X", help="Quality that may be lost: 0.01 is one point of a hundred.")
+    ] = 0.01,
+    trials: Annotated[int, typer.Option(metavar="N", min=1, help="Settings to try in all.")] = 60,
+    minutes: Annotated[
+        float | None, typer.Option(metavar="X", help="Stop trying after so long; the validation comes after.")
+    ] = None,
     base: Annotated[
         str,
         typer.Option(
@@ -77,11 +88,13 @@ def tune(
     cost: Annotated[
         str, typer.Option(metavar="NAME", help="What is to be small: time, or work (positions computed; no noise).")
     ] = "time",
-    count: Annotated[int, typer.Option(metavar="N", help="Problems of each task to tune on; 0 for all.")] = 100,
-    test_count: Annotated[int, typer.Option(metavar="N", help="Problems of each task to validate on; 0 for all.")] = 0,
+    count: Annotated[int, typer.Option(metavar="N", min=0, help="Problems of each task to tune on; 0 for all.")] = 100,
+    test_count: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Problems of each task to validate on; 0 for all.")
+    ] = 0,
     tasks: Tasks = None,
     batch: Batch = 50,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the search.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the search.")] = 0,
     study: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep the search here, and go on with it if it is there.")
     ] = None,
@@ -104,12 +117,17 @@ def tune(
     """
     catalogue, console = Catalogue.load(), stderr()
     goal = _goal(max_loss, cost, prompts is not None)
+    if minutes is not None and not minutes >= 0:
+        raise InputError(f"--minutes {minutes}; write a number from 0")
     chosen, label, problems, others = _problems(prompts, suite, catalogue, tasks or (), count, test_count)
-    given = [f"{key}={value}" for key, value in (("gen_length", gen_length), ("block_length", block_length)) if value]
-    fixed = [*given, *(sets or ())]
+    lengths = {"gen_length": gen_length, "block_length": block_length}
+    fixed = [*(f"{key}={value}" for key, value in lengths.items() if value is not None), *(sets or ())]
     first = Contender.of(base, catalogue, chosen.settings, fixed)
-    compared = Contender.of(reference, catalogue, chosen.settings, _run_wide(fixed))
-    space = Space.of(first.config, catalogue, [text.partition("=")[0].strip() for text in fixed], search or ())
+    same = {**chosen.settings, **{key: getattr(first.config, key) for key in lengths}}
+    compared = Contender.of(reference, catalogue, same, _shared(fixed))
+    space = Space.of(first.config, catalogue, _keys(fixed), search or ())
+    first.config.to_toml()  # what cannot be written is found now
+    _check_apart(out, plot, study)
     for path in (out, plot, study):
         check_writable(path)
     check_format(plot)
@@ -127,17 +145,24 @@ def tune(
         shown_bar = bar.add_task("trying settings", total=trials, completed=before)
 
         def told(trial: Trial, best: Trial | None) -> None:
-            said = (
-                f"best {best.speedup:.1f}x at {100 * best.loss:+.1f} points"
-                if best
-                else "none within the tolerance yet"
-            )
-            bar.update(shown_bar, advance=1, description=said)
+            bar.update(shown_bar, advance=1, description=_said(best))
 
-        finder.run(trials, None if minutes is None else 60 * minutes, told)
-        bar.update(shown_bar, description="validating on other problems")
-        tuning = finder.finish()
+        try:
+            finder.run(trials, None if minutes is None else 60 * minutes, told)
+            bar.update(shown_bar, description="validating on other problems")
+            tuning = finder.finish()
+        except KeyboardInterrupt:
+            kept = f"kept in {study}: the same command goes on" if study else "lost; --study FILE keeps them"
+            done = counted(len(finder.trials()), "setting")
+            console.print(f"interrupted, {_said(finder.best())}; {done} tried, {kept}", style="yellow", soft_wrap=True)
+            raise typer.Exit(130) from None
     _finish(tuning, out, plot, as_json)
+
+
+def _said(best: Trial | None) -> str:
+    if best is None:
+        return "none within the tolerance yet"
+    return f"best {best.speedup:.1f}x at {100 * best.loss:+.1f} points"
 
 
 def _goal(max_loss: float, cost: str, agreement: bool) -> Goal:
@@ -149,44 +174,52 @@ def _goal(max_loss: float, cost: str, agreement: bool) -> Goal:
         raise ConfigError(f"--max-loss {max_loss}; write a share from 0 to below 1, such as 0.01") from None
 
 
-@attrs.frozen
-class _Prompts:
-    """Prompts without answers, as a suite."""
-
-    settings: dict[str, object] = attrs.field(factory=dict)
-
-    def problems(self) -> Sequence[Problem]:
-        return ()
-
-    def correct(self, problem: Problem, answer: str) -> bool:
-        return False
-
-
 def _problems(
-    prompts: Path | None, suite: str, catalogue: Catalogue, tasks: Sequence[str], count: int, test_count: int
+    prompts: Path | None, suite: str | None, catalogue: Catalogue, tasks: Sequence[str], count: int, test_count: int
 ) -> tuple[Suite, str, list[Problem], list[Problem]]:
     """Return the suite, its name, and the problems to tune and to validate on."""
     if prompts is not None:
-        lines = read_prompts((), prompts)
-        if len(lines) < 2:
-            raise InputError(f"{prompts} holds {len(lines)} prompt; give at least 2, half are for the validation")
-        found = [Problem(line, "") for line in lines]
-        return _Prompts(), prompts.name, found[0::2], found[1::2]
-    chosen = load_suite(suite, catalogue)
-    every = chosen.problems()
-    if all(not problem.split for problem in every):
-        every = taken(every, None, tasks)
-        tune, test = every[0::2], every[1::2]
+        if suite or tasks:
+            raise InputError(f"--prompts and {'--suite' if suite else '--task'}: give one; prompts are of no suite")
+        found: Suite = Prompts()
+        every = [Problem(text, "") for text in read_prompts((), prompts)]
     else:
-        tune, test = of_split(every, "tune"), of_split(every, "test")
+        found = load_suite(suite or "tiny", catalogue)
+        every = list(found.problems())
+    label = prompts.name if prompts else suite or "tiny"
+    tune, test = parted(every, tasks)
     if not tune or not test:
-        raise InputError(f"{suite} holds {len(every)} problems; give at least 2, half are for the validation")
-    return chosen, suite, taken(tune, count or None, tasks), taken(test, test_count or None, tasks)
+        raise InputError(
+            f"{label} has {len(tune)} problems to tune on and {len(test)} others to validate on; give more"
+        )
+    return found, label, taken(tune, count or None), taken(test, test_count or None)
 
 
-def _run_wide(sets: Sequence[str]) -> list[str]:
-    """Return the settings that hold for the reference too: those of no section."""
-    return [text for text in sets if "." not in text.partition("=")[0]]
+_SHARED = ("sampler", "attention")
+"""sections that say what is asked and what it runs on, not how steps are saved: the reference is given them too"""
+
+
+def _shared(sets: Sequence[str]) -> list[str]:
+    """Return the settings that hold for the reference too."""
+    sections = {text: next(iter(parse_set(text))) for text in sets}
+    return [text for text in sets if sections[text] not in SECTIONS or sections[text] in _SHARED]
+
+
+def _keys(sets: Sequence[str]) -> list[str]:
+    """Return what is set, by key: a section's options each."""
+    pairs = [pair for text in sets for pair in parse_set(text).items()]
+    return [
+        key
+        for name, value in pairs
+        for key in ([f"{name}.{option}" for option in value] if isinstance(value, dict) else [name])
+    ]
+
+
+def _check_apart(*paths: Path | None) -> None:
+    given = [path.resolve() for path in paths if path]
+    for path in given:
+        if given.count(path) > 1:
+            raise InputError(f"{path.name} is named twice among --out, --plot and --study; give each a file of its own")
 
 
 def _finish(tuning: Tuning, out: Path, plot: Path | None, as_json: bool) -> None:
@@ -205,7 +238,12 @@ def _finish(tuning: Tuning, out: Path, plot: Path | None, as_json: bool) -> None
         for section, options in tuning.chosen.settings.items():
             for option, value in options.items() if isinstance(options, dict) else [("", options)]:
                 stdout().print(f"  {section}{'.' * bool(option)}{option} = {shown(value)}", soft_wrap=True)
-        print_report(tuning.validation)
+        if not tuning.chosen.settings:
+            stdout().print(f"  {tuning.validation.outcomes[1].name} as it is", soft_wrap=True, markup=False)
+        if tuning.goal.quality == "agreement":
+            _print_agreement(tuning)
+        else:
+            print_report(tuning.validation)
     stderr().print(f"profile: {out}" + (f", plot: {plot}" if plot else ""), style="dim", soft_wrap=True)
     if not tuning.holds:
         lost, allowed = 100 * tuning.loss.value, 100 * tuning.goal.max_loss
@@ -215,3 +253,19 @@ def _finish(tuning: Tuning, out: Path, plot: Path | None, as_json: bool) -> None
             soft_wrap=True,
         )
         raise typer.Exit(1)
+
+
+def _print_agreement(tuning: Tuning) -> None:
+    """Print the validation's tables where nobody says what is right."""
+    report, console = tuning.validation, stdout()
+    title = f"{report.model}: {counted(len(report.problems), 'other prompt')} of {report.suite}, compared with "
+    console.print(f"{title}{report.reference.name}", soft_wrap=True, markup=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    for head in ("tokens, %", "the same", "lost", "95 %"):
+        table.add_column(head, justify="left" if head == "tokens, %" else "right", no_wrap=head != "tokens, %")
+    for outcome in report.outcomes:
+        lost, same = tuning.goal.loss(outcome, report.reference), 100 * report.agreement(outcome)
+        compared = (f"{100 * lost.value:.1f}", f"{100 * lost.low:.1f} to {100 * lost.high:.1f}")
+        table.add_row(Text(outcome.name), f"{same:.1f}", *(("", "") if outcome is report.reference else compared))
+    console.print(table)
+    console.print(cost_table(report))

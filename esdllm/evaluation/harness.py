@@ -78,9 +78,8 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
         self.batch_size, self._until = whole("batch_size", batch_size), strings("until", until)
         samples, rows = whole("mc_samples", mc_samples), whole("mc_batch_size", mc_batch_size)
         self._decoding = Decoding.of(self._catalogue, preset, config, settings_of(settings, _ARGUMENTS))
-        components = Components.resolve(
-            self._decoding.config, self._catalogue
-        )  # wrong options, before weights are read
+        # wrong options, before weights are read
+        components = Components.resolve(self._decoding.config, self._catalogue)
         if pretrained is None:
             raise ConfigError(f"no model: give pretrained=NAME; {known('', shipped_checkpoints(self._catalogue))}")
         if device == _DEFAULT_DEVICE and not torch.cuda.is_available():
@@ -119,6 +118,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
 
         Raises:
             InputError: a prompt that the context has no room for; before anything is decoded.
+            ConfigError: a request asks the sampler for what it does not offer; before that too.
         """
         wishes = [Wish.of(request.args[1]) for request in requests]
         configs = [self._decoding.granted(wish) for wish in wishes]
@@ -126,6 +126,8 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
         for prompt, config in zip(prompts, configs, strict=True):
             self._check_room(len(prompt), config.gen_length)
         kinds = [repr(config) for config in configs]
+        for config in dict(zip(kinds, configs, strict=True)).values():
+            Components.resolve(config, self._catalogue)
         seeds, answers = self._seeds(list(zip(kinds, map(tuple, prompts), strict=True))), [""] * len(requests)
         with _progress("decoding", len(requests)) as advance:
             for group in groups(kinds):
@@ -223,9 +225,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
         turns, begun = list(chat_history), ""
         if not add_generation_prompt:
             if not turns or turns[-1]["role"] != "assistant":
-                raise InputError(
-                    "there is no generation prompt, and the last turn is not the assistant's to go on with"
-                )
+                raise InputError("no generation prompt, and the last turn is not the assistant's to go on with")
             begun = turns.pop()["content"]
         tokens = self._codec.encode_chat(turns)
         text = self._codec.decode(tokens, keep_special=True)

@@ -44,7 +44,7 @@ class Goal:
     def loss(self, outcome: Outcome, reference: Outcome) -> Interval:
         """Return the quality lost against the reference, on the same problems, and its 95 % interval.
 
-        For answers see `difference`; for agreement it is the normal one of a mean over the problems.
+        For answers see `difference`; for agreement it is Student's, of a mean over the problems.
         """
         if self.quality == "agreement":
             pairs = zip(outcome.tokens, reference.tokens, strict=True)
@@ -66,9 +66,20 @@ class Goal:
 
 
 def _mean(shares: Sequence[float]) -> Interval:
-    """Return the mean and the normal 95 % interval around it, within [0, 1]; all of that for a single share."""
-    value = sum(shares) / len(shares)
-    if len(shares) < 2:
+    """Return the mean and Student's 95 % interval around it, within [0, 1]; all of that for fewer than three shares."""
+    value, freedom = sum(shares) / len(shares), len(shares) - 1
+    if freedom < 2:
         return Interval(value, 0.0, 1.0)
-    half = statistics.NormalDist().inv_cdf(0.975) * statistics.stdev(shares) / math.sqrt(len(shares))
+    half = _student(freedom) * statistics.stdev(shares) / math.sqrt(len(shares))
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
+
+
+def _student(freedom: int) -> float:
+    """Return Student's 97.5 % quantile to 3 % from 2 degrees of freedom on (Abramowitz and Stegun, 26.7.5)."""
+    z = statistics.NormalDist().inv_cdf(0.975)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return float(z + sum(term / freedom**power for power, term in enumerate(terms, 1)))

@@ -31,11 +31,14 @@ def plot_tuning(tuning: Tuning, path: Path) -> None:
     x, y = tuning.chosen.speedup, 100 * tuning.chosen.loss
     axes.scatter(x, y, s=90, facecolors="none", edgecolors=COLORS[1], linewidths=2, zorder=4, label="chosen")
     middle, spread = 100 * loss.value, [[100 * (loss.value - loss.low)], [100 * (loss.high - loss.value)]]
-    axes.errorbar(x, middle, spread, fmt="D", color=COLORS[1], capsize=3, zorder=5, label="chosen, on other problems")
+    again = tuning.goal.speedup(tuning.outcome, tuning.validation.reference)
+    axes.errorbar(
+        again, middle, spread, fmt="D", color=COLORS[1], capsize=3, zorder=5, label="chosen, on other problems"
+    )
     cost = {"work": "computation", "time": "time"}[tuning.goal.cost]
     axes.set(xlabel=f"{tuning.validation.reference.name}'s {cost} over its own", ylabel="loss, points", xscale="log")
     worst = max(limit, y, 100 * loss.high)
-    axes.set_ylim(min(0.0, *(y for _, y in points), 100 * loss.low) - 1, max(3 * worst, 5))
+    axes.set_ylim(min(0.0, *(y for _, y in points), 100 * loss.low) - 1, min(105, max(3 * worst, 5)))
     axes.grid(alpha=0.3)
     plain_ticks(axes)
     axes.legend(loc="upper left")

@@ -12,12 +12,14 @@ import attrs
 
 from esdllm.catalogue import Catalogue
 from esdllm.config import DecodeConfig, merge
-from esdllm.errors import ConfigError, InputError, UnavailableError
-from esdllm.evaluation import Contender, Outcome, evaluate
+from esdllm.errors import ConfigError, InputError
+from esdllm.evaluation import Contender, Outcome, Report, check_names, evaluate
 from esdllm.interfaces import Suite
 from esdllm.loading import Model
+from esdllm.prompts import prepare
 from esdllm.tuning.goal import Goal
 from esdllm.tuning.space import Space
+from esdllm.tuning.study import agree, alone, digest, open_study, sampler
 from esdllm.tuning.trials import Trial, Tuning
 from esdllm.views import Problem
 
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     import optuna
 
 __all__ = ["Search"]
+
+
+class _TimeOverError(Exception):
+    """The search's time is over while a setting is measured."""
 
 
 @attrs.define(eq=False)
@@ -49,22 +55,20 @@ class Search:
     catalogue: Catalogue = attrs.field(factory=Catalogue.load)
     _reference: Outcome | None = attrs.field(default=None, init=False)
     _study: optuna.Study | None = attrs.field(default=None, init=False)
+    _file: Path | None = attrs.field(default=None, init=False)
+    _ends: float = attrs.field(default=float("inf"), init=False)
 
     def open(self, file: Path | None = None) -> int:
         """Begin, or go on with what `file` holds; return the number of settings already tried.
 
         Raises:
-            UnavailableError: optuna is not installed, or the file cannot be written.
-            ConfigError: the file is of another search.
+            UnavailableError: optuna is not installed, or the file cannot be read or written.
+            ConfigError: the file is of another search, or reference and base decode different lengths.
+            InputError: two contenders of one name, or a prompt that cannot be decoded.
         """
-        self._study = _study(file, self.seed)
-        asked = self._fingerprint()
-        kept = self._study.user_attrs.get("search")
-        if kept is None:
-            self._study.set_user_attr("search", asked)
-        elif kept != asked:
-            differs = ", ".join(key for key in asked if kept.get(key) != asked[key])
-            raise ConfigError(f"{file} holds a search that differs in {differs}; name another file, or delete it")
+        self._check()
+        self._study, self._file = open_study(file), file
+        agree(self._study, "search", self._fingerprint(), file)
         return len(self.trials())
 
     def run(
@@ -72,15 +76,26 @@ class Search:
     ) -> None:
         """Try the base, then settings until `trials` are tried in all or `seconds` are over.
 
-        `told` gets each, and the best so far.
+        The base is measured however long it takes; a setting whose time is over is given up after its batch. `told` gets
+        each trial, and the best so far.
+
+        Raises:
+            ConfigError: the file that the search is kept in was begun with another model, machine, or version.
+            UnavailableError: another process is searching in that file.
         """
-        study, ends = self._opened(), time.monotonic() + seconds if seconds is not None else None
-        if "base" not in study.user_attrs:
-            study.set_user_attr("base", json.dumps(attrs.asdict(self._record({}))))
-        while (tried := len(self.trials())) < trials and (ends is None or time.monotonic() < ends):
-            study.sampler = _sampler(self.seed + tried)  # so that a search gone on with draws nothing twice
-            study.optimize(self._try, n_trials=1)
-            if told:
+        study, self._ends = self._opened(), time.monotonic() + seconds if seconds is not None else float("inf")
+        told = told or (lambda trial, best: None)
+        with alone(self._file):
+            self.reference_outcome()
+            if "base" not in study.user_attrs:
+                study.set_user_attr("base", json.dumps(attrs.asdict(self._record({}))))
+                told(self.trials()[0], self.best())
+            while (tried := len(self.trials())) < trials and time.monotonic() < self._ends:
+                study.sampler = sampler(self.seed, tried)  # so that a search gone on with draws nothing twice
+                try:
+                    study.optimize(self._try, n_trials=1)
+                except _TimeOverError:
+                    return
                 told(self.trials()[-1], self.best())
 
     def best(self) -> Trial | None:
@@ -104,10 +119,10 @@ class Search:
         if best is None:
             least = min(self.trials(), key=lambda trial: trial.loss)
             raise InputError(
-                f"none of {len(self.trials())} settings is within {100 * self.goal.max_loss:g} % of the reference: the least "
-                f"loss is {100 * least.loss:.1f} %; allow more with --max-loss, or try more settings"
+                f"none of {len(self.trials())} settings is within {100 * self.goal.max_loss:g} points of the reference: the "
+                f"least loss is {100 * least.loss:.1f} points; allow more with --max-loss, or try more settings"
             )
-        contenders = [self.reference, self.base, Contender("tuned", self.configured(best.settings))]
+        contenders = self._contenders(best.settings)
         report = evaluate(
             self.model,
             self.suite,
@@ -117,34 +132,78 @@ class Search:
             batch_size=self.batch_size,
             catalogue=self.catalogue,
         )
-        return Tuning(self.goal, tuple(self.trials()), best, contenders[-1].config, report)
+        trials = tuple(self.trials())
+        return Tuning(self.goal, trials, best, contenders[-1].config, report, len(self.tune), self.seed)
 
     def configured(self, settings: Mapping[str, Any]) -> DecodeConfig:
         """Return the base configuration with settings over it."""
         return DecodeConfig.from_dict(merge(self.base.config.to_dict(), settings))
 
     def reference_outcome(self) -> Outcome:
-        """Return what the reference makes of the problems of the search; measured once."""
+        """Return what the reference makes of the problems of the search; measured once.
+
+        Raises:
+            ConfigError: the file that the search is kept in was begun with another model, machine, or version.
+        """
         if self._reference is None:
-            self._reference = self._measure(self.reference, warm_up=True)
+            report = self._measure(self.reference, warm_up=True)
+            made = {"answers": digest(report.reference.tokens), **report.environment}
+            other = ("python", "threads", "machine") if self.goal.cost == "work" else ("python",)
+            agree(self._opened(), "measured", {key: made[key] for key in made if key not in other}, self._file)
+            self._reference = report.reference
         return self._reference
 
+    def _contenders(self, settings: Mapping[str, Any]) -> list[Contender]:
+        return [self.reference, self.base, Contender("chosen", self.configured(settings))]
+
+    def _check(self) -> None:
+        """Find out before the long work what would be in its way."""
+        check_names(self._contenders({}))
+        lengths = [one.config.gen_length for one in (self.reference, self.base)]
+        if lengths[0] != lengths[1]:
+            raise ConfigError(
+                f"{self.reference.name} decodes {lengths[0]} tokens and {self.base.name} {lengths[1]}: give both one gen_length"
+            )
+        for problem in (*self.tune, *self.test):
+            self._check_prompt(problem.prompt)
+
+    def _check_prompt(self, prompt: str) -> None:
+        chat = self.model.codec is not None and self.model.codec.has_chat
+        try:
+            prepare(self.model, [prompt], None, self.base.config.gen_length, infill=False, chat=chat)
+        except InputError as error:
+            raise InputError(f"the prompt {prompt[:40]!r}: {error}") from error
+
     def _try(self, trial: optuna.Trial) -> float:
-        record = self._record(self.space.settings(lambda name, values: _choose(trial, name, values)))
+        settings = self.space.settings(lambda name, values: _choose(trial, name, values))
+        same = (tried for tried in self.trials() if json.dumps(tried.settings) == json.dumps(settings))
+        record = next(same, None) or self._record(settings)
         trial.set_user_attr("record", json.dumps(attrs.asdict(record)))
         trial.set_constraint("loss", record.loss - self.goal.max_loss)
         return record.speedup
 
     def _record(self, settings: Mapping[str, Any]) -> Trial:
         """Measure a setting."""
-        outcome, reference = self._measure(Contender("", self.configured(settings))), self.reference_outcome()
+        outcome, reference = self._trial(settings), self.reference_outcome()
         loss = self.goal.loss(outcome, reference).value
-        speedup = self.goal.cost_of(reference) / max(self.goal.cost_of(outcome), 1e-9)
-        quality = sum(outcome.right) / len(outcome.right) if self.goal.quality == "answers" else 1 - loss
-        return Trial(settings, quality, loss, speedup)
+        return Trial(settings, self.goal.quality_of(outcome, reference), loss, self.goal.speedup(outcome, reference))
 
-    def _measure(self, contender: Contender, warm_up: bool = False) -> Outcome:
-        report = evaluate(
+    def _trial(self, settings: Mapping[str, Any]) -> Outcome:
+        """Return the outcome of a setting; other than for the base, stop when the time is over."""
+        left = len(self.tune)
+
+        def check(_: str, answered: int) -> None:
+            nonlocal left
+            left -= answered
+            if left and settings and time.monotonic() >= self._ends:
+                raise _TimeOverError
+
+        return self._measure(Contender("", self.configured(settings)), progress=check).reference
+
+    def _measure(
+        self, contender: Contender, warm_up: bool = False, progress: Callable[[str, int], None] | None = None
+    ) -> Report:
+        return evaluate(
             self.model,
             self.suite,
             self.tune,
@@ -152,8 +211,8 @@ class Search:
             batch_size=self.batch_size,
             warm_up=warm_up,
             catalogue=self.catalogue,
+            progress=progress,
         )
-        return report.reference
 
     def _opened(self) -> optuna.Study:
         if self._study is None:
@@ -165,12 +224,13 @@ class Search:
         return {
             "model": self.names[0],
             "suite": self.names[1],
-            "problems": len(self.tune),
+            "problems": digest([[one.prompt, one.answer] for one in self.tune]),
             "goal": attrs.asdict(self.goal),
             "reference": self.reference.config.to_dict(),
             "base": self.base.config.to_dict(),
-            "space": [dimension.key for dimension in self.space.dimensions],
+            "space": self.space.choices(),
             "batch_size": self.batch_size,
+            "seed": self.seed,
         }
 
 
@@ -181,29 +241,3 @@ def _base(study: optuna.Study) -> list[str]:
 def _choose(trial: optuna.Trial, name: str, values: Sequence[Any]) -> Any:
     """Return one of the values; optuna is given their numbers, which keeps their order and any type."""
     return values[trial.suggest_int(name, 0, len(values) - 1)]
-
-
-def _study(file: Path | None, seed: int) -> optuna.Study:
-    try:
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-    except ImportError as error:
-        raise UnavailableError("tuning needs optuna; pip install esdllm[tune]") from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = None
-    if file is not None:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            storage = JournalStorage(JournalFileBackend(str(file)))
-        except (OSError, ValueError) as error:
-            raise UnavailableError(f"cannot keep the search in {file}: {error}") from error
-    return optuna.create_study(
-        storage=storage, study_name="esdllm", direction="maximize", sampler=_sampler(seed), load_if_exists=True
-    )
-
-
-def _sampler(seed: int) -> optuna.samplers.BaseSampler:
-    import optuna
-
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=12, multivariate=True)

@@ -40,6 +40,10 @@ class Tuning:
     """its configuration"""
     validation: Report
     """the reference, the base and the chosen one, side by side on problems that none was chosen by"""
+    problems: int
+    """how many it was chosen by"""
+    seed: int
+    """of the search"""
 
     @property
     def outcome(self) -> Outcome:
@@ -59,18 +63,24 @@ class Tuning:
     def to_toml(self) -> str:
         """Return the chosen configuration as `--config` reads it, what was measured of it in comments above."""
         report, outcome, loss = self.validation, self.outcome, self.loss
-        lines = [
-            f"Tuned by esdllm for {report.model} on {report.suite}: {len(self.trials)} settings tried, at most "
-            f"{100 * self.goal.max_loss:g} % of quality to lose.",
-            f"On {len(report.problems)} other problems: {100 * report.score(outcome).value:.1f} % right, "
-            f"{100 * loss.value:+.1f} points lost against {report.reference.name} "
-            f"[{100 * loss.low:+.1f}, {100 * loss.high:+.1f}],",
-            f"{100 * report.agreement(outcome):.1f} % of tokens the same, {outcome.tokens_per_forward:.2f} tokens per forward, "
-            f"{100 * report.compute_share(outcome):.1f} % of its computation, {report.speedup(outcome):.1f} times its speed.",
-        ]
+        versions, (low, high) = report.environment, (100 * loss.low, 100 * loss.high)
         if self.goal.quality == "agreement":
-            lines[1] = f"On {len(report.problems)} other prompts: {100 * loss.value:.1f} % of tokens differ,"
-        return "".join(f"# {line}\n" for line in lines) + "\n" + self.config.to_toml()
+            right = f"{100 * report.agreement(outcome):.1f} % of tokens the same as {report.reference.name}'s"
+        else:
+            right = f"{100 * report.score(outcome).value:.1f} % right"
+        lines = [
+            f"Tuned by esdllm {versions['esdllm']} for {report.model} on {report.suite}, from {report.outcomes[1].name}: "
+            f"{len(self.trials)} settings",
+            f"tried on {self.problems} problems (seed {self.seed}), for the least {self.goal.cost} at a loss of at most "
+            f"{100 * self.goal.max_loss:g} points.",
+            f"On {len(report.problems)} other problems: {right}, {100 * loss.value:+.1f} points lost against "
+            f"{report.reference.name}",
+            f"[{low:+.1f}, {high:+.1f}], {100 * report.compute_share(outcome):.1f} % of its computation, "
+            f"{report.speedup(outcome):.1f} times its speed, {outcome.tokens_per_forward:.2f} tokens per forward,",
+            f"in batches of {report.batch_size} with torch {versions['torch']}, {versions['threads']} threads, on "
+            f"{versions['device']} ({versions['machine']}) in {versions['dtype']}.",
+        ]
+        return "".join(f"# {' '.join(line.split())}\n" for line in lines) + "\n" + self.config.to_toml()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars: what `esdllm tune --json` prints."""
@@ -81,5 +91,16 @@ class Tuning:
             "holds": self.holds,
             "config": self.config.to_dict(),
             "trials": [attrs.asdict(trial) for trial in self.trials],
-            "validation": self.validation.to_dict(),
+            "problems": self.problems,
+            "seed": self.seed,
+            "validation": self._validation(),
         }
+
+    def _validation(self) -> dict[str, Any]:
+        """Return the report; without what is right, where nothing says so."""
+        found = self.validation.to_dict()
+        if self.goal.quality == "agreement":
+            for contender in found["contenders"]:
+                for key in ("exact_match", "tasks", "loss"):
+                    del contender[key]
+        return found

@@ -8,32 +8,26 @@ from typing import NamedTuple
 
 from words import (
     CITIES,
-    HOBBIES,
     INSTRUMENTS,
     JOBS,
     NAMES,
     PETS,
     article,
     enumeration,
-    possessive,
     pronoun,
 )
 
 
 def describe(rng: random.Random, level: float) -> tuple[str, str]:
-    """A person from three to six shuffled fields, in two to four sentences of a fixed order."""
+    """A person from three to five shuffled fields, in one to three sentences of a fixed order."""
     fields = {
         "name": rng.choice(NAMES),
         "age": str(rng.randint(18, 89)),
         "job": rng.choice(JOBS),
         "city": rng.choice(CITIES),
         "pet": rng.choice(PETS),
-        "hobby": rng.choice(HOBBIES),
     }
-    count = rng.randint(2, 3 + round(2 * level))
-    optional = rng.sample(["age", "job", "city", "pet", "hobby"], count)
-    if "hobby" not in optional and rng.random() < 0.6:  # the rarest words of all
-        optional[0] = "hobby"
+    optional = rng.sample(["age", "job", "city", "pet"], rng.randint(2, 3 + round(level)))
     order = ["name", *optional]
     rng.shuffle(order)
     given = {key: fields[key] for key in order}
@@ -55,7 +49,7 @@ def describe(rng: random.Random, level: float) -> tuple[str, str]:
 
 
 def _biography(given: dict[str, str]) -> str:
-    """The sentences about a person: age and job, then the city, the pet, the hobby."""
+    """The sentences about a person: age and job, then the city, then the pet."""
     name = given["name"]
     subject = name
     sentences = []
@@ -72,8 +66,6 @@ def _biography(given: dict[str, str]) -> str:
         subject = pronoun(name).capitalize()
     if "pet" in given:
         sentences.append(f"{subject} has {article(given['pet'])} {given['pet']}.")
-    if "hobby" in given:
-        sentences.append(f"In {possessive(name)} free time {pronoun(name)} enjoys {given['hobby']}.")
     return " ".join(sentences)
 
 
@@ -107,17 +99,12 @@ RELATIONS = {
         lambda value: f"plays the {value}",
         ("What does {} play?", "Which instrument does {} play?"),
     ),
-    "hobby": Relation(
-        HOBBIES,
-        lambda value: f"enjoys {value}",
-        ("What is the hobby of {}?", "Which hobby does {} have?"),
-    ),
 }
 
 
 def lookup(rng: random.Random, level: float) -> tuple[str, str]:
-    """Two to five different facts about one person or several; one to three are asked for."""
-    size = rng.randint(2, 3 + round(2 * level))
+    """Two to four different facts about one person or several; one to three are asked for."""
+    size = rng.randint(2, 3 + round(level))
     kinds = rng.sample(list(RELATIONS), size)
     one_person = rng.random() < 0.4
     people = [rng.choice(NAMES)] * size if one_person else rng.sample(NAMES, size)

@@ -216,7 +216,7 @@ def train(trainer: Trainer, out: Path, save_every: float = 120.0, stop_after: in
 def main(
     family: Annotated[str, typer.Argument(help="llada or dream.")],
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, the log and the curve.")],
-    tokens: Annotated[int, typer.Option(help="Budget of training tokens.")] = 50_000_000,
+    tokens: Annotated[int, typer.Option(help="Budget of training tokens.")] = 30_000_000,
     resume: Annotated[bool, typer.Option(help="Go on from the folder's checkpoint.")] = False,
     share: Annotated[list[str] | None, typer.Option(help="A task's share: `lists=0.3`.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the weights and of the data.")] = 0,

@@ -17,9 +17,6 @@ JOBS = (
 ).split()
 PETS = "canary cat dog goldfish hamster horse owl parrot pony rabbit snake turtle".split()
 INSTRUMENTS = "cello drums flute guitar harp organ piano trumpet tuba violin".split()
-HOBBIES = (
-    "chess cooking cycling dancing fishing gardening golf hiking painting reading running sailing singing swimming tennis"
-).split()
 COLORS = "black blue brown gray green orange pink purple red white yellow".split()
 THINGS = (
     "apples balls books cards coins cookies eggs flowers lemons marbles oranges pears pencils "
@@ -38,11 +35,6 @@ LABELS = ("big small high low hot cold new old good bad fast slow long short ric
 def pronoun(name: str) -> str:
     """`she` or `he`: each name belongs to one list only, so the answer has one right form."""
     return "she" if name in WOMEN else "he"
-
-
-def possessive(name: str) -> str:
-    """`her` or `his`, for the same person as `pronoun`."""
-    return "her" if name in WOMEN else "his"
 
 
 def article(noun: str) -> str:
