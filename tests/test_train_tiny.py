@@ -19,11 +19,12 @@ from curve import draw_curve, read_log, smoothed
 from decoding import check_up, decode_batch, read
 from dialects import DIALECTS
 from export import export, load_average
-from model import SIZES, TinyModel
+from model import SIZES, Size, TinyModel
 from problems import TASKS, held_out_problems, make_problem, split_of, training_problem
 from suite import COUNT, SUITE, TUNE, suite_lines
 from tokenizers import Tokenizer
 from train import Recipe, Trainer, train
+from train import main as train_command
 from vocabulary import build_tokenizer, token_id
 from words import CITIES, JOBS, NAMES, THINGS
 
@@ -222,6 +223,24 @@ def test_a_model_of_twice_the_layers_begins_as_the_model_it_was(original: TinyMo
     for weight in deeper.parameters():
         torch.nn.init.normal_(weight, std=0.3)
     assert not torch.equal(deeper.features(ids), original.features(ids))
+
+
+def test_embedding_and_head_are_one_table_unless_told_otherwise() -> None:
+    size = Size(30, hidden=16, layers=1, heads=2, kv_heads=2, mlp=8)
+    tied, apart = TinyModel(size), TinyModel(size._replace(tied=False))
+    assert tied.head.weight is tied.embedding.weight
+    assert tied.deeper().head.weight is not tied.head.weight
+    assert not torch.equal(apart.head.weight, apart.embedding.weight)
+    for model in (tied, apart):
+        model.number_values([3, 4, 5])
+        assert torch.equal(model.head.weight, model.embedding.weight) is model.size.tied
+
+
+def test_a_run_is_gone_on_with_by_its_own_recipe(runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(typer.BadParameter, match="holds a run of llada, not of dream"):
+        train_command("dream", runs["llada"], resume=True)
+    with pytest.raises(typer.BadParameter, match="holds a run already: go on with --resume"):
+        train_command("llada", runs["llada"])
 
 
 def test_growing_keeps_the_optimisers_state_of_what_was_there(tokenizer: Tokenizer, family: str) -> None:

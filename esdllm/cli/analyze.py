@@ -54,7 +54,11 @@ def analyze_(
         typer.Option(metavar="FILE", help='More prompts: one a line, or in a .jsonl file one {"prompt": text} a line.'),
     ] = None,
     suite: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Prompts of a suite too: a plugin's, or a file of JSON lines.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Prompts of a suite too: a plugin's, or a file of JSON lines; with its lengths, unless --config is given.",
+        ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts of each of the suite's tasks.")] = 10,
     model: ModelName = None,
@@ -92,13 +96,17 @@ def analyze_(
     esdllm analyze "Why is the sky blue?" --model GSAI-ML/LLaDA-8B-Instruct --preset es-dllm --batch 1
     """
     catalogue, console = Catalogue.load(), stderr()
-    chosen = taken(of_split(load_suite(suite, catalogue).problems(), "test"), count) if suite else []
+    problems = load_suite(suite, catalogue) if suite else None
+    chosen = taken(of_split(problems.problems(), "test"), count) if problems else []
+    suited = problems.settings if problems and config is None else {}
     texts = read_prompts([*(words or ()), *(problem.prompt for problem in chosen)], prompts)
     if kind not in _KINDS:
         raise InputError(f"--format {kind}: {known(kind, _KINDS)}")
     if out is not None:
         _check_folder(out)
-    choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length}, _PRESET)
+    lengths = {"gen_length": gen_length, "block_length": block_length}
+    given = {name: value for name, value in lengths.items() if value is not None}
+    choice = Choice(preset, config, sets, {**suited, **given}, _PRESET)
     decode = choice.config(catalogue)
     Components.resolve(decode, catalogue)  # a wrong option is found before weights are read
     name = model or default_model(catalogue)

@@ -121,8 +121,7 @@ class Report:
 
     def loss(self, outcome: Outcome) -> Interval:
         """Return how much smaller the share of right answers is than the reference's, on the same problems."""
-        gain = difference(outcome.right, self.reference.right)
-        return Interval(0.0 - gain.value, 0.0 - gain.high, 0.0 - gain.low)
+        return difference(self.reference.right, outcome.right)
 
     def agreement(self, outcome: Outcome) -> float:
         """Return the mean share of tokens that equal the reference's at the same place."""

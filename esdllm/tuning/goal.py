@@ -49,8 +49,7 @@ class Goal:
         if self.quality == "agreement":
             pairs = zip(outcome.tokens, reference.tokens, strict=True)
             return _mean([1 - agreement(mine, theirs) for mine, theirs in pairs])
-        gain = difference(outcome.right, reference.right)
-        return Interval(0.0 - gain.value, 0.0 - gain.high, 0.0 - gain.low)
+        return difference(reference.right, outcome.right)
 
     def cost_of(self, outcome: Outcome) -> float:
         """Return the positions computed, or the seconds."""

@@ -73,7 +73,8 @@ def card(state: dict[str, Any], parameters: int, log: Path, scores: Scores | Non
         shares=", ".join(f"{task} {100 * share:g} %" for task, share in recipe.shares.items()),
         last=20 * len(last),
         loss=sum(row["loss"] for row in last) / len(last),
-        options=_options(recipe),
+        options=_options(recipe, Size(**state["size"])),
+        tables="one table in training, written twice" if Size(**state["size"]).tied else "two tables",
     )
 
 
@@ -103,11 +104,12 @@ def _score_table(scores: Scores) -> str:
     return "\n".join([*lines, ""])
 
 
-def _options(recipe: Recipe) -> str:
+def _options(recipe: Recipe, size: Size) -> str:
     """The options of `train.py` that make this run again, beside the family and the folder."""
     usual = Recipe(recipe.family, recipe.tokens)
     names = ("batch_tokens", "matrix_rate", "other_rate", "seed")
     changed = [name for name in names if getattr(recipe, name) != getattr(usual, name)]
-    options = [f"--{name.replace('_', '-')} {getattr(recipe, name)}" for name in ("tokens", *changed)]
+    options = [] if size.tied else ["--no-tied"]
+    options += [f"--{name.replace('_', '-')} {getattr(recipe, name)}" for name in ("tokens", *changed)]
     options += [f"--share {task}={share}" for task, share in recipe.shares.items() if share != SHARES[task]]
     return " ".join(options)

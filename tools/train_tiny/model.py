@@ -29,6 +29,8 @@ class Size(NamedTuple):
     qkv_bias: bool = False
     shift: int = 0
     """logits at position i predict the token at i + shift"""
+    tied: bool = True
+    """whether embedding and head are one table in training; what copies one word then copies every word"""
 
 
 SIZES = {
@@ -90,7 +92,7 @@ def deeper_names(name: str) -> list[str]:
 
 
 class TinyModel(nn.Module):
-    """The whole model: ids (B, L) to logits (B, L, V); no causal mask, an untied head."""
+    """The whole model: ids (B, L) to logits (B, L, V); no causal mask."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -99,6 +101,8 @@ class TinyModel(nn.Module):
         self.blocks = nn.ModuleList(Block(size) for _ in range(size.layers))
         self.norm = nn.RMSNorm(size.hidden, size.norm_eps)
         self.head = nn.Linear(size.hidden, size.vocab_size, bias=False)
+        if size.tied:
+            self.head.weight = self.embedding.weight
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 ends = name.endswith((".out.weight", "down.weight"))
@@ -146,7 +150,8 @@ class TinyModel(nn.Module):
         periods = torch.tensor([2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0])
         angles = 2 * torch.pi * values / periods
         waves = torch.cat((angles.cos(), angles.sin()), 1)
-        for table in (self.embedding.weight, self.head.weight):
+        tables = (self.embedding.weight, self.head.weight)
+        for table in tables[: 2 - self.size.tied]:
             directions = torch.randn(waves.shape[1], table.shape[1]) / len(periods) ** 0.5
             with torch.no_grad():
                 table[ids] = spread * (waves @ directions) + 0.2 * table[ids]

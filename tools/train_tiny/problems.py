@@ -26,7 +26,7 @@ TASKS: dict[str, Callable[[random.Random, float], tuple[str, str]]] = {
     "code": code,
 }
 
-SHARES = {"describe": 0.13, "lookup": 0.16, "lists": 0.26, "story": 0.40, "code": 0.04}
+SHARES = {"describe": 0.16, "lookup": 0.20, "lists": 0.24, "story": 0.35, "code": 0.04}
 """Share of each task in the training mix; what is left goes to `SMALL_TALK`."""
 
 _CAN = "I can describe a person, look up facts, sort numbers, solve word problems and write small Python functions."

@@ -216,13 +216,14 @@ def train(trainer: Trainer, out: Path, save_every: float = 120.0, stop_after: in
 def main(
     family: Annotated[str, typer.Argument(help="llada or dream.")],
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, the log and the curve.")],
-    tokens: Annotated[int, typer.Option(help="Budget of training tokens.")] = 30_000_000,
-    resume: Annotated[bool, typer.Option(help="Go on from the folder's checkpoint.")] = False,
+    tokens: Annotated[int, typer.Option(help="Budget of training tokens.")] = 45_000_000,
+    resume: Annotated[bool, typer.Option(help="Go on from the folder's checkpoint, by its own recipe.")] = False,
     share: Annotated[list[str] | None, typer.Option(help="A task's share: `lists=0.3`.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the weights and of the data.")] = 0,
     batch_tokens: Annotated[int, typer.Option(help="Tokens in a batch.")] = 4096,
     matrix_rate: Annotated[float, typer.Option(help="Muon's first learning rate.")] = 0.01,
     other_rate: Annotated[float, typer.Option(help="AdamW's first learning rate.")] = 2.5e-3,
+    tied: Annotated[bool, typer.Option(help="Train embedding and head as one table.")] = True,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
     """Train a tiny model of a family on a budget of tokens."""
@@ -235,10 +236,14 @@ def main(
     shares = SHARES | {name: float(x) for name, x in (one.split("=") for one in share or [])}
     recipe = Recipe(family, tokens, batch_tokens, matrix_rate, other_rate, seed=seed, shares=shares)
     tokenizer = build_tokenizer(family)
+    size = SIZES[family]._replace(vocab_size=tokenizer.get_vocab_size(), tied=tied)
     if resume:
-        kept = torch.load(out / "checkpoint.pt", weights_only=True)["tokenizer"]
-        tokenizer = Tokenizer.from_str(kept)
-    trainer = Trainer(recipe, SIZES[family]._replace(vocab_size=tokenizer.get_vocab_size()), tokenizer)
+        state = torch.load(out / "checkpoint.pt", weights_only=True)
+        if state["family"] != family:
+            raise typer.BadParameter(f"{out} holds a run of {state['family']}, not of {family}")
+        recipe, tokenizer = Recipe(**state["recipe"]), Tokenizer.from_str(state["tokenizer"])
+        size = Size(**state["size"])._replace(layers=size.layers)
+    trainer = Trainer(recipe, size, tokenizer)
     if resume:
         trainer.load(out / "checkpoint.pt")
     train(trainer, out)
