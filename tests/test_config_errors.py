@@ -16,7 +16,7 @@ WRONG_COMPONENTS: list[tuple[dict[str, Any], str]] = [
         {"unmasking": "top_k"},
         r"unknown unmasking 'top_k'; did you mean 'top-k'\? known: threshold, time-schedule, top-k",
     ),
-    ({"cache": "gpu"}, r"unknown cache 'gpu'; known: dense, none, sparse"),
+    ({"cache": "gpu"}, r"unknown cache 'gpu'; known: dense, int8, none, sparse"),
     ({"observers": ["tracer"]}, r"unknown observers 'tracer'; there are none"),
     (
         {"refresh": {"block_refesh": 4}},
