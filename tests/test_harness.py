@@ -254,11 +254,13 @@ def test_a_text_is_cut_at_the_first_of_its_ends() -> None:
 
 @pytest.mark.parametrize("chat", [True, False])
 @pytest.mark.parametrize("batch", [1, 4])
-def test_answers_are_the_engine_s_in_the_requests_order(tiny: Model, engine: Engine, chat: bool, batch: int) -> None:
+def test_answers_are_the_engine_s_in_the_requests_order(tiny: Model, chat: bool, batch: int) -> None:
+    vanilla = Catalogue.load().configure("vanilla", settings=SHORT)  # early skipping couples a batch's rows a little
+    engine = Engine.build(tiny, vanilla)
     texts = (
         [conversation(tiny, ("user", prompt)) for prompt in PROMPTS] if chat else ["4, 15", "Ada lives in", *PROMPTS]
     )
-    found = generate(HarnessModel(tiny, batch_size=batch, **SHORT), texts)
+    found = generate(HarnessModel(tiny, batch_size=batch, preset="vanilla", **SHORT), texts)
     prompts = PROMPTS if chat else texts
     assert found == [(engine.generate(prompt, chat=chat).text or [])[0] for prompt in prompts]
     assert any(found)
