@@ -99,7 +99,7 @@ def eval_(
 
     \b
     esdllm eval --plot front.png
-    esdllm eval -m tiny-dream -p vanilla -p es-dllm -p "es-dllm importance=random" --count 300
+    esdllm eval -m tiny-llada -p vanilla -p es-dllm -p "es-dllm importance=random" --count 300
     esdllm eval --suite problems.jsonl -p vanilla -p tuned.toml -s gen_length=128 --json
     """
     catalogue, console = Catalogue.load(), stderr()
