@@ -58,8 +58,10 @@ class _Alive(NamedTuple):
     """(R, N, C)"""
     positions: Tensor
     """(R, N)"""
+    logical: Tensor
+    """(R, N), the same counted from each row's first token"""
     places: Any
-    """what the model made of the positions"""
+    """what the model made of those"""
 
 
 def forward(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> tuple[Tensor, Tensor]:
@@ -69,7 +71,7 @@ def forward(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
         window = window.clamp(min=canvas.leftmost_committed().minimum(inputs.block[0, 0]))
     positions = canvas.rows(window)
     hidden = parts.model.embed(canvas.inputs().gather(1, positions))
-    alive = _Alive(hidden, positions, _places(parts, canvas, positions))
+    alive = _standing(parts, canvas, hidden, positions)
     for layer in range(len(plan.keep)):
         alive = _layer(parts, plan, canvas, inputs, layer, alive)
     if plan.skips:
@@ -80,8 +82,9 @@ def forward(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
     return alive.hidden, alive.positions
 
 
-def _places(parts: Parts, canvas: Canvas, positions: Tensor) -> Any:
-    return parts.model.encode(canvas.rows(canvas.logical).gather(1, positions))
+def _standing(parts: Parts, canvas: Canvas, hidden: Tensor, positions: Tensor) -> _Alive:
+    logical = canvas.rows(canvas.logical).gather(1, positions)
+    return _Alive(hidden, positions, logical, parts.model.encode(logical))
 
 
 def _layer(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs, layer: int, alive: _Alive) -> _Alive:
@@ -90,7 +93,7 @@ def _layer(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs, lay
     queries, keys, values = parts.model.project(layer, alive.hidden, alive.places, readers)
     if site != "hidden":
         scored = {"query": queries, "key": keys, "value": values}[site].flatten(2)
-        if (chosen := _survivors(parts, plan, canvas, inputs, layer, scored, alive.positions)) is not None:
+        if (chosen := _survivors(parts, plan, canvas, inputs, layer, scored, alive)) is not None:
             queries, keys, values = (_take(x, chosen) for x in (queries, keys, values))
             scored, alive = _take(scored, chosen), _keep(parts, canvas, alive, chosen)
         if site == "query":
@@ -101,20 +104,20 @@ def _layer(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs, lay
     )
     attended = parts.attention.attend(queries, stored.keys, stored.values, stored.bias)
     if readers is not None:
-        alive = _Alive(alive.hidden[:, readers], alive.positions[:, readers], alive.places)
+        alive = alive._replace(hidden=alive.hidden[:, readers], positions=alive.positions[:, readers])
     alive = alive._replace(hidden=parts.model.mix(layer, alive.hidden, attended))
     if site == "hidden":
-        if (chosen := _survivors(parts, plan, canvas, inputs, layer, alive.hidden, alive.positions)) is not None:
+        if (chosen := _survivors(parts, plan, canvas, inputs, layer, alive.hidden, alive)) is not None:
             alive = _keep(parts, canvas, alive, chosen)
         _remember(parts, plan, layer, alive.positions, alive.hidden)
     return alive
 
 
 def _survivors(
-    parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs, layer: int, x: Tensor, positions: Tensor
+    parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs, layer: int, x: Tensor, alive: _Alive
 ) -> Tensor | None:
     """Return (R, k), which of the positions alive go on; None if all do. The leftmost mask always does."""
-    keep = plan.keep[layer]
+    keep, positions = plan.keep[layer], alive.positions
     if keep >= positions.shape[1]:
         return None
     last = parts.cache.recall(layer, parts.scorer.site, positions) if parts.scorer.keeps_history else x
@@ -123,9 +126,9 @@ def _survivors(
     undecided = canvas.rows(canvas.undecided).gather(1, positions) & in_block
     confidence = canvas.rows(canvas.confidence).gather(1, positions)
     committed = canvas.rows(canvas.committed).gather(1, positions)
-    places, seeds = canvas.rows(canvas.logical).gather(1, positions), canvas.rows(canvas.seeds)
+    seeds = canvas.rows(canvas.seeds)
     score = parts.scorer.score(
-        ImportanceView(layer, x, last, confidence, undecided, committed, places, seeds, inputs.step)
+        ImportanceView(layer, x, last, confidence, undecided, committed, alive.logical, seeds, inputs.step)
     )
     leftmost = positions.masked_fill(~undecided, canvas.columns.shape[0]).amin(1, keepdim=True)
     score = score.masked_fill(positions == leftmost, float("inf"))
@@ -135,8 +138,7 @@ def _survivors(
 
 
 def _keep(parts: Parts, canvas: Canvas, alive: _Alive, chosen: Tensor) -> _Alive:
-    positions = alive.positions.gather(1, chosen)
-    return _Alive(_take(alive.hidden, chosen), positions, _places(parts, canvas, positions))
+    return _standing(parts, canvas, _take(alive.hidden, chosen), alive.positions.gather(1, chosen))
 
 
 def _take(x: Tensor, chosen: Tensor) -> Tensor:

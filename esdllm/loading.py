@@ -37,6 +37,10 @@ class Model:
         """The model's geometry and special ids."""
         return self.adapter.spec
 
+    def chats(self, told: bool | None = None) -> bool:
+        """Return whether text goes through the chat template: as told, or where the checkpoint brings one."""
+        return (self.codec is not None and self.codec.has_chat) if told is None else told
+
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer."""

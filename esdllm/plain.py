@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from esdllm.interfaces import ModelAdapter
+from esdllm.views import Projection
 
-__all__ = ["full_logits", "hidden_states", "plain_attention"]
+__all__ = ["full_logits", "hidden_states", "layers", "plain_attention"]
 
 
 def plain_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -22,12 +23,26 @@ def plain_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor 
     return torch.einsum("bhnk,bkhd->bnhd", weights.softmax(-1), values)
 
 
+def layers(
+    model: ModelAdapter,
+    hidden: Tensor,
+    positions: Tensor,
+    bias: Tensor | None = None,
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] = plain_attention,
+) -> Iterator[tuple[Tensor, Projection]]:
+    """Yield every layer's output (B, L, C) and projection, from the embedding `hidden` at positions (B, L), all computed."""
+    places = model.encode(positions)
+    for layer in range(model.spec.n_layers):
+        made = model.project(layer, hidden, places)
+        hidden = model.mix(layer, hidden, attend(made.queries, made.keys, made.values, bias))
+        yield hidden, made
+
+
 def hidden_states(model: ModelAdapter, tokens: Tensor, positions: Tensor) -> Iterator[Tensor]:
     """Yield the embedding and then each layer's output, (B, L, C), of tokens at positions (B, L) without padding."""
-    hidden, places = model.embed(tokens), model.encode(positions)
-    yield hidden
-    for layer in range(model.spec.n_layers):
-        hidden = model.mix(layer, hidden, plain_attention(*model.project(layer, hidden, places)))
+    embedded = model.embed(tokens)
+    yield embedded
+    for hidden, _ in layers(model, embedded, positions):
         yield hidden
 
 

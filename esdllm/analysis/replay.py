@@ -15,7 +15,7 @@ from torch import Tensor
 from esdllm.analysis.measures import Floats, relative_variation
 from esdllm.analysis.trajectory import Trajectory
 from esdllm.interfaces import ModelAdapter
-from esdllm.plain import plain_attention
+from esdllm.plain import layers
 
 __all__ = ["AGES", "Change", "Padded", "Sites", "confidences", "exact_layers", "pad", "replay"]
 
@@ -63,11 +63,8 @@ class Change(NamedTuple):
 
 def exact_layers(model: ModelAdapter, tokens: Tensor, positions: Tensor, bias: Tensor | None) -> Iterator[Sites]:
     """Yield every layer's tensors for tokens (R, L) at positions (R, L), all attending to all but padding."""
-    hidden, places = model.embed(tokens), model.encode(positions)
-    for layer in range(model.spec.n_layers):
-        queries, keys, values = model.project(layer, hidden, places)
-        hidden = model.mix(layer, hidden, plain_attention(queries, keys, values, bias))
-        yield Sites(hidden, queries.flatten(2), keys.flatten(2), values.flatten(2))
+    for hidden, made in layers(model, model.embed(tokens), positions, bias):
+        yield Sites(hidden, *(x.flatten(2) for x in made))
 
 
 def confidences(model: ModelAdapter, hidden: Tensor) -> Tensor:

@@ -22,10 +22,9 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (generate.generate, explain.explain, plugins.plugins, conformance.conformance):
+for _command in (generate.generate, explain.explain, plugins.plugins, conformance.conformance, tune.tune):
     app.command()(_command)
 app.command("eval")(evaluate.eval_)
-app.command()(tune.tune)
 app.command("analyze")(analyze.analyze_)
 app.command("lm-eval", add_help_option=False, context_settings=harness.EVERYTHING)(harness.lm_eval)
 

@@ -31,6 +31,7 @@ from esdllm.cli.shared import (
     check_writable,
     counted,
     default_model,
+    load,
     print_json,
     stderr,
     stdout,
@@ -39,7 +40,6 @@ from esdllm.components import Components
 from esdllm.engine import Engine
 from esdllm.errors import InputError, known
 from esdllm.evaluation import load_suite, of_split, taken
-from esdllm.loading import load_model
 
 _PRESET = "vanilla"
 _KINDS = ("pdf", "png", "svg")
@@ -110,16 +110,14 @@ def analyze_(
     decode = choice.config(catalogue)
     Components.resolve(decode, catalogue)  # a wrong option is found before weights are read
     name = model or default_model(catalogue)
-    with console.status(f"loading {name}"):
-        loaded = load_model(name, device, dtype, catalogue)
+    loaded = load(name, device, dtype, catalogue)
     engine = Engine.build(loaded, decode, catalogue)
-    templated = (loaded.codec is not None and loaded.codec.has_chat) if chat is None else chat
     with _bar(console) as bar:
         task = bar.add_task("", total=1.0)
         found = analyze(
             engine,
             texts,
-            chat=templated,
+            chat=loaded.chats(chat),
             batch=batch,
             watch=lambda stage, share: bar.update(task, description=stage, completed=share),
         )

@@ -9,9 +9,7 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -27,7 +25,10 @@ from esdllm.cli.shared import (
     Sets,
     check_writable,
     counted,
+    counting_bar,
     default_model,
+    length_sets,
+    load,
     print_json,
     stderr,
     stdout,
@@ -46,7 +47,6 @@ from esdllm.evaluation import (
     taken,
 )
 from esdllm.evaluation.plots import check_format, plot_report
-from esdllm.loading import load_model
 
 _PIPED = 140  # columns, where there is no terminal to fit into
 _DEFAULT = ("vanilla", "dual-cache", "es-dllm", "es-dllm-parallel")
@@ -109,16 +109,14 @@ def eval_(
         raise InputError(f"--count {count}; write 0 for all problems, or how many of each task")
     chosen = load_suite(suite, catalogue)
     problems = taken(of_split(chosen.problems(), split), count or None, tasks or ())  # type: ignore[arg-type]
-    lengths = {"gen_length": gen_length, "block_length": block_length}
-    given = [f"{key}={value}" for key, value in lengths.items() if value is not None]
+    given = length_sets(gen_length, block_length)
     named = [Contender.of(text, catalogue, chosen.settings, [*given, *(sets or ())]) for text in contenders or _DEFAULT]
     _check(named, catalogue, plot, answers)
     name = model or default_model(catalogue)
-    with console.status(f"loading {escape(name)}"):
-        loaded = load_model(name, device, dtype, catalogue)
+    loaded = load(name, device, dtype, catalogue)
     code = 0
     try:
-        with _progress(console) as bar:
+        with counting_bar(console) as bar:
             bars = {one.name: bar.add_task(one.name, total=len(problems)) for one in named}
             report = evaluate(
                 loaded,
@@ -147,11 +145,6 @@ def _check(contenders: Sequence[Contender], catalogue: Catalogue, plot: Path | N
     check_format(plot)
     check_writable(plot)
     check_writable(answers)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
 
 
 def _show(report: Report, as_json: bool, plot: Path | None, answers: Path | None) -> None:

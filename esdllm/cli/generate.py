@@ -25,6 +25,7 @@ from esdllm.cli.shared import (
     Sets,
     counted,
     default_model,
+    load,
     print_json,
     stderr,
 )
@@ -33,7 +34,7 @@ from esdllm.components import Components
 from esdllm.config import DecodeConfig
 from esdllm.engine import Engine
 from esdllm.errors import InputError, UnavailableError
-from esdllm.loading import Model, load_model
+from esdllm.loading import Model
 from esdllm.records import Generation
 
 
@@ -83,7 +84,7 @@ def generate(
     with ExitStack() as stack:
         view = _view(watch, engine.model, choice, console)
         observers = [stack.enter_context(view)] if console.is_terminal else []
-        result = engine.generate(text, chat=_uses_chat(chat, engine.model), observers=observers)
+        result = engine.generate(text, chat=engine.model.chats(chat), observers=observers)
     result = attrs.evolve(result, seconds=result.seconds - view.seconds)
     if as_json:
         print_json(_as_dict(result, choice.base(), decode), indent=None)
@@ -108,12 +109,7 @@ def _load(name: str | None, device: str | None, dtype: str | None, catalogue: Ca
         console.print(note, style="dim", soft_wrap=True)
     if device == "meta":
         raise UnavailableError("the device 'meta' computes no values; use cpu or cuda")
-    with console.status(f"loading {name}"):
-        return load_model(name, device, dtype, catalogue)
-
-
-def _uses_chat(chat: bool | None, model: Model) -> bool:
-    return (model.codec is not None and model.codec.has_chat) if chat is None else chat
+    return load(name, device, dtype, catalogue)
 
 
 def _view(watch: bool, model: Model, choice: Choice, console: Console) -> View:

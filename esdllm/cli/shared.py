@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import attrs
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from esdllm.catalogue import Catalogue
 from esdllm.config import DEFAULT_MODEL, DEFAULT_PRESET, DecodeConfig, base_preset, merge, parse_set, read_toml
 from esdllm.errors import CheckpointError, InputError
-from esdllm.loading import shipped_checkpoints
+from esdllm.loading import Model, load_model, shipped_checkpoints
 
 ModelName = Annotated[
     str | None,
@@ -104,6 +106,24 @@ def default_model(catalogue: Catalogue) -> str:
     if not shipped:
         raise CheckpointError("no plugin ships a checkpoint; name one with --model, say GSAI-ML/LLaDA-8B-Instruct")
     return DEFAULT_MODEL if DEFAULT_MODEL in shipped else next(iter(shipped))
+
+
+def load(name: str, device: str | None, dtype: str | None, catalogue: Catalogue) -> Model:
+    """Return a model, with a word on standard error while it is read; see `load_model`."""
+    with stderr().status(f"loading {escape(name)}"):
+        return load_model(name, device, dtype, catalogue)
+
+
+def length_sets(gen_length: int | None, block_length: int | None) -> list[str]:
+    """Return the lengths that were given as `--set` would give them."""
+    lengths = {"gen_length": gen_length, "block_length": block_length}
+    return [f"{key}={value}" for key, value in lengths.items() if value is not None]
+
+
+def counting_bar(console: Console) -> Progress:
+    """Return a bar that counts, with the time gone and left, and vanishes at its end."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
 
 
 def check_writable(path: Path | None) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -26,7 +25,10 @@ from esdllm.cli.shared import (
     Sets,
     check_writable,
     counted,
+    counting_bar,
     default_model,
+    length_sets,
+    load,
     print_json,
     shown,
     stderr,
@@ -37,7 +39,6 @@ from esdllm.errors import ConfigError, InputError
 from esdllm.evaluation import Contender, load_suite, taken
 from esdllm.evaluation.plots import check_format
 from esdllm.interfaces import Suite
-from esdllm.loading import load_model
 from esdllm.tuning import Goal, Prompts, Search, Space, Trial, Tuning, parted
 from esdllm.views import Problem
 
@@ -120,10 +121,9 @@ def tune(
     if minutes is not None and not minutes >= 0:
         raise InputError(f"--minutes {minutes}; write a number from 0")
     chosen, label, problems, others = _problems(prompts, suite, catalogue, tasks or (), count, test_count)
-    lengths = {"gen_length": gen_length, "block_length": block_length}
-    fixed = [*(f"{key}={value}" for key, value in lengths.items() if value is not None), *(sets or ())]
+    fixed = [*length_sets(gen_length, block_length), *(sets or ())]
     first = Contender.of(base, catalogue, chosen.settings, fixed)
-    same = {**chosen.settings, **{key: getattr(first.config, key) for key in lengths}}
+    same = {**chosen.settings, **{key: getattr(first.config, key) for key in ("gen_length", "block_length")}}
     compared = Contender.of(reference, catalogue, same, _shared(fixed))
     space = Space.of(first.config, catalogue, _keys(fixed), search or ())
     first.config.to_toml()  # what cannot be written is found now
@@ -132,16 +132,14 @@ def tune(
         check_writable(path)
     check_format(plot)
     name = model or default_model(catalogue)
-    with console.status(f"loading {name}"):
-        loaded = load_model(name, device, dtype, catalogue)
+    loaded = load(name, device, dtype, catalogue)
     finder = Search(
         loaded, chosen, problems, others, compared, first, space, goal, (name, label), batch, seed, catalogue
     )
     before = finder.open(study)
     if before:
         console.print(f"going on: {before} settings are tried already", style="dim")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+    with counting_bar(console) as bar:
         shown_bar = bar.add_task("trying settings", total=trials, completed=before)
 
         def told(trial: Trial, best: Trial | None) -> None:

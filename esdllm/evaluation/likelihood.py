@@ -5,6 +5,7 @@ Source: LLaDA (arXiv 2502.09992), equation 6, appendix B.5 and algorithm 3, and 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from math import comb
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from esdllm.interfaces import AttentionBackend, ModelAdapter
+from esdllm.plain import layers
 
 __all__ = ["Likelihood", "MaskSets", "Pair", "all_mask_sets", "groups", "mask_sets", "sampled_mask_sets", "windows"]
 
@@ -186,10 +188,9 @@ class Likelihood:
     @torch.inference_mode()
     def _given_logits(self, tokens: Tensor, start: int) -> Tensor:
         model, shift = self.model, self.model.spec.logit_shift
-        places = model.encode(torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape))
-        hidden = model.embed(tokens)
-        for layer in range(model.spec.n_layers):
-            hidden = model.mix(layer, hidden, self.attention.attend(*model.project(layer, hidden, places), None))
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+        passed = layers(model, model.embed(tokens), positions, attend=self.attention.attend)
+        hidden, _ = deque(passed, maxlen=1).pop()  # one layer at a time is held
         return model.logits(hidden[:, start - shift : tokens.shape[1] - shift]).float()
 
     def _tokens(self, pairs: Sequence[Pair]) -> tuple[Tensor, int]:

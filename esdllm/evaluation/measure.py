@@ -112,13 +112,10 @@ def _check(model: Model, problems: Sequence[Problem], contenders: Sequence[Conte
 
 def _prompts(model: Model, problems: Sequence[Problem], gen_length: int, chat: bool | None) -> list[list[int]]:
     """Return the problems' prompts as tokens; each can be decoded, with `gen_length` tokens after it."""
-    assert model.codec is not None
     found = []
     for number, problem in enumerate(problems, 1):
         try:
-            prepared = prepare(
-                model, [problem.prompt], None, gen_length, False, model.codec.has_chat if chat is None else chat
-            )
+            prepared = prepare(model, [problem.prompt], None, gen_length, infill=False, chat=model.chats(chat))
         except InputError as error:
             raise InputError(f"problem {number}, {problem.prompt[:40]!r}: {error}") from error
         found.append(prepared.tokens[0, :-gen_length].tolist())

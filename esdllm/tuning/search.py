@@ -168,9 +168,8 @@ class Search:
             self._check_prompt(problem.prompt)
 
     def _check_prompt(self, prompt: str) -> None:
-        chat = self.model.codec is not None and self.model.codec.has_chat
         try:
-            prepare(self.model, [prompt], None, self.base.config.gen_length, infill=False, chat=chat)
+            prepare(self.model, [prompt], None, self.base.config.gen_length, infill=False, chat=self.model.chats())
         except InputError as error:
             raise InputError(f"the prompt {prompt[:40]!r}: {error}") from error
 

@@ -11,7 +11,7 @@ import attrs
 from esdllm import Problem
 from esdllm.evaluation import JsonlSuite
 
-_FILE = Path(__file__).parent / "tiny" / "problems.jsonl"
+_HELD_OUT = JsonlSuite(Path(__file__).parent / "tiny" / "problems.jsonl")
 
 
 @attrs.frozen
@@ -25,8 +25,8 @@ class TinySuite:
 
     def problems(self) -> Sequence[Problem]:
         """Return 200 problems of each task to tune on, then 300 to test on."""
-        return JsonlSuite(_FILE).problems()
+        return _HELD_OUT.problems()
 
     def correct(self, problem: Problem, answer: str) -> bool:
         """Return whether the answer is the right one to the letter, white space around it aside."""
-        return JsonlSuite(_FILE).correct(problem, answer)
+        return _HELD_OUT.correct(problem, answer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 import torch
 from torch import Tensor
@@ -31,45 +33,66 @@ class DenseStore:
         return DenseCache(shape)
 
 
+class Held:
+    """A tensor (R, L, ...) held as it is."""
+
+    def __init__(self, shape: CacheShape, *size: int) -> None:
+        self.x = torch.zeros(shape.rows, shape.length, *size, dtype=shape.dtype, device=shape.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return self.x.nbytes
+
+    def reset(self) -> None:
+        """Zero everything."""
+        self.x.zero_()
+
+    def write(self, index: Tensor, x: Tensor) -> None:
+        """Write x (R, N, ...) at index (R N,), of the rows one after the other."""
+        self.x.flatten(0, 1).index_copy_(0, index, x.flatten(0, 1).to(self.x.dtype))
+
+    def all(self) -> Tensor:
+        """Return the whole tensor."""
+        return self.x
+
+    def take(self, index: Tensor) -> Tensor:
+        """Return (M, ...) at index (M,)."""
+        return self.x.flatten(0, 1).index_select(0, index)
+
+
 class DenseCache:
-    """One (R, L, G, D) tensor for each layer's keys and values, one (R, L, F) for each remembered layer."""
+    """Keys and values (R, L, G, D) for each layer, a tensor (R, L, F) for each remembered layer, held as `held` holds them."""
 
-    def __init__(self, shape: CacheShape) -> None:
-        def empty(*size: int) -> Tensor:
-            return torch.zeros(shape.rows, shape.length, *size, dtype=shape.dtype, device=shape.device)
-
-        self.keys = [empty(shape.n_kv_heads, shape.head_dim) for _ in range(shape.n_layers)]
-        self.values = [empty(shape.n_kv_heads, shape.head_dim) for _ in range(shape.n_layers)]
-        self.remembered = {layer: empty(shape.features) for layer in shape.remembered}
+    def __init__(self, shape: CacheShape, held: Callable[..., Held] = Held) -> None:
+        heads = (shape.n_kv_heads, shape.head_dim)
+        self.keys = [held(shape, *heads) for _ in range(shape.n_layers)]
+        self.values = [held(shape, *heads) for _ in range(shape.n_layers)]
+        self.remembered = {layer: held(shape, shape.features) for layer in shape.remembered}
         self._row_starts = torch.arange(shape.rows, device=shape.device).unsqueeze(1) * shape.length
 
     def reset(self) -> None:
         """Zero everything."""
-        for x in (*self.keys, *self.values, *self.remembered.values()):
-            x.zero_()
+        for held in (*self.keys, *self.values, *self.remembered.values()):
+            held.reset()
 
     def update(self, write: CacheWrite) -> KeyValue:
-        """Write in place; return the whole cache."""
+        """Write in place; return the layer's whole cache."""
         keys, values = self.keys[write.layer], self.values[write.layer]
         index = self._flat(write.positions)
-        _write(keys, index, write.keys)
-        _write(values, index, write.values)
-        return KeyValue(keys, values, write.bias)
+        keys.write(index, write.keys)
+        values.write(index, write.values)
+        return KeyValue(keys.all(), values.all(), write.bias)
 
     def recall(self, layer: int, site: Site, positions: Tensor) -> Tensor:
         """Return (R, N, F): the remembered tensor, or the cached key or value itself."""
         held = self.remembered if site in ("hidden", "query") else self.keys if site == "key" else self.values
-        index = self._flat(positions)
-        return held[layer].flatten(0, 1).index_select(0, index).view(*positions.shape, -1)
+        return held[layer].take(self._flat(positions)).view(*positions.shape, -1)
 
     def remember(self, layer: int, positions: Tensor, x: Tensor) -> None:
         """Write in place."""
-        _write(self.remembered[layer], self._flat(positions), x)
+        self.remembered[layer].write(self._flat(positions), x)
 
     def _flat(self, positions: Tensor) -> Tensor:
         """Return (R N,), indices of positions (R, N) in a cache whose rows lie one after the other."""
         return (positions + self._row_starts).flatten()
-
-
-def _write(held: Tensor, index: Tensor, x: Tensor) -> None:
-    held.flatten(0, 1).index_copy_(0, index, x.flatten(0, 1).to(held.dtype))
