@@ -243,6 +243,28 @@ def test_a_run_is_gone_on_with_by_its_own_recipe(runs: dict[str, Path], tmp_path
         train_command("llada", runs["llada"])
 
 
+def test_a_run_may_begin_with_the_weights_of_another(
+    runs: dict[str, Path], tokenizer: Tokenizer, family: str, tmp_path: Path
+) -> None:
+    _, _, state = load_average(runs[family])
+    first = {key: state[key] for key in ("recipe", "place")}
+    recipe = Recipe(family, tokens=24 * 256, batch_tokens=256, shares={"sums": 1.0}, first=first)
+    trainer = Trainer(recipe, Size(**state["size"]), tokenizer, fast=False)
+    trainer.begin_with(state["average"])
+    digits = [tokenizer.token_to_id(str(digit)) for digit in range(10)]
+    pairs = zip(trainer.model.embedding.weight, state["average"]["embedding.weight"], strict=True)
+    changed = {row for row, (mine, its) in enumerate(pairs) if not mine.equal(its)}
+    assert changed == (set(digits) if family == "dream" else set())
+    assert all(
+        mine.equal(its) for mine, its in zip(trainer.model.parameters(), trainer.average.parameters(), strict=True)
+    )
+    train(trainer, tmp_path / "second")
+    told = card(torch.load(tmp_path / "second" / "checkpoint.pt", weights_only=True), 1000, tmp_path / "second" / "log.jsonl")
+    assert f"python tools/train_tiny/train.py {family} --out runs/first --tokens 10240" in told
+    assert f"--out runs/{family} --start runs/first --tokens 6144" in told
+    assert "--share sums=1.0" in told
+
+
 def test_growing_keeps_the_optimisers_state_of_what_was_there(tokenizer: Tokenizer, family: str) -> None:
     trainer = small_trainer(tokenizer, family)
     for _ in range(3):

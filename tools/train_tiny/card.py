@@ -70,10 +70,12 @@ def card(state: dict[str, Any], parameters: int, log: Path, scores: Scores | Non
         hours=place.seconds / 3600,
         shallow=Size(**state["size"]).layers // 2,
         share=100 * recipe.grow_at,
+        whose="that run's" if recipe.first else "the",
         shares=", ".join(f"{task} {100 * share:g} %" for task, share in recipe.shares.items()),
         last=20 * len(last),
         loss=sum(row["loss"] for row in last) / len(last),
-        options=_options(recipe, Size(**state["size"])),
+        before=_before(recipe, Size(**state["size"])),
+        again=_again(recipe, Size(**state["size"]), f"runs/{recipe.family}"),
         tables="one table in training, written twice" if Size(**state["size"]).tied else "two tables",
     )
 
@@ -104,12 +106,33 @@ def _score_table(scores: Scores) -> str:
     return "\n".join([*lines, ""])
 
 
+def _before(recipe: Recipe, size: Size) -> str:
+    """A line on the run whose weights this one began with; nothing if it began with none."""
+    if not recipe.first:
+        return ""
+    first, place = Recipe(**recipe.first["recipe"]), Place(**recipe.first["place"])
+    waves = "; its digits got waves of their value beside what they had learned" if recipe.family == "dream" else ""
+    return (
+        f"- **Before:** {place.tokens / 1e6:.1f} million tokens, {place.seconds / 3600:.1f} hours, by"
+        f" `{_again(first, size, _FIRST)}`,\n  whose averaged weights this run began with{waves}.\n"
+    )
+
+
+_FIRST = "runs/first"
+
+
+def _again(recipe: Recipe, size: Size, out: str) -> str:
+    """The command that makes a run again."""
+    start = f" --start {_FIRST}" if recipe.first else ""
+    return f"python tools/train_tiny/train.py {recipe.family} --out {out}{start} {_options(recipe, size)}"
+
+
 def _options(recipe: Recipe, size: Size) -> str:
-    """The options of `train.py` that make this run again, beside the family and the folder."""
+    """The options of `train.py` that make this run again, beside the family and the folders."""
     usual = Recipe(recipe.family, recipe.tokens)
     names = ("batch_tokens", "matrix_rate", "other_rate", "seed")
     changed = [name for name in names if getattr(recipe, name) != getattr(usual, name)]
     options = [] if size.tied else ["--no-tied"]
     options += [f"--{name.replace('_', '-')} {getattr(recipe, name)}" for name in ("tokens", *changed)]
-    options += [f"--share {task}={share}" for task, share in recipe.shares.items() if share != SHARES[task]]
+    options += [f"--share {task}={share}" for task, share in recipe.shares.items() if share != SHARES.get(task)]
     return " ".join(options)

@@ -53,7 +53,7 @@ def public_weights(family: str, model: TinyModel) -> dict[str, Tensor]:
 def export(run: Path, to: Path, scores: Scores | None = None) -> None:
     """Writes the checkpoint's files beside their place and moves them in: a reader never sees half of one."""
     model, tokenizer, state = load_average(run)
-    family, parameters = state["family"], sum(weight.numel() for weight in model.parameters())
+    family, parameters = state["family"], sum(weight.numel() for weight in model.state_dict().values())
     to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent) as folder:
         made = Path(folder)

@@ -140,21 +140,23 @@ class TinyModel(nn.Module):
                 block.down.weight.zero_()
         return grown
 
-    def number_values(self, ids: list[int], spread: float = 0.02) -> None:
-        """Begin the embeddings of the numbers 0, 1, 2, ... as waves of their value, in a random subspace.
+    def number_values(self, ids: list[int], spread: float = 0.02, keep: float = 0.2) -> None:
+        """Put waves of their value into the embeddings of the numbers 0, 1, 2, ..., or the ten digits, in a random subspace.
 
-        Their distances then say from the start which numbers are close, even, or alike in a digit, in place of a
-        hundred unrelated words whose order is to be found out.
+        Their distances then say which numbers are close, even, or alike in a digit, in place of unrelated words whose
+        order is to be found out. Of what the embeddings were, the share `keep` stays.
         """
         values = torch.arange(len(ids), dtype=torch.float32)[:, None]
         periods = torch.tensor([2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0])
+        if len(ids) == 10:  # digits: what adds up modulo 10
+            periods = 10.0 / torch.arange(1, 6)
         angles = 2 * torch.pi * values / periods
         waves = torch.cat((angles.cos(), angles.sin()), 1)
         tables = (self.embedding.weight, self.head.weight)
         for table in tables[: 2 - self.size.tied]:
             directions = torch.randn(waves.shape[1], table.shape[1]) / len(periods) ** 0.5
             with torch.no_grad():
-                table[ids] = spread * (waves @ directions) + 0.2 * table[ids]
+                table[ids] = spread * (waves @ directions) + keep * table[ids]
 
     def rotary(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosine and sine (L, D) of the positions 0 to `length - 1`, in float32."""

@@ -110,6 +110,14 @@ def _direct(rng: random.Random, most: int) -> tuple[str, str]:
     return ask.format(wanted), f"The results are {solved}."
 
 
+def sums(rng: random.Random, level: float) -> tuple[str, str]:
+    """A drill of bare sums, two or three at once; what `story` asks a quarter of the time."""
+    while True:
+        prompt, answer = _direct(rng, most=3)
+        if "results" in answer:
+            return prompt, answer
+
+
 def _sum(rng: random.Random) -> tuple[str, int]:
     sign = rng.choice("++--*")
     if sign == "*":

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from code_tasks import code
 from language_tasks import describe, lookup
-from number_tasks import lists, story
+from number_tasks import lists, story, sums
 from words import NAMES
 
 Split = Literal["train", "held-out"]
@@ -25,6 +25,9 @@ TASKS: dict[str, Callable[[random.Random, float], tuple[str, str]]] = {
     "story": story,
     "code": code,
 }
+
+DRILLS: dict[str, Callable[[random.Random, float], tuple[str, str]]] = {"sums": sums}
+"""What can be trained beside the tasks, by a share of its own; never scored."""
 
 SHARES = {"describe": 0.16, "lookup": 0.20, "lists": 0.24, "story": 0.35, "code": 0.04}
 """Share of each task in the training mix; what is left goes to `SMALL_TALK`."""
@@ -63,7 +66,7 @@ def split_of(prompt: str) -> Split:
 def make_problem(rng: random.Random, task: str, split: Split, level: float = 1.0) -> Problem:
     """The next problem of a task in a split; `level` from 0 (easiest) to 1 bounds its size."""
     while True:
-        prompt, answer = TASKS[task](rng, level)
+        prompt, answer = (TASKS | DRILLS)[task](rng, level)
         if split_of(prompt) == split:
             return Problem(prompt, answer, task)
 

@@ -25,6 +25,7 @@ from optimizer import Muon
 from problems import SHARES
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tokenizers import Tokenizer
+from torch import Tensor
 from torch.nn import functional
 from vocabulary import build_tokenizer, token_id
 
@@ -43,6 +44,8 @@ class Recipe:
     """share of the budget that is trained with half of the layers"""
     seed: int = 0
     shares: dict[str, float] = field(default_factory=lambda: dict(SHARES))
+    first: dict[str, Any] | None = None
+    """what the run was whose averaged weights this one began with, at full depth: `recipe` and `place`"""
 
 
 @dataclass
@@ -73,14 +76,22 @@ class Trainer:
         self.dialect = DIALECTS[recipe.family]
         self.mask_id: int = token_id(tokenizer, self.dialect.mask)
         torch.manual_seed(recipe.seed)
-        self.model = TinyModel(size._replace(layers=size.layers // 2))
+        self.model = TinyModel(size if recipe.first else size._replace(layers=size.layers // 2))
         numbers = [tokenizer.token_to_id(f"Ġ{number}") for number in range(100)]
-        if None not in numbers:  # Dream's tokenizer reads digits
+        if None not in numbers and not recipe.first:  # Dream's tokenizer reads digits
             self.model.number_values(numbers)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self._layers, self._fast = size.layers, fast
         self._chunk: list[Batch] = []
         self._optimize()
+
+    def begin_with(self, weights: dict[str, Tensor]) -> None:
+        """Take over the weights of another run; where digits are read, they get waves of their value beside what they are."""
+        self.model.load_state_dict(weights)
+        if self.recipe.family == "dream":
+            digits = [self.tokenizer.token_to_id(str(digit)) for digit in range(10)]
+            self.model.number_values(digits, spread=self.model.embedding.weight[digits].std().item(), keep=1.0)
+        self.average.load_state_dict(self.model.state_dict())
 
     def _optimize(self) -> None:
         """Make the optimisers of the model as it is, and compile it."""
@@ -114,7 +125,7 @@ class Trainer:
         if not self._chunk and self.place.chunk >= 0:
             self._make_chunk()
         if self.place.used >= len(self._chunk):
-            self.place.grown = self.place.progress(self.recipe)
+            self.place.grown = 1.0 if self.recipe.first else self.place.progress(self.recipe)
             self.place.chunk += 1
             self.place.used = 0
             self._make_chunk()
@@ -209,7 +220,7 @@ def train(trainer: Trainer, out: Path, save_every: float = 120.0, stop_after: in
                 trainer.save(out / "checkpoint.pt")
                 saved = time.monotonic()
     trainer.save(out / "checkpoint.pt")
-    parameters = sum(weight.numel() for weight in trainer.model.parameters())
+    parameters = sum(weight.numel() for weight in trainer.model.state_dict().values())
     draw_curve(out / "log.jsonl", out / "loss.png", trainer.recipe.family, parameters)
 
 
@@ -219,6 +230,7 @@ def main(
     tokens: Annotated[int, typer.Option(help="Budget of training tokens.")] = 45_000_000,
     resume: Annotated[bool, typer.Option(help="Go on from the folder's checkpoint, by its own recipe.")] = False,
     share: Annotated[list[str] | None, typer.Option(help="A task's share: `lists=0.3`.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Begin with the weights of this run's folder.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the weights and of the data.")] = 0,
     batch_tokens: Annotated[int, typer.Option(help="Tokens in a batch.")] = 4096,
     matrix_rate: Annotated[float, typer.Option(help="Muon's first learning rate.")] = 0.01,
@@ -234,7 +246,9 @@ def main(
     torch.set_num_threads(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     shares = SHARES | {name: float(x) for name, x in (one.split("=") for one in share or [])}
-    recipe = Recipe(family, tokens, batch_tokens, matrix_rate, other_rate, seed=seed, shares=shares)
+    begun = torch.load(start / "checkpoint.pt", weights_only=True) if start else None
+    first = {key: begun[key] for key in ("recipe", "place")} if begun else None
+    recipe = Recipe(family, tokens, batch_tokens, matrix_rate, other_rate, seed=seed, shares=shares, first=first)
     tokenizer = build_tokenizer(family)
     size = SIZES[family]._replace(vocab_size=tokenizer.get_vocab_size(), tied=tied)
     if resume:
@@ -246,6 +260,8 @@ def main(
     trainer = Trainer(recipe, size, tokenizer)
     if resume:
         trainer.load(out / "checkpoint.pt")
+    elif begun:
+        trainer.begin_with(begun["average"])
     train(trainer, out)
 
 
