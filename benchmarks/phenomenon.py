@@ -1,7 +1,7 @@
 """Writes the pictures of the page "What changes between steps" and prints its tables as Markdown.
 
     python benchmarks/phenomenon.py
-    python benchmarks/phenomenon.py --model tiny-llada --count 50 --out docs/assets > tables.md
+    python benchmarks/phenomenon.py --count 50 --out docs/assets > tables.md
 
 Prompts are problems of a suite's test split, spread evenly over it; the answers do not matter, only how they are decoded.
 """
@@ -41,7 +41,7 @@ def main(
     problems = of_split(chosen.problems(), "test")
     prompts = [problem.prompt for problem in problems[:: max(1, len(problems) // count)][:count]]
     config = catalogue.configure(preset, settings={**chosen.settings, "early_stop": early_stop})
-    for name in model or ("tiny-llada",):
+    for name in model or ("tiny-llada", "tiny-dream"):
         loaded = load_model(name, "cpu", catalogue=catalogue)
         engine = Engine.build(loaded, config, catalogue)
         chat = loaded.codec is not None and loaded.codec.has_chat

@@ -20,6 +20,8 @@ from esdllm import Catalogue, Engine, Model, ModelSpec, Phase, StepPlan
 from esdllm.canvas import Canvas
 from esdllm.forward import StepInputs
 from esdllm.plan import Layout
+from esdllm_models.building import made_of
+from esdllm_models.linear import Dense
 from esdllm_models.transformer import Geometry, Transformer
 
 SPEC = ModelSpec(
@@ -45,16 +47,13 @@ PLANS = {
 
 def model(bare: BareLoop) -> Model:
     """Return our model with the bare loop's weights."""
-    made = Transformer(SPEC, Geometry(MLP, 500000.0, 1e-5, qkv_bias=False), torch.device("cpu"), torch.bfloat16)
-    for layer, (qkv, out, gate_up, down) in zip(made.layers, bare.layers, strict=True):
-        for slot, x in zip((layer.qkv, layer.out, layer.gate_up, layer.down), (qkv, out, gate_up, down), strict=True):
-            slot.copy_(x)
-        layer.attn_norm.fill_(1)
-        layer.mlp_norm.fill_(1)
-    made.norm.fill_(1)
-    made.embedding.copy_(bare.embedding)
-    made.head.copy_(bare.head)
-    return Model(made)
+    ones = torch.ones(HIDDEN, dtype=torch.bfloat16)
+    layers = tuple(
+        made_of(SPEC, attn_norm=ones, qkv=qkv, out=out, mlp_norm=ones, gate_up=gate_up, down=down)
+        for qkv, out, gate_up, down in (map(Dense, layer) for layer in bare.layers)
+    )
+    geometry = Geometry(MLP, 500000.0, 1e-5, qkv_bias=False)
+    return Model(Transformer(SPEC, geometry, bare.embedding, layers, ones, Dense(bare.head)))
 
 
 def ours(bare: BareLoop, compiled: bool) -> dict[str, Callable[[], None]]:

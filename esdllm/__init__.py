@@ -29,6 +29,7 @@ from esdllm.interfaces import (
     ModelAdapter,
     ModelFamily,
     RefreshPolicy,
+    RememberingPolicy,
     SkipSchedule,
     StepObserver,
     Suite,
@@ -36,8 +37,9 @@ from esdllm.interfaces import (
     TokenSampler,
     UnmaskingPolicy,
 )
-from esdllm.loading import Model, describe_model, load_model
+from esdllm.loading import Model, describe_model, from_module, load_model
 from esdllm.noise import gumbel, uniform
+from esdllm.placing import LoadPlan
 from esdllm.plan import Block, Moment, Phase, Scope, StepPlan, Window
 from esdllm.records import Generation
 from esdllm.views import (
@@ -46,6 +48,7 @@ from esdllm.views import (
     Candidates,
     ImportanceView,
     KeyValue,
+    Memory,
     Message,
     ModelSpec,
     Preset,
@@ -80,6 +83,8 @@ __all__ = [
     "ImportanceView",
     "InputError",
     "KeyValue",
+    "LoadPlan",
+    "Memory",
     "Message",
     "Model",
     "ModelAdapter",
@@ -93,6 +98,7 @@ __all__ = [
     "Problem",
     "Projection",
     "RefreshPolicy",
+    "RememberingPolicy",
     "SampleView",
     "Scope",
     "Site",
@@ -109,6 +115,7 @@ __all__ = [
     "Window",
     "configure",
     "describe_model",
+    "from_module",
     "gumbel",
     "hookimpl",
     "load_model",

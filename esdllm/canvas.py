@@ -34,12 +34,16 @@ class Canvas:
     """(B, L) int64, positions counted from each row's first token"""
     bias: Tensor | None
     """(R, L), 0 at tokens and -inf at padding; None if nothing is padded"""
+    padding: tuple[int, ...] | None
+    """R host integers, the columns of padding at each row's head; None if nothing is padded"""
     columns: Tensor
     """(L,) int64, 0 to L - 1"""
     seeds: Tensor
     """(B,) int64"""
     poisoned: Tensor
     """() int64, the first step with NaN among the confidences; -1 if none"""
+    memory: Tensor | None
+    """(B, L, M) float32, what the unmasking policy remembers; None if it remembers nothing"""
     spec: ModelSpec
     branches: int
     """1, or 2 under guidance: the prompt, and the prompt masked"""
@@ -54,8 +58,12 @@ class Canvas:
         branches: int,
         device: torch.device,
         dtype: torch.dtype,
+        memory: int = 0,
     ) -> Canvas:
-        """Return the canvas of tokens (B, L) int64 and attention mask (B, L) bool, both on the host."""
+        """Return the canvas of tokens (B, L) int64 and attention mask (B, L) bool, both on the host.
+
+        `memory` is the number of floats that the unmasking policy remembers of each position.
+        """
         masked = tokens == spec.mask_id
         undecided = undecided_positions(tokens, spec)
         bias = torch.zeros(tokens.shape, dtype=dtype).masked_fill(~attention_mask, float("-inf")).repeat(branches, 1)
@@ -69,9 +77,11 @@ class Canvas:
             guess_confidence=torch.zeros(tokens.shape, device=device),
             logical=(attention_mask.long().cumsum(1) - 1).clamp(min=0).to(device),
             bias=None if attention_mask.all() else bias.to(device),
+            padding=None if attention_mask.all() else tuple((~attention_mask).sum(1).tolist()) * branches,
             columns=torch.arange(tokens.shape[1], device=device),
             seeds=seeds.to(device),
             poisoned=torch.full((), -1, dtype=torch.int64, device=device),
+            memory=torch.zeros(*tokens.shape, memory, device=device) if memory else None,
             spec=spec,
             branches=branches,
         )

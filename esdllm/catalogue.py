@@ -10,7 +10,17 @@ import attrs
 import cattrs
 from cattrs.errors import ForbiddenExtraKeysError
 
-from esdllm.config import ComponentConfig, DecodeConfig, base_preset, converter, merge, parse_set, read_toml
+from esdllm.attention import AUTO, AutoAttention
+from esdllm.config import (
+    ComponentConfig,
+    DecodeConfig,
+    base_preset,
+    converter,
+    inner_fields,
+    merge,
+    parse_set,
+    read_toml,
+)
 from esdllm.errors import ConfigError, PluginError, known
 from esdllm.plugins import Origin, Plugins, load_plugins
 from esdllm.views import Preset
@@ -32,6 +42,9 @@ KINDS: Mapping[str, str] = {
     "suite": "esdllm_suites",
 }
 """Kind, which is also the configuration's section, and the hook that offers it."""
+
+_RESERVED: Mapping[tuple[str, str], type] = {("attention", AUTO): AutoAttention}
+"""Names that no plugin may offer: they stand for a choice among those on offer."""
 
 
 @attrs.frozen
@@ -95,6 +108,11 @@ class Catalogue:
         return cls(load_plugins(extra, **options))
 
     def _add(self, entry: Entry) -> None:
+        if (entry.kind, entry.name) in _RESERVED:
+            raise PluginError(
+                f"{entry.origin} offers {entry.kind} '{entry.name}': the name is reserved for the choice among those on "
+                "offer; rename it"
+            )
         other = self._entries[entry.kind].get(entry.name)
         if other is not None:
             raise PluginError(
@@ -126,9 +144,12 @@ class Catalogue:
             ConfigError: nothing of that kind has that name.
         """
         try:
+            if (kind, name) in _RESERVED:
+                return Entry(kind, name, _RESERVED[kind, name], Origin("core", "esdllm"))
             return self._entries[kind][name]
         except (KeyError, TypeError):  # TypeError: a list or table where a name belongs
-            raise ConfigError(f"unknown {kind} '{name}'; {known(str(name), self._entries[kind])}") from None
+            names = [*self._entries[kind], *(word for section, word in _RESERVED if section == kind)]
+            raise ConfigError(f"unknown {kind} '{name}'; {known(str(name), names)}") from None
 
     def build(self, kind: str, component: ComponentConfig) -> Any:
         """Return the component that `component` names, built from its options.
@@ -136,23 +157,61 @@ class Catalogue:
         Raises:
             ConfigError: unknown name, unknown option, or a value that the option refuses.
         """
-        entry = self.entry(kind, component.name)
-        try:
-            return structure(entry.factory, component.options)
-        except _UnknownOptionError as error:
-            raise ConfigError(self._unknown_option(entry, error.option)) from None
-        except ConfigError as error:
-            raise ConfigError(f"{kind} '{component.name}': {error}") from error
+        return self._build(self.entry(kind, component.name), component.options, where=kind)
 
-    def _unknown_option(self, entry: Entry, option: str) -> str:
+    def _build(self, entry: Entry, options: Mapping[str, Any], where: str, beside: Iterable[str] = ()) -> Any:
+        """Return the component of an entry; `where` is its place in the configuration, `beside` what else a table may say."""
+        inner = {
+            field.name: self._inner(field, value, f"{where}.{field.name}")
+            for field in inner_fields(entry.factory)
+            if (value := options.get(field.name, _default(field))) is not attrs.NOTHING
+        }
+        try:
+            return structure(entry.factory, {**options, **inner})
+        except _UnknownOptionError as error:
+            raise ConfigError(self._unknown_option(entry, error.option, where, beside)) from None
+        except ConfigError as error:
+            raise ConfigError(f"{where} '{entry.name}': {error}") from error
+
+    def _inner(self, field: attrs.Attribute[Any], value: Any, where: str) -> Any:
+        """Return what a field of components holds, built: one component, or a tuple of parts."""
+        if "kind" in field.metadata:
+            return self._nested(field.metadata["kind"], _chosen(value, where), where)
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} = {value!r}: give a list of names or tables")
+        part = field.metadata["part"]
+        return tuple(self._part(part, item, f"{where}[{number}]") for number, item in enumerate(value))
+
+    def _part(self, part: type, value: Any, where: str) -> Any:
+        """Return a part from its flat table."""
+        holders = inner_fields(part)
+        if len(holders) != 1 or "kind" not in holders[0].metadata:
+            raise PluginError(f"{where}: {part.__name__} must have one field whose metadata has a 'kind'")
+        holder = holders[0]
+        names = {field.name for field in attrs.fields(part)} - {holder.name}
+        chosen = _chosen(value, where)
+        own = {name: option for name, option in chosen.options.items() if name in names}
+        rest = {name: option for name, option in chosen.options.items() if name not in names}
+        component = self._nested(holder.metadata["kind"], ComponentConfig(chosen.name, rest), where, names)
+        try:
+            return structure(part, {**own, holder.name: component})
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+
+    def _nested(self, kind: str, component: ComponentConfig, where: str, beside: Iterable[str] = ()) -> Any:
+        if kind not in KINDS:
+            raise PluginError(f"{where} is declared to hold a component of the kind '{kind}'; {known(kind, KINDS)}")
+        try:
+            entry = self.entry(kind, component.name)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        return self._build(entry, component.options, where, beside)
+
+    def _unknown_option(self, entry: Entry, option: str, where: str, beside: Iterable[str]) -> str:
         own = [o.name for o in entry.options]
         others = [e.name for e in self._entries[entry.kind].values() if option in [o.name for o in e.options]]
-        hint = (
-            f"; it is an option of {entry.kind} '{others[0]}': set {entry.kind}.name = \"{others[0]}\""
-            if others
-            else ""
-        )
-        return f"{entry.kind} '{entry.name}' has no option '{option}'{hint}; {known(option, own)}"
+        hint = f"; it is an option of {entry.kind} '{others[0]}': set {where}.name = \"{others[0]}\"" if others else ""
+        return f"{where} '{entry.name}' has no option '{option}'{hint}; {known(option, [*own, *beside])}"
 
     def preset(self, name: str) -> Preset:
         """Return a preset by name."""
@@ -183,6 +242,13 @@ class Catalogue:
         for layer in layers:
             merged = merge(merged, {key: value for key, value in layer.items() if key != "preset"})
         return DecodeConfig.from_dict(merged)
+
+
+def _chosen(value: Any, where: str) -> ComponentConfig:
+    try:
+        return ComponentConfig.of(value)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 class _UnknownOptionError(Exception):

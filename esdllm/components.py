@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import torch
 
-from esdllm.canvas import Canvas
+from esdllm.attention import AttentionChoice, AutoAttention, choose_attention
 from esdllm.catalogue import Catalogue
 from esdllm.config import SECTIONS, DecodeConfig
 from esdllm.errors import UnavailableError
@@ -46,6 +46,8 @@ class Components:
     attention: AttentionBackend
     observers: tuple[StepObserver, ...]
     config: DecodeConfig
+    attention_choice: AttentionChoice | None = None
+    """what `attention = "auto"` chose, and why not the others; None where a backend is named, or none chosen yet"""
 
     @classmethod
     def resolve(cls, config: DecodeConfig, catalogue: Catalogue) -> Components:
@@ -75,29 +77,36 @@ class Components:
         scale, delay = self.config.cfg_scale, self.config.delay_eos
         return Parts(model, cache, self.attention, self.importance, self.sampler, self.unmasking, scale, delay)
 
-    def cache_shape(self, model: ModelAdapter, canvas: Canvas, planner: Planner) -> CacheShape:
-        """Return what the store is to hold for a run."""
-        spec, site = model.spec, self.importance.site
+    def cache_shape(
+        self, spec: ModelSpec, planner: Planner, rows: int, length: int, device: torch.device, dtype: torch.dtype
+    ) -> CacheShape:
+        """Return what the store is to hold for a run over `rows` of the model's batch, of `length` columns."""
+        site = self.importance.site
         remembers = self.importance.keeps_history and site in ("hidden", "query")
         return CacheShape(
-            rows=canvas.tokens.shape[0] * canvas.branches,
-            length=canvas.tokens.shape[1],
+            rows=rows,
+            length=length,
             n_layers=spec.n_layers,
             n_kv_heads=spec.n_kv_heads,
             head_dim=spec.head_dim,
             features=spec.hidden if site == "hidden" else spec.n_heads * spec.head_dim,
             remembered=planner.skip_layers() if remembers else (),
-            dtype=model.dtype,
-            device=model.device,
+            dtype=dtype,
+            device=device,
+            compiled=self.config.compile,
         )
 
-    def check_attention(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
-        """Refuse an attention backend that cannot serve the model here.
+    def serving(self, catalogue: Catalogue, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Components:
+        """Return these components with an attention backend that can serve the model here: the one named, or `auto`'s.
 
         Raises:
-            UnavailableError: all its reasons.
+            UnavailableError: the one named cannot, or none can; gives all reasons.
         """
+        if isinstance(self.attention, AutoAttention):
+            choice = choose_attention(catalogue, spec, device, dtype)
+            return attrs.evolve(self, attention=choice.backend, attention_choice=choice)
         _refuse("attention", self.config.attention.name, self.attention.problems(spec, device, dtype))
+        return self
 
     def check_store(self, shape: CacheShape) -> None:
         """Refuse a cache store that cannot hold a run.

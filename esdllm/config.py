@@ -15,6 +15,7 @@ import attrs
 import cattrs
 import tomli_w
 from attrs import validators
+from cattrs.gen import make_dict_structure_fn, override
 
 from esdllm.errors import ConfigError, known
 
@@ -31,6 +32,7 @@ __all__ = [
     "DecodeConfig",
     "base_preset",
     "converter",
+    "inner_fields",
     "merge",
     "parse_set",
     "read_toml",
@@ -67,6 +69,27 @@ def _is_literal(kind: Any) -> bool:
 
 
 converter.register_structure_hook_func(_is_literal, _choose)
+
+
+def inner_fields(factory: Any) -> tuple[attrs.Attribute[Any], ...]:
+    """Return the options of a component that hold components.
+
+    A field whose metadata has a `kind` holds one component of that kind. A field whose metadata has a `part`, a frozen
+    attrs class with a field of a `kind`, holds a list of those; each is written as one flat table, the part's other
+    fields beside the component's name and options.
+    """
+    if not attrs.has(factory):
+        return ()
+    return tuple(field for field in attrs.fields(factory) if {"kind", "part"} & set(field.metadata))
+
+
+def _around(factory: type) -> Any:
+    """Return the structuring hook of a component with components inside, which come to it built."""
+    built = {field.name: override(struct_hook=lambda value, _: value) for field in inner_fields(factory)}
+    return make_dict_structure_fn(factory, converter, _cattrs_forbid_extra_keys=True, **built)  # type: ignore[arg-type]
+
+
+converter.register_structure_hook_factory(lambda kind: bool(inner_fields(kind)), _around)
 
 
 def _listed(value: Any) -> Any:
@@ -128,7 +151,7 @@ class DecodeConfig:
     sampler: ComponentConfig = _component("which token to put at a position")
     unmasking: ComponentConfig = _component("which positions to commit")
     cache: ComponentConfig = _component("where keys and values live")
-    attention: ComponentConfig = _component("which kernel attends")
+    attention: ComponentConfig = _component("which kernel attends; auto takes the first that can serve")
     observers: tuple[ComponentConfig, ...] = attrs.field(
         default=(), converter=_observers, metadata={"help": "who watches the steps"}
     )

@@ -48,8 +48,9 @@ class Engine:
             ConfigError: unknown or contradictory settings.
             UnavailableError: a backend cannot serve here; gives all its reasons.
         """
-        components = Components.resolve(config, catalogue or Catalogue.load())
-        components.check_attention(model.spec, model.adapter.device, model.adapter.dtype)
+        catalogue, adapter = catalogue or Catalogue.load(), model.adapter
+        components = Components.resolve(config, catalogue)
+        components = components.serving(catalogue, model.spec, adapter.device, adapter.dtype)
         engine = cls(model, config, components, StepFunction(config.compile))
         engine.planner(Layout.of(2, config.gen_length, model.spec.logit_shift)).rehearse()  # finds contradictions
         return engine
@@ -90,6 +91,7 @@ class Engine:
                 branches=2 if self.config.cfg_scale else 1,
                 device=adapter.device,
                 dtype=adapter.dtype,
+                memory=getattr(self.components.unmasking, "memory", 0),
             )
             planner = self.planner(layout(prepared.tokens, adapter.spec), early_stop)
             run = Run(canvas, self.components.parts(adapter, self.allocated(canvas, planner)), self._stop_ids(canvas))
@@ -107,13 +109,21 @@ class Engine:
 
     def allocated(self, canvas: Canvas, planner: Planner) -> Cache:
         """Return an empty cache of the run's shape; the last run's if it fits."""
-        shape = self.components.cache_shape(self.model.adapter, canvas, planner)
+        adapter, (rows, length) = self.model.adapter, canvas.tokens.shape
+        rows *= canvas.branches
+        shape = self.components.cache_shape(adapter.spec, planner, rows, length, adapter.device, adapter.dtype)
         if self._cache is None or self._cache[0] != shape:
+            self.close()  # the old one goes before room for the new one is sought
             self.components.check_store(shape)
-            self._cache = None  # the old one goes before the new one comes
             self._cache = (shape, self.components.cache.allocate(shape))
         self._cache[1].reset()
         return self._cache[1]
+
+    def close(self) -> None:
+        """Free the cache that is kept for the next run, which then allocates anew; nothing else changes."""
+        kept, self._cache = self._cache, None
+        if kept is not None and (close := getattr(kept[1], "close", None)):
+            close()
 
     def _stop_ids(self, canvas: Canvas) -> Tensor:
         return torch.tensor(self.model.stop_ids, device=canvas.tokens.device)

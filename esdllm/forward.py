@@ -100,9 +100,9 @@ def _layer(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs, lay
             _remember(parts, plan, layer, alive.positions, scored)
     block = canvas.rows(inputs.block)
     stored = parts.cache.update(
-        CacheWrite(layer, alive.positions, queries, keys, values, canvas.bias, block, plan.phase)
+        CacheWrite(layer, alive.positions, queries, keys, values, canvas.bias, block, plan.phase, canvas.padding)
     )
-    attended = parts.attention.attend(queries, stored.keys, stored.values, stored.bias)
+    attended = parts.attention.attend(queries, stored)
     if readers is not None:
         alive = alive._replace(hidden=alive.hidden[:, readers], positions=alive.positions[:, readers])
     alive = alive._replace(hidden=parts.model.mix(layer, alive.hidden, attended))

@@ -83,7 +83,7 @@ class HookSpecs:
 
     @hookspec
     def esdllm_attention_backends(self) -> Mapping[str, Callable[..., AttentionBackend]]:
-        """Offer attention backends. Configuration: ``[attention]``."""
+        """Offer attention backends. Configuration: ``[attention]``; there ``auto``, which is no backend's name, chooses one."""
         raise NotImplementedError
 
     @hookspec

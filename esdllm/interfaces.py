@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from esdllm.placing import LoadPlan
 from esdllm.plan import Block, Moment, Phase, Scope
 from esdllm.views import (
     CacheShape,
@@ -24,6 +25,7 @@ from esdllm.views import (
     Candidates,
     ImportanceView,
     KeyValue,
+    Memory,
     Message,
     ModelSpec,
     Problem,
@@ -43,6 +45,7 @@ __all__ = [
     "ModelAdapter",
     "ModelFamily",
     "RefreshPolicy",
+    "RememberingPolicy",
     "SkipSchedule",
     "StepObserver",
     "Suite",
@@ -123,18 +126,39 @@ class UnmaskingPolicy(Protocol):
         ...
 
 
+class RememberingPolicy(UnmaskingPolicy, Protocol):
+    """An unmasking policy that goes by what earlier steps showed. The numbers it remembers are kept by the runtime."""
+
+    @property
+    def memory(self) -> int:
+        """M, the floats remembered of each position; all 0 at first."""
+        ...
+
+    def remember(self, view: UnmaskingView) -> Tensor:
+        """Return (B, N, M) float32: `view.memory`, left when each position last had logits, with this step added.
+
+        Called once a step, before `select`, whose view carries what was returned.
+        """
+        ...
+
+
 class AttentionBackend(Protocol):
     """Scaled dot-product attention without causality."""
+
+    @property
+    def rank(self) -> int | None:
+        """Where `attention = "auto"` tries it, lower first; None if it serves by name only.
+
+        One that serves everywhere has 20, so that one with less goes before it where it can serve, and only there.
+        """
+        ...
 
     def problems(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[str]:
         """Return why this backend cannot serve; empty if it can."""
         ...
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-        """Return (R, N, H, D) from queries (R, N, H, D), keys and values (R, K, G, D); H is a multiple of G.
-
-        `bias` (R, K), of the queries' dtype, is added to the logits of each key: 0 or -inf. None if all keys are read.
-        """
+    def attend(self, queries: Tensor, read: KeyValue) -> Tensor:
+        """Return (R, N, H, D) from queries (R, N, H, D) and what they read: K keys and values of G heads, H a multiple of G."""
         ...
 
 
@@ -181,7 +205,13 @@ class ModelAdapter(Protocol):
 
 
 class Cache(Protocol):
-    """The memory of a run. Allocated once, written in place."""
+    """The memory of a run. Allocated once, written in place.
+
+    A step goes through the layers in ascending order and calls each layer's methods together; what `update` returned may
+    be overwritten at the next layer. A cache that holds more than memory, such as files or threads, may have a method
+    `close()` as well: the engine calls it when it drops the cache. It has to bear a second call, and to free all that it
+    holds when it is collected unclosed.
+    """
 
     def reset(self) -> None:
         """Forget everything."""
@@ -214,6 +244,10 @@ class CacheStore(Protocol):
 
     def phase(self, step_in_block: int) -> Phase:
         """Return what the store does at a step; a SELECT step is always a refresh. Host integers only."""
+        ...
+
+    def memory(self, shape: CacheShape) -> Memory:
+        """Return what `allocate` would take at most. Allocates nothing, and answers for a shape that has problems too."""
         ...
 
     def allocate(self, shape: CacheShape) -> Cache:
@@ -259,12 +293,28 @@ class ModelFamily(Protocol):
         """Return the geometry from a config.json; refuse by name what is not implemented."""
         ...
 
-    def load(self, folder: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> ModelAdapter:
-        """Return the model with the weights of a checkpoint folder."""
+    @property
+    def geometries(self) -> Mapping[str, Mapping[str, Any]]:
+        """The config.json of well-known checkpoints by a short name, for models of that size with random weights."""
         ...
 
-    def codec(self, folder: Path, spec: ModelSpec) -> TextCodec:
-        """Return the folder's tokenizer and chat template."""
+    def load(self, folder: Path, config: Mapping[str, Any], plan: LoadPlan) -> ModelAdapter:
+        """Return the model of a plan with the weights of a checkpoint folder; refuse what the plan asks for in vain.
+
+        Where the plan has a seed, the weights are random and the folder is not read.
+        """
+        ...
+
+    def weight_bytes(self, config: Mapping[str, Any], plan: LoadPlan) -> int:
+        """Return what the weights of a plan take, on all devices together; nothing is read."""
+        ...
+
+    def from_module(self, module: Any, config: Mapping[str, Any]) -> ModelAdapter:
+        """Return a model that computes with the weights of a loaded torch module, copying none of them."""
+        ...
+
+    def codec(self, source: Any, spec: ModelSpec) -> TextCodec:
+        """Return the tokenizer and chat template of a checkpoint folder (a Path), or of a tokenizer of transformers."""
         ...
 
 

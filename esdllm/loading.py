@@ -12,13 +12,24 @@ import torch
 
 from esdllm.catalogue import Catalogue
 from esdllm.config import ComponentConfig
-from esdllm.errors import CheckpointError, UnavailableError, known
+from esdllm.errors import CheckpointError, known
 from esdllm.interfaces import ModelAdapter, ModelFamily, TextCodec
+from esdllm.placing import DeviceMap, Placement, resolve_device, resolve_dtype
 from esdllm.views import ModelSpec
 
-__all__ = ["Model", "describe_model", "load_model", "resolve_device", "resolve_dtype", "shipped_checkpoints"]
+__all__ = [
+    "Model",
+    "Weights",
+    "describe_model",
+    "describe_weights",
+    "from_module",
+    "load_model",
+    "random_model",
+    "resolve_device",
+    "resolve_dtype",
+    "shipped_checkpoints",
+]
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 
 
@@ -31,6 +42,8 @@ class Model:
     """None where only token ids go in and out"""
     codec_error: str = ""
     """why there is no codec, if the checkpoint should have had one"""
+    quantize: str | None = None
+    """how the weights of linear layers are held; None if as they are"""
 
     @property
     def spec(self) -> ModelSpec:
@@ -47,74 +60,137 @@ class Model:
         return self.codec.stop_ids if self.codec else (self.spec.eos_id,)
 
 
+@attrs.frozen
+class Weights:
+    """What a checkpoint's weights would be once loaded."""
+
+    spec: ModelSpec
+    """the model's geometry and special ids"""
+    dtype: torch.dtype
+    """of what is not quantised"""
+    bytes: int
+    """what they would take, on all devices together"""
+
+
 def load_model(
     name_or_path: str | Path,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     catalogue: Catalogue | None = None,
+    *,
+    quantize: str | None = None,
+    device_map: DeviceMap | None = None,
 ) -> Model:
     """Return a model from a local folder, a hub id, or the name of a checkpoint that ships with a plugin.
 
-    `device` is the GPU if there is one and else the CPU; `dtype` is the checkpoint's own unless given. Weights are read
-    straight into place; code in a checkpoint is never run. A hub id is looked up through huggingface_hub, which respects
-    HF_HUB_OFFLINE.
+    `device` is the GPU if there is one and else the CPU; `dtype` is the checkpoint's own unless given. `quantize` holds
+    the weights of linear layers in fewer bits: int8, int8-weight-only or int4-weight-only. `device_map` spreads the layers
+    over devices instead of `device`: a list of them, "auto" for all GPUs, or a mapping such as {"layers.0-15": "cuda:0",
+    "layers.16-31": "cuda:1"}, in which embedding and head may be named too and else go with the first and the last layer.
+
+    Weights are read straight into place, layer by layer; code in a checkpoint is never run. A hub id is looked up through
+    huggingface_hub, which respects HF_HUB_OFFLINE.
 
     Raises:
         CheckpointError: no such checkpoint, or one that cannot be loaded; names the key, weight or file.
-        UnavailableError: the device or dtype is not available.
+        UnavailableError: the device, dtype or quantisation is not available.
+        ConfigError: `device_map` is no map of this model's layers.
     """
     catalogue = catalogue or Catalogue.load()
-    where = resolve_device(device)
+    placement = Placement.of(device, device_map)
     folder = _folder(str(name_or_path), catalogue, _FILES)
     config = _read_config(folder)
-    family = _family(folder, config, catalogue)
+    family = _family(folder / "config.json", config, catalogue)
     spec = family.spec(config)
-    adapter = family.load(folder, config, where, resolve_dtype(dtype or config.get("torch_dtype", config.get("dtype"))))
+    adapter = family.load(folder, config, placement.plan(spec, _dtype(dtype, config), quantize))
     try:
-        return Model(adapter, family.codec(folder, spec))
+        return Model(adapter, family.codec(folder, spec), quantize=quantize)
     except CheckpointError as error:
-        return Model(adapter, codec_error=str(error))
+        return Model(adapter, codec_error=str(error), quantize=quantize)
+
+
+def random_model(
+    geometry: str | Mapping[str, Any],
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    catalogue: Catalogue | None = None,
+    *,
+    quantize: str | None = None,
+    device_map: DeviceMap | None = None,
+    seed: int = 0,
+) -> Model:
+    """Return a model with random weights, to measure speed and memory with; it has no tokenizer.
+
+    `geometry` is the name of a well-known checkpoint's (llada-8b, dream-7b), or a config.json's content. The rest is as for
+    `load_model`. Made layer by layer; the same seed gives the same weights.
+
+    Raises:
+        CheckpointError: no such geometry, or one that is not implemented.
+        UnavailableError: the device, dtype or quantisation is not available.
+    """
+    catalogue = catalogue or Catalogue.load()
+    placement = Placement.of(device, device_map)
+    if isinstance(geometry, str):
+        offered = {name: config for one in _families(catalogue).values() for name, config in one.geometries.items()}
+        if geometry not in offered:
+            raise CheckpointError(f"no geometry '{geometry}'; {known(geometry, offered)}")
+        geometry = offered[geometry]
+    family = _family("the geometry", geometry, catalogue)
+    plan = placement.plan(family.spec(geometry), _dtype(dtype, geometry), quantize)
+    return Model(family.load(Path(), geometry, attrs.evolve(plan, seed=seed)), quantize=quantize)
+
+
+def from_module(module: Any, tokenizer: Any = None, catalogue: Catalogue | None = None) -> Model:
+    """Return a model over the weights of a module that is already loaded, such as a fine-tuned, merged or quantised one.
+
+    `module` is a torch module with a `config`, whose `model_type` decides the family; a PEFT wrapper is taken off. Nothing is
+    copied: what changes the module's weights in place changes the model. `tokenizer` is one of transformers, or a TextCodec.
+
+    Raises:
+        CheckpointError: the family is not implemented, or the module is not built as its checkpoints are.
+        UnavailableError: a weight cannot be taken over as it is.
+    """
+    catalogue = catalogue or Catalogue.load()
+    module = module.get_base_model() if hasattr(module, "get_base_model") else module
+    found = getattr(module, "config", None)
+    if found is None:
+        raise CheckpointError(f"the {type(module).__name__} has no config that says what model it is")
+    values = found if isinstance(found, Mapping) else found.to_dict() if hasattr(found, "to_dict") else vars(found)
+    config = {**values, "model_type": getattr(found, "model_type", values.get("model_type"))}
+    family = _family("the module's config", config, catalogue)
+    adapter = family.from_module(module, config)
+    if tokenizer is None or hasattr(tokenizer, "stop_ids"):
+        return Model(adapter, tokenizer)
+    return Model(adapter, family.codec(tokenizer, adapter.spec))
 
 
 def describe_model(name_or_path: str | Path, catalogue: Catalogue | None = None) -> ModelSpec:
     """Return a checkpoint's geometry from its config.json alone; no weights are read or downloaded."""
-    catalogue = catalogue or Catalogue.load()
+    family, config = _described(name_or_path, catalogue or Catalogue.load())
+    return family.spec(config)
+
+
+def describe_weights(
+    name_or_path: str | Path,
+    dtype: str | torch.dtype | None = None,
+    quantize: str | None = None,
+    catalogue: Catalogue | None = None,
+) -> Weights:
+    """Return what a checkpoint's weights would be once loaded, from its config.json alone."""
+    family, config = _described(name_or_path, catalogue or Catalogue.load())
+    plan = Placement.of("cpu").plan(family.spec(config), _dtype(dtype, config), quantize)
+    return Weights(family.spec(config), plan.dtype, family.weight_bytes(config, plan))
+
+
+def _described(name_or_path: str | Path, catalogue: Catalogue) -> tuple[ModelFamily, Mapping[str, Any]]:
     folder = _folder(str(name_or_path), catalogue, ("config.json",))
     config = _read_config(folder)
-    return _family(folder, config, catalogue).spec(config)
+    return _family(folder / "config.json", config, catalogue), config
 
 
-def resolve_device(device: str | torch.device | None) -> torch.device:
-    """Return the device to use.
-
-    Raises:
-        UnavailableError: no such device on this machine.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0]
-        raise UnavailableError(
-            f"the device '{device}' is not available here ({reason}); use cpu, or one that is"
-        ) from error
-    return found
-
-
-def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    """Return the dtype of a name; float32 for None.
-
-    Raises:
-        UnavailableError: not one of float32, bfloat16, float16.
-    """
-    if isinstance(dtype, torch.dtype):
-        dtype = str(dtype).removeprefix("torch.")
-    found = _DTYPES.get(dtype or "float32")
-    if found is None:
-        raise UnavailableError(f"the dtype '{dtype}' is not available; {known(str(dtype), _DTYPES)}")
-    return found
+def _dtype(asked: str | torch.dtype | None, config: Mapping[str, Any]) -> torch.dtype:
+    """Return the dtype that is asked for, else the config's."""
+    return resolve_dtype(asked or config.get("torch_dtype", config.get("dtype")))
 
 
 def _families(catalogue: Catalogue) -> dict[str, ModelFamily]:
@@ -167,11 +243,11 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
     return config
 
 
-def _family(folder: Path, config: Mapping[str, Any], catalogue: Catalogue) -> ModelFamily:
+def _family(source: str | Path, config: Mapping[str, Any], catalogue: Catalogue) -> ModelFamily:
     families, name = _families(catalogue), str(config.get("model_type"))
     if name not in families:
         raise CheckpointError(
-            f"{folder / 'config.json'}: the model_type '{name}' is not implemented; {known(name, families)}. A plugin adds "
+            f"{source}: the model_type '{name}' is not implemented; {known(name, families)}. A plugin adds "
             "one with the hook esdllm_model_adapters"
         )
     return families[name]

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from esdllm.interfaces import ModelAdapter
-from esdllm.views import Projection
+from esdllm.views import KeyValue, Projection
 
 __all__ = ["full_logits", "hidden_states", "layers", "plain_attention"]
 
 
-def plain_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return attention (B, N, H, D) of queries (B, N, H, D) over keys and values (B, K, G, D), with bias (B, K) or none."""
-    repeat = queries.shape[2] // keys.shape[2]
-    keys, values = keys.repeat_interleave(repeat, dim=2), values.repeat_interleave(repeat, dim=2)
+def plain_attention(queries: Tensor, read: KeyValue) -> Tensor:
+    """Return attention (B, N, H, D) of queries (B, N, H, D) over keys and values (B, K, G, D)."""
+    repeat = queries.shape[2] // read.keys.shape[2]
+    keys, values = read.keys.repeat_interleave(repeat, dim=2), read.values.repeat_interleave(repeat, dim=2)
     weights = torch.einsum("bnhd,bkhd->bhnk", queries, keys) * queries.shape[-1] ** -0.5
-    if bias is not None:
-        weights = weights + bias[:, None, None]
+    if read.bias is not None:
+        weights = weights + read.bias[:, None, None]
     return torch.einsum("bhnk,bkhd->bnhd", weights.softmax(-1), values)
 
 
@@ -28,13 +28,13 @@ def layers(
     hidden: Tensor,
     positions: Tensor,
     bias: Tensor | None = None,
-    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] = plain_attention,
+    attend: Callable[[Tensor, KeyValue], Tensor] = plain_attention,
 ) -> Iterator[tuple[Tensor, Projection]]:
     """Yield every layer's output (B, L, C) and projection, from the embedding `hidden` at positions (B, L), all computed."""
     places = model.encode(positions)
     for layer in range(model.spec.n_layers):
         made = model.project(layer, hidden, places)
-        hidden = model.mix(layer, hidden, attend(made.queries, made.keys, made.values, bias))
+        hidden = model.mix(layer, hidden, attend(made.queries, KeyValue(made.keys, made.values, bias)))
         yield hidden, made
 
 

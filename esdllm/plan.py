@@ -47,6 +47,9 @@ class Moment(NamedTuple):
     """step of the block, from 0"""
     block: int
     """number of the block, from 0"""
+    unrefreshed: int | None = None
+    """positions committed since the last refresh, by the row that committed most at each step, the refresh's own
+    included; None where only the device knows"""
 
 
 class Scope(NamedTuple):

@@ -103,10 +103,19 @@ class _Previous:
         self.block: Block | None = None
         self.committed: range = range(1)
         """the numbers of positions that it may have committed"""
+        self._unrefreshed: int | None = 0
 
-    def note(self, block: Block, committed: range) -> None:
+    def note(self, block: Block, committed: range, refresh: bool) -> None:
         """Take a step that is about to be made."""
+        self._unrefreshed = 0 if refresh else self.unrefreshed
         self.block, self.committed, self._facts = block, committed, None
+
+    @property
+    def unrefreshed(self) -> int | None:
+        """What was committed since the last refresh; None if that is not known without asking."""
+        if self._unrefreshed is None or not (self.known or len(self.committed) == 1):
+            return None
+        return self._unrefreshed + (self.facts().committed if self.known else self.committed[0])
 
     @property
     def known(self) -> bool:
@@ -148,12 +157,12 @@ class Planner:
             while not self._decided(quota, step_in_block, certain, previous):
                 if self._stops(step, step_in_block, previous):
                     return
-                moment = Moment(step, step_in_block, quota.number)
-                start, plan = self._plan(moment, quota.block, previous)
+                moment = Moment(step, step_in_block, quota.number, previous.unrefreshed)
+                start, plan, refresh = self._plan(moment, quota.block, previous)
                 self._check_drops(plan, scored)
                 plan = plan._replace(scored=scored, narrow=plan.narrow and self.n_layers - 1 not in scored)
                 certain = certain and (quota.limit <= 1 or not (plan.skips or self.delay_eos))
-                previous.note(quota.block, quota.committed(step_in_block, certain))
+                previous.note(quota.block, quota.committed(step_in_block, certain), refresh)
                 yield Step(plan, moment, start, quota.block, quota.at(step_in_block))
                 step, step_in_block = step + 1, step_in_block + 1
 
@@ -222,8 +231,8 @@ class Planner:
         looks = previous.known or step_in_block % self.check_every == 0
         return self.early_stop and step > 0 and looks and previous.facts().finished
 
-    def _plan(self, moment: Moment, block: Block, previous: _Previous) -> tuple[int, StepPlan]:
-        """Return the window's first position, and the plan but for what the whole run shares."""
+    def _plan(self, moment: Moment, block: Block, previous: _Previous) -> tuple[int, StepPlan, bool]:
+        """Return the window's first position, the plan but for what the whole run shares, and whether it is a refresh."""
         window, refresh = self.planners.refresh.scope(moment)
         phase = self.planners.store.phase(moment.step_in_block)
         refresh = refresh or phase is Phase.SELECT
@@ -234,7 +243,7 @@ class Planner:
         self._check_store(window, size, keep)
         narrow = keep[-1] == size > length and phase is not Phase.SELECT
         clamped = clamped and start < block.start
-        return start, StepPlan(size, length, keep, (), phase, clamped=clamped, narrow=narrow)
+        return start, StepPlan(size, length, keep, (), phase, clamped=clamped, narrow=narrow), refresh
 
     def _range(self, window: Window, block: Block, previous: _Previous, clamped: bool) -> tuple[int, int]:
         start = block.start if window in (Window.BLOCK, Window.SUFFIX, Window.TRAIL) else 0

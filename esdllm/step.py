@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,23 +25,34 @@ def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
     found = parts.sampler.sample(SampleView(logits, canvas.seeds, inputs.step, places))
     masked = _masked(canvas, positions, inputs.block)
     eligible = masked & ~_forbidden(canvas, positions, inputs.block, found.tokens) if parts.delay_eos else masked
-    selected = parts.unmasking.select(
-        UnmaskingView(
-            logits=logits,
-            tokens=found.tokens,
-            confidence=found.confidence,
-            eligible=eligible,
-            positions=places,
-            previous_tokens=canvas.guess.gather(1, positions),
-            previous_confidence=canvas.guess_confidence.gather(1, positions),
-            quota=inputs.counts,
-            step=inputs.step,
-            seeds=canvas.seeds,
-        )
+    view = UnmaskingView(
+        logits=logits,
+        tokens=found.tokens,
+        confidence=found.confidence,
+        eligible=eligible,
+        positions=places,
+        previous_tokens=canvas.guess.gather(1, positions),
+        previous_confidence=canvas.guess_confidence.gather(1, positions),
+        quota=inputs.counts,
+        step=inputs.step,
+        seeds=canvas.seeds,
+        columns=positions,
+        undecided=canvas.undecided,
     )
+    selected = parts.unmasking.select(_remembering(parts.unmasking, canvas, view))
     counted = masked if canvas.spec.remembers_forbidden else eligible
     _note(canvas, inputs, positions, found, counted & ~selected)
     canvas.commit(positions, found.tokens, selected)
+
+
+def _remembering(policy: Any, canvas: Canvas, view: UnmaskingView) -> UnmaskingView:
+    """Return the view with what the policy remembers, this step included; store that for the next."""
+    if canvas.memory is None:
+        return view
+    index = view.columns.unsqueeze(-1).expand(-1, -1, canvas.memory.shape[-1])
+    memory = policy.remember(view._replace(memory=canvas.memory.gather(1, index)))
+    canvas.memory.scatter_(1, index, memory)
+    return view._replace(memory=memory)
 
 
 def _guide(logits: Tensor, scale: float) -> Tensor:

@@ -23,6 +23,7 @@ __all__ = [
     "Candidates",
     "ImportanceView",
     "KeyValue",
+    "Memory",
     "Message",
     "ModelSpec",
     "Preset",
@@ -87,7 +88,7 @@ class Candidates(NamedTuple):
 
 
 class UnmaskingView(NamedTuple):
-    """What an unmasking policy may read; every tensor but `quota`, `step` and `seeds` is (B, N, ...), ascending in position."""
+    """What an unmasking policy may read; every tensor is (B, N, ...), ascending in position, where not said otherwise."""
 
     logits: Tensor
     """(B, N, V) float32"""
@@ -109,6 +110,12 @@ class UnmaskingView(NamedTuple):
     """() int64"""
     seeds: Tensor
     """(B,) int64"""
+    columns: Tensor
+    """int64, the same positions counted with padding: indices into `undecided`"""
+    undecided: Tensor
+    """(B, L) bool, every masked position of the canvas, those without logits too"""
+    memory: Tensor | None = None
+    """(B, N, M) float32, what the policy remembers of each position; None if it remembers nothing"""
 
 
 @attrs.frozen
@@ -137,6 +144,8 @@ class ModelSpec:
     """id of the end-of-text token, which pads too"""
     logit_shift: int = 0
     """s: logits at position i predict the token at i + s"""
+    intermediate: int = 0
+    """features inside the feed-forward, which predictions of memory read; 0 if not told"""
     remembers_forbidden: bool = False
     """whether importance goes on reading the confidence of an end-of-text that `delay_eos` forbids (ES-dLLM's code for
     Dream) or counts it as 0 (for LLaDA)"""
@@ -175,6 +184,23 @@ class CacheShape:
     """of keys, values and remembered tensors"""
     device: torch.device
     """where to allocate"""
+    compiled: bool = False
+    """whether the cache is called inside a compiled step, where only tensor operations can be"""
+
+
+@attrs.frozen
+class Memory:
+    """What a cache takes at most, in bytes: what it holds, and the whole layers that a call copies for attention to read.
+
+    Not counted is what grows with the positions that a call writes: it is of the step's size, as activations are.
+    """
+
+    device: int
+    """where the model computes"""
+    host: int = 0
+    """in the host's memory, beside `device`; where the model computes on the host, the two add up"""
+    disk: int = 0
+    """in files"""
 
 
 class CacheWrite(NamedTuple):
@@ -196,17 +222,21 @@ class CacheWrite(NamedTuple):
     """(R, M) int64, the block's positions"""
     phase: Phase
     """what the store does beside writing"""
+    padding: tuple[int, ...] | None = None
+    """R host integers, the columns at the head of each row that are padding; None if there is none"""
 
 
 class KeyValue(NamedTuple):
-    """What attention reads: keys and values (R, K, G, D), bias (R, K) or None."""
+    """What attention reads: keys and values (R, K, G, D), and which of them it leaves out."""
 
     keys: Tensor
     """(R, K, G, D)"""
     values: Tensor
     """(R, K, G, D)"""
-    bias: Tensor | None
-    """(R, K) 0 at tokens, -inf at padding; None if there is none"""
+    bias: Tensor | None = None
+    """(R, K), of the queries' dtype, added to the logits of each key: 0 or -inf; None if all keys are read"""
+    padding: tuple[int, ...] | None = None
+    """R host integers, the first keys of each row, which alone are left out; None where `bias` says more, or nothing"""
 
 
 @attrs.frozen

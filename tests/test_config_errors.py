@@ -14,9 +14,9 @@ GROWING = [[0, 0.5], [0.5, 0.7]]
 WRONG_COMPONENTS: list[tuple[dict[str, Any], str]] = [
     (
         {"unmasking": "top_k"},
-        r"unknown unmasking 'top_k'; did you mean 'top-k'\? known: threshold, time-schedule, top-k",
+        r"unknown unmasking 'top_k'; did you mean 'top-k'\? known: credit, .*, threshold, time-schedule, top-k",
     ),
-    ({"cache": "gpu"}, r"unknown cache 'gpu'; known: dense, int8, none, sparse"),
+    ({"cache": "gpu"}, r"unknown cache 'gpu'; known: dense, disk, int8, none, offloaded, sparse"),
     ({"observers": ["tracer"]}, r"unknown observers 'tracer'; there are none"),
     (
         {"refresh": {"block_refesh": 4}},

@@ -192,6 +192,8 @@ def unmasking_view(confidence: list[float], eligible: list[int], quota: int) -> 
         quota=torch.tensor([quota]),
         step=torch.tensor(0),
         seeds=torch.tensor([0]),
+        columns=places,
+        undecided=torch.ones_like(places, dtype=torch.bool),
     )
 
 

@@ -44,12 +44,14 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_wheel_holds_the_four_packages_their_types_and_the_tiny_checkpoint(wheel: Path) -> None:
+def test_the_wheel_holds_the_four_packages_their_types_and_the_tiny_checkpoints(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(PACKAGES)
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
-    tiny = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-    assert {f"esdllm_models/tiny/llada/{name}" for name in tiny} <= names
+    both = ("README.md", "config.json", "model.safetensors", "tokenizer_config.json")
+    tiny = {"llada": (*both, "tokenizer.json"), "dream": (*both, "vocab.json", "merges.txt")}
+    assert {f"esdllm_models/tiny/{family}/{name}" for family in tiny for name in tiny[family]} <= names
+    assert "esdllm_models/tiny/problems.jsonl" in names
 
 
 def test_the_wheel_leaves_out_no_module(wheel: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_right_seed_is_taken(build: Callable[..., Engine], llada: Model, seed:
 @pytest.mark.parametrize(
     ("layer", "weight", "where"),
     [
-        (3, "v", "the output of layer 3 is the first that is not finite"),
+        (3, "kv", "the output of layer 3 is the first that is not finite"),
         (3, "q", "the output of layer 3 is the first that is not finite"),
         (0, "down", "the output of layer 0 is the first that is not finite"),
         (None, "embedding", "the embedding is the first that is not finite"),
@@ -163,7 +163,8 @@ def test_numbers_that_are_none_are_found_with_their_step_and_layer(
 ) -> None:
     model = load_model(CASES / "llada-0", "cpu", catalogue=catalogue)
     adapter: Any = model.adapter
-    (getattr(adapter, weight) if layer is None else adapter.slots(layer)[weight]).fill_(float("nan"))
+    found = getattr(adapter if layer is None else adapter.layers[layer], weight)
+    getattr(found, "weight", found).fill_(float("nan"))
     engine = build(model, preset, attention="eager")  # torch's fused CPU kernel gives 0 where all scores are NaN
     with pytest.raises(NumericsError, match=f"NaN logits at step 0; .*{where}.*Look at the weights, or use a wider"):
         engine.generate([[1, 2]])

@@ -1,92 +1,195 @@
-"""The published formulas of importance and of keep counts."""
+"""Every registered policy decodes whole generations: a new one is covered here by being registered."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from itertools import cycle
 from typing import Any
 
+import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from helpers import CASES
+from test_runtime import REFRESH, SHORT, Watch, prompts
 
-from esdllm import ImportanceView
-from esdllm_policies.importance import HybridScorer, RandomScorer, variation
-from esdllm_policies.skipping import DepthSkip, NoSkip
+from esdllm import Block, Catalogue, Engine, Generation, Model, load_model
+from esdllm.canvas import Canvas
+from esdllm.plan import Facts
+from esdllm.run import StepFunction
 
+CATALOGUE = Catalogue.load()
+FAMILIES = ("llada", "dream")
+MODES: Mapping[str, Mapping[str, Any]] = {"vanilla": {}, "prefix-cache": {}, "dual-cache": {}, "es-dllm": REFRESH}
+BRIEF: Mapping[str, Any] = {**SHORT, "gen_length": 16, "block_length": 8}
 
-def view(**over: Any) -> ImportanceView:
-    draw = torch.Generator().manual_seed(0)
-    found = ImportanceView(
-        layer=0,
-        x=torch.randn(2, 6, 8, generator=draw),
-        last=torch.randn(2, 6, 8, generator=draw),
-        confidence=torch.tensor([[0.1, 0.9, 0.0, 0.3, 0.8, 0.0], [0.0, 0.0, 0.0, 0.4, 0.0, 0.0]]),
-        undecided=torch.tensor([[1, 1, 0, 1, 1, 0], [0, 0, 0, 1, 0, 0]], dtype=torch.bool),
-        committed=torch.tensor([[0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1]], dtype=torch.bool),
-        positions=torch.arange(6).expand(2, -1),
-        seeds=torch.tensor([3, 4]),
-        step=torch.tensor(5),
-    )
-    return found._replace(**over)
-
-
-def test_variation_is_the_mean_change_over_the_last_rms_scaled_by_the_row_s_maximum() -> None:
-    v = view()
-    raw = (v.x - v.last).abs().mean(-1) / (v.last.pow(2).mean(-1).sqrt() + 1e-6)
-    assert float(raw.max()) > 1
-    assert torch.allclose(variation(v), raw / raw.max(1, keepdim=True).values.clamp(min=1))
-    small = view(x=v.last * 1.01)
-    assert float(variation(small).max()) < 0.02  # below 1 nothing is scaled
-    assert (variation(view(x=v.last)) == 0).all()
+ACTING: Mapping[str, Mapping[str, Any]] = {
+    "threshold": {"threshold": 0.02},
+    "factor": {"factor": 3.8},
+    "entropy-bound": {"gamma": 12.0},
+    "klass": {"threshold": 0.01, "divergence": 5.0, "history": 1},
+    "credit": {"threshold": 0.03},
+    "longest-prefix": {"threshold": 0.01},
+    "time-schedule": {"steps": 16},
+}
+"""options at which an unmasking policy commits several positions at some steps of a random model, if it ever does"""
+PARALLEL = [name for name in CATALOGUE.names("unmasking") if name not in ("top-k", "time-schedule")]
 
 
-def test_the_hybrid_adds_2_to_the_two_most_confident_and_3_to_what_was_just_committed() -> None:
-    v = view(x=view().last)  # no variation
-    score = HybridScorer(alpha=0.5).score(v)
-    assert torch.allclose(score[0], torch.tensor([0.05, 2.45, 3.0, 0.15, 2.4, 0.0]))
-    assert torch.allclose(score[1], torch.tensor([0.0, 0.0, 0.0, 2.2, 0.0, 3.0]))  # never to a confidence of 0
-    assert torch.equal(HybridScorer(alpha=0.0).score(v), 3.0 * v.committed)
-    assert float(HybridScorer(alpha=1.0).score(v)[0, 2]) == 0
+def unmasking(name: str) -> dict[str, Any]:
+    return {"unmasking": {"name": name, **ACTING.get(name, {})}}
 
 
-def test_chance_is_uniform_new_at_every_step_and_layer_and_the_same_wherever_a_position_stands() -> None:
-    none = torch.zeros(2, 600, dtype=torch.bool)
-    v = view(positions=torch.arange(600).expand(2, -1), committed=none, undecided=none, confidence=none.float())
-    score = RandomScorer().score(v)
-    assert score.shape == (2, 600)
-    assert score.dtype == torch.float32
-    assert 0 < float(score.min()) < float(score.max()) < 1
-    assert abs(float(score.mean()) - 0.5) < 0.05
-    for other in (v._replace(step=torch.tensor(6)), v._replace(layer=1), v._replace(seeds=torch.tensor([5, 6]))):
-        assert abs(float(torch.corrcoef(torch.stack([score[0], RandomScorer().score(other)[0]]))[0, 1])) < 0.15
-    shuffled = torch.randperm(600, generator=torch.Generator().manual_seed(0))
-    moved = v._replace(positions=v.positions[:, shuffled])
-    assert torch.equal(RandomScorer().score(moved), score[:, shuffled])
+@pytest.fixture
+def build(request: pytest.FixtureRequest) -> Any:
+    def make(family: str, mode: str, **over: Any) -> Engine:
+        model: Model = request.getfixturevalue(family)
+        return Engine.build(model, CATALOGUE.configure(mode, settings={**BRIEF, **MODES[mode], **over}), CATALOGUE)
+
+    return make
 
 
-def test_chance_raises_what_the_hybrid_raises_unless_told_not_to() -> None:
-    raised, plain = RandomScorer().score(view()), RandomScorer(raised=False).score(view())
-    difference = raised - plain
-    assert torch.allclose(difference[0], torch.tensor([0.0, 2.0, 3.0, 0.0, 2.0, 0.0]), atol=1e-5)
-    assert float(plain.max()) < 1
+def rows_of(padded: bool) -> list[list[int]]:
+    return [prompts(1, length, seed=length)[0].tolist() for length in ((9, 4, 7) if padded else (7, 7, 7))]
 
 
-def test_the_published_schedule_keeps_half_and_then_a_quarter() -> None:
-    assert DepthSkip().keep_counts(16, 64, 1, 64) == (64, 64, *(32,) * 2, *(16,) * 12)
-    assert DepthSkip().keep_counts(8, 10, 1, 10) == (10, 5, 3, 3, 3, 3, 3, 3)  # never under committed + 2
-    assert NoSkip().keep_counts(3, 7, 1, 7) == (7, 7, 7)
+def check(engine: Engine, rows: list[list[int]], length: int = BRIEF["gen_length"]) -> Generation:
+    """Check that a run ends in time with no mask left, and that no committed token ever changes."""
+    watch = Watch()
+    found = engine.generate(rows, observers=[watch])
+    assert found.committed == length * len(rows)
+    assert not (found.tokens == engine.model.spec.mask_id).any()
+    assert 1 <= found.forwards <= length
+    for before, after, committed in zip(watch.tokens, watch.tokens[1:], watch.committed, strict=False):
+        assert torch.equal(before[~committed], after[~committed])
+        assert (before[committed] == engine.model.spec.mask_id).all()
+    return found
 
 
-@given(
-    layers=st.integers(1, 40),
-    window=st.integers(1, 300),
-    committed=st.integers(0, 80),
-    ratios=st.lists(st.floats(0.01, 1.0), min_size=1, max_size=5),
-    block=st.integers(1, 64),
-)
-def test_keep_counts_never_grow_and_stay_in_the_window(
-    layers: int, window: int, committed: int, ratios: list[float], block: int
+# ------------------------------------------------------------------------------------------------ whole generations
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", CATALOGUE.names("unmasking"))
+def test_every_unmasking_policy_decides_every_mask_in_every_mode(
+    name: str, family: str, mode: str, padded: bool, build: Any
 ) -> None:
-    keep = [[i / len(ratios), ratio] for i, ratio in enumerate(sorted(ratios, reverse=True))]
-    counts = DepthSkip(keep=keep).keep_counts(layers, window, committed, min(block, window))
-    assert len(counts) == layers
-    assert all(1 <= b <= a <= window for a, b in zip((window, *counts), counts, strict=False))
+    found = check(build(family, mode, **unmasking(name)), rows_of(padded))
+    assert found.forwards < BRIEF["gen_length"] or name not in ACTING or name == "time-schedule"
+
+
+def plans() -> Iterator[tuple[str, str]]:
+    for refresh in CATALOGUE.names("refresh"):
+        for skip in CATALOGUE.names("skip"):
+            yield refresh, skip
+
+
+@pytest.mark.parametrize("decides", ["top-k", "threshold"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("refresh", "skip"), list(plans()))
+def test_every_skip_schedule_with_every_refresh_policy(
+    refresh: str, skip: str, family: str, decides: str, build: Any
+) -> None:
+    chosen = {"name": refresh, **REFRESH["refresh"]} if refresh == "periodic" else refresh
+    check(build(family, "es-dllm", refresh=chosen, skip=skip, **unmasking(decides)), rows_of(padded=True))
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", CATALOGUE.names("importance"))
+def test_every_importance_scorer(name: str, family: str, padded: bool, build: Any) -> None:
+    check(build(family, "es-dllm", importance=name), rows_of(padded))
+
+
+# ---------------------------------------------------------------------------------------------- what a row depends on
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", CATALOGUE.names("unmasking"))
+def test_under_every_unmasking_policy_a_row_of_a_batch_is_the_row_alone(name: str, family: str, build: Any) -> None:
+    engine, rows = build(family, "dual-cache", **unmasking(name)), rows_of(padded=True)
+    batch = engine.generate(rows)
+    assert [engine.generate([row]).answers[0] for row in rows] == batch.answers
+    order = [2, 0, 1]
+    assert engine.generate([rows[i] for i in order]).answers == [batch.answers[i] for i in order]
+
+
+@pytest.mark.parametrize("name", CATALOGUE.names("importance"))
+def test_under_every_importance_scorer_a_row_of_a_batch_is_the_row_alone(name: str, build: Any) -> None:
+    engine, rows = build("llada", "es-dllm", importance=name), rows_of(padded=True)
+    batch = engine.generate(rows)
+    assert [engine.generate([row]).answers[0] for row in rows] == batch.answers
+    order = [2, 0, 1]
+    assert engine.generate([rows[i] for i in order]).answers == [batch.answers[i] for i in order]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_under_longest_prefix_what_is_decided_of_a_block_is_always_one_piece_from_the_left(
+    family: str, build: Any
+) -> None:
+    """Early skipping leaves masks without logits, which end a piece."""
+    watch = Watch()
+    build(family, "es-dllm", **unmasking("longest-prefix")).generate(prompts(2), observers=[watch])
+    answer = watch.tokens[0][0] == 254
+    for tokens in watch.tokens:
+        masked = tokens[:, answer] == 254
+        assert torch.equal(masked, masked.cummax(1).values)
+
+
+def test_a_second_run_remembers_nothing_of_the_first(build: Any) -> None:
+    for name in ("klass", "credit"):
+        engine = build("llada", "dual-cache", **unmasking(name))
+        first = engine.generate(prompts(2))
+        engine.generate(prompts(2, seed=5))
+        again = engine.generate(prompts(2))
+        assert torch.equal(again.tokens, first.tokens)
+        assert again.forwards == first.forwards
+
+
+# --------------------------------------------------------------------------------------- what the step may not do
+
+KERNELS = [("importance", name) for name in CATALOGUE.names("importance")]
+KERNELS += [("unmasking", name) for name in CATALOGUE.names("unmasking")]
+
+
+def chosen(kind: str, name: str) -> dict[str, Any]:
+    return unmasking(name) if kind == "unmasking" else {kind: name}
+
+
+@pytest.fixture
+def facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two steps an adaptive run asks the device, which the meta device cannot answer: two steps a block."""
+    left = cycle([True, False])
+
+    def answer(self: Canvas, block: Block, stop_ids: torch.Tensor) -> Facts:
+        return Facts(next(left), 1, block.start, finished=False)
+
+    monkeypatch.setattr(Canvas, "facts", answer)
+
+
+@pytest.mark.usefixtures("facts")
+@pytest.mark.parametrize(("kind", "name"), KERNELS)
+def test_no_kernel_reads_the_device(kind: str, name: str, catalogue: Catalogue) -> None:
+    """On the meta device any read inside a step raises."""
+    model = load_model(CASES / "llada-0", device="meta", catalogue=catalogue)
+    settings = {**BRIEF, **REFRESH, **chosen(kind, name)}
+    engine = Engine.build(model, catalogue.configure("es-dllm", settings=settings), catalogue)
+    assert engine.generate(prompts(2)).forwards == (4 if name in PARALLEL else 16)
+
+
+@pytest.mark.parametrize(("kind", "name"), KERNELS)
+def test_every_kernel_compiles_into_one_graph_a_plan_with_eager_s_tokens(kind: str, name: str, build: Any) -> None:
+    graphs: list[Any] = []
+
+    def count(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    small = {"gen_length": 8, "block_length": 4, "refresh": {"prompt_refresh": 4, "block_refresh": 2}}
+    engine = build("llada", "es-dllm", **small, **chosen(kind, name))
+    eager, watch = engine.generate(prompts(2)), Watch()
+    engine.step_function = StepFunction(compiled=True, backend=count)
+    compiled = engine.generate(prompts(2), observers=[watch])
+    assert torch.equal(compiled.tokens, eager.tokens)
+    assert len(graphs) == len({record.plan for record in watch.records})

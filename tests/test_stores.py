@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esdllm import CacheShape, CacheWrite, Catalogue, Engine, Phase, load_model
+from esdllm import CacheShape, CacheStore, CacheWrite, Catalogue, Engine, Model, Phase, load_model
 from esdllm.evaluation.statistics import agreement
+from esdllm.testing.memory import TensorMemory
 from esdllm_backends.cache.dense import DenseStore
+from esdllm_backends.cache.disk import DiskStore
 from esdllm_backends.cache.int8 import Int8Store
+from esdllm_backends.cache.none import NoStore
+from esdllm_backends.cache.offloaded import OffloadedStore
 from esdllm_backends.cache.sparse import SparseStore
 
 SHAPE = CacheShape(2, 20, 3, 2, 4, 16, (1,), torch.float32, torch.device("cpu"))
@@ -132,6 +137,108 @@ def test_in_8_bits_a_trained_model_says_nearly_what_it_says_with_the_dense_store
     assert sum(agreement(mine, theirs) for mine, theirs in pairs) / len(pairs) > 0.9
 
 
-def test_8_bits_take_a_quarter_of_float32_s_memory() -> None:
-    dense, small = DenseStore().allocate(SHAPE), Int8Store().allocate(SHAPE)
-    assert sum(held.numbers.nbytes for held in small.keys) * 4 == sum(x.nbytes for x in dense.keys)
+def test_a_position_in_8_bits_takes_a_byte_a_number_and_4_a_head() -> None:
+    shape = evolve(SHAPE, remembered=())
+    cache = Int8Store().allocate(shape)
+    assert sum(held.numbers.nbytes + held.scales.nbytes for held in (*cache.keys, *cache.values)) == 40 * 6 * 2 * (
+        4 + 4
+    )
+
+
+@pytest.mark.parametrize("step_in_block", [0, 1, 2, 9])
+def test_an_8_bit_cache_reads_everything_at_every_step_and_hands_the_padding_on(step_in_block: int) -> None:
+    store, everything = Int8Store(), torch.arange(20).expand(2, -1)
+    assert store.persistent
+    assert store.phase(step_in_block) is Phase.ALL
+    bias = torch.zeros(2, 20)
+    bias[1, :10] = float("-inf")
+    read = store.allocate(SHAPE).update(write(0, everything[:, :3], Phase.ALL, bias=bias)._replace(padding=(0, 10)))
+    assert read.keys.shape == read.values.shape == (2, 20, 2, 4)
+    assert read.bias is bias
+    assert read.padding == (0, 10)
+
+
+# ----------------------------------------------------------------------------------------------------- what it takes
+
+LARGE = CacheShape(2, 256, 5, 4, 16, 64, (1, 3), torch.float32, torch.device("cpu"))
+LAYER = 2 * 256 * 64 * 4
+"""bytes of one layer's keys in float32"""
+HOLDING: dict[str, tuple[CacheStore, int]] = {
+    "none": (NoStore(), 0),
+    "dense": (DenseStore(), 12 * LAYER + 16),
+    "offloaded": (OffloadedStore(), 6 * LAYER + 16 + 12 * LAYER),
+    "offloaded, some at home": (OffloadedStore(8 * LAYER + 16), (6 + 2) * LAYER + 16 + 10 * LAYER),
+    "disk": (DiskStore(), 6 * LAYER + 16),
+    "disk, all at home": (DiskStore(memory_bytes=10**9), 12 * LAYER + 16),
+}
+
+
+class Taken(NamedTuple):
+    """Bytes of a cache's tensors."""
+
+    allocated: int
+    used: int
+    peak: int
+
+
+def taken(store: CacheStore, shape: CacheShape) -> Taken:
+    """Return what a cache took once allocated, after one position a row went through it in every phase, and at most."""
+    position = torch.full((2, 1), 7)
+    writes = [
+        CacheWrite(layer, position, *torch.ones(3, 2, 1, 4, 16, dtype=shape.dtype), None, position, phase)
+        for phase in Phase
+        for layer in range(5)
+    ]
+    x = torch.ones(2, 1, 64, dtype=shape.dtype)
+    with TensorMemory() as found:
+        cache = store.allocate(shape)
+        allocated = found.held
+        for each in writes:
+            read = cache.update(each)
+            if each.layer in shape.remembered:
+                cache.remember(each.layer, position, x)
+            del read
+        used = found.held
+    return Taken(allocated, used, found.peak)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", HOLDING)
+def test_a_cache_takes_what_its_store_says_to_the_byte(name: str, dtype: torch.dtype) -> None:
+    store, expected = HOLDING[name]
+    shape = evolve(LARGE, dtype=dtype)
+    if dtype is torch.float32:
+        assert store.memory(shape).device + store.memory(shape).host == expected
+    found, predicted = taken(store, shape), store.memory(shape)
+    assert found.allocated == predicted.device + predicted.host
+    assert found.used == pytest.approx(found.allocated, rel=0.01)  # the disk's thread may hold a few rows yet
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("store", [Int8Store(), SparseStore(keep=1.0), SparseStore(keep=1.0, delay_step=0)])
+def test_what_a_store_copies_for_attention_to_read_is_in_what_it_says(store: CacheStore, dtype: torch.dtype) -> None:
+    shape = evolve(LARGE, dtype=dtype)
+    found = taken(store, shape)
+    assert found.allocated == found.used < found.peak
+    assert found.peak == pytest.approx(store.memory(shape).device, rel=0.03)
+
+
+def test_a_sparse_store_takes_no_more_than_it_says() -> None:
+    assert taken(SparseStore(keep=0.3), LARGE).peak <= SparseStore(keep=0.3).memory(LARGE).device
+
+
+@pytest.mark.parametrize("store", [NoStore(), DenseStore(), Int8Store(), SparseStore(), OffloadedStore(), DiskStore()])
+def test_what_a_cache_takes_is_known_without_allocating_it(store: CacheStore) -> None:
+    with TensorMemory() as found:
+        said = store.memory(evolve(LARGE, length=10**15, compiled=True, device=torch.device("meta")))
+    assert found.peak == 0
+    assert (said.device > 10**15) is not isinstance(store, NoStore)
+
+
+def test_an_engine_frees_a_cache_that_knows_no_closing(catalogue: Catalogue, llada: Model) -> None:
+    settings = {"gen_length": 8, "block_length": 8, "cache": "dense"}
+    engine = Engine.build(llada, catalogue.configure("es-dllm", settings=settings), catalogue)
+    first = engine.generate([[1, 2, 3]]).tokens
+    engine.close()
+    engine.close()
+    assert torch.equal(engine.generate([[1, 2, 3]]).tokens, first)

@@ -259,9 +259,11 @@ def test_a_run_may_begin_with_the_weights_of_another(
         mine.equal(its) for mine, its in zip(trainer.model.parameters(), trainer.average.parameters(), strict=True)
     )
     train(trainer, tmp_path / "second")
-    told = card(torch.load(tmp_path / "second" / "checkpoint.pt", weights_only=True), 1000, tmp_path / "second" / "log.jsonl")
-    assert f"python tools/train_tiny/train.py {family} --out runs/first --tokens 10240" in told
-    assert f"--out runs/{family} --start runs/first --tokens 6144" in told
+    told = card(
+        torch.load(tmp_path / "second" / "checkpoint.pt", weights_only=True), 1000, tmp_path / "second" / "log.jsonl"
+    )
+    assert f"python tools/train_tiny/train.py {family} --out runs/1 --tokens 10240" in told
+    assert f"--out runs/{family} --start runs/1 --tokens 6144" in told
     assert "--share sums=1.0" in told
 
 

@@ -23,5 +23,6 @@ part "lint" ruff check .
 part "types" mypy
 part "imports" lint-imports
 part "tests" pytest --cov=esdllm
+part "xformers" tools/check_xformers.sh "$@"
 part "docs" mkdocs build --quiet --strict --site-dir "$room/site"
 echo "== all passed in $SECONDS s"

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from esdllm.cli import analyze, conformance, evaluate, explain, generate, harness, plugins, tune
+from esdllm.cli import analyze, conformance, doctor, evaluate, explain, generate, harness, plugins, tune
 from esdllm.errors import EsdllmError
 
 __all__ = ["app", "main"]
@@ -22,7 +22,14 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (generate.generate, explain.explain, plugins.plugins, conformance.conformance, tune.tune):
+for _command in (
+    generate.generate,
+    explain.explain,
+    plugins.plugins,
+    doctor.doctor,
+    conformance.conformance,
+    tune.tune,
+):
     app.command()(_command)
 app.command("eval")(evaluate.eval_)
 app.command("analyze")(analyze.analyze_)

@@ -27,6 +27,7 @@ from esdllm.cli.shared import (
     GenLength,
     Json,
     ModelName,
+    Quantize,
     Sets,
     check_writable,
     counted,
@@ -79,6 +80,7 @@ def analyze_(
     kind: Annotated[str, typer.Option("--format", metavar="NAME", help="Of the pictures: png, svg or pdf.")] = "png",
     device: Device = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
     chat: Annotated[
         bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if there is one].")
     ] = None,
@@ -110,7 +112,7 @@ def analyze_(
     decode = choice.config(catalogue)
     Components.resolve(decode, catalogue)  # a wrong option is found before weights are read
     name = model or default_model(catalogue)
-    loaded = load(name, device, dtype, catalogue)
+    loaded = load(name, device, dtype, catalogue, quantize)
     engine = Engine.build(loaded, decode, catalogue)
     with _bar(console) as bar:
         task = bar.add_task("", total=1.0)

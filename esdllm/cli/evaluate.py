@@ -22,6 +22,7 @@ from esdllm.cli.shared import (
     GenLength,
     Json,
     ModelName,
+    Quantize,
     Sets,
     check_writable,
     counted,
@@ -81,6 +82,7 @@ def eval_(
     batch: Batch = 50,
     device: Device = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
     chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if any].")] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw quality against speed: png, svg, pdf.")
@@ -113,7 +115,7 @@ def eval_(
     named = [Contender.of(text, catalogue, chosen.settings, [*given, *(sets or ())]) for text in contenders or _DEFAULT]
     _check(named, catalogue, plot, answers)
     name = model or default_model(catalogue)
-    loaded = load(name, device, dtype, catalogue)
+    loaded = load(name, device, dtype, catalogue, quantize)
     code = 0
     try:
         with counting_bar(console) as bar:

@@ -15,12 +15,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from esdllm.attention import AUTO
 from esdllm.catalogue import Catalogue
 from esdllm.cli.shared import (
     BlockLength,
     Choice,
     ConfigFile,
     Debug,
+    Device,
+    Dtype,
     GenLength,
     Json,
     ModelName,
@@ -33,9 +36,9 @@ from esdllm.cli.shared import (
     stdout,
 )
 from esdllm.components import Components
-from esdllm.config import SECTIONS, ComponentConfig, DecodeConfig
+from esdllm.config import SECTIONS, ComponentConfig, DecodeConfig, inner_fields
 from esdllm.errors import InputError
-from esdllm.loading import describe_model
+from esdllm.loading import describe_model, describe_weights, resolve_device
 from esdllm.plan import Layout, Phase, StepPlan
 from esdllm.views import ModelSpec
 
@@ -49,6 +52,8 @@ def explain(
     block_length: BlockLength = None,
     prompt_length: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompt.")] = 64,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts decoded together.")] = 1,
+    device: Device = None,
+    dtype: Dtype = None,
     as_json: Json = False,
     as_toml: Annotated[bool, typer.Option("--toml", help="Print the configuration as --config reads it.")] = False,
     debug: Debug = False,
@@ -61,6 +66,7 @@ def explain(
     esdllm explain --preset dual-cache-parallel
     esdllm explain --model GSAI-ML/LLaDA-8B-Instruct --prompt-length 512
     esdllm explain --set refresh.block_refresh=8 --toml > mine.toml
+    esdllm explain --set attention=auto --device cpu
     """
     if as_json and as_toml:
         raise InputError("--json and --toml are two forms of output; give one")
@@ -74,6 +80,9 @@ def explain(
     name = model or default_model(catalogue)
     spec = describe_model(name, catalogue)
     run = RunPlan.of(components, spec, prompt_length, batch)
+    if decode.attention.name == AUTO:
+        weights = describe_weights(name, dtype, None, catalogue)
+        components = components.serving(catalogue, spec, resolve_device(device), weights.dtype)
     if as_json:
         print_json(
             {"preset": choice.base(), "model": {"name": name, **attrs.asdict(spec)}, **_as_dict(run, components)}
@@ -151,9 +160,12 @@ class RunPlan:
         return sum(line.steps * line.share for line in self.lines) / max(1, self.forwards)
 
 
-def _options(component: Any) -> dict[str, Any]:
-    """Return all options of a component, those left at their defaults too."""
-    return attrs.asdict(component, recurse=False) if attrs.has(type(component)) else {}
+def _options(component: Any, chosen: ComponentConfig) -> dict[str, Any]:
+    """Return all options of a component, those left at their defaults too; components inside it as they were chosen."""
+    if not attrs.has(type(component)):
+        return {}
+    inside = {field.name: chosen.options.get(field.name, field.default) for field in inner_fields(type(component))}
+    return {**attrs.asdict(component, recurse=False), **inside}
 
 
 def _as_dict(run: RunPlan, components: Components) -> dict[str, Any]:
@@ -161,8 +173,10 @@ def _as_dict(run: RunPlan, components: Components) -> dict[str, Any]:
     return {
         "config": config.to_dict(),
         "components": {
-            name: {"name": getattr(config, name).name, **_options(getattr(components, name))} for name in SECTIONS
+            name: {"name": chosen.name, **_options(getattr(components, name), chosen)}
+            for name, chosen in ((name, getattr(config, name)) for name in SECTIONS)
         },
+        "attention_choice": _choice(components),
         "prompt_length": run.prompt,
         "batch": run.batch,
         "canvas": run.canvas,
@@ -185,6 +199,12 @@ def _as_dict(run: RunPlan, components: Components) -> dict[str, Any]:
     }
 
 
+def _choice(components: Components) -> dict[str, Any] | None:
+    """Return what `auto` chose, and why not the others; None where a backend is named."""
+    choice = components.attention_choice
+    return {"name": choice.name, "others": dict(choice.others)} if choice else None
+
+
 def _print_config(components: Components, label: str, console: Console) -> None:
     config = components.config
     console.print(Text("Configuration", style="bold"), Text(f"  {label}", style="bright_black"), sep="")
@@ -194,6 +214,8 @@ def _print_config(components: Components, label: str, console: Console) -> None:
         table.add_row(f"  {name}", Text(chosen.name, style="cyan"), _settings(chosen, getattr(components, name)))
     for chosen, observer in zip(config.observers, components.observers, strict=True):
         table.add_row("  observers", Text(chosen.name, style="cyan"), _settings(chosen, observer))
+    for line in components.attention_choice.lines() if components.attention_choice else ():
+        table.add_row("", "", Text(line, style="bright_black"))
     console.print(table)
     plain = {field.name: field.default for field in attrs.fields(DecodeConfig)}
     run_wide = {name: getattr(config, name) for name in plain if name not in (*SECTIONS, "observers")}
@@ -202,7 +224,7 @@ def _print_config(components: Components, label: str, console: Console) -> None:
 
 
 def _settings(chosen: ComponentConfig, component: Any) -> Text:
-    return _assignments(_options(component), set(chosen.options))
+    return _assignments(_options(component, chosen), set(chosen.options))
 
 
 def _assignments(values: dict[str, Any], given: set[str]) -> Text:

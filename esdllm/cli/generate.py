@@ -22,6 +22,7 @@ from esdllm.cli.shared import (
     Json,
     ModelName,
     PresetName,
+    Quantize,
     Sets,
     counted,
     default_model,
@@ -49,6 +50,7 @@ def generate(
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampler's noise [0].")] = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
     chat: Annotated[
         bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if there is one].")
     ] = None,
@@ -77,7 +79,7 @@ def generate(
     catalogue, console = Catalogue.load(), stderr()
     decode = choice.config(catalogue)
     Components.resolve(decode, catalogue)  # a wrong option is found before weights are read
-    engine = Engine.build(_load(model, device, dtype, catalogue, console), decode, catalogue)
+    engine = Engine.build(_load(model, device, dtype, catalogue, quantize, console), decode, catalogue)
     text = _read_prompt() if prompt == "-" else prompt
     if watch and not console.is_terminal:
         console.print("standard error is no terminal: nothing to watch on", style="dim", soft_wrap=True)
@@ -90,7 +92,7 @@ def generate(
         print_json(_as_dict(result, choice.base(), decode), indent=None)
     else:
         typer.echo((result.text or [""])[0])
-    console.print(_summary(result, choice), style="dim", soft_wrap=True)
+    console.print(_summary(result, choice, engine), style="dim", soft_wrap=True)
 
 
 def _read_prompt() -> str:
@@ -102,14 +104,21 @@ def _read_prompt() -> str:
         ) from error
 
 
-def _load(name: str | None, device: str | None, dtype: str | None, catalogue: Catalogue, console: Console) -> Model:
+def _load(
+    name: str | None,
+    device: str | None,
+    dtype: str | None,
+    catalogue: Catalogue,
+    quantize: str | None,
+    console: Console,
+) -> Model:
     if name is None:
         name = default_model(catalogue)
         note = f"model {name} (shipped, tiny); a real one: -m GSAI-ML/LLaDA-8B-Instruct"
         console.print(note, style="dim", soft_wrap=True)
     if device == "meta":
         raise UnavailableError("the device 'meta' computes no values; use cpu or cuda")
-    return load(name, device, dtype, catalogue)
+    return load(name, device, dtype, catalogue, quantize)
 
 
 def _view(watch: bool, model: Model, choice: Choice, console: Console) -> View:
@@ -118,12 +127,13 @@ def _view(watch: bool, model: Model, choice: Choice, console: Console) -> View:
     return ProgressBar(console)
 
 
-def _summary(result: Generation, choice: Choice) -> str:
-    speed = result.tokens_per_second
+def _summary(result: Generation, choice: Choice, engine: Engine) -> str:
+    speed, found = result.tokens_per_second, engine.components.attention_choice
     return (
         f"{counted(result.answer_tokens, 'token')} in {counted(result.forwards, 'forward')}, "
         f"{result.tokens_per_forward:.2f} tokens per forward, "
         f"{speed:.{0 if speed >= 10 else 2}f} tokens/s, {choice.label()}"
+        + (f", attention {found.name}" if found else "")
     )
 
 

@@ -47,6 +47,13 @@ BlockLength = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 [the GPU, if any].")]
 Dtype = Annotated[str | None, typer.Option(metavar="NAME", help="float32, bfloat16, float16 [the model's].")]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="Hold linear layers' weights in fewer bits: int8, int8-weight-only, int4-weight-only [as they are].",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -108,10 +115,10 @@ def default_model(catalogue: Catalogue) -> str:
     return DEFAULT_MODEL if DEFAULT_MODEL in shipped else next(iter(shipped))
 
 
-def load(name: str, device: str | None, dtype: str | None, catalogue: Catalogue) -> Model:
+def load(name: str, device: str | None, dtype: str | None, catalogue: Catalogue, quantize: str | None = None) -> Model:
     """Return a model, with a word on standard error while it is read; see `load_model`."""
     with stderr().status(f"loading {escape(name)}"):
-        return load_model(name, device, dtype, catalogue)
+        return load_model(name, device, dtype, catalogue, quantize=quantize)
 
 
 def length_sets(gen_length: int | None, block_length: int | None) -> list[str]:

@@ -22,6 +22,7 @@ from esdllm.cli.shared import (
     GenLength,
     Json,
     ModelName,
+    Quantize,
     Sets,
     check_writable,
     counted,
@@ -102,6 +103,7 @@ def tune(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw loss against speed: png, svg, pdf.")] = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -132,7 +134,7 @@ def tune(
         check_writable(path)
     check_format(plot)
     name = model or default_model(catalogue)
-    loaded = load(name, device, dtype, catalogue)
+    loaded = load(name, device, dtype, catalogue, quantize)
     finder = Search(
         loaded, chosen, problems, others, compared, first, space, goal, (name, label), batch, seed, catalogue
     )

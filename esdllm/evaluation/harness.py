@@ -55,6 +55,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
         config: Path | str | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        quantize: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         mc_samples: int = 128,
@@ -79,7 +80,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
         samples, rows = whole("mc_samples", mc_samples), whole("mc_batch_size", mc_batch_size)
         self._decoding = Decoding.of(self._catalogue, preset, config, settings_of(settings, _ARGUMENTS))
         # wrong options, before weights are read
-        components = Components.resolve(self._decoding.config, self._catalogue)
+        Components.resolve(self._decoding.config, self._catalogue)
         if pretrained is None:
             raise ConfigError(f"no model: give pretrained=NAME; {known('', shipped_checkpoints(self._catalogue))}")
         if device == _DEFAULT_DEVICE and not torch.cuda.is_available():
@@ -87,14 +88,16 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
         if isinstance(pretrained, Model):
             self.name, self.model = pretrained.spec.family, pretrained
         else:
-            self.name, self.model = str(pretrained), load_model(pretrained, device, dtype, self._catalogue)
+            self.name = str(pretrained)
+            self.model = load_model(pretrained, device, dtype, self._catalogue, quantize=quantize)
         self._device = self.model.adapter.device
         if self.model.codec is None:
             raise InputError(f"lm-eval's tasks are text: {self.model.codec_error or 'this model has no tokenizer'}")
         self._codec: TextCodec = self.model.codec
         self._engine = Engine.build(self.model, self._decoding.config, self._catalogue)
         seed, scale = self._decoding.config.seed, self._decoding.config.cfg_scale
-        self._likelihood = Likelihood(self.model.adapter, components.attention, samples, rows, seed, scale)
+        attention = self._engine.components.attention
+        self._likelihood = Likelihood(self.model.adapter, attention, samples, rows, seed, scale)
         self._used: list[DecodeConfig] = []
 
     @classmethod
@@ -258,6 +261,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
             "torch_version": torch.__version__,
             "model_name": self.name,
             "model_dtype": str(self.model.adapter.dtype).removeprefix("torch."),
+            "model_quantize": self.model.quantize,
             "model_device": str(self._device),
             "decode_config": self._decoding.config.to_dict(),
             "decode_configs_used": [config.to_dict() for config in self._used],
@@ -267,7 +271,8 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
         }
 
 
-_ARGUMENTS = ("pretrained", "preset", "config", "device", "dtype", "batch_size", "mc_samples", "mc_batch_size", "until")
+_LOADING = ("pretrained", "device", "dtype", "quantize")
+_ARGUMENTS = (*_LOADING, "preset", "config", "batch_size", "mc_samples", "mc_batch_size", "until")
 
 
 @contextmanager

@@ -189,5 +189,6 @@ def _environment(model: Model) -> dict[str, object]:
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "device": str(device),
         "dtype": str(model.adapter.dtype).removeprefix("torch."),
+        "quantize": model.quantize,
         "threads": torch.get_num_threads(),
     }

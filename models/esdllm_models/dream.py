@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
 
-from esdllm import ModelAdapter, ModelSpec, TextCodec
-from esdllm_models.reading import head_dim, need, refuse, token
-from esdllm_models.tokenizers import CHATML_TEMPLATE, Codec, fast_tokenizer
-from esdllm_models.transformer import Geometry, Transformer
-from esdllm_models.weights import read_into
+from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec
+from esdllm_models.adopting import adopt
+from esdllm_models.building import Names, load, weight_bytes
+from esdllm_models.reading import head_dim, need, refuse, rope_theta, token
+from esdllm_models.tokenizers import CHATML_TEMPLATE, Codec, tokenizer_of
+from esdllm_models.transformer import Geometry
 
 _IMPLEMENTED = {
     "hidden_act": ("silu",),
@@ -23,20 +23,41 @@ _IMPLEMENTED = {
     "use_sliding_window": (False,),
 }
 
-_LAYER = {
-    "attn_norm": "input_layernorm.weight",
-    "q": "self_attn.q_proj.weight",
-    "k": "self_attn.k_proj.weight",
-    "v": "self_attn.v_proj.weight",
-    "q_bias": "self_attn.q_proj.bias",
-    "k_bias": "self_attn.k_proj.bias",
-    "v_bias": "self_attn.v_proj.bias",
-    "out": "self_attn.o_proj.weight",
-    "mlp_norm": "post_attention_layernorm.weight",
-    "gate": "mlp.gate_proj.weight",
-    "up": "mlp.up_proj.weight",
-    "down": "mlp.down_proj.weight",
+_DREAM_7B = {
+    "model_type": "Dream",
+    "torch_dtype": "bfloat16",
+    "hidden_size": 3584,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "intermediate_size": 18944,
+    "vocab_size": 152064,
+    "rope_theta": 1000000.0,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 131072,
+    "mask_token_id": 151666,
+    "eos_token_id": 151643,
 }
+
+NAMES = Names(
+    outer={"embedding": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"},
+    layer="model.layers.{}.",
+    inner={
+        "attn_norm": "input_layernorm.weight",
+        "q": "self_attn.q_proj.weight",
+        "k": "self_attn.k_proj.weight",
+        "v": "self_attn.v_proj.weight",
+        "q_bias": "self_attn.q_proj.bias",
+        "k_bias": "self_attn.k_proj.bias",
+        "v_bias": "self_attn.v_proj.bias",
+        "out": "self_attn.o_proj.weight",
+        "mlp_norm": "post_attention_layernorm.weight",
+        "gate": "mlp.gate_proj.weight",
+        "up": "mlp.up_proj.weight",
+        "down": "mlp.down_proj.weight",
+    },
+)
+"""What the checkpoints call the weights."""
 
 
 @attrs.frozen
@@ -45,8 +66,13 @@ class DreamFamily:
 
     @property
     def checkpoints(self) -> Mapping[str, Path]:
-        """None ships with this package."""
-        return {}
+        """The tiny trained checkpoint of this package."""
+        return {"tiny-dream": Path(__file__).parent / "tiny" / "dream"}
+
+    @property
+    def geometries(self) -> Mapping[str, Mapping[str, Any]]:
+        """Dream-7B's."""
+        return {"dream-7b": _DREAM_7B}
 
     def spec(self, config: Mapping[str, Any]) -> ModelSpec:
         """Return the geometry of a Dream config.json."""
@@ -65,28 +91,31 @@ class DreamFamily:
             mask_id=token(config, "mask_token_id", vocab),
             eos_id=token(config, "eos_token_id", vocab),
             logit_shift=1,
+            intermediate=need(config, "intermediate_size", int),
             remembers_forbidden=True,
         )
 
-    def load(self, folder: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> ModelAdapter:
-        """Return the model with a folder's weights."""
-        geometry = Geometry(
-            mlp=need(config, "intermediate_size", int),
-            rope_theta=need(config, "rope_theta", float),
-            norm_eps=need(config, "rms_norm_eps", float),
-            qkv_bias=True,
-        )
-        model = Transformer(self.spec(config), geometry, device, dtype)
-        slots = {
-            "model.embed_tokens.weight": model.embedding,
-            "model.norm.weight": model.norm,
-            "lm_head.weight": model.head,
-        }
-        for layer in range(model.spec.n_layers):
-            slots.update({f"model.layers.{layer}.{_LAYER[name]}": x for name, x in model.slots(layer).items()})
-        read_into(folder, slots)
-        return model
+    def load(self, folder: Path, config: Mapping[str, Any], plan: LoadPlan) -> ModelAdapter:
+        """Return the model of a plan, with a folder's weights."""
+        return load("Dream", self.spec(config), _geometry(config), NAMES, folder, plan)
 
-    def codec(self, folder: Path, spec: ModelSpec) -> TextCodec:
+    def weight_bytes(self, config: Mapping[str, Any], plan: LoadPlan) -> int:
+        """Return what the weights take."""
+        return weight_bytes(self.spec(config), _geometry(config), plan)
+
+    def from_module(self, module: Any, config: Mapping[str, Any]) -> ModelAdapter:
+        """Return a model that computes with the module's own weights."""
+        return adopt(self.spec(config), _geometry(config), NAMES, module)
+
+    def codec(self, source: Any, spec: ModelSpec) -> TextCodec:
         """Return Qwen2's byte-level tokenizer, with ChatML if the folder brings no template."""
-        return Codec(fast_tokenizer(folder), spec, end_of_turn="<|im_end|>", template=CHATML_TEMPLATE)
+        return Codec(tokenizer_of(source), spec, end_of_turn="<|im_end|>", template=CHATML_TEMPLATE)
+
+
+def _geometry(config: Mapping[str, Any]) -> Geometry:
+    return Geometry(
+        mlp=need(config, "intermediate_size", int),
+        rope_theta=rope_theta(config),
+        norm_eps=need(config, "rms_norm_eps", float),
+        qkv_bias=True,
+    )

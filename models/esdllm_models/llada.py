@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
 
-from esdllm import ModelAdapter, ModelSpec, TextCodec
+from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec
+from esdllm_models.adopting import adopt
+from esdllm_models.building import Names, load, weight_bytes
 from esdllm_models.reading import head_dim, need, refuse, token
-from esdllm_models.tokenizers import LLADA_TEMPLATE, Codec, fast_tokenizer
-from esdllm_models.transformer import Geometry, Transformer
-from esdllm_models.weights import read_into
+from esdllm_models.tokenizers import LLADA_TEMPLATE, Codec, tokenizer_of
+from esdllm_models.transformer import Geometry
 
 _IMPLEMENTED = {
     "alibi": (False,),
@@ -35,17 +35,43 @@ _IMPLEMENTED = {
     "weight_tying": (False,),
 }
 
-_LAYER = {
-    "attn_norm": "attn_norm.weight",
-    "q": "q_proj.weight",
-    "k": "k_proj.weight",
-    "v": "v_proj.weight",
-    "out": "attn_out.weight",
-    "mlp_norm": "ff_norm.weight",
-    "gate": "ff_proj.weight",
-    "up": "up_proj.weight",
-    "down": "ff_out.weight",
+_LLADA_8B = {
+    "model_type": "llada",
+    "torch_dtype": "bfloat16",
+    "d_model": 4096,
+    "n_layers": 32,
+    "n_heads": 32,
+    "n_kv_heads": 32,
+    "mlp_hidden_size": 12288,
+    "vocab_size": 126464,
+    "embedding_size": 126464,
+    "rope_theta": 500000.0,
+    "rms_norm_eps": 1e-5,
+    "max_sequence_length": 4096,
+    "mask_token_id": 126336,
+    "eos_token_id": 126081,
 }
+
+NAMES = Names(
+    outer={
+        "embedding": "model.transformer.wte.weight",
+        "norm": "model.transformer.ln_f.weight",
+        "head": "model.transformer.ff_out.weight",
+    },
+    layer="model.transformer.blocks.{}.",
+    inner={
+        "attn_norm": "attn_norm.weight",
+        "q": "q_proj.weight",
+        "k": "k_proj.weight",
+        "v": "v_proj.weight",
+        "out": "attn_out.weight",
+        "mlp_norm": "ff_norm.weight",
+        "gate": "ff_proj.weight",
+        "up": "up_proj.weight",
+        "down": "ff_out.weight",
+    },
+)
+"""What the checkpoints call the weights."""
 
 
 @attrs.frozen
@@ -56,6 +82,11 @@ class LladaFamily:
     def checkpoints(self) -> Mapping[str, Path]:
         """The tiny trained checkpoint of this package."""
         return {"tiny-llada": Path(__file__).parent / "tiny" / "llada"}
+
+    @property
+    def geometries(self) -> Mapping[str, Mapping[str, Any]]:
+        """LLaDA-8B's."""
+        return {"llada-8b": _LLADA_8B}
 
     def spec(self, config: Mapping[str, Any]) -> ModelSpec:
         """Return the geometry of a LLaDA config.json."""
@@ -74,28 +105,30 @@ class LladaFamily:
             context=need(config, "max_sequence_length", int),
             mask_id=token(config, "mask_token_id", vocab),
             eos_id=token(config, "eos_token_id", vocab),
+            intermediate=need(config, "mlp_hidden_size", int),
         )
 
-    def load(self, folder: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> ModelAdapter:
-        """Return the model with a folder's weights."""
-        geometry = Geometry(
-            mlp=need(config, "mlp_hidden_size", int),
-            rope_theta=need(config, "rope_theta", float),
-            norm_eps=need(config, "rms_norm_eps", float),
-            qkv_bias=False,
-        )
-        model = Transformer(self.spec(config), geometry, device, dtype)
-        prefix = "model.transformer."
-        slots = {
-            f"{prefix}wte.weight": model.embedding,
-            f"{prefix}ln_f.weight": model.norm,
-            f"{prefix}ff_out.weight": model.head,
-        }
-        for layer in range(model.spec.n_layers):
-            slots.update({f"{prefix}blocks.{layer}.{_LAYER[name]}": x for name, x in model.slots(layer).items()})
-        read_into(folder, slots)
-        return model
+    def load(self, folder: Path, config: Mapping[str, Any], plan: LoadPlan) -> ModelAdapter:
+        """Return the model of a plan, with a folder's weights."""
+        return load("LLaDA", self.spec(config), _geometry(config), NAMES, folder, plan)
 
-    def codec(self, folder: Path, spec: ModelSpec) -> TextCodec:
+    def weight_bytes(self, config: Mapping[str, Any], plan: LoadPlan) -> int:
+        """Return what the weights take."""
+        return weight_bytes(self.spec(config), _geometry(config), plan)
+
+    def from_module(self, module: Any, config: Mapping[str, Any]) -> ModelAdapter:
+        """Return a model that computes with the module's own weights."""
+        return adopt(self.spec(config), _geometry(config), NAMES, module)
+
+    def codec(self, source: Any, spec: ModelSpec) -> TextCodec:
         """Return the tokenizer of a folder's tokenizer.json, with LLaDA's chat template if it brings none."""
-        return Codec(fast_tokenizer(folder), spec, end_of_turn="<|eot_id|>", template=LLADA_TEMPLATE)
+        return Codec(tokenizer_of(source), spec, end_of_turn="<|eot_id|>", template=LLADA_TEMPLATE)
+
+
+def _geometry(config: Mapping[str, Any]) -> Geometry:
+    return Geometry(
+        mlp=need(config, "mlp_hidden_size", int),
+        rope_theta=need(config, "rope_theta", float),
+        norm_eps=need(config, "rms_norm_eps", float),
+        qkv_bias=False,
+    )

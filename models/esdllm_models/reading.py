@@ -7,7 +7,7 @@ from typing import Any
 
 from esdllm import CheckpointError
 
-__all__ = ["head_dim", "need", "refuse", "token"]
+__all__ = ["head_dim", "need", "refuse", "rope_theta", "token"]
 
 
 def need(config: Mapping[str, Any], key: str, kind: type) -> Any:
@@ -36,6 +36,19 @@ def token(config: Mapping[str, Any], key: str, vocab: int) -> int:
     if not 0 <= value < vocab:
         raise CheckpointError(f"config.json: {key} = {value} is outside the vocabulary of {vocab}")
     return value
+
+
+def rope_theta(config: Mapping[str, Any]) -> float:
+    """Return RoPE's base: `rope_theta`, or where transformers 5 keeps it, in `rope_parameters`.
+
+    Raises:
+        CheckpointError: absent, or a kind of RoPE that is not implemented.
+    """
+    if "rope_theta" not in config and isinstance(parameters := config.get("rope_parameters"), Mapping):
+        refuse({"rope_type": parameters.get("rope_type", "default")}, {"rope_type": ("default",)})
+        config = parameters
+    found: float = need(config, "rope_theta", float)
+    return found
 
 
 def head_dim(hidden: int, heads: int, kv_heads: int) -> int:

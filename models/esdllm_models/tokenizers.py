@@ -13,9 +13,9 @@ from tokenizers.models import BPE
 from esdllm import CheckpointError, Message, ModelSpec
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-__all__ = ["CHATML_TEMPLATE", "LLADA_TEMPLATE", "Codec", "fast_tokenizer"]
+__all__ = ["CHATML_TEMPLATE", "LLADA_TEMPLATE", "Codec", "fast_tokenizer", "tokenizer_of"]
 
 LLADA_TEMPLATE = (
     "<|startoftext|>{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
@@ -34,12 +34,12 @@ _QWEN2_WORDS = (
 
 
 class Codec:
-    """A TextCodec over a fast tokenizer."""
+    """A TextCodec over a tokenizer of transformers."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, spec: ModelSpec, end_of_turn: str, template: str) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, end_of_turn: str, template: str) -> None:
         self._tokenizer = tokenizer
         self._template = tokenizer.chat_template or template
-        turn = tokenizer.backend_tokenizer.token_to_id(end_of_turn)
+        turn = tokenizer.get_vocab().get(end_of_turn)
         self._stop_ids = (spec.eos_id,) if turn is None else (spec.eos_id, turn)
         self._has_chat = bool(tokenizer.chat_template) or turn is not None
 
@@ -72,6 +72,11 @@ class Codec:
         return str(
             self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special, clean_up_tokenization_spaces=False)
         )
+
+
+def tokenizer_of(source: Path | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return a checkpoint folder's tokenizer, or the one that was passed."""
+    return fast_tokenizer(source) if isinstance(source, Path) else source
 
 
 def fast_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

@@ -7,7 +7,7 @@ after each, so that no more than those are held twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -16,24 +16,31 @@ from torch import Tensor
 
 from esdllm import CheckpointError
 
-__all__ = ["read_into"]
+__all__ = ["Checkpoint"]
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _CHUNK = 4 * 1024 * 1024  # values read at once
 
 
-def read_into(folder: Path, slots: Mapping[str, Tensor]) -> None:
-    """Fill `slots` (name in the checkpoint -> tensor to write) from the folder's safetensors, converting dtypes.
+class Checkpoint:
+    """The weights in a folder's safetensors.
 
     Raises:
-        CheckpointError: no weights; a shard is missing or truncated; weights are missing, unexpected, of another shape, or
-            not finite.
+        CheckpointError: no weights; a shard is missing or truncated; weights other than `names` are there, or some are not.
     """
-    files = _files(folder)
-    _compare(folder, files, slots)
-    with torch.no_grad():
-        for name, path in files.items():
-            _read(path, name, slots[name])
+
+    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+        self._files = _files(folder)
+        _compare(folder, self._files, names)
+
+    def read(self, name: str, slot: Tensor) -> None:
+        """Copy a weight into place, converting its dtype.
+
+        Raises:
+            CheckpointError: it has another shape than `slot`, or is not finite.
+        """
+        with torch.no_grad():
+            _read(self._files[name], name, slot)
 
 
 def _read(path: Path, name: str, slot: Tensor) -> None:

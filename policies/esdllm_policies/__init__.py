@@ -1,4 +1,4 @@
-"""First-party policies: what to skip, when to refresh, what to put where. One module a hook."""
+"""First-party policies: what to skip, when to refresh, what to put where. One module a hook, two for unmasking."""
 
 from __future__ import annotations
 
@@ -15,11 +15,31 @@ from esdllm import (
     hookimpl,
 )
 from esdllm_policies.blocks import FixedBlocks
-from esdllm_policies.importance import ConfidenceScorer, HybridScorer, RandomScorer, VariationScorer
+from esdllm_policies.importance import (
+    ConfidenceScorer,
+    EntropyScorer,
+    HybridScorer,
+    MixScorer,
+    RandomScorer,
+    VariationScorer,
+)
+from esdllm_policies.parallel import (
+    CreditUnmasking,
+    EntropyBoundUnmasking,
+    FactorUnmasking,
+    KlassUnmasking,
+    LongestPrefixUnmasking,
+)
 from esdllm_policies.presets import PRESETS
-from esdllm_policies.refreshing import DualCacheRefresh, EveryStepRefresh, PeriodicRefresh, PrefixCacheRefresh
+from esdllm_policies.refreshing import (
+    DualCacheRefresh,
+    EveryStepRefresh,
+    OnCommitRefresh,
+    PeriodicRefresh,
+    PrefixCacheRefresh,
+)
 from esdllm_policies.sampling import GumbelSampler
-from esdllm_policies.skipping import DepthSkip, NoSkip
+from esdllm_policies.skipping import AdaptiveSkip, BudgetSkip, DecaySkip, DepthSkip, NoSkip
 from esdllm_policies.unmasking import ThresholdUnmasking, TimeScheduleUnmasking, TopKUnmasking
 
 
@@ -31,13 +51,21 @@ def esdllm_importance_scorers() -> Mapping[str, Callable[..., ImportanceScorer]]
         "confidence": ConfidenceScorer,
         "variation": VariationScorer,
         "random": RandomScorer,
+        "entropy": EntropyScorer,
+        "mix": MixScorer,
     }
 
 
 @hookimpl
 def esdllm_skip_schedules() -> Mapping[str, Callable[..., SkipSchedule]]:
     """Offer the skip schedules."""
-    return {"none": NoSkip, "by-depth": DepthSkip}
+    return {
+        "none": NoSkip,
+        "by-depth": DepthSkip,
+        "decay": DecaySkip,
+        "budget": BudgetSkip,
+        "adaptive": AdaptiveSkip,
+    }
 
 
 @hookimpl
@@ -48,6 +76,7 @@ def esdllm_refresh_policies() -> Mapping[str, Callable[..., RefreshPolicy]]:
         "prefix-cache": PrefixCacheRefresh,
         "dual-cache": DualCacheRefresh,
         "periodic": PeriodicRefresh,
+        "on-commit": OnCommitRefresh,
     }
 
 
@@ -66,7 +95,16 @@ def esdllm_token_samplers() -> Mapping[str, Callable[..., TokenSampler]]:
 @hookimpl
 def esdllm_unmasking_policies() -> Mapping[str, Callable[..., UnmaskingPolicy]]:
     """Offer the unmasking policies."""
-    return {"top-k": TopKUnmasking, "threshold": ThresholdUnmasking, "time-schedule": TimeScheduleUnmasking}
+    return {
+        "top-k": TopKUnmasking,
+        "threshold": ThresholdUnmasking,
+        "time-schedule": TimeScheduleUnmasking,
+        "factor": FactorUnmasking,
+        "entropy-bound": EntropyBoundUnmasking,
+        "klass": KlassUnmasking,
+        "credit": CreditUnmasking,
+        "longest-prefix": LongestPrefixUnmasking,
+    }
 
 
 @hookimpl

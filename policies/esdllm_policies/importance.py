@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
 import attrs
 import torch
 from attrs import validators
 from torch import Tensor
 
-from esdllm import ImportanceView, Site, uniform
+from esdllm import ImportanceScorer, ImportanceView, Site, uniform
 
 _SITES: tuple[Site, ...] = ("hidden", "query", "key", "value")
 _JUST_COMMITTED = 3.0
@@ -34,6 +38,16 @@ def most_confident(view: ImportanceView) -> Tensor:
     return torch.zeros_like(view.undecided).scatter(1, top.indices, top.values > 0)
 
 
+def hybrid(view: ImportanceView, alpha: float) -> Tensor:
+    """Return the published score (R, N) float32; its bonus for the leftmost mask is the runtime's own guarantee."""
+    score = alpha * view.confidence
+    if alpha > 0:
+        score = score + _MOST_CONFIDENT * most_confident(view)
+    if alpha < 1:
+        score = score + (1 - alpha) * variation(view) + _JUST_COMMITTED * view.committed
+    return score
+
+
 @attrs.frozen
 class HybridScorer:
     """alpha * confidence + (1 - alpha) * variation; what was just committed and the two most confident go first."""
@@ -51,13 +65,8 @@ class HybridScorer:
         return self.alpha < 1
 
     def score(self, view: ImportanceView) -> Tensor:
-        """Return the published score; its bonus for the leftmost mask is the runtime's own guarantee."""
-        score = self.alpha * view.confidence
-        if self.alpha > 0:
-            score = score + _MOST_CONFIDENT * most_confident(view)
-        if self.alpha < 1:
-            score = score + (1 - self.alpha) * variation(view) + _JUST_COMMITTED * view.committed
-        return score
+        """Return the published score."""
+        return hybrid(view, self.alpha)
 
 
 @attrs.frozen
@@ -73,7 +82,7 @@ class ConfidenceScorer:
 
     def score(self, view: ImportanceView) -> Tensor:
         """Return the confidence, the two highest raised."""
-        return HybridScorer(alpha=1.0, site=self.site).score(view)
+        return hybrid(view, alpha=1.0)
 
 
 @attrs.frozen
@@ -89,7 +98,7 @@ class VariationScorer:
 
     def score(self, view: ImportanceView) -> Tensor:
         """Return the variation, what was just committed raised."""
-        return HybridScorer(alpha=0.0, site=self.site).score(view)
+        return hybrid(view, alpha=0.0)
 
 
 @attrs.frozen
@@ -113,3 +122,89 @@ class RandomScorer:
         if not self.raised:
             return noise
         return noise + _MOST_CONFIDENT * most_confident(view) + _JUST_COMMITTED * view.committed
+
+
+@attrs.frozen
+class EntropyScorer:
+    """Doubt: the entropy of "the candidate or another token", the positions in most doubt first, or the surest.
+
+    Of a distribution a view carries the candidate's probability c alone, so this is the entropy of two outcomes,
+    h(c) = -c ln c - (1 - c) ln(1 - c), divided by ln 2. It is never more than the distribution's own entropy.
+    Unlike confidence it is not monotone: at c = 1/2 the next commit decides most. Entropy as a signal of what to compute:
+    EntropyCache (arXiv 2603.18489).
+    """
+
+    prefer: Literal["unsure", "sure"] = attrs.field(
+        default="unsure",
+        validator=validators.in_(("unsure", "sure")),
+        metadata={"help": "which masked positions go first: unsure or sure", "tune": ("unsure", "sure")},
+    )
+    site: Site = _site()
+
+    @property
+    def keeps_history(self) -> bool:
+        """Doubt is no comparison."""
+        return False
+
+    def score(self, view: ImportanceView) -> Tensor:
+        """Return a score in [0, 1] for masked positions that have had logits, 0 for others; what was just committed raised."""
+        confidence = view.confidence.clamp(0.0, 1.0)  # rounding can leave it a digit above 1
+        doubt: Tensor = (torch.special.entr(confidence) + torch.special.entr(1 - confidence)) / math.log(2)
+        known = view.undecided & (view.confidence > 0)
+        score = (doubt if self.prefer == "unsure" else 1 - doubt) * known
+        return score + _JUST_COMMITTED * view.committed
+
+
+@attrs.frozen
+class WeightedScorer:
+    """One part of a mix."""
+
+    scorer: ImportanceScorer = attrs.field(metadata={"kind": "importance", "help": "the scorer"})
+    weight: float = attrs.field(
+        default=1.0, validator=validators.gt(0.0), metadata={"help": "what its score is multiplied by"}
+    )
+
+
+def _check_parts(instance: Any, attribute: Any, parts: Sequence[Any]) -> None:
+    if not parts:
+        raise ValueError("parts = [] mixes nothing; give at least one scorer")
+    if any(not isinstance(part, WeightedScorer) for part in parts):
+        raise ValueError(f"parts = {parts!r}: give WeightedScorers, or build the mix from a configuration")
+    sites = sorted({part.scorer.site for part in parts})
+    if len(sites) > 1:
+        raise ValueError(
+            f"the parts score at different sites, {' and '.join(sites)}; positions drop at one: set every part's site to it"
+        )
+
+
+_HALVES: tuple[Mapping[str, Any], ...] = (
+    {"name": "variation", "weight": 0.5},
+    {"name": "confidence", "weight": 0.5},
+)
+
+
+@attrs.frozen
+class MixScorer:
+    """A weighted sum of other scorers, whatever plugin they come from."""
+
+    parts: Sequence[WeightedScorer] = attrs.field(
+        default=_HALVES,
+        converter=tuple,
+        validator=_check_parts,
+        metadata={"part": WeightedScorer, "help": "scorers as tables: name, weight, and the scorer's own options"},
+    )
+
+    @property
+    def site(self) -> Site:
+        """The parts' common site."""
+        return self.parts[0].scorer.site
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether any part compares with the last value."""
+        return any(part.scorer.keeps_history for part in self.parts)
+
+    def score(self, view: ImportanceView) -> Tensor:
+        """Return the sum of weight times score."""
+        first, *others = (part.weight * part.scorer.score(view) for part in self.parts)
+        return sum(others, start=first)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 from attrs import validators
 
-from esdllm import Moment, Scope, Window
+from esdllm import ConfigError, Moment, Scope, Window
 
 
 @attrs.frozen
@@ -59,3 +59,36 @@ class PeriodicRefresh:
         else:
             window = Window.BLOCK if moment.step_in_block else Window.TRAIL
         return Scope(window, refresh=prompt or moment.step % self.block_refresh == 0)
+
+
+@attrs.frozen
+class OnCommitRefresh:
+    """A refresh at a block's first step, and whenever enough was committed since the last one.
+
+    What makes a cache stale is what was decided since it was written, not the steps that took (dKV-Cache, arXiv
+    2505.15781, and EntropyCache, arXiv 2603.18489, tie recomputing to decoding). The number is the sum over the steps of
+    the most that a row committed.
+    """
+
+    commits: int = _period(8, "positions committed since the last refresh that ask for another", (4, 8, 16, 32))
+    prompt: bool = attrs.field(
+        default=True, metadata={"help": "whether a refresh computes the prompt too, not just the block"}
+    )
+
+    def scope(self, moment: Moment) -> Scope:
+        """Return the canvas at first, everything up to the block's end at its first step, then the block.
+
+        Raises:
+            ConfigError: the number committed is known on the device only.
+        """
+        if moment.step_in_block == 0:
+            return Scope(Window.PREFIX if moment.step else Window.CANVAS, refresh=True)
+        if moment.unrefreshed is None:
+            raise ConfigError(
+                "refresh 'on-commit' counts what is committed, which here only the device knows: several positions a "
+                "step, some of which may not be alive or, with delay_eos, not yet be allowed. Commit one a step "
+                '(unmasking.tokens_per_step = 1), or as the logits decide (such as unmasking = "threshold"); or set '
+                'delay_eos = false and skip = "none"'
+            )
+        refresh = moment.unrefreshed >= self.commits
+        return Scope(Window.PREFIX if refresh and self.prompt else Window.BLOCK, refresh)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Literal
 
 import attrs
+from attrs import validators
+
+from esdllm import ConfigError
 
 PUBLISHED = ((0.0, 1.0), (0.125, 0.5), (0.25, 0.25))
 """ES-dLLM's published keep ratios by depth; they leave about 40 % of the layer work."""
+
+_ROUNDING = 1e-9  # what a solved ratio may be short of the one meant
+
+
+def least(committed: int, block: int, window: int) -> int:
+    """Return the fewest positions that a skip step hands on: what was just committed and two more (ES-dLLM)."""
+    return min(committed + 2, block, window)
 
 
 @attrs.frozen
@@ -59,7 +70,136 @@ class DepthSkip:
 
     def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]:
         """Return max(floor(ratio * window), min(committed + 2, block)) for each layer, never growing."""
-        least = min(committed + 2, block)
         ratios = [max((d, r) for d, r in self.keep if layer >= d * n_layers)[1] for layer in range(n_layers)]
-        counts = (min(window, max(int(ratio * window), least)) for ratio in ratios)
-        return tuple(accumulate(counts, min))
+        fewest = least(committed, block, window)
+        return tuple(accumulate((max(int(ratio * window), fewest) for ratio in ratios), min))
+
+
+def _share(default: float, help: str, *tune: float) -> float:
+    field: float = attrs.field(
+        default=default,
+        validator=[validators.gt(0.0), validators.le(1.0)],
+        metadata={"help": help, "tune": tune or None},
+    )
+    return field
+
+
+def _depth(default: float, help: str) -> float:
+    field: float = attrs.field(
+        default=default, validator=[validators.ge(0.0), validators.le(1.0)], metadata={"help": help}
+    )
+    return field
+
+
+@attrs.frozen
+class DecaySkip:
+    """Keep ratios that fall smoothly with depth, along a line or a half cosine, from `first` to `last`.
+
+    ES-dLLM (arXiv 2603.10088) keeps by depth, in two steps; this is the same with as many steps as there are layers.
+    A layer that drops positions costs a scoring and a gathering of its own.
+    """
+
+    first: float = _share(1.0, "share of the window that is kept up to depth `begin`")
+    last: float = _share(0.25, "share that is kept from depth `end` on", 0.5, 0.375, 0.25, 0.125)
+    begin: float = _depth(0.0, "depth at which the share begins to fall, as a share of the layers")
+    end: float = _depth(0.5, "depth at which it has fallen")
+    shape: Literal["cosine", "linear"] = attrs.field(
+        default="cosine",
+        validator=validators.in_(("cosine", "linear")),
+        metadata={"help": "cosine or linear", "tune": ("cosine", "linear")},
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.first < self.last:
+            raise ValueError(f"first = {self.first} and last = {self.last}: shares may only fall with depth")
+        if self.begin >= self.end:
+            raise ValueError(f"begin = {self.begin} and end = {self.end}: the share falls between them; end is deeper")
+
+    def ratio(self, depth: float) -> float:
+        """Return the share kept at a depth in [0, 1]."""
+        fallen = min(1.0, max(0.0, (depth - self.begin) / (self.end - self.begin)))
+        if self.shape == "cosine":
+            fallen = (1 - math.cos(math.pi * fallen)) / 2
+        return self.first + (self.last - self.first) * fallen
+
+    def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]:
+        """Return the ratio of each layer in whole positions of the block, as many times as the window holds the block.
+
+        Of a window as long as the block that is floor(ratio * window). Sharing the window out by the block makes the
+        layers that drop positions the same for every window.
+        """
+        fewest = least(committed, block, window)
+        shares = [max(1, int(self.ratio(layer / n_layers) * block)) for layer in range(n_layers)]
+        return tuple(accumulate((max(share * window // block, fewest) for share in shares), min))
+
+
+@attrs.frozen
+class BudgetSkip:
+    """Keep ratios that make a skip step's layer work a given share of that of a step without skipping.
+
+    Solved for in the family of ES-dLLM's published ratios (arXiv 2603.10088): s from depth 1/8 on, s squared from depth
+    1/4 on; s = 1/2 is as published. Where the layers before that leave nothing of the budget, both depths move up.
+    """
+
+    budget: float = _share(
+        0.4, "layer work of a skip step as a share of one without skipping", 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75
+    )
+
+    def ratios(self, n_layers: int) -> tuple[float, ...]:
+        """Return the share that each layer hands on.
+
+        Raises:
+            ConfigError: the first layer, which always computes the whole window, is more than the budget.
+        """
+        if self.budget * n_layers <= 1 < n_layers:
+            raise ConfigError(
+                f"skip 'budget': budget = {self.budget} of {n_layers} layers is not more than the first one, which "
+                f"computes every position; give more than {1 / n_layers:.3f}"
+            )
+        drop = max(0, min(-(-n_layers // 8), math.ceil(self.budget * n_layers) - 2))  # the first layer that drops
+        again = max(drop + 1, min(-(-n_layers // 4), 2 * drop))
+        full, once = min(drop + 1, n_layers), max(0, min(again, n_layers - 1) - drop)
+        twice, left = n_layers - full - once, self.budget * n_layers - full
+        # full + once * s + twice * s**2 = budget * n_layers
+        root = math.sqrt(once * once + 4 * twice * left) if left > 0 else 0.0
+        s = min(1.0, (root - once) / (2 * twice) if twice else left / once if once else 1.0)
+        return tuple(1.0 if layer < drop else s if layer < again else s * s for layer in range(n_layers))
+
+    def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]:
+        """Return floor(ratio * window) for each layer, more where what was just committed asks for it.
+
+        Where both ratios keep equally many positions of a block, the second drop is none, in a longer window neither.
+        """
+        ratios, fewest = self.ratios(n_layers), least(committed, block, window)
+        if len({int(ratio * block + _ROUNDING) for ratio in ratios if ratio < 1}) == 1:
+            ratios = tuple(ratio if ratio == 1 else ratios[-1] for ratio in ratios)
+        return tuple(max(int(ratio * window + _ROUNDING), fewest) for ratio in ratios)
+
+
+@attrs.frozen
+class AdaptiveSkip:
+    """As many positions as the last step's commits call for, rounded up to one of a few sizes, from one depth on.
+
+    That what is worth computing follows the number decoded is FOCUS's observation (arXiv 2601.23278, whose number is a
+    multiple of the mean number decoded); the sizes keep shapes, and so compiled plans, few. With one token a step the
+    number never changes.
+    """
+
+    per_commit: float = attrs.field(
+        default=4.0,
+        validator=validators.gt(0.0),
+        metadata={"help": "positions to keep for each that was committed at the last step", "tune": (2.0, 4.0, 8.0)},
+    )
+    sizes: int = attrs.field(
+        default=4,
+        validator=validators.ge(2),
+        metadata={"help": "sizes to round up to: equal parts of the window, the largest the window itself"},
+    )
+    begin: float = _depth(0.125, "depth of the layer that drops, as a share of the layers")
+
+    def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]:
+        """Return the window before depth `begin`, and the size after it."""
+        wanted = max(self.per_commit * committed, least(committed, block, window))
+        number = next(n for n in range(1, self.sizes + 1) if n == self.sizes or -(-window * n // self.sizes) >= wanted)
+        size = -(-window * number // self.sizes)
+        return tuple(window if layer < self.begin * n_layers else size for layer in range(n_layers))

@@ -28,12 +28,16 @@ def ranking(view: UnmaskingView, order: Order) -> Tensor:
         return view.confidence
     if order == "random":
         return uniform(view.seeds, view.step, view.positions, 1, stream=_STREAM).squeeze(-1)
-    log_probability = view.logits.log_softmax(-1)
-    probability = log_probability.exp()
     if order == "entropy":
-        return (probability * log_probability).nan_to_num(0.0).sum(-1)
-    first, second = probability.topk(2, dim=-1).values.unbind(-1)
+        return -entropy(view)
+    first, second = view.logits.softmax(-1).topk(2, dim=-1).values.unbind(-1)
     return first - second
+
+
+def entropy(view: UnmaskingView) -> Tensor:
+    """Return (B, N) float32, the entropy of each position's distribution, in nats."""
+    log_probability = view.logits.log_softmax(-1)
+    return -(log_probability.exp() * log_probability).nan_to_num(0.0).sum(-1)
 
 
 def best(view: UnmaskingView, order: Order) -> Tensor:
@@ -42,6 +46,14 @@ def best(view: UnmaskingView, order: Order) -> Tensor:
     ordered = score.sort(dim=1, descending=True, stable=True)  # of equal ones the leftmost
     taken = torch.arange(score.shape[1], device=score.device) < view.quota.unsqueeze(1)
     return torch.zeros_like(view.eligible).scatter(1, ordered.indices, taken) & view.eligible
+
+
+def chosen_or_best(chosen: Tensor, score: Tensor, eligible: Tensor) -> Tensor:
+    """Return (B, N) bool, the eligible positions that are chosen; in a row where none is, the one of the highest score."""
+    chosen = chosen & eligible
+    top = score.masked_fill(~eligible, float("-inf")).argmax(1, keepdim=True)
+    first = torch.zeros_like(eligible).scatter(1, top, True)
+    return chosen | (first & eligible & ~chosen.any(1, keepdim=True))
 
 
 def _spread(masked: int, steps: int) -> tuple[int, ...]:
@@ -104,9 +116,7 @@ class ThresholdUnmasking:
 
     def select(self, view: UnmaskingView) -> Tensor:
         """Return the confident ones (arXiv 2505.22618, section 3.3)."""
-        score = view.confidence.masked_fill(~view.eligible, float("-inf"))
-        first = torch.zeros_like(view.eligible).scatter(1, score.argmax(1, keepdim=True), True)
-        return (first | (score > self.threshold)) & view.eligible
+        return chosen_or_best(view.confidence > self.threshold, view.confidence, view.eligible)
 
 
 def _in_time(instance: Any, attribute: Any, value: float) -> None:

@@ -75,7 +75,7 @@ def card(state: dict[str, Any], parameters: int, log: Path, scores: Scores | Non
         last=20 * len(last),
         loss=sum(row["loss"] for row in last) / len(last),
         before=_before(recipe, Size(**state["size"])),
-        again=_again(recipe, Size(**state["size"]), f"runs/{recipe.family}"),
+        again=_again(recipe, Size(**state["size"])),
         tables="one table in training, written twice" if Size(**state["size"]).tied else "two tables",
     )
 
@@ -106,25 +106,37 @@ def _score_table(scores: Scores) -> str:
     return "\n".join([*lines, ""])
 
 
-def _before(recipe: Recipe, size: Size) -> str:
-    """A line on the run whose weights this one began with; nothing if it began with none."""
+def _runs(recipe: Recipe) -> list[tuple[Recipe, Place | None]]:
+    """The runs that a run began with, the first one first, and itself, whose place is None."""
     if not recipe.first:
-        return ""
-    first, place = Recipe(**recipe.first["recipe"]), Place(**recipe.first["place"])
-    waves = "; its digits got waves of their value beside what they had learned" if recipe.family == "dream" else ""
-    return (
-        f"- **Before:** {place.tokens / 1e6:.1f} million tokens, {place.seconds / 3600:.1f} hours, by"
-        f" `{_again(first, size, _FIRST)}`,\n  whose averaged weights this run began with{waves}.\n"
-    )
+        return [(recipe, None)]
+    *before, (began, _) = _runs(Recipe(**recipe.first["recipe"]))
+    return [*before, (began, Place(**recipe.first["place"])), (recipe, None)]
 
 
-_FIRST = "runs/first"
+def _before(recipe: Recipe, size: Size) -> str:
+    """A line on each run that this one began with; nothing if it began from nothing."""
+    lines = []
+    for number, (run, place) in enumerate(_runs(recipe), 1):
+        if place is None:
+            continue
+        told = f"{place.tokens / 1e6:.1f} million tokens, {place.seconds / 3600:.1f} hours, by `{_command(run, size, number)}`"
+        lines.append(f"- **Before:** {told}; the next run began with its averaged weights.\n")
+    if lines and recipe.family == "dream":
+        lines.append("- **Digits:** the second run put waves of their value into the digits' embeddings.\n")
+    return "".join(lines)
 
 
-def _again(recipe: Recipe, size: Size, out: str) -> str:
-    """The command that makes a run again."""
-    start = f" --start {_FIRST}" if recipe.first else ""
-    return f"python tools/train_tiny/train.py {recipe.family} --out {out}{start} {_options(recipe, size)}"
+def _again(recipe: Recipe, size: Size) -> str:
+    """The command that makes the last run again."""
+    return _command(recipe, size, len(_runs(recipe)), f"runs/{recipe.family}")
+
+
+def _command(recipe: Recipe, size: Size, number: int, out: str = "") -> str:
+    """The command of the run of a number, counted from 1."""
+    start = f" --start runs/{number - 1}" if number > 1 else ""
+    options = _options(recipe, size)
+    return f"python tools/train_tiny/train.py {recipe.family} --out {out or f'runs/{number}'}{start} {options}"
 
 
 def _options(recipe: Recipe, size: Size) -> str:

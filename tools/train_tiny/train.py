@@ -86,9 +86,9 @@ class Trainer:
         self._optimize()
 
     def begin_with(self, weights: dict[str, Tensor]) -> None:
-        """Take over the weights of another run; where digits are read, they get waves of their value beside what they are."""
+        """Take over the weights of another run; where digits are read, they get waves of their value, once."""
         self.model.load_state_dict(weights)
-        if self.recipe.family == "dream":
+        if self.recipe.family == "dream" and self.recipe.first and not self.recipe.first["recipe"].get("first"):
             digits = [self.tokenizer.token_to_id(str(digit)) for digit in range(10)]
             self.model.number_values(digits, spread=self.model.embedding.weight[digits].std().item(), keep=1.0)
         self.average.load_state_dict(self.model.state_dict())

@@ -6,22 +6,27 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm import ModelSpec
+from esdllm import KeyValue, ModelSpec
 
 
 @attrs.frozen
 class EagerAttention:
     """Softmax of scaled products in float32, written out; the oracle for the others."""
 
+    @property
+    def rank(self) -> None:
+        """By name only: it is the slowest."""
+        return
+
     def problems(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[str]:
         """Return nothing: it serves everywhere."""
         return []
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+    def attend(self, queries: Tensor, read: KeyValue) -> Tensor:
         """Return softmax(q k / sqrt(D) + bias) v, (R, N, H, D)."""
-        grouped = queries.unflatten(2, (keys.shape[2], -1)).float()  # (R, N, G, H / G, D)
-        scores = torch.einsum("rngjd,rkgd->rgjnk", grouped, keys.float()) * queries.shape[-1] ** -0.5
-        if bias is not None:
-            scores = scores + bias.float()[:, None, None, None, :]
-        mixed = torch.einsum("rgjnk,rkgd->rngjd", scores.softmax(-1), values.float())
+        grouped = queries.unflatten(2, (read.keys.shape[2], -1)).float()  # (R, N, G, H / G, D)
+        scores = torch.einsum("rngjd,rkgd->rgjnk", grouped, read.keys.float()) * queries.shape[-1] ** -0.5
+        if read.bias is not None:
+            scores = scores + read.bias.float()[:, None, None, None, :]
+        mixed = torch.einsum("rgjnk,rkgd->rngjd", scores.softmax(-1), read.values.float())
         return mixed.flatten(2, 3).to(queries.dtype)

@@ -7,24 +7,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from esdllm import ModelSpec
+from esdllm import KeyValue, ModelSpec
 
 
 @attrs.frozen
 class SdpaAttention:
     """torch.nn.functional.scaled_dot_product_attention; no (N, K) mask, no repeated keys."""
 
+    @property
+    def rank(self) -> int:
+        """After what is faster where it serves."""
+        return 20
+
     def problems(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[str]:
         """Return nothing: torch falls back to a kernel that serves."""
         return []
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+    def attend(self, queries: Tensor, read: KeyValue) -> Tensor:
         """Return (R, N, H, D). The query heads of a group stand in line as more queries of one head."""
         rows, window, heads, dim = queries.shape
-        groups = keys.shape[2]
+        keys, values = read.keys.transpose(1, 2), read.values.transpose(1, 2)
+        groups = keys.shape[1]
         lined = queries.view(rows, window, groups, heads // groups, dim).permute(0, 2, 3, 1, 4)
-        mask = None if bias is None else bias[:, None, None, :]
-        attended = F.scaled_dot_product_attention(
-            lined.reshape(rows, groups, -1, dim), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
-        )
+        mask = None if read.bias is None else read.bias[:, None, None, :]
+        attended = F.scaled_dot_product_attention(lined.reshape(rows, groups, -1, dim), keys, values, attn_mask=mask)
         return attended.view(rows, groups, -1, window, dim).permute(0, 3, 1, 2, 4).reshape(rows, window, heads, dim)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 
 import attrs
 import torch
 from torch import Tensor
 
-from esdllm import CacheShape, CacheWrite, KeyValue, Phase, Site
+from esdllm import Cache, CacheShape, CacheWrite, KeyValue, Memory, Phase, Site
 
 
 @attrs.frozen
@@ -28,7 +28,11 @@ class DenseStore:
         """Attention reads everything."""
         return Phase.ALL
 
-    def allocate(self, shape: CacheShape) -> DenseCache:
+    def memory(self, shape: CacheShape) -> Memory:
+        """Return what it takes."""
+        return Memory(DenseCache.nbytes(shape))
+
+    def allocate(self, shape: CacheShape) -> Cache:
         """Return an empty cache."""
         return DenseCache(shape)
 
@@ -39,10 +43,10 @@ class Held:
     def __init__(self, shape: CacheShape, *size: int) -> None:
         self.x = torch.zeros(shape.rows, shape.length, *size, dtype=shape.dtype, device=shape.device)
 
-    @property
-    def nbytes(self) -> int:
-        """Memory that it takes."""
-        return self.x.nbytes
+    @staticmethod
+    def nbytes(shape: CacheShape, *size: int) -> int:
+        """Return the bytes that it takes."""
+        return shape.rows * shape.length * math.prod(size) * shape.dtype.itemsize
 
     def reset(self) -> None:
         """Zero everything."""
@@ -64,12 +68,19 @@ class Held:
 class DenseCache:
     """Keys and values (R, L, G, D) for each layer, a tensor (R, L, F) for each remembered layer, held as `held` holds them."""
 
-    def __init__(self, shape: CacheShape, held: Callable[..., Held] = Held) -> None:
+    def __init__(self, shape: CacheShape, held: type[Held] = Held) -> None:
         heads = (shape.n_kv_heads, shape.head_dim)
         self.keys = [held(shape, *heads) for _ in range(shape.n_layers)]
         self.values = [held(shape, *heads) for _ in range(shape.n_layers)]
         self.remembered = {layer: held(shape, shape.features) for layer in shape.remembered}
         self._row_starts = torch.arange(shape.rows, device=shape.device).unsqueeze(1) * shape.length
+
+    @staticmethod
+    def nbytes(shape: CacheShape, held: type[Held] = Held) -> int:
+        """Return the bytes that it takes."""
+        keys = held.nbytes(shape, shape.n_kv_heads, shape.head_dim)
+        remembered = len(shape.remembered) * held.nbytes(shape, shape.features)
+        return 2 * shape.n_layers * keys + remembered + shape.rows * torch.int64.itemsize
 
     def reset(self) -> None:
         """Zero everything."""
@@ -82,7 +93,7 @@ class DenseCache:
         index = self._flat(write.positions)
         keys.write(index, write.keys)
         values.write(index, write.values)
-        return KeyValue(keys.all(), values.all(), write.bias)
+        return KeyValue(keys.all(), values.all(), write.bias, write.padding)
 
     def recall(self, layer: int, site: Site, positions: Tensor) -> Tensor:
         """Return (R, N, F): the remembered tensor, or the cached key or value itself."""

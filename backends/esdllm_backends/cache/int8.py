@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import attrs
 import torch
 from torch import Tensor
 
-from esdllm import CacheShape
+from esdllm import CacheShape, Memory
 from esdllm_backends.cache.dense import DenseCache, DenseStore, Held
 
 _LARGEST = 127
@@ -15,6 +17,12 @@ _LARGEST = 127
 @attrs.frozen
 class Int8Store(DenseStore):
     """As dense, in a quarter of float32's or about half of bfloat16's memory; lossy: each number is off by up to scale / 2."""
+
+    def memory(self, shape: CacheShape) -> Memory:
+        """Return what it takes: numbers, scales, and one layer's keys and values unpacked, which go through float32."""
+        numbers = shape.rows * shape.length * shape.n_kv_heads * shape.head_dim
+        passing = 0 if shape.dtype is torch.float32 else numbers * torch.float32.itemsize
+        return Memory(DenseCache.nbytes(shape, _Int8) + 2 * numbers * shape.dtype.itemsize + passing)
 
     def allocate(self, shape: CacheShape) -> DenseCache:
         """Return an empty cache; one layer is unpacked at a time."""
@@ -30,9 +38,11 @@ class _Int8(Held):
         self.scales = torch.zeros(*places, *size[:-1], 1, dtype=torch.float32, device=shape.device)
         self.dtype = shape.dtype
 
-    @property
-    def nbytes(self) -> int:
-        return self.numbers.nbytes + self.scales.nbytes
+    @staticmethod
+    def nbytes(shape: CacheShape, *size: int) -> int:
+        """Return the bytes that it takes."""
+        heads = math.prod(size[:-1])
+        return shape.rows * shape.length * heads * (size[-1] + torch.float32.itemsize)
 
     def reset(self) -> None:
         self.numbers.zero_()

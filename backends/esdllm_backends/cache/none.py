@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 from torch import Tensor
 
-from esdllm import CacheShape, CacheWrite, KeyValue, Phase, Site
+from esdllm import CacheShape, CacheWrite, KeyValue, Memory, Phase, Site
 
 
 @attrs.frozen
@@ -25,6 +25,10 @@ class NoStore:
         """Attention reads everything."""
         return Phase.ALL
 
+    def memory(self, shape: CacheShape) -> Memory:
+        """Return nothing: it holds nothing."""
+        return Memory(0)
+
     def allocate(self, shape: CacheShape) -> _Passing:
         """Return a cache that takes no memory."""
         return _Passing()
@@ -35,7 +39,7 @@ class _Passing:
         """There is nothing to forget."""
 
     def update(self, write: CacheWrite) -> KeyValue:
-        return KeyValue(write.keys, write.values, write.bias)
+        return KeyValue(write.keys, write.values, write.bias, write.padding)
 
     def recall(self, layer: int, site: Site, positions: Tensor) -> Tensor:
         raise NotImplementedError("a step that skips is never planned without a cache")

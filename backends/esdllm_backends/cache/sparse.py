@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from attrs import validators
 from torch import Tensor
 
-from esdllm import CacheShape, CacheWrite, KeyValue, Phase, Site
+from esdllm import CacheShape, CacheWrite, KeyValue, Memory, Phase, Site
 from esdllm_backends.cache.dense import DenseCache
 
 
@@ -39,6 +39,13 @@ class SparseStore:
         return (Phase.ALL, Phase.SELECT, Phase.KEPT)[
             (step_in_block >= self.delay_step) + (step_in_block > self.delay_step)
         ]
+
+    def memory(self, shape: CacheShape) -> Memory:
+        """Return what dense takes, every layer's choice, and what a layer copies: all it reads, or to choose, keys in float32."""
+        places = shape.rows * shape.length
+        choice = shape.n_layers * places * (torch.int64.itemsize + shape.dtype.itemsize)
+        read = 2 * places * shape.n_kv_heads * shape.head_dim * max(shape.dtype.itemsize, torch.float32.itemsize)
+        return Memory(DenseCache.nbytes(shape) + choice + read)
 
     def allocate(self, shape: CacheShape) -> _SparseCache:
         """Return an empty cache."""

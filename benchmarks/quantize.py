@@ -1,0 +1,71 @@
+"""What weights in fewer bits cost: right answers, and tokens that agree with float32's, on held-out problems.
+
+    python benchmarks/quantize.py [--model tiny-llada] [--preset es-dllm] [--count 200] [--batch 50]
+
+`--count` is of each task of the suite. Agreement is the mean share of an answer's tokens that float32 has at the same place.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import typer
+
+from esdllm import Catalogue, load_model
+from esdllm.cli.shared import counting_bar, stderr
+from esdllm.evaluation import Contender, difference, evaluate, load_suite, of_split, share, taken
+from esdllm.loading import describe_weights
+
+KINDS = (
+    ("float32", None),
+    ("bfloat16", None),
+    ("float32", "int8"),
+    ("bfloat16", "int8"),
+    ("bfloat16", "int8-weight-only"),
+    ("bfloat16", "int4-weight-only"),
+)
+
+
+def main(
+    model: str = "tiny-llada", preset: str = "es-dllm", suite: str = "tiny", count: int = 200, batch: int = 50
+) -> None:
+    """Print a row for each way to hold the weights."""
+    catalogue = Catalogue.load()
+    chosen = load_suite(suite, catalogue)
+    problems = taken(of_split(chosen.problems(), "test"), count or None)
+    contender = Contender.of(preset, catalogue, chosen.settings)
+    print(f"{model}, {preset}, {len(problems)} problems of {suite}, batches of {batch}, torch {torch.__version__}")
+    print(
+        f"{'dtype':10}{'quantize':18}{'weights':>9}{'right':>8}{'95 %':>16}{'less than float32':>26}{'agreement':>11}"
+    )
+    outcomes = []
+    for dtype, quantize in KINDS:
+        loaded = load_model(model, "cpu", dtype, catalogue, quantize=quantize)
+        with counting_bar(stderr()) as bar:
+            task = bar.add_task(f"{dtype} {quantize or ''}", total=len(problems))
+            advance = partial(bar.advance, task)
+            report = evaluate(
+                loaded,
+                chosen,
+                problems,
+                [contender],
+                names=(model, suite, "test"),
+                batch_size=batch,
+                progress=lambda name, done, advance=advance: advance(done),
+            )
+        outcomes.append(report.outcomes[0])
+        first, last = outcomes[0], outcomes[-1]
+        right, loss = share(last.right), difference(first.right, last.right)
+        size = describe_weights(model, dtype, quantize, catalogue).bytes / 1e6
+        interval = f"{100 * right.low:.1f} to {100 * right.high:.1f}"
+        less = f"{100 * loss.value:.1f} ({100 * loss.low:.1f} to {100 * loss.high:.1f})"
+        agree = 100 * last.agreement_with(first)
+        print(
+            f"{dtype:10}{quantize or '':18}{size:7.1f}MB{100 * right.value:8.1f}{interval:>16}{less:>26}{agree:11.2f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    typer.run(main)

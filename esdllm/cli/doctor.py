@@ -1,0 +1,201 @@
+"""`esdllm doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import attrs
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from esdllm.attention import AUTO, choose_attention
+from esdllm.catalogue import Catalogue
+from esdllm.cli.shared import (
+    BlockLength,
+    Choice,
+    ConfigFile,
+    Debug,
+    Device,
+    Dtype,
+    GenLength,
+    Json,
+    ModelName,
+    PresetName,
+    Quantize,
+    Sets,
+    default_model,
+    print_json,
+    stdout,
+)
+from esdllm.components import Components
+from esdllm.doctor import Fit, Machine, Package, Serving, attention_backends, fits, packages
+from esdllm.loading import describe_weights, resolve_device
+from esdllm.views import ModelSpec
+
+
+@attrs.frozen
+class Visit:
+    """All that was found."""
+
+    machine: Machine
+    packages: Sequence[Package]
+    model: str
+    spec: ModelSpec
+    device: torch.device
+    dtype: torch.dtype
+    attention: Sequence[Serving]
+    chosen: str
+    """the attention backend that the configuration names, or that `auto` chooses"""
+    store: str
+    """its cache store"""
+    fits: Sequence[Fit]
+
+    def fit(self, fit: Fit) -> bool:
+        """Return whether a store's run fits in what is free."""
+        return fit.fits(self.machine.device(self.device), self.machine.devices[0])
+
+    def healthy(self) -> bool:
+        """Return whether the configuration can run here."""
+        serves = any(found.name == self.chosen and not found.problems for found in self.attention)
+        return serves and any(fit.store == self.store and self.fit(fit) for fit in self.fits)
+
+
+def doctor(
+    model: ModelName = None,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts decoded together.")] = 1,
+    length: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=2, help="Columns of the canvas, prompt and answer [the model's context]."),
+    ] = None,
+    preset: PresetName = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    gen_length: GenLength = None,
+    block_length: BlockLength = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Tell what this machine can serve, and what a model and canvas would take.
+
+    No weights are loaded; a hub id needs its config.json alone. Exits with 1 if the configuration cannot run here, or
+    would not fit in the memory that is free.
+
+    \b
+    esdllm doctor
+    esdllm doctor --model GSAI-ML/LLaDA-8B-Instruct --batch 8 --length 4096
+    esdllm doctor --model DIR --quantize int8 -s cache=offloaded --json
+    """
+    catalogue = Catalogue.load()
+    choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length})
+    components = Components.resolve(choice.config(catalogue), catalogue)
+    name, where = model or default_model(catalogue), resolve_device(device)
+    weights = describe_weights(name, dtype, quantize, catalogue)
+    spec, length = weights.spec, length or weights.spec.context
+    chosen = components.config.attention.name
+    if chosen == AUTO:
+        chosen = choose_attention(catalogue, spec, where, weights.dtype).name
+    visit = Visit(
+        machine=Machine.here(),
+        packages=packages(),
+        model=name,
+        spec=spec,
+        device=where,
+        dtype=weights.dtype,
+        attention=attention_backends(catalogue, spec, where, weights.dtype),
+        chosen=chosen,
+        store=components.config.cache.name,
+        fits=fits(catalogue, components, spec, batch, length, where, weights.dtype, weights.bytes),
+    )
+    if as_json:
+        print_json(_as_dict(visit, batch, length))
+    else:
+        _print(visit, batch, length, stdout())
+    raise typer.Exit(0 if visit.healthy() else 1)
+
+
+def _as_dict(visit: Visit, batch: int, length: int) -> dict[str, Any]:
+    return {
+        "machine": attrs.asdict(visit.machine),
+        "packages": [attrs.asdict(package) for package in visit.packages],
+        "model": {"name": visit.model, **attrs.asdict(visit.spec)},
+        "device": str(visit.device),
+        "dtype": str(visit.dtype).removeprefix("torch."),
+        "attention": [attrs.asdict(found) for found in visit.attention],
+        "chosen": {"attention": visit.chosen, "cache": visit.store},
+        "batch": batch,
+        "length": length,
+        "memory": [
+            {**attrs.asdict(fit), "device": fit.device(), "host": fit.host(), "fits": visit.fit(fit)}
+            for fit in visit.fits
+        ],
+        "healthy": visit.healthy(),
+    }
+
+
+def _print(visit: Visit, batch: int, length: int, console: Console) -> None:
+    machine, dtype = visit.machine, str(visit.dtype).removeprefix("torch.")
+    _heading(console, "Machine", f"Python {machine.python_version}, torch {machine.torch_version}")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for device in machine.devices:
+        told = f"{machine.cores} cores, torch uses {machine.threads} threads; " if device.name == "cpu" else ""
+        room = f"{told}{decimal(device.free)} free of {decimal(device.memory)}"
+        table.add_row(f"  {device.name}", Text(device.kind), Text(room))
+    if len(machine.devices) == 1:
+        table.add_row("  cuda", Text("none", style="bright_black"), Text("torch sees no GPU", style="bright_black"))
+    console.print(table)
+
+    console.print()
+    _heading(console, "Optional packages")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for package in visit.packages:
+        state = (
+            Text(package.version) if package.version else Text(f'pip install "esdllm[{package.extra}]"', style="yellow")
+        )
+        table.add_row(f"  {package.name}", state, Text(package.purpose, style="bright_black"))
+    console.print(table)
+
+    console.print()
+    _heading(console, "Attention backends", f"for {visit.model} on {visit.device} in {dtype}")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for found in visit.attention:
+        name = Text(f"{found.name} *" if found.name == visit.chosen else found.name, style="cyan")
+        table.add_row(Text("  ") + name, _verdict(not found.problems, "serves", "; ".join(found.problems)))
+    console.print(table)
+
+    console.print()
+    _heading(console, "Memory", f"{batch} x {length} canvas, largest step; * marks what the configuration names")
+    console.print(_memory(visit))
+    if not visit.healthy():
+        console.print("The configuration cannot run here, or would not fit in the memory that is free.", style="yellow")
+
+
+def _heading(console: Console, title: str, told: str = "") -> None:
+    console.print(Text(title, style="bold"), Text(f"  {told}", style="bright_black"), sep="")
+
+
+def _verdict(good: bool, praise: str, reasons: str) -> Text:
+    return Text(praise, style="green") if good else Text(reasons, style="yellow")
+
+
+def _memory(visit: Visit) -> Table:
+    """Return what each store would take."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bright_black")
+    table.add_column("  cache store")
+    for header in ("weights", "step", "cache", f"on {visit.device}", "host", "disk"):
+        table.add_column(header, justify="right")
+    table.add_column("fits")
+    for fit in visit.fits:
+        name = Text(f"{fit.store} *" if fit.store == visit.store else fit.store, style="cyan")
+        sizes = (fit.weights, fit.work, fit.cache.device, fit.device(), fit.cache.host, fit.cache.disk)
+        verdict = _verdict(visit.fit(fit), "yes", "; ".join(fit.problems) or "not in what is free")
+        table.add_row(Text("  ") + name, *(decimal(size) if size else "-" for size in sizes), verdict)
+    return table

@@ -1,0 +1,37 @@
+"""What a run takes of memory, predicted from the model's geometry before anything is loaded."""
+
+from __future__ import annotations
+
+import torch
+
+from esdllm.views import ModelSpec
+
+__all__ = ["working_bytes"]
+
+_LOGIT_COPIES = 2  # float32 tensors (R, M, V) alive at once while tokens are chosen at temperature 0
+
+
+def working_bytes(spec: ModelSpec, rows: int, window: int, block: int, dtype: torch.dtype) -> int:
+    """Return the most bytes that a step takes beside weights and cache: one layer's activations, or the block's logits.
+
+    `rows` (R) and `window` (N) are those of the widest step, `block` the positions whose logits are computed. Within 6 %
+    for a decoder whose layer is that of LLaDA and Dream, at temperature 0, under an attention backend that makes no (N, K)
+    tensor; kernels' own scratch is not counted. 0 if the family does not tell `intermediate`.
+    """
+    if not spec.intermediate:
+        return 0
+    layer = rows * window * _bytes_a_position(spec, dtype.itemsize)
+    logits = rows * block * spec.vocab * 4 * _LOGIT_COPIES
+    return max(layer, logits + rows * window * spec.hidden * dtype.itemsize)
+
+
+def _bytes_a_position(spec: ModelSpec, itemsize: int) -> int:
+    """Return what stands when a layer's feed-forward is at its widest."""
+    heads, kv_heads, dim = spec.n_heads, spec.n_kv_heads, spec.head_dim
+    attention = (heads + 2 * kv_heads) * dim + (heads + kv_heads) * dim + heads * dim  # projected, rotated, attended
+    hidden = (
+        4 * spec.hidden
+    )  # the layer's input, that plus attention's result, the same normalised, what a scorer recalls
+    feed_forward = 4 * spec.intermediate  # gate and up, the gate's activation, the product
+    angles = 4 * dim  # cosine and sine, float32
+    return itemsize * (attention + hidden + feed_forward) + angles

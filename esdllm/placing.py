@@ -1,0 +1,166 @@
+"""How a model is to be loaded: which device holds which layer, in which dtype, in how many bits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import attrs
+import torch
+
+from esdllm.errors import ConfigError, UnavailableError, known
+from esdllm.views import ModelSpec
+
+__all__ = ["DeviceMap", "LoadPlan", "Placement", "resolve_device", "resolve_dtype"]
+
+DeviceMap: TypeAlias = str | Sequence[str | torch.device] | Mapping[str, str | torch.device]
+"""Devices over which layers are spread: "auto" for all GPUs, a list, or a mapping from layers."""
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_LAYERS = re.compile(r"layers\.(\d+)(?:-(\d+))?")
+_FORMS = "give 'auto', a list of devices, or a mapping such as {'layers.0-15': 'cuda:0', 'layers.16-31': 'cuda:1'}"
+
+
+@attrs.frozen
+class LoadPlan:
+    """How a family is to load a model. More may be added: a family refuses what it does not know, by `only`."""
+
+    dtype: torch.dtype
+    """of the weights that are not quantised, and of the hidden states"""
+    device: torch.device
+    """where the embedding lies, and all that the runtime holds: hidden states between layers, cache, logits"""
+    layers: tuple[torch.device, ...] = ()
+    """where each layer's weights lie; empty if all lie on `device`"""
+    head: torch.device | None = None
+    """where the final norm and the head lie; None if on `device`"""
+    quantize: str | None = None
+    """how the weights of linear layers are held, by the family's own name; None if as they are"""
+    seed: int | None = None
+    """draw random weights from this seed instead of reading the folder's; None to read them"""
+
+    def layer(self, number: int) -> torch.device:
+        """Return where a layer's weights lie."""
+        return self.layers[number] if self.layers else self.device
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All devices that weights lie on, `device` first."""
+        return tuple(dict.fromkeys((self.device, *self.layers, self.head or self.device)))
+
+    def only(self, family: str, quantize: Collection[str] = (), spread: bool = False, random: bool = False) -> None:
+        """Return if a family that knows no more than this can follow the plan.
+
+        Raises:
+            UnavailableError: the plan asks for a quantisation that is not listed, several devices, or random weights.
+        """
+        if self.quantize is not None and self.quantize not in quantize:
+            which = f"known: {', '.join(quantize)}" if quantize else "none is"
+            raise UnavailableError(f"the quantisation '{self.quantize}' is not available for {family}; {which}")
+        if len(self.devices) > 1 and not spread:
+            raise UnavailableError(f"{family} cannot be spread over devices: {', '.join(map(str, self.devices))}")
+        if self.seed is not None and not random:
+            raise UnavailableError(f"{family} makes no random weights; load a checkpoint")
+
+
+@attrs.frozen
+class Placement:
+    """Devices that are there: one, several in order, or by name of what they hold."""
+
+    devices: tuple[torch.device, ...]
+    """in the order of the layers; empty where `named` says all"""
+    named: Mapping[str, torch.device] = attrs.field(factory=dict)
+    """by embedding, head, layers.3, layers.0-15"""
+
+    @classmethod
+    def of(cls, device: str | torch.device | None = None, device_map: DeviceMap | None = None) -> Placement:
+        """Return what a user asked for.
+
+        Raises:
+            UnavailableError: a device is not on this machine.
+            ConfigError: both or no form of `device_map` was given.
+        """
+        if device_map is None:
+            return cls((resolve_device(device),))
+        if device is not None:
+            raise ConfigError(f"device = '{device}' and device_map = {device_map!r}; give one of them")
+        if device_map == "auto":
+            return cls(
+                tuple(torch.device("cuda", n) for n in range(torch.cuda.device_count())) or (torch.device("cpu"),)
+            )
+        if isinstance(device_map, str) or not device_map:
+            raise ConfigError(f"device_map = {device_map!r}; {_FORMS}")
+        if isinstance(device_map, Mapping):
+            return cls((), {name: resolve_device(where) for name, where in device_map.items()})
+        return cls(tuple(resolve_device(where) for where in device_map))
+
+    def plan(self, spec: ModelSpec, dtype: torch.dtype, quantize: str | None = None) -> LoadPlan:
+        """Return the plan for a model; layers are spread evenly over devices in order.
+
+        Raises:
+            ConfigError: a name is unknown, or a layer is left out, named twice, or not there.
+        """
+        count = spec.n_layers
+        layers = self._named_layers(count) or [self.devices[i * len(self.devices) // count] for i in range(count)]
+        first, last = self.named.get("embedding", layers[0]), self.named.get("head", layers[-1])
+        return LoadPlan(dtype, first, tuple(layers), last, quantize)
+
+    def _named_layers(self, count: int) -> list[torch.device]:
+        """Return the device of each layer by `named`; empty if nothing is named."""
+        found: dict[int, str] = {}
+        for name in self.named:
+            for layer in _layers(name, count):
+                if layer in found:
+                    raise ConfigError(f"device_map names layer {layer} twice, in '{found[layer]}' and '{name}'")
+                found[layer] = name
+        if self.named and (missing := [str(layer) for layer in range(count) if layer not in found]):
+            raise ConfigError(
+                f"device_map leaves out layer {', '.join(missing)}; the model has layers 0 to {count - 1}"
+            )
+        return [self.named[found[layer]] for layer in range(count)] if self.named else []
+
+
+def _layers(name: str, count: int) -> Iterator[int]:
+    """Yield the layers that a name of a mapping stands for."""
+    if name in ("embedding", "head"):
+        return
+    numbers = _LAYERS.fullmatch(name)
+    if numbers is None:
+        raise ConfigError(f"device_map names '{name}'; it may name embedding, head, layers.3 or layers.0-15")
+    first, last = int(numbers[1]), int(numbers[2] or numbers[1])
+    if not first <= last < count:
+        raise ConfigError(f"device_map names '{name}', but the model has layers 0 to {count - 1}")
+    yield from range(first, last + 1)
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """Return the device to use.
+
+    Raises:
+        UnavailableError: no such device on this machine.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise UnavailableError(
+            f"the device '{device}' is not available here ({reason}); use cpu, or one that is"
+        ) from error
+    return found
+
+
+def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    """Return the dtype of a name; float32 for None.
+
+    Raises:
+        UnavailableError: not one of float32, bfloat16, float16.
+    """
+    if isinstance(dtype, torch.dtype):
+        dtype = str(dtype).removeprefix("torch.")
+    found = _DTYPES.get(dtype or "float32")
+    if found is None:
+        raise UnavailableError(f"the dtype '{dtype}' is not available; {known(str(dtype), _DTYPES)}")
+    return found

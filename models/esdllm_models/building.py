@@ -1,0 +1,190 @@
+"""Building a transformer by a plan, layer by layer: a layer's weights are filled, quantised and freed before the next's come.
+
+So the most memory that loading takes is the finished model's and one layer's in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+import torch
+from torch import Tensor
+
+from esdllm import LoadPlan, ModelAdapter, ModelSpec, UnavailableError
+from esdllm_models.linear import Linear, cut
+from esdllm_models.quantized import QUANTIZERS, quantizer
+from esdllm_models.spread import Spread
+from esdllm_models.transformer import Geometry, Layer, Transformer
+from esdllm_models.weights import Checkpoint
+
+__all__ = ["Names", "load", "made_of", "weight_bytes"]
+
+
+@attrs.frozen
+class Names:
+    """What a family's checkpoints call the weights."""
+
+    outer: Mapping[str, str]
+    """by our names embedding, norm, head"""
+    layer: str
+    """how the names of a layer begin, with {} for its number"""
+    inner: Mapping[str, str]
+    """by our names attn_norm, q, k, v, out, mlp_norm, gate, up, down, and q_bias, k_bias, v_bias if there are any: the rest"""
+
+    def of(self, layer: int | None, name: str) -> str:
+        """Return the checkpoint's name of one of our weights; `layer` is None for the outer ones."""
+        return self.outer[name] if layer is None else self.layer.format(layer) + self.inner[name]
+
+    def all(self, n_layers: int) -> list[str]:
+        """Return the names of all weights."""
+        return [*self.outer.values(), *(self.of(layer, name) for layer in range(n_layers) for name in self.inner)]
+
+
+class _Fill(Protocol):
+    def __call__(self, layer: int | None, slots: Mapping[str, Tensor]) -> None:
+        """Write weights into place, by our names; `layer` is None for the outer ones."""
+        ...
+
+
+def load(family: str, spec: ModelSpec, geometry: Geometry, names: Names, folder: Path, plan: LoadPlan) -> ModelAdapter:
+    """Return the model of a plan, with a folder's weights or random ones.
+
+    Raises:
+        UnavailableError: the plan cannot be followed on this machine or with this model; gives all reasons.
+        CheckpointError: the folder's weights are not the model's.
+    """
+    plan.only(family, quantize=QUANTIZERS, spread=True, random=True)
+    _check(spec, geometry, plan)
+    if plan.seed is not None:
+        return _build(spec, geometry, plan, _drawing(plan.seed))
+    weights = Checkpoint(folder, names.all(spec.n_layers))
+
+    def fill(layer: int | None, slots: Mapping[str, Tensor]) -> None:
+        for name, slot in slots.items():
+            weights.read(names.of(layer, name), slot)
+
+    return _build(spec, geometry, plan, fill)
+
+
+def weight_bytes(spec: ModelSpec, geometry: Geometry, plan: LoadPlan) -> int:
+    """Return what the weights of a plan take, on all devices together.
+
+    Raises:
+        UnavailableError: there is no such quantisation.
+    """
+    plan.only(spec.family, quantize=QUANTIZERS, spread=True, random=True)
+    size, held = plan.dtype.itemsize, quantizer(plan.quantize).bytes
+    shapes = _shapes(spec, geometry)
+    biases = shapes["qkv"][0] if geometry.qkv_bias else 0
+    layer = sum(held(*shapes[name], size) for name in ("qkv", "out", "gate_up", "down"))
+    kept = spec.n_layers * (2 * spec.hidden + biases) + spec.hidden + spec.vocab * spec.hidden
+    return spec.n_layers * layer + held(*shapes["head"], size) + kept * size
+
+
+def made_of(
+    spec: ModelSpec, attn_norm: Tensor, qkv: Linear, out: Linear, mlp_norm: Tensor, gate_up: Linear, down: Linear
+) -> Layer:
+    """Return a layer of its weights."""
+    queries, joint = spec.n_heads * spec.head_dim, (spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim
+    return Layer(
+        attn_norm=attn_norm,
+        qkv=qkv,
+        q=cut(qkv, 0, queries),
+        kv=cut(qkv, queries, joint),
+        out=out,
+        mlp_norm=mlp_norm,
+        gate_up=gate_up,
+        down=down,
+    )
+
+
+def _shapes(spec: ModelSpec, geometry: Geometry) -> dict[str, tuple[int, int]]:
+    """Return outputs and inputs of the linear layers."""
+    joint, attended = (spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim, spec.n_heads * spec.head_dim
+    return {
+        "qkv": (joint, spec.hidden),
+        "out": (spec.hidden, attended),
+        "gate_up": (2 * geometry.mlp, spec.hidden),
+        "down": (spec.hidden, geometry.mlp),
+        "head": (spec.vocab, spec.hidden),
+    }
+
+
+def _check(spec: ModelSpec, geometry: Geometry, plan: LoadPlan) -> None:
+    if plan.quantize is None:
+        return
+    chosen = quantizer(plan.quantize)
+    reasons = list(dict.fromkeys(reason for device in plan.devices for reason in chosen.problems(device, plan.dtype)))
+    reasons += [
+        f"the weight '{name}' has {inputs} inputs, which do not divide by {chosen.group}"
+        for name, (_, inputs) in _shapes(spec, geometry).items()
+        if inputs % chosen.group
+    ]
+    if reasons:
+        raise UnavailableError(f"quantisation '{plan.quantize}' cannot serve here: {'; '.join(reasons)}")
+
+
+def _build(spec: ModelSpec, geometry: Geometry, plan: LoadPlan, fill: _Fill) -> ModelAdapter:
+    """Return the model of a plan, its weights written by `fill`."""
+    head_device = plan.head or plan.device
+    with torch.no_grad():
+        embedding = torch.empty(spec.vocab, spec.hidden, device=plan.device, dtype=plan.dtype)
+        norm = torch.empty(spec.hidden, device=head_device, dtype=plan.dtype)
+        full = torch.empty(spec.vocab, spec.hidden, device=head_device, dtype=plan.dtype)
+        fill(None, {"embedding": embedding, "norm": norm, "head": full})
+        head = quantizer(plan.quantize).make(full, None)
+        del full  # before the layers come
+        layers = tuple(_layer(spec, geometry, plan, number, fill) for number in range(spec.n_layers))
+    whole = Transformer(spec, geometry, embedding, layers, norm, head)
+    if len(plan.devices) == 1:
+        return whole
+    return Spread(whole, plan.device, tuple(plan.layer(number) for number in range(spec.n_layers)), head_device)
+
+
+def _layer(spec: ModelSpec, geometry: Geometry, plan: LoadPlan, number: int, fill: _Fill) -> Layer:
+    """Return one layer, filled and then quantised, one matrix after the other."""
+    device, make, shapes = plan.layer(number), quantizer(plan.quantize).make, _shapes(spec, geometry)
+
+    def empty(*size: int) -> Tensor:
+        return torch.empty(*size, device=device, dtype=plan.dtype)
+
+    full = {name: empty(*shapes[name]) for name in ("qkv", "out", "gate_up", "down")}
+    norms = {name: empty(spec.hidden) for name in ("attn_norm", "mlp_norm")}
+    sizes = [spec.n_heads * spec.head_dim, *[spec.n_kv_heads * spec.head_dim] * 2]
+    slots = {**norms, "out": full["out"], "down": full["down"]}
+    slots.update(zip(("q", "k", "v"), full["qkv"].split(sizes), strict=True))
+    slots.update(zip(("gate", "up"), full["gate_up"].chunk(2), strict=True))
+    bias = empty(sum(sizes)) if geometry.qkv_bias else None
+    if bias is not None:
+        slots.update(zip(("q_bias", "k_bias", "v_bias"), bias.split(sizes), strict=True))
+    fill(number, slots)
+    slots.clear()  # which holds what `pop` is to free
+    return made_of(
+        spec,
+        attn_norm=norms["attn_norm"],
+        qkv=make(full.pop("qkv"), bias),
+        out=make(full.pop("out"), None),
+        mlp_norm=norms["mlp_norm"],
+        gate_up=make(full.pop("gate_up"), None),
+        down=make(full.pop("down"), None),
+    )
+
+
+def _drawing(seed: int) -> _Fill:
+    """Return what draws weights that keep the hidden states of one size: norms 1, the others even around 0."""
+
+    def fill(layer: int | None, slots: Mapping[str, Tensor]) -> None:
+        for name, slot in slots.items():
+            if name.endswith("norm"):
+                slot.fill_(1)
+                continue
+            width = 1.0 if name == "embedding" else (3 / slot.shape[-1]) ** 0.5
+            drawn = sha256(f"{seed} {layer} {name}".encode()).digest()
+            generator = torch.Generator(slot.device).manual_seed(int.from_bytes(drawn[:4], "big"))
+            slot.uniform_(-width, width, generator=generator)
+
+    return fill

@@ -1,0 +1,134 @@
+"""The arithmetic of quantised linear layers: rounding weights and inputs, and products that torch's kernels compute.
+
+The products are torch operators of their own, opaque to the compiler: inductor asks of oneDNN's kernel that weights be constants.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+__all__ = ["GROUP", "four_bits", "has_onednn", "in_bytes", "int8_is_exact", "pack_eight", "pack_four", "whole_numbers"]
+
+GROUP = 32
+"""input features that share a step in 4 bits"""
+
+_LEVELS = 127
+_ZERO = 128  # the byte that stands for 0, since the kernel multiplies unsigned by signed bytes
+_CHUNK = 1024 * 1024  # values of a weight that stand in full while it is quantised or multiplied
+_FEW = 16  # rows of an input, up to which the weight-only kernel is faster than turning the weights back
+
+_LIBRARY = torch.library.Library("esdllm_models", "DEF")
+_LIBRARY.define("int8(Tensor rows, Tensor packed, Tensor scale, Tensor zero) -> Tensor")
+_LIBRARY.define("int8_weight_only(Tensor x, Tensor levels, Tensor scale) -> Tensor")
+
+
+def whole_numbers(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x (..., I) in whole numbers from -127 to 127, float32, and each row's step, (..., 1) float32."""
+    x = x.float()
+    step = x.abs().amax(-1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny * _LEVELS) / _LEVELS
+    return (x / step).round_(), step
+
+
+def in_bytes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x (..., I) as the unsigned bytes that `int8` takes, and each row's step, (..., 1) float32."""
+    levels, step = whole_numbers(x)
+    return levels.add_(_ZERO).to(torch.uint8), step
+
+
+def pack_eight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a weight (O, I) in whole numbers, int8, and each output feature's step, (O,) float32."""
+    levels = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scale = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
+    for rows in _chunks(*weight.shape):
+        found, step = whole_numbers(weight[rows])
+        levels[rows], scale[rows] = found.to(torch.int8), step[:, 0]
+    return levels, scale
+
+
+def pack_four(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a weight (O, I) in 4 bits in the CPU kernel's layout, (O', I / 2) uint8, and steps and middles (I / 32, O', 2).
+
+    O' is O filled up to a multiple of 16.
+    """
+    outputs, inputs = weight.shape
+    filled = outputs + -outputs % 16
+    packed = torch.empty(filled, inputs // 2, dtype=torch.uint8)
+    ranges = torch.empty(inputs // GROUP, filled, 2, dtype=torch.bfloat16)
+    for rows in _chunks(filled, inputs):
+        part = weight[rows]
+        part = torch.nn.functional.pad(part, (0, 0, 0, len(range(filled)[rows]) - len(part)))
+        levels, found = four_bits(part)
+        packed[rows] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
+        ranges[:, rows] = found
+    return packed, ranges
+
+
+def four_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a weight (O, I) in whole numbers from 0 to 15, int32, and each group's step and middle, (I / 32, O, 2) bfloat16.
+
+    A weight is about (number - 8) * step + middle.
+    """
+    groups = weight.float().unflatten(-1, (-1, GROUP))
+    least, most = groups.aminmax(dim=-1, keepdim=True)
+    step = ((most - least) / 15).clamp(min=torch.finfo(torch.bfloat16).tiny).bfloat16()
+    middle = (least + 8 * step).bfloat16()
+    levels = ((groups - middle) / step + 8).round_().clamp_(0, 15)
+    return levels.flatten(1).to(torch.int32), torch.cat([step, middle], dim=-1).transpose(0, 1)
+
+
+def _chunks(outputs: int, inputs: int) -> list[slice]:
+    """Return the rows of a weight (O, I) in parts, each but the last a multiple of 64, as the 4-bit layout has them."""
+    size = max(64, _CHUNK // inputs // 64 * 64)
+    return [slice(first, min(first + size, outputs)) for first in range(0, outputs, size)]
+
+
+def _int8(rows: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """Return (..., O) float32 of rows (..., I) from `in_bytes`: the whole numbers' product times the weights' scale (O,)."""
+    nothing: list[float] = []
+    product: Tensor = torch.ops.onednn.qlinear_pointwise(
+        rows, 1.0, _ZERO, packed, scale, zero, None, 1.0, 0, torch.float32, "none", nothing, ""
+    )
+    return product
+
+
+def _int8_weight_only(x: Tensor, levels: Tensor, scale: Tensor) -> Tensor:
+    """Return (M, O) of x (M, I): by torch's kernel for few rows; for many the weights are turned back, some at a time."""
+    if len(x) <= _FEW and x.device.type == "cpu":
+        product: Tensor = torch.ops.aten._weight_int8pack_mm(x.contiguous(), levels, scale)
+        return product
+    made = x.new_empty(len(x), len(levels))
+    for rows in _chunks(*levels.shape):
+        made[:, rows] = x @ levels[rows].to(x.dtype).t()
+    return made.mul_(scale)
+
+
+def _int8_shape(rows: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    return rows.new_empty((*rows.shape[:-1], scale.shape[0]), dtype=torch.float32)
+
+
+def _int8_weight_only_shape(x: Tensor, levels: Tensor, scale: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], levels.shape[0])
+
+
+for _key in ("CPU", "MkldnnCPU"):  # the packed weight's layout decides
+    _LIBRARY.impl("int8", _int8, _key)
+_LIBRARY.impl("int8_weight_only", _int8_weight_only, "CompositeExplicitAutograd")
+torch.library.register_fake("esdllm_models::int8", _int8_shape, lib=_LIBRARY)
+torch.library.register_fake("esdllm_models::int8_weight_only", _int8_weight_only_shape, lib=_LIBRARY)
+
+
+def has_onednn() -> bool:
+    """Return whether torch brings oneDNN's 8-bit kernel."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+
+@cache
+def int8_is_exact() -> bool:
+    """Return whether that kernel adds the largest products up right; without VNNI instructions it may not."""
+    packed = torch.ops.onednn.qlinear_prepack(torch.full((16, 64), _LEVELS, dtype=torch.int8), None)
+    rows = torch.full((1, 64), 255, dtype=torch.uint8)
+    found = _int8(rows, packed, torch.ones(16), torch.zeros(16, dtype=torch.int64))
+    return bool((found == 64 * _LEVELS * (255 - _ZERO)).all())

@@ -1,0 +1,196 @@
+"""Linear layers whose weights are held in fewer bits.
+
+int8              weights in 8 bits by output feature; each row of the input in 8 bits too, so that whole numbers are multiplied
+int8-weight-only  the same weights; the input stays as it is
+int4-weight-only  weights in 4 bits, by output feature and 32 input features; the input stays as it is
+
+Rounded to the nearest; steps by the largest magnitude (8 bits) or by the least and the largest value (4 bits); no calibration.
+Every row of an input is computed by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import attrs
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from esdllm_models.kernels import GROUP, has_onednn, in_bytes, int8_is_exact, pack_eight, pack_four, whole_numbers
+from esdllm_models.linear import Dense, Linear
+
+__all__ = ["QUANTIZERS", "Int4WeightOnly", "Int8", "Int8Matmul", "Int8WeightOnly", "Quantizer", "quantizer"]
+
+
+@attrs.frozen(eq=False)
+class Int8:
+    """8-bit weights and inputs on the CPU, by oneDNN's kernel."""
+
+    packed: Tensor
+    """(O, I) int8 in the kernel's own layout"""
+    scale: Tensor
+    """(O,) float32"""
+    zero: Tensor
+    """(O,) int64, all 0"""
+    bias: Tensor | None
+    """(O,) float32"""
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None = None) -> Int8:
+        """Return the layer of a weight (O, I) and a bias (O,)."""
+        levels, scale = pack_eight(weight)
+        packed = torch.ops.onednn.qlinear_prepack(levels, None)
+        return cls(packed, scale, torch.zeros(scale.shape, dtype=torch.int64), None if bias is None else bias.float())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (..., O) of x (..., I)."""
+        rows, step = in_bytes(x)
+        product = torch.ops.esdllm_models.int8(rows, self.packed, self.scale, self.zero)
+        return _scaled(product, step, self.bias).to(x.dtype)
+
+
+@attrs.frozen(eq=False)
+class Int8Matmul:
+    """8-bit weights and inputs by `torch._int_mm`: on CUDA, and on a CPU for which torch brings no oneDNN."""
+
+    levels: Tensor
+    """(O', I') int8, O and I filled up to multiples of 8, as CUDA's kernel asks for"""
+    scale: Tensor
+    """(O,) float32"""
+    bias: Tensor | None
+    """(O,) float32"""
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None = None) -> Int8Matmul:
+        """Return the layer of a weight (O, I) and a bias (O,)."""
+        levels, scale = pack_eight(weight)
+        outputs, inputs = weight.shape
+        return cls(F.pad(levels, (0, -inputs % 8, 0, -outputs % 8)), scale, None if bias is None else bias.float())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (..., O) of x (..., I); rows are filled up to a multiple of 32."""
+        levels, step = whole_numbers(x)
+        rows = levels.to(torch.int8).reshape(-1, x.shape[-1])
+        filled = F.pad(rows, (0, self.levels.shape[1] - rows.shape[1], 0, -len(rows) % 32))
+        product = torch._int_mm(filled, self.levels.t())[: len(rows), : len(self.scale)]
+        return _scaled((product * self.scale).reshape(*x.shape[:-1], -1), step, self.bias).to(x.dtype)
+
+
+@attrs.frozen(eq=False)
+class Int8WeightOnly:
+    """8-bit weights; inputs in the model's dtype."""
+
+    levels: Tensor
+    """(O, I) int8"""
+    scale: Tensor
+    """(O,) of the model's dtype"""
+    bias: Tensor | None
+    """(O,)"""
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None = None) -> Int8WeightOnly:
+        """Return the layer of a weight (O, I) and a bias (O,)."""
+        levels, scale = pack_eight(weight)
+        return cls(levels, scale.to(weight.dtype), bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (..., O) of x (..., I)."""
+        rows = x.reshape(-1, x.shape[-1])
+        product: Tensor = torch.ops.esdllm_models.int8_weight_only(rows, self.levels, self.scale)
+        product = product.reshape(*x.shape[:-1], -1)
+        return product if self.bias is None else product + self.bias
+
+
+@attrs.frozen(eq=False)
+class Int4WeightOnly:
+    """4-bit weights on the CPU; inputs in bfloat16."""
+
+    packed: Tensor
+    """(O', I / 2) uint8, two weights a byte, in the kernel's own layout; O' is O filled up to a multiple of 16"""
+    ranges: Tensor
+    """(I / 32, O', 2) bfloat16, step and middle of each group"""
+    outputs: int
+    """O"""
+    bias: Tensor | None
+    """(O,)"""
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None = None) -> Int4WeightOnly:
+        """Return the layer of a weight (O, I) and a bias (O,)."""
+        return cls(*pack_four(weight), len(weight), bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (..., O) of x (..., I)."""
+        rows = x.reshape(-1, x.shape[-1])
+        product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, GROUP, self.ranges)
+        product = product[:, : self.outputs].reshape(*x.shape[:-1], -1)
+        return product if self.bias is None else product + self.bias
+
+
+@attrs.frozen
+class Quantizer:
+    """A way to hold weights."""
+
+    make: Callable[[Tensor, Tensor | None], Linear]
+    """the linear layer of a weight (O, I) and a bias (O,) or None"""
+    problems: Callable[[torch.device, torch.dtype], list[str]]
+    """why it cannot serve there; empty if it can"""
+    bytes: Callable[[int, int, int], int]
+    """what a weight of O x I takes without its bias, from O, I and the size of a value of the model's dtype"""
+    group: int = 1
+    """what I must divide by"""
+
+
+def quantizer(name: str | None) -> Quantizer:
+    """Return the quantizer of a name; for None, the one that leaves weights as they are."""
+    return QUANTIZERS[name] if name else _WHOLE
+
+
+def _scaled(product: Tensor, step: Tensor, bias: Tensor | None) -> Tensor:
+    return product * step if bias is None else torch.addcmul(bias, product, step)
+
+
+def _int8(weight: Tensor, bias: Tensor | None) -> Linear:
+    packs = weight.device.type == "cpu" and has_onednn()
+    return Int8.of(weight, bias) if packs else Int8Matmul.of(weight, bias)
+
+
+def _int8_problems(device: torch.device, dtype: torch.dtype) -> list[str]:
+    if device.type == "cpu" and has_onednn() and not int8_is_exact():
+        return [
+            "this processor's 8-bit products overflow (it has no VNNI instructions); int8-weight-only does without them"
+        ]
+    return _kernels_for(("cpu", "cuda"), device)
+
+
+def _int4_problems(device: torch.device, dtype: torch.dtype) -> list[str]:
+    found = _kernels_for(("cpu",), device)
+    if dtype != torch.bfloat16:
+        found.append(
+            f"its kernel computes in bfloat16, not in {str(dtype).removeprefix('torch.')}; pass dtype bfloat16"
+        )
+    return found
+
+
+def _kernels_for(types: tuple[str, ...], device: torch.device) -> list[str]:
+    return [] if device.type in types else [f"its kernels are for {' and '.join(types)}, not for {device.type}"]
+
+
+_WHOLE = Quantizer(Dense, lambda device, dtype: [], lambda outputs, inputs, size: outputs * inputs * size)
+
+QUANTIZERS: Mapping[str, Quantizer] = {
+    "int8": Quantizer(_int8, _int8_problems, lambda outputs, inputs, size: outputs * (inputs + 4 + 8)),
+    "int8-weight-only": Quantizer(
+        Int8WeightOnly.of,
+        lambda device, dtype: _kernels_for(("cpu", "cuda"), device),
+        lambda outputs, inputs, size: outputs * (inputs + size),
+    ),
+    "int4-weight-only": Quantizer(
+        Int4WeightOnly.of,
+        _int4_problems,
+        lambda outputs, inputs, size: (outputs + -outputs % 16) * (inputs // 2 + 4 * (inputs // GROUP)),
+        group=GROUP,
+    ),
+}
+"""By the name that `quantize` takes."""

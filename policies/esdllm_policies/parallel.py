@@ -1,0 +1,238 @@
+"""Unmasking policies that read from the logits how many positions to commit: as many as one step can decide together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor
+
+from esdllm import UnmaskingView
+from esdllm_policies.unmasking import Order, chosen_or_best, entropy, ranking
+
+_PAST = 1e-12  # what a probability of 0 counts as in a divergence
+
+
+def _threshold(default: float, help: str) -> float:
+    field: float = attrs.field(
+        default=default,
+        validator=[validators.ge(0.0), validators.le(1.0)],
+        metadata={"help": help, "tune": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)},
+    )
+    return field
+
+
+class _Deciding:
+    """What policies share whose number of commits follows from the logits."""
+
+    def counts(self, masked: int, blocks: int) -> None:
+        """Return None: the logits decide."""
+        return
+
+
+def _placed(taken: Tensor, order: Tensor, eligible: Tensor) -> Tensor:
+    """Return (B, N) bool in the positions' order of `taken` (B, N), which is in that of `order`."""
+    return torch.zeros_like(eligible).scatter(1, order, taken) & eligible
+
+
+@attrs.frozen
+class FactorUnmasking(_Deciding):
+    """The n most confident, n the largest with (n + 1) (1 - c_n) < factor, c_n the n-th confidence; at least one.
+
+    Fast-dLLM, arXiv 2505.22618, section 3.3: for n positions this confident, the product of the marginals has the same
+    mode as their joint distribution if factor is at most 1.
+    """
+
+    factor: float = attrs.field(
+        default=1.0,
+        validator=validators.gt(0.0),
+        metadata={"help": "bound on (n + 1) (1 - confidence); higher commits more", "tune": (0.5, 0.75, 1.0, 1.5, 2.0)},
+    )
+
+    def select(self, view: UnmaskingView) -> Tensor:
+        """Return the largest set that the bound allows."""
+        confidence = view.confidence.masked_fill(~view.eligible, float("-inf"))
+        ordered = confidence.sort(dim=1, descending=True, stable=True)
+        n = torch.arange(1, confidence.shape[1] + 1, device=confidence.device)
+        taken = ((n + 1) * (1 - ordered.values) < self.factor) | (n == 1)
+        return _placed(taken, ordered.indices, view.eligible)
+
+
+@attrs.frozen
+class EntropyBoundUnmasking(_Deciding):
+    """The first n of the order while the sum of their entropies, less the largest, is at most gamma; at least one.
+
+    EB-Sampler, arXiv 2505.24857: that sum bounds what the positions, decided independently, fail to tell each other.
+    """
+
+    gamma: float = attrs.field(
+        default=0.1,
+        validator=validators.ge(0.0),
+        metadata={
+            "help": "bound on the entropy, in nats; higher commits more",
+            "tune": (0.01, 0.05, 0.1, 0.25, 0.5, 1.0),
+        },
+    )
+    order: Order = attrs.field(
+        default="entropy",
+        validator=validators.in_(("confidence", "margin", "entropy", "random")),
+        metadata={"help": "which come first: lowest entropy, highest confidence, margin, or random"},
+    )
+
+    def select(self, view: UnmaskingView) -> Tensor:
+        """Return the longest beginning of the order that the bound allows."""
+        doubt = entropy(view)
+        score = -doubt if self.order == "entropy" else ranking(view, self.order)
+        order = score.masked_fill(~view.eligible, float("-inf")).sort(dim=1, descending=True, stable=True).indices
+        doubt = doubt.masked_fill(~view.eligible, 0.0).clamp(min=0.0).gather(1, order)  # rounding can leave -0.0...01
+        taken = doubt.cumsum(1) - doubt.cummax(1).values <= self.gamma
+        taken = taken | (torch.arange(taken.shape[1], device=taken.device) == 0)
+        return _placed(taken, order, view.eligible)
+
+
+def _ids(instance: Any, attribute: Any, value: Sequence[int]) -> None:
+    if any(token < 0 for token in value):
+        raise ValueError(f"delimiters = {list(value)} must be token ids, 0 or more")
+
+
+@attrs.frozen
+class LongestPrefixUnmasking(_Deciding):
+    """From the block's first mask on, every position up to the first one that is not confident; at least one.
+
+    LSP, arXiv 2603.05454: what is decided is always one piece from the left, which is kind to a cache. The paper also
+    cuts the piece back to a delimiter, as `delimiters` does, and adapts its threshold from step to step, which this
+    policy does not.
+    """
+
+    threshold: float = _threshold(0.9, "confidence above which a position counts as stable")
+    delimiters: Sequence[int] = attrs.field(
+        default=(),
+        converter=tuple,
+        validator=_ids,
+        metadata={"help": "token ids, such as a full stop's; a piece that holds one is cut after the last"},
+    )
+
+    def select(self, view: UnmaskingView) -> Tensor:
+        """Return the piece. A masked position without logits, or one that may not be committed yet, ends it."""
+        stable = view.eligible & (view.confidence > self.threshold)
+        masks = view.undecided.cumsum(1).gather(1, view.columns)  # up to each position, on the whole canvas
+        piece = stable & (stable.cumsum(1) == masks)
+        ends = torch.zeros_like(piece)
+        for token in self.delimiters:
+            ends = ends | (piece & (view.tokens == token))
+        before_an_end = ends.flip(1).cumsum(1).flip(1) > 0
+        piece = piece & (before_an_end | ~ends.any(1, keepdim=True))
+        leftmost = view.eligible & (view.eligible.cumsum(1) == 1)
+        return piece | leftmost
+
+
+@attrs.frozen
+class CreditUnmasking(_Deciding):
+    """Confidence above a threshold, raised for a candidate that earlier steps named too; and always the best one.
+
+    CreditDecoding, arXiv 2510.06133: credit = decay * credit + confidence ** power, and alpha * ln(1 + credit) is added
+    to the candidate's logit. The paper keeps a credit for every token of the vocabulary; this keeps the candidate's
+    alone, one number a position, and another candidate starts from nothing. The defaults are this package's, unmeasured.
+    """
+
+    threshold: float = _threshold(0.9, "confidence, credit included, above which a position is committed")
+    alpha: float = attrs.field(
+        default=0.7,
+        validator=validators.ge(0.0),
+        metadata={"help": "weight of the credit; 0 is the policy 'threshold'", "tune": (0.25, 0.5, 0.7, 1.0)},
+    )
+    decay: float = attrs.field(
+        default=0.8,
+        validator=[validators.ge(0.0), validators.le(1.0)],
+        metadata={"help": "share of the credit that is left after a step"},
+    )
+    power: float = attrs.field(
+        default=0.2,
+        validator=validators.ge(0.0),
+        metadata={"help": "exponent of the confidence that a step adds; below 1 it favours the unsure"},
+    )
+
+    @property
+    def memory(self) -> int:
+        """The candidate's credit."""
+        return 1
+
+    def remember(self, view: UnmaskingView) -> Tensor:
+        """Return the candidates' credits (B, N, 1)."""
+        assert view.memory is not None
+        same = view.tokens == view.previous_tokens
+        credit = self.decay * view.memory.squeeze(-1) * same + view.confidence**self.power
+        return credit.unsqueeze(-1)
+
+    def raised(self, view: UnmaskingView) -> Tensor:
+        """Return (B, N), each candidate's probability once the credit is added to its logit."""
+        assert view.memory is not None
+        factor = (1 + view.memory.squeeze(-1)) ** self.alpha  # e ** (alpha * ln(1 + credit))
+        return view.confidence * factor / (1 + view.confidence * (factor - 1))
+
+    def select(self, view: UnmaskingView) -> Tensor:
+        """Return those whose raised confidence is above the threshold."""
+        raised = self.raised(view)
+        return chosen_or_best(raised > self.threshold, raised, view.eligible)
+
+
+@attrs.frozen
+class KlassUnmasking(_Deciding):
+    """Positions whose confidence is above a threshold and whose distribution has stopped moving; else the best one.
+
+    KLASS, arXiv 2511.05664: stopped moving is that KL(now | last) was below `divergence` at each of the last `history`
+    steps at which the position had logits. The paper compares whole distributions. This compares the `tokens` that were
+    most probable the last time, each by itself, and all others as one: that KL is never more than the whole one, and is
+    the whole one where `tokens` is the vocabulary's size.
+    """
+
+    threshold: float = _threshold(0.9, "confidence above which a position may be committed")
+    divergence: float = attrs.field(
+        default=0.01,
+        validator=validators.gt(0.0),
+        metadata={"help": "KL, in nats, below which a distribution stands still", "tune": (0.001, 0.003, 0.01, 0.03)},
+    )
+    history: int = attrs.field(
+        default=2, validator=validators.ge(1), metadata={"help": "comparisons in a row that must stand still"}
+    )
+    tokens: int = attrs.field(
+        default=16,
+        validator=validators.ge(1),
+        metadata={"help": "tokens compared one by one; a position remembers two numbers for each"},
+    )
+
+    @property
+    def memory(self) -> int:
+        """Probabilities, token ids, and how often in a row the distribution stood still."""
+        return 2 * self.tokens + 1
+
+    def divergences(self, view: UnmaskingView) -> Tensor:
+        """Return (B, N) float32, KL(now | last) over the remembered tokens and the rest; `view.memory` as it was left."""
+        assert view.memory is not None
+        count = min(self.tokens, view.logits.shape[-1])
+        last = view.memory[..., :count]
+        ids = view.memory[..., self.tokens : self.tokens + count].long()
+        now = (view.logits.gather(-1, ids) - view.logits.logsumexp(-1, keepdim=True)).exp()
+        now, last = (torch.cat([x, (1 - x.sum(-1, keepdim=True)).clamp(min=0.0)], dim=-1) for x in (now, last))
+        return (now * ((now + _PAST).log() - (last + _PAST).log())).sum(-1)
+
+    def remember(self, view: UnmaskingView) -> Tensor:
+        """Return the most probable tokens' probabilities and ids, and the number of comparisons that stood still."""
+        assert view.memory is not None
+        still = (self.divergences(view) < self.divergence) & (view.previous_tokens >= 0)
+        steps = (view.memory[..., -1] + 1) * still
+        count = min(self.tokens, view.logits.shape[-1])
+        top = (view.logits - view.logits.logsumexp(-1, keepdim=True)).topk(count, dim=-1)
+        unused = view.memory.new_zeros(*steps.shape, self.tokens - count)
+        return torch.cat(
+            [top.values.exp(), unused, top.indices.to(top.values.dtype), unused, steps.unsqueeze(-1)], dim=-1
+        )
+
+    def select(self, view: UnmaskingView) -> Tensor:
+        """Return the confident that stand still."""
+        assert view.memory is not None
+        still = view.memory[..., -1] >= self.history
+        return chosen_or_best(still & (view.confidence > self.threshold), view.confidence, view.eligible)

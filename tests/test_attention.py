@@ -1,0 +1,510 @@
+"""The laws of attention backends, and the choice among them."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import attrs
+import pytest
+import torch
+from helpers import CASES, offers
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from esdllm import Catalogue, Engine, KeyValue, Model, ModelSpec, describe_model
+from esdllm.attention import choose_attention
+from esdllm.cli import main
+from esdllm.config import ComponentConfig
+from esdllm.errors import ConfigError, PluginError, UnavailableError
+from esdllm.run import StepFunction
+from esdllm_backends.attention import flex as flex_module
+from esdllm_backends.attention import xformers as xformers_module
+from esdllm_backends.attention.eager import EagerAttention
+from esdllm_backends.attention.flex import FlexAttention
+from esdllm_backends.attention.sdpa import SdpaAttention
+from esdllm_backends.attention.xformers import XformersAttention
+
+CATALOGUE = Catalogue.load()
+SPEC = describe_model(CASES / "dream-0", CATALOGUE)
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+BACKENDS = {name: CATALOGUE.build("attention", ComponentConfig(name)) for name in CATALOGUE.names("attention")}
+HERE = [name for name, backend in BACKENDS.items() if not backend.problems(SPEC, CPU, torch.float32)]
+Attend = Callable[[Tensor, KeyValue], Tensor]
+
+
+class Case(NamedTuple):
+    queries: Tensor
+    read: KeyValue
+
+
+def case(
+    rows: int = 2, window: int = 5, keys: int = 37, groups: int = 2, each: int = 2, dim: int = 16, padding: Any = None
+) -> Case:
+    """Return R rows of N queries and K keys, the first `padding` of each row's left out."""
+    draw = torch.Generator().manual_seed(rows * window * keys)
+    queries = torch.randn(rows, window, groups * each, dim, generator=draw)
+    made = torch.randn(2, rows, keys, groups, dim, generator=draw)
+    bias = None
+    if padding is not None:
+        bias = torch.zeros(rows, keys).masked_fill(torch.arange(keys) < torch.tensor(padding)[:, None], -math.inf)
+    return Case(queries, KeyValue(made[0], made[1], bias, padding))
+
+
+@st.composite
+def cases(draw: st.DrawFn, masked: bool | None = None) -> Case:
+    """Draw shapes, and which keys are left out: none, the first of each row, or any but one (as a store that chooses does)."""
+    rows, window, keys = draw(st.integers(1, 3)), draw(st.integers(1, 9)), draw(st.integers(1, 40))
+    groups, each, dim = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.sampled_from([4, 16, 20]))
+    left = draw(st.none() | st.tuples(*[st.integers(0, keys - 1)] * rows)) if not masked else None
+    made = case(rows, window, keys, groups, each, dim, left)
+    if left is None and (draw(st.booleans()) if masked is None else masked):
+        out = torch.tensor(draw(st.lists(st.booleans(), min_size=rows * keys, max_size=rows * keys))).view(rows, keys)
+        out[:, draw(st.integers(0, keys - 1))] = False
+        bias = torch.zeros(rows, keys).masked_fill(out, -math.inf)
+        made = made._replace(read=made.read._replace(bias=bias))
+    return made
+
+
+def row(read: KeyValue, index: int) -> KeyValue:
+    """Return one row of what is read."""
+    one = slice(index, index + 1)
+    return KeyValue(
+        read.keys[one],
+        read.values[one],
+        None if read.bias is None else read.bias[one],
+        None if read.padding is None else read.padding[one],
+    )
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def formula(queries: Tensor, read: KeyValue) -> Tensor:
+    """Attention of one position after the other, in float64, reading only the keys that are not left out."""
+    result = torch.empty_like(queries, dtype=torch.float64)
+    each = queries.shape[2] // read.keys.shape[2]
+    for r in range(queries.shape[0]):
+        seen = slice(None) if read.bias is None else read.bias[r] == 0
+        for head in range(queries.shape[2]):
+            keys, values = (x[r, seen, head // each].double() for x in (read.keys, read.values))
+            weights = (queries[r, :, head].double() @ keys.T / math.sqrt(queries.shape[-1])).softmax(-1)
+            result[r, :, head] = weights @ values
+    return result.to(queries.dtype)
+
+
+@pytest.mark.parametrize("name", HERE)
+@given(case=cases())
+def test_attention_is_the_softmax_of_scaled_products_over_the_keys_that_are_read(name: str, case: Case) -> None:
+    close(BACKENDS[name].attend(*case), formula(*case))
+
+
+@pytest.mark.parametrize("name", HERE)
+@given(case=cases())
+def test_a_row_alone_attends_as_in_its_batch(name: str, case: Case) -> None:
+    together = BACKENDS[name].attend(*case)
+    for index in range(together.shape[0]):
+        alone = BACKENDS[name].attend(case.queries[index : index + 1], row(case.read, index))
+        close(alone, together[index : index + 1])
+
+
+@pytest.mark.parametrize("name", HERE)
+@given(case=cases(), data=st.data())
+def test_permuted_rows_attend_permuted(name: str, case: Case, data: st.DataObject) -> None:
+    order = data.draw(st.permutations(range(case.queries.shape[0])))
+    read = [row(case.read, index) for index in order]
+    permuted = KeyValue(
+        torch.cat([one.keys for one in read]),
+        torch.cat([one.values for one in read]),
+        None if case.read.bias is None else torch.cat([one.bias for one in read if one.bias is not None]),
+        None if case.read.padding is None else tuple(case.read.padding[index] for index in order),
+    )
+    close(BACKENDS[name].attend(case.queries[order], permuted), BACKENDS[name].attend(*case)[order])
+
+
+@pytest.mark.parametrize("name", HERE)
+@given(case=cases(masked=True))
+def test_a_key_that_is_left_out_is_never_read(name: str, case: Case) -> None:
+    assert case.read.bias is not None
+    unread = (case.read.bias != 0)[..., None, None]
+    huge = case.read._replace(
+        keys=case.read.keys.masked_fill(unread, 1e30), values=case.read.values.masked_fill(unread, -1e30)
+    )
+    close(BACKENDS[name].attend(case.queries, huge), BACKENDS[name].attend(*case))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", HERE)
+def test_a_backend_answers_in_the_dtype_of_the_queries(name: str, dtype: torch.dtype) -> None:
+    queries, read = case(padding=(3, 0))
+    assert read.bias is not None
+    narrow = KeyValue(read.keys.to(dtype), read.values.to(dtype), read.bias.to(dtype), read.padding)
+    found = BACKENDS[name].attend(queries.to(dtype), narrow)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), formula(queries, read), rtol=0.03, atol=0.03)
+
+
+# flex: refused on a CPU, where torch would compile it for every shape; its mathematics are the same on every device.
+
+
+@pytest.fixture
+def flex() -> Iterator[Attend]:
+    """FlexAttention within a compiled step, of which torch makes plain operators."""
+    torch._dynamo.reset()
+    yield torch.compile(FlexAttention().attend, backend="eager", fullgraph=True, dynamic=False)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(("groups", "each"), [(2, 2), (4, 1)], ids=["grouped", "ungrouped"])
+@pytest.mark.parametrize("padding", [None, (0, 13)], ids=["even", "padded"])
+def test_flex_in_a_compiled_step_gives_what_eager_gives(flex: Attend, groups: int, each: int, padding: Any) -> None:
+    made = case(groups=groups, each=each, padding=padding)
+    close(flex(*made), EagerAttention().attend(*made))
+
+
+def test_flex_leaves_out_any_keys(flex: Attend) -> None:
+    queries, read = case()
+    bias = torch.zeros(2, 37).masked_fill(torch.arange(37) % 3 == 1, -math.inf)
+    loud = read._replace(keys=read.keys.masked_fill((bias != 0)[..., None, None], 1e30), bias=bias)
+    close(flex(queries, loud), EagerAttention().attend(queries, read._replace(bias=bias)))
+
+
+@pytest.mark.full
+def test_flex_s_compiled_kernel_gives_what_eager_gives() -> None:
+    torch._dynamo.reset()
+    made = case(window=20, keys=150, padding=(0, 140))
+    with torch.inference_mode():
+        found = torch.compile(FlexAttention().attend, fullgraph=True, dynamic=False)(*made)
+        close(found, EagerAttention().attend(*made))
+
+
+@attrs.frozen
+class FlexAnywhere(FlexAttention):
+    """Flex, wherever it is."""
+
+    def problems(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[str]:
+        return []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("attention", ["flex-anywhere", "sdpa"])
+def test_a_generation_whose_steps_are_compiled_gives_eager_s_tokens(dream: Model, attention: str) -> None:
+    catalogue = Catalogue.load({"mine": offers("esdllm_attention_backends", {"flex-anywhere": FlexAnywhere})})
+    torch._dynamo.reset()
+    found = []
+    for name, compiled in ((attention, True), ("eager", False)):
+        config = catalogue.configure("es-dllm", settings={"gen_length": 6, "block_length": 6, "attention": name})
+        engine = Engine.build(dream, config, catalogue)
+        engine.step_function = StepFunction(compiled, backend="eager")
+        found.append(engine.generate([[5, 6, 7, 8], [9]], seed=0).tokens)
+    assert torch.equal(*found)
+
+
+# Memory: no (N, K) tensor where none is needed.
+
+LONG = 8192
+
+
+class Largest(TorchDispatchMode):
+    """Notes the bytes of the largest storage that any operator returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nbytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)]
+        self.nbytes = max([self.nbytes, *(tensor.untyped_storage().nbytes() for tensor in tensors)])
+        return found
+
+
+def largest(attend: Attend, window: int, padding: Any) -> int:
+    made = case(rows=1, window=window, keys=LONG, groups=1, each=2, padding=padding)
+    with torch.inference_mode(), Largest() as seen:
+        attend(*made)
+    return seen.nbytes
+
+
+@pytest.mark.parametrize("padding", [None, (100,)], ids=["even", "padded"])
+@pytest.mark.parametrize("name", [name for name in HERE if name != "eager"])
+def test_no_operator_makes_a_tensor_of_queries_by_keys(name: str, padding: Any) -> None:
+    window, heads, dim = 512, 2, 16
+    assert largest(EagerAttention().attend, window, padding) >= 4 * heads * window * LONG  # what is looked for is seen
+    assert largest(BACKENDS[name].attend, window, padding) <= 4 * heads * dim * LONG
+
+
+_PEAKS = """
+import re, torch
+from pathlib import Path
+from esdllm import KeyValue
+from esdllm_backends.attention.eager import EagerAttention
+from esdllm_backends.attention.sdpa import SdpaAttention
+
+def peak():  # in KiB; ru_maxrss would be the parent's where that is larger
+    return int(re.search("VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+def attend(backend, window, length, padded):
+    bias = torch.zeros(1, length).masked_fill(torch.arange(length) < 100, float("-inf")) if padded else None
+    read = KeyValue(torch.randn(1, length, 1, 16), torch.randn(1, length, 1, 16), bias, (100,) if padded else None)
+    backend.attend(torch.randn(1, window, 2, 16), read)
+
+torch.set_num_threads(1)
+attend(SdpaAttention(), 8, 128, True)
+for backend, window, padded in ((SdpaAttention(), 8192, True), (SdpaAttention(), 8192, False), (EagerAttention(), 1024, True)):
+    before = peak()
+    attend(backend, window, 8192, padded)
+    print((peak() - before) / 1024)
+"""
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_a_long_canvas_attends_to_itself_in_little_memory() -> None:
+    done = subprocess.run([sys.executable, "-c", _PEAKS], capture_output=True, text=True, check=True)
+    padded, even, eager = map(float, done.stdout.split())
+    one_mask = 4 * LONG * LONG / 2**20  # MiB: 256 for a head, were it made
+    assert max(padded, even) < one_mask / 8
+    assert eager > 4 * 2 * 1024 * LONG / 2**20  # what is looked for is seen
+
+
+# xformers, as far as it can be told without a GPU: why it cannot serve.
+
+
+def problems(spec: ModelSpec = SPEC, device: torch.device = GPU, dtype: torch.dtype = torch.float16) -> list[str]:
+    return XformersAttention().problems(spec, device, dtype)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine on which xformers serves."""
+    fits = type("kernels", (), {"_fwd_kernel_splitK": object()})
+    monkeypatch.setattr(xformers_module, "find_spec", lambda name: name)
+    monkeypatch.setattr(xformers_module, "import_module", lambda name: fits)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.version, "hip", None)
+    return monkeypatch
+
+
+@pytest.mark.usefixtures("gpu")
+def test_xformers_serves_where_nothing_is_missing() -> None:
+    assert problems() == []
+
+
+def test_without_xformers_and_triton_both_are_named(gpu: pytest.MonkeyPatch) -> None:
+    gpu.setattr(xformers_module, "find_spec", lambda name: None)
+    assert problems() == [
+        "xformers is not installed: pip install esdllm[xformers]",
+        "triton is not installed; it comes with torch for CUDA",
+    ]
+
+
+def test_an_xformers_that_cannot_be_imported_is_a_reason(gpu: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> Any:
+        raise ImportError("built for another torch")
+
+    gpu.setattr(xformers_module, "import_module", broken)
+    assert problems() == [
+        "xformers cannot be imported: ImportError: built for another torch; install the release made for your torch"
+    ]
+
+
+def test_a_triton_that_xformers_cannot_use_is_a_reason(gpu: pytest.MonkeyPatch) -> None:
+    gpu.setattr(xformers_module, "import_module", lambda name: type("kernels", (), {"_fwd_kernel_splitK": None}))
+    assert problems() == [
+        "xformers cannot use the triton that is installed; install the one that your torch comes with"
+    ]
+
+
+def test_an_old_gpu_is_a_reason(gpu: pytest.MonkeyPatch) -> None:
+    gpu.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert problems() == ["the GPU has compute capability 7.5; 8.0 or above is needed"]
+
+
+def test_a_torch_for_rocm_is_a_reason(gpu: pytest.MonkeyPatch) -> None:
+    gpu.setattr(torch.version, "hip", "6.2")
+    assert problems() == ["it needs a CUDA GPU, and this torch is built for ROCm"]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_all_reasons_come_at_once() -> None:
+    assert problems(attrs.evolve(SPEC, head_dim=80), CPU, torch.float32) == [
+        "it needs a CUDA GPU, not the device 'cpu'",
+        "it computes in float16 or bfloat16, not in float32",
+        "the model's head size is 80; 16, 32, 64, 128, 256 are served",
+    ]
+
+
+def test_xformers_is_not_imported_where_it_cannot_serve(gpu: pytest.MonkeyPatch) -> None:
+    imported: list[str] = []
+    gpu.setattr(xformers_module, "import_module", imported.append)
+    problems(device=CPU)
+    assert not imported
+
+
+def test_flex_says_why_it_cannot_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flex_module, "find_spec", lambda name: None)
+    small = attrs.evolve(SPEC, head_dim=8)
+    assert FlexAttention().problems(small, torch.device("meta"), torch.float64) == [
+        "it needs a CUDA GPU, not the device 'meta'",
+        "triton, which compiles it, is not installed; it comes with torch for CUDA",
+        "it computes in float32, float16, bfloat16, not in float64",
+        "the model's head size is 8; 16 or above is served",
+    ]
+    monkeypatch.setattr(flex_module, "find_spec", lambda name: name)
+    assert FlexAttention().problems(SPEC, GPU, torch.bfloat16) == []
+    assert FlexAttention().problems(SPEC, CPU, torch.float32) == [
+        "on a CPU it would be compiled anew for every shape, for seconds each; sdpa serves there"
+    ]
+
+
+def test_a_named_backend_that_cannot_serve_is_refused_with_all_its_reasons(
+    monkeypatch: pytest.MonkeyPatch, dream: Model
+) -> None:
+    monkeypatch.setattr(xformers_module, "find_spec", lambda name: None)
+    config = CATALOGUE.configure("es-dllm", settings={"attention": "xformers"})
+    with pytest.raises(UnavailableError) as caught:
+        Engine.build(dream, config, CATALOGUE)
+    assert str(caught.value) == (
+        "attention 'xformers' cannot serve here: it needs a CUDA GPU, not the device 'cpu'; xformers is not installed: "
+        "pip install esdllm[xformers]; triton is not installed; it comes with torch for CUDA; it computes in float16 or "
+        "bfloat16, not in float32"
+    )
+
+
+# auto
+
+
+@attrs.frozen
+class Fast(SdpaAttention):
+    """A backend that goes first."""
+
+    @property
+    def rank(self) -> Any:
+        return 5
+
+
+@attrs.frozen
+class Refusing(Fast):
+    """A backend that goes before that, and serves nobody."""
+
+    @property
+    def rank(self) -> Any:
+        return 1
+
+    def problems(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[str]:
+        return ["too early", "too late"]
+
+
+@attrs.frozen
+class Unranked:
+    """A backend from before there were ranks."""
+
+    def problems(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[str]:
+        return []
+
+    def attend(self, queries: Tensor, read: KeyValue) -> Tensor:
+        return queries
+
+
+@attrs.frozen
+class Demanding(Fast):
+    """A backend with an option that must be given."""
+
+    size: int
+
+
+def offering(*, installed: bool = True, **backends: type) -> Catalogue:
+    return Catalogue.load({"mine": offers("esdllm_attention_backends", backends)}, installed=installed)
+
+
+def test_auto_takes_sdpa_on_a_cpu_and_says_why_not_the_others(dream: Model) -> None:
+    engine = Engine.build(dream, CATALOGUE.configure("es-dllm", settings={"attention": "auto"}), CATALOGUE)
+    assert isinstance(engine.components.attention, SdpaAttention)
+    choice = engine.components.attention_choice
+    assert choice is not None
+    assert choice.name == "sdpa"
+    assert choice.others["xformers"][0] == "it needs a CUDA GPU, not the device 'cpu'"
+    assert choice.others["eager"] == ("it serves by name only",)
+    assert set(choice.others) == set(CATALOGUE.names("attention")) - {"sdpa"}
+
+
+@pytest.mark.usefixtures("gpu")
+def test_auto_takes_xformers_on_a_gpu_where_it_can_serve() -> None:
+    choice = choose_attention(CATALOGUE, SPEC, GPU, torch.bfloat16)
+    assert choice.name == "xformers"
+    assert choice.others["sdpa"] == ("xformers comes first",)
+
+
+def test_auto_takes_the_lowest_rank_that_can_serve_whoever_offers_it() -> None:
+    choice = choose_attention(offering(fast=Fast, refusing=Refusing), SPEC, CPU, torch.float32)
+    assert choice.name == "fast"
+    assert choice.backend == Fast()
+    assert list(choice.others)[:3] == ["refusing", "xformers", "sdpa"]
+    assert choice.others["refusing"] == ("too early", "too late")
+    assert choice.others["sdpa"] == ("fast comes first",)
+
+
+def test_equal_ranks_go_by_name() -> None:
+    assert choose_attention(offering(b=Fast, a=Fast), SPEC, CPU, torch.float32).name == "a"
+
+
+def test_a_backend_without_a_rank_or_with_an_option_to_be_given_is_left_out() -> None:
+    choice = choose_attention(offering(unranked=Unranked, demanding=Demanding), SPEC, CPU, torch.float32)
+    assert choice.name == "sdpa"
+    assert choice.others["unranked"] == ("it serves by name only",)
+    assert choice.others["demanding"] == ("attention 'demanding': option 'size' must be given",)
+
+
+def test_auto_where_none_serves_is_an_error_with_all_reasons_of_all() -> None:
+    catalogue = offering(installed=False, refusing=Refusing, unranked=Unranked)
+    with pytest.raises(UnavailableError) as caught:
+        choose_attention(catalogue, SPEC, CPU, torch.float32)
+    assert str(caught.value) == (
+        "attention 'auto': no backend can serve here: refusing: too early; too late | unranked: it serves by name only"
+    )
+
+
+def test_no_backend_may_be_named_auto() -> None:
+    expected = (
+        r"plugin 'mine' of \(registered in this process\) offers attention 'auto': the name is reserved for the choice "
+        "among those on offer; rename it"
+    )
+    with pytest.raises(PluginError, match=expected):
+        offering(auto=Fast)
+
+
+def test_auto_has_no_options(dream: Model) -> None:
+    config = CATALOGUE.configure("es-dllm", settings={"attention": {"name": "auto", "window": 3}})
+    with pytest.raises(ConfigError, match="attention 'auto' has no option 'window'; there are none"):
+        Engine.build(dream, config, CATALOGUE)
+
+
+def test_a_misspelt_auto_is_pointed_at() -> None:
+    config = CATALOGUE.configure("es-dllm", settings={"attention": "atuo"})
+    with pytest.raises(ConfigError, match="unknown attention 'atuo'; did you mean 'auto'\\? known: auto, eager"):
+        CATALOGUE.build("attention", config.attention)
+
+
+def test_a_backend_that_is_named_needs_no_choice(dream: Model) -> None:
+    assert Engine.build(dream, CATALOGUE.configure("es-dllm"), CATALOGUE).components.attention_choice is None
+
+
+def test_explain_shows_what_auto_chose(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["explain", "-m", str(CASES / "dream-0"), "-s", "attention=auto", "--device", "cpu"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "auto: sdpa" in text
+    assert "not xformers: it needs a CUDA GPU" in text
+    assert main([*arguments, "--json"]) == 0
+    choice = json.loads(capsys.readouterr().out)["attention_choice"]
+    assert choice["name"] == "sdpa"
+    assert choice["others"]["eager"] == ["it serves by name only"]

@@ -1,0 +1,91 @@
+"""Predictions of memory, held to what a run takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from esdllm import Catalogue, Engine, Model, ModelSpec
+from esdllm.footprint import working_bytes
+from esdllm.testing.memory import TensorMemory
+from esdllm_models.transformer import Geometry, Transformer
+
+
+class EnoughError(Exception):
+    """Raised by an observer that has seen enough."""
+
+
+class FewSteps:
+    """Ends a run after three steps."""
+
+    def __init__(self) -> None:
+        self.left = 3
+
+    def start(self, tokens: torch.Tensor, spec: ModelSpec) -> None: ...
+
+    def step(self, record: Any) -> None:
+        self.left -= 1
+        if not self.left:
+            raise EnoughError
+
+    def end(self) -> None: ...
+
+
+def random_model(hidden: int, mlp: int, vocab: int, dtype: torch.dtype) -> Model:
+    spec = ModelSpec("any", 2, hidden, 4, 2, hidden // 4, vocab, 4096, 0, 1, intermediate=mlp)
+    model = Transformer(spec, Geometry(mlp, 1e4, 1e-5, qkv_bias=False), torch.device("cpu"), dtype)
+    layers = [weight for layer in model.layers for weight in layer if weight is not None]
+    for weight in (model.embedding, model.norm, model.head, *layers):
+        weight.normal_(0, 0.02)
+    return Model(model)
+
+
+def measured(model: Model, preset: str, rows: int, prompt: int, block: int, catalogue: Catalogue) -> int:
+    """Return the most bytes of tensors in the first steps, without the cache."""
+    config = catalogue.configure(preset, settings={"gen_length": block, "block_length": block})
+    engine = Engine.build(model, config, catalogue)
+    tokens = torch.randint(10, 200, (rows, prompt))
+    for _ in range(2):  # the first time allocates the cache, which the second finds
+        with TensorMemory() as memory, pytest.raises(EnoughError):
+            engine.generate(tokens, observers=[FewSteps()])
+    return memory.peak
+
+
+@pytest.mark.parametrize("preset", ["vanilla", "dual-cache", "es-dllm"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("hidden", "mlp", "vocab"), [(128, 384, 500), (128, 64, 20_000), (256, 1024, 300)])
+@pytest.mark.parametrize(("rows", "prompt", "block"), [(2, 64, 16), (1, 256, 64)])
+def test_what_a_step_takes_is_predicted_within_6_percent(
+    preset: str,
+    dtype: torch.dtype,
+    hidden: int,
+    mlp: int,
+    vocab: int,
+    rows: int,
+    prompt: int,
+    block: int,
+    catalogue: Catalogue,
+) -> None:
+    model = random_model(hidden, mlp, vocab, dtype)
+    found = measured(model, preset, rows, prompt, block, catalogue)
+    predicted = working_bytes(model.spec, rows, prompt + block, block, dtype)
+    assert found == pytest.approx(predicted, rel=0.06)
+
+
+def test_a_family_that_does_not_tell_its_feed_forward_gets_no_prediction() -> None:
+    assert working_bytes(ModelSpec("any", 2, 8, 2, 2, 4, 50, 64, 0, 1), 1, 10, 5, torch.float32) == 0
+
+
+def test_memory_is_counted_while_a_tensor_lives_and_views_are_free() -> None:
+    with TensorMemory() as memory:
+        x = torch.zeros(1000)
+        view = x[:10]
+        assert (memory.held, memory.peak, memory.largest) == (4000, 4000, 4000)
+        y = x + 1
+        assert memory.held == 8000
+        del x, y
+        assert memory.held == 4000  # the view holds it
+        del view
+    assert (memory.held, memory.peak) == (0, 8000)

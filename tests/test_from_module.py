@@ -1,0 +1,226 @@
+"""A loaded module's own weights: the same logits as from its checkpoint, no copies, and changes in place are seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from helpers import write_checkpoint
+from lookalikes import dream_config, llada_config, llada_weights, llama, qwen2
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from esdllm import Catalogue, CheckpointError, Engine, UnavailableError, from_module, load_model
+from esdllm.plain import full_logits
+
+TOKENS = torch.randint(0, 250, (2, 13), generator=torch.Generator().manual_seed(0))
+
+
+class Remote(nn.Module):
+    """LLaDA's modules under the names that its own code gives them; they are never called as a whole."""
+
+    def __init__(self, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(**config)
+        for name, weight in weights.items():
+            *path, leaf, _ = name.split(".")
+            parent: nn.Module = self
+            for step in path:
+                if step not in dict(parent.named_children()):
+                    parent.add_module(step, nn.Module())
+                parent = parent.get_submodule(step)
+            parent.add_module(leaf, self._leaf(leaf, weight))
+
+    @staticmethod
+    def _leaf(name: str, weight: Tensor) -> nn.Module:
+        if weight.dim() == 1:
+            made: Any = nn.RMSNorm(len(weight))
+        elif name == "wte":
+            made = nn.Embedding(*weight.shape)
+        else:
+            made = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        made.weight.data.copy_(weight)
+        return made
+
+
+def remote_llada() -> Any:
+    return Remote(llada_weights(llama()), llada_config(4))
+
+
+def remote_dream() -> Any:
+    model = qwen2()
+    model.config.model_type = "Dream"
+    for key in ("mask_token_id", "eos_token_id", "max_position_embeddings"):
+        setattr(model.config, key, dream_config()[key])
+    return model
+
+
+@pytest.fixture(params=[remote_llada, remote_dream], ids=["llada", "dream"])
+def module(request: pytest.FixtureRequest) -> Any:
+    return request.param()
+
+
+def checkpoint(module: Any, folder: Path) -> Path:
+    """Write a module's weights as its checkpoint has them."""
+    config = llada_config(4) if isinstance(module, Remote) else dream_config()
+    kept = {name: weight.detach().clone().contiguous() for name, weight in module.state_dict().items()}
+    return write_checkpoint(folder, config, kept)
+
+
+def path_of(module: Any, llada: str, dream: str) -> str:
+    return f"model.transformer.{llada}" if isinstance(module, Remote) else f"model.{dream}"
+
+
+def query(module: Any) -> str:
+    """The name of a query matrix."""
+    return path_of(module, "blocks.1.q_proj", "layers.1.self_attn.q_proj")
+
+
+def test_logits_are_those_of_the_checkpoint(module: Any, catalogue: Catalogue, tmp_path: Path) -> None:
+    loaded = load_model(checkpoint(module, tmp_path), "cpu", "float32", catalogue)
+    taken = from_module(module, catalogue=catalogue)
+    assert taken.spec == loaded.spec
+    expected = full_logits(loaded.adapter, TOKENS)
+    assert expected.std() > 0.5
+    torch.testing.assert_close(full_logits(taken.adapter, TOKENS), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_decoding_gives_the_checkpoint_s_tokens(module: Any, catalogue: Catalogue, tmp_path: Path) -> None:
+    config = catalogue.configure("es-dllm", settings={"gen_length": 8, "block_length": 4})
+    models = load_model(checkpoint(module, tmp_path), "cpu", "float32", catalogue), from_module(module, None, catalogue)
+    one, other = (Engine.build(model, config, catalogue).generate([[1, 2, 3]]).tokens for model in models)
+    assert one.equal(other)
+
+
+def test_no_weight_is_copied(module: Any, catalogue: Catalogue) -> None:
+    adapter: Any = from_module(module, catalogue=catalogue).adapter
+    used = {adapter.embedding.data_ptr(), adapter.norm.data_ptr(), adapter.head.weight.data_ptr()}
+    for layer in adapter.layers:
+        used |= {layer.attn_norm.data_ptr(), layer.mlp_norm.data_ptr()}
+        dense = [*layer.qkv.parts, layer.out, *layer.gate_up.parts, layer.down]
+        used |= {x.data_ptr() for one in dense for x in (one.weight, one.bias) if x is not None}
+        assert [part.weight.data_ptr() for part in (layer.q, *layer.kv.parts)] == [
+            part.weight.data_ptr() for part in layer.qkv.parts
+        ]
+    assert used == {weight.data_ptr() for weight in module.parameters()}
+
+
+def test_a_change_in_place_is_seen(module: Any, catalogue: Catalogue, tmp_path: Path) -> None:
+    adapter = from_module(module, catalogue=catalogue).adapter
+    before = full_logits(adapter, TOKENS)
+    with torch.no_grad():
+        module.get_submodule(query(module)).weight.mul_(2)
+    after = full_logits(adapter, TOKENS)
+    assert (after - before).abs().max() > 0.1
+    again = load_model(checkpoint(module, tmp_path), "cpu", "float32", catalogue)
+    torch.testing.assert_close(after, full_logits(again.adapter, TOKENS), atol=1e-5, rtol=1e-5)
+
+
+class Lora(nn.Module):
+    """A low-rank change beside a linear layer, as PEFT puts it in the layer's place."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer = base
+        self.down = nn.Linear(base.in_features, 2, bias=False)
+        self.up = nn.Linear(2, base.out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base_layer(x) + self.up(self.down(x))
+
+
+def test_a_module_in_a_linear_layer_s_place_is_called(module: Any, catalogue: Catalogue, tmp_path: Path) -> None:
+    plain = full_logits(from_module(module, catalogue=catalogue).adapter, TOKENS)
+    parent, _, name = query(module).rpartition(".")
+    base = module.get_submodule(query(module))
+    lora = Lora(base)
+    setattr(module.get_submodule(parent), name, lora)
+    found = full_logits(from_module(module, catalogue=catalogue).adapter, TOKENS)
+    assert (found - plain).abs().max() > 1e-3
+    with torch.no_grad():
+        base.weight.add_(lora.up.weight @ lora.down.weight)
+    setattr(module.get_submodule(parent), name, base)
+    merged = load_model(checkpoint(module, tmp_path), "cpu", "float32", catalogue)
+    torch.testing.assert_close(found, full_logits(merged.adapter, TOKENS), atol=1e-4, rtol=1e-4)
+
+
+def hook(linear: Any, tokens: list[int]) -> None:
+    linear.register_forward_pre_hook(lambda module, given: tokens.append(given[0].shape[1]))
+
+
+def replaced_forward(linear: Any, tokens: list[int]) -> None:
+    plain = linear.forward
+    linear.forward = lambda x: (tokens.append(x.shape[1]), plain(x))[1]
+
+
+@pytest.mark.parametrize("watch", [hook, replaced_forward])
+def test_a_linear_layer_with_hooks_is_called(module: Any, catalogue: Catalogue, watch: Callable[..., None]) -> None:
+    calls: list[int] = []
+    watch(module.get_submodule(query(module)), calls)
+    full_logits(from_module(module, catalogue=catalogue).adapter, TOKENS)
+    assert calls == [13]
+
+
+def test_a_peft_wrapper_is_taken_off(module: Any, catalogue: Catalogue) -> None:
+    wrapper: Any = SimpleNamespace(get_base_model=lambda: module)
+    taken, plain = (from_module(one, catalogue=catalogue).adapter for one in (wrapper, module))
+    assert full_logits(taken, TOKENS).equal(full_logits(plain, TOKENS))
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = {word: number for number, word in enumerate(["a", "b", "<|im_end|>", "<|eot_id|>"])}
+    made = Tokenizer(models.WordLevel(words, unk_token="a"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+def test_a_tokenizer_of_transformers_comes_along(module: Any, catalogue: Catalogue) -> None:
+    model = from_module(module, tokenizer(), catalogue)
+    assert model.codec is not None
+    assert (model.codec.encode("b a"), model.codec.decode([1, 0])) == ([1, 0], "b a")
+    assert model.stop_ids == (253, 3 if isinstance(module, Remote) else 2)
+    assert from_module(module, model.codec, catalogue).codec is model.codec
+    assert from_module(module, catalogue=catalogue).codec is None
+
+
+def test_a_module_of_another_build_is_refused_by_name(module: Any, catalogue: Catalogue) -> None:
+    base = module.get_submodule(query(module))
+    parent, _, name = query(module).rpartition(".")
+    setattr(module.get_submodule(parent), name, nn.Linear(16, 32))
+    with pytest.raises(CheckpointError, match=rf"'{query(module)}.weight' has the shape \(32, 16\), but .* \(32, 32\)"):
+        from_module(module, catalogue=catalogue)
+    setattr(module.get_submodule(parent), name, base.to("meta"))
+    with pytest.raises(UnavailableError, match=f"'{query(module)}.weight' holds no values"):
+        from_module(module, catalogue=catalogue)
+    delattr(module.get_submodule(parent), name)
+    with pytest.raises(CheckpointError, match=f"has no module '{query(module)}'; pass the model with its head"):
+        from_module(module, catalogue=catalogue)
+
+
+def test_an_embedding_that_is_no_tensor_of_numbers_is_refused(module: Any, catalogue: Catalogue) -> None:
+    path = path_of(module, "wte", "embed_tokens")
+    parent, _, name = path.rpartition(".")
+    setattr(module.get_submodule(parent), name, nn.Identity())
+    with pytest.raises(UnavailableError, match=f"'{path}' is a Identity whose weight cannot be taken over as it is"):
+        from_module(module, catalogue=catalogue)
+
+
+def test_a_module_that_says_not_what_it_is_is_refused(catalogue: Catalogue) -> None:
+    with pytest.raises(CheckpointError, match="the Linear has no config that says what model it is"):
+        from_module(nn.Linear(2, 2), catalogue=catalogue)
+    with pytest.raises(
+        CheckpointError, match=r"the module's config: the model_type 'qwen2' is not implemented; .*Dream"
+    ):
+        from_module(qwen2(), catalogue=catalogue)
+
+
+def test_rope_that_is_not_implemented_is_refused(catalogue: Catalogue) -> None:
+    model = remote_dream()
+    model.config.rope_parameters = {"rope_type": "yarn", "rope_theta": 1.0}
+    with pytest.raises(CheckpointError, match="rope_type = 'yarn' is not implemented; only 'default' is"):
+        from_module(model, catalogue=catalogue)

@@ -1,0 +1,127 @@
+"""Every attention backend with every cache store, on both families, padded and not, in every mode: the same answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+from helpers import CASES
+from test_runtime import SHORT
+
+from esdllm import Catalogue, Engine, Generation, Model, describe_model, load_model
+from esdllm.config import ComponentConfig
+from esdllm.evaluation.statistics import agreement
+
+MODES: Mapping[str, Mapping[str, Any]] = {
+    "vanilla": {},
+    "prefix-cache": {},
+    "dual-cache": {},
+    "es-dllm": {"refresh": {"prompt_refresh": 8, "block_refresh": 4}},
+    "es-dllm-parallel": {"refresh": {"prompt_refresh": 8, "block_refresh": 4}, "unmasking": {"threshold": 0.02}},
+}
+LOSSY = {"int8": 0.9}
+"""stores that change numbers, and the share of a trained model's tokens that stays the same at least"""
+OTHERWISE = ("sparse",)
+"""stores that make attention read less: an answer of their own, the same with every attention backend"""
+NEEDS = {"none": ("vanilla",)}
+"""stores that serve some modes only"""
+
+
+def prompts(padded: bool) -> list[list[int]]:
+    draw = torch.Generator().manual_seed(7)
+    lengths = (12, 5, 9) if padded else (12, 12, 12)
+    return [torch.randint(0, 250, (length,), generator=draw).tolist() for length in lengths]
+
+
+def cells() -> Iterator[tuple[str, str, str]]:
+    """Yield mode, attention backend and store, of those that serve on a CPU."""
+    catalogue = Catalogue.load()
+    for mode in MODES:
+        for attention in serving(catalogue):
+            for store in catalogue.names("cache"):
+                if mode in NEEDS.get(store, MODES):
+                    yield mode, attention, store
+
+
+def serving(catalogue: Catalogue) -> list[str]:
+    """Return the attention backends that can serve the models here."""
+    spec, cpu = describe_model(CASES / "dream-0", catalogue), torch.device("cpu")
+    found = {name: catalogue.build("attention", ComponentConfig(name)) for name in catalogue.names("attention")}
+    return [name for name, backend in found.items() if not backend.problems(spec, cpu, torch.float32)]
+
+
+@pytest.fixture(scope="session")
+def known() -> dict[Any, Generation]:
+    """What eager attention and the plain store gave, by model, mode and prompts."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def trained(catalogue: Catalogue) -> dict[str, Model]:
+    """The shipped checkpoints, whose tokens do not hang on a rounding."""
+    return {family: load_model(f"tiny-{family}", "cpu", catalogue=catalogue) for family in ("llada", "dream")}
+
+
+def decode(model: Model, catalogue: Catalogue, mode: str, attention: str, store: str, texts: Any) -> Generation:
+    over = {**SHORT, **MODES[mode], "attention": attention, "cache": store}
+    engine = Engine.build(model, catalogue.configure(mode, settings=over), catalogue)
+    return engine.generate(texts, chat=True)
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
+@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize(("mode", "attention", "store"), [cell for cell in cells() if cell[2] not in LOSSY])
+def test_every_backend_and_exact_store_gives_what_eager_and_dense_give(
+    mode: str,
+    attention: str,
+    store: str,
+    family: str,
+    padded: bool,
+    known: dict[Any, Generation],
+    catalogue: Catalogue,
+    request: pytest.FixtureRequest,
+) -> None:
+    model = request.getfixturevalue(family)
+    oracle = store if store in OTHERWISE else "dense"
+    key = (family, mode, oracle, padded)
+    if key not in known:
+        known[key] = decode(model, catalogue, mode, "eager", oracle, prompts(padded))
+    found, expected = decode(model, catalogue, mode, attention, store, prompts(padded)), known[key]
+    assert torch.equal(found.tokens, expected.tokens)
+    assert found.forwards == expected.forwards
+
+
+TEXTS = {
+    False: ["Sort these numbers: 31, 4, 15.", "Sort these numbers: 8, 40, 25."],
+    True: ["Sort these numbers: 31, 4, 15.", "What is 12 + 7?"],
+}
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
+@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize(("mode", "attention", "store"), [cell for cell in cells() if cell[2] in LOSSY])
+def test_every_backend_with_a_lossy_store_says_nearly_what_eager_and_dense_say(
+    mode: str,
+    attention: str,
+    store: str,
+    family: str,
+    padded: bool,
+    known: dict[Any, Generation],
+    trained: dict[str, Model],
+    catalogue: Catalogue,
+) -> None:
+    model, key = trained[family], (family, mode, "trained", padded)
+    if key not in known:
+        known[key] = decode(model, catalogue, mode, "eager", "dense", TEXTS[padded])
+    found = decode(model, catalogue, mode, attention, store, TEXTS[padded])
+    pairs = list(zip(found.tokens.tolist(), known[key].tokens.tolist(), strict=True))
+    assert sum(agreement(mine, theirs) for mine, theirs in pairs) / len(pairs) >= LOSSY[store]
+
+
+def test_the_matrix_holds_every_backend_and_store_that_is_registered(catalogue: Catalogue) -> None:
+    found = list(cells())
+    assert {store for _, _, store in found} == set(catalogue.names("cache"))
+    assert {attention for _, attention, _ in found} >= {"eager", "sdpa"}
+    assert {mode for mode, _, _ in found} == set(MODES)

@@ -1,0 +1,365 @@
+"""Weights in fewer bits: how far the results may be off, what they depend on, and what loading them takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import CASES, read_config, write_checkpoint
+from hypothesis import given
+from hypothesis import strategies as st
+from lookalikes import dream_config, llada_config
+from torch import Tensor
+
+from esdllm import Catalogue, CheckpointError, Engine, LoadPlan, Model, UnavailableError, load_model
+from esdllm.cli import main
+from esdllm.loading import describe_weights
+from esdllm.plain import full_logits
+from esdllm.run import StepFunction
+from esdllm.testing import random_model
+from esdllm_models import kernels
+from esdllm_models.kernels import GROUP, four_bits
+from esdllm_models.linear import Dense, Linear
+from esdllm_models.quantized import QUANTIZERS, Int8, Int8Matmul, quantizer
+
+KINDS = tuple(QUANTIZERS)
+TOKENS = torch.randint(0, 250, (2, 13), generator=torch.Generator().manual_seed(0))
+TINY = {"gen_length": 8, "block_length": 4}
+
+
+def serving(kind: str | None) -> str:
+    """The dtype that a kind serves here."""
+    return "bfloat16" if kind == "int4-weight-only" else "float32"
+
+
+def load(name: str, kind: str | None, catalogue: Catalogue, dtype: str | None = None) -> Model:
+    return load_model(CASES / name, "cpu", dtype or serving(kind), catalogue, quantize=kind)
+
+
+def drawn(seed: int, *size: int) -> Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+@st.composite
+def products(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, weights and biases of many sizes and scales."""
+    rows, outputs, seed = draw(st.integers(1, 40)), draw(st.integers(1, 50)), draw(st.integers(0, 2**31))
+    inputs = GROUP * draw(st.integers(1, 4))
+    x = drawn(seed, rows, inputs) * 10.0 ** draw(st.integers(-4, 4))
+    x[0, seed % inputs] *= draw(st.sampled_from([0.0, 1.0, 100.0]))
+    return x, drawn(seed + 1, outputs, inputs) * 10.0 ** draw(st.integers(-3, 2)), drawn(seed + 2, outputs)
+
+
+@given(products())
+@pytest.mark.parametrize("make", [Int8.of, Int8Matmul.of])
+def test_int8_is_off_by_half_a_step_of_each_number_at_most(
+    make: Callable[..., Linear], product: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    """With x and w each off by half their step: |x| dw + |w| dx + dx dw, summed over the inputs."""
+    x, weight, bias = product
+    dx, dw = x.abs().amax(1, keepdim=True) / 254, weight.abs().amax(1) / 254
+    bound = x.abs().sum(1, keepdim=True) * dw + weight.abs().sum(1) * dx + x.shape[1] * dx * dw
+    exact = x.double() @ weight.double().t() + bias
+    assert ((make(weight, bias)(x) - exact).abs() <= 1.001 * bound + 1e-5 * exact.abs() + 1e-6).all()
+
+
+@given(products())
+def test_int8_weight_only_is_off_by_half_a_step_of_each_weight_at_most(product: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, bias = product
+    bound = x.abs().sum(1, keepdim=True) * weight.abs().amax(1) / 254
+    exact = x.double() @ weight.double().t() + bias
+    found = quantizer("int8-weight-only").make(weight, bias)(x)
+    assert (
+        (found - exact).abs() <= 1.001 * bound + 1e-5 * x.abs().sum(1, keepdim=True) * weight.abs().amax() + 1e-6
+    ).all()
+
+
+@given(products())
+def test_a_weight_in_4_bits_is_off_by_half_a_step_and_what_the_middle_is_rounded_by(
+    product: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    weight = product[1]
+    levels, ranges = four_bits(weight)
+    step, middle = ranges.float().transpose(0, 1).unbind(-1)
+    held = (levels.unflatten(1, (-1, GROUP)) - 8) * step[..., None] + middle[..., None]
+    off = (held - weight.unflatten(1, (-1, GROUP))).abs()
+    assert (off <= (0.51 * step + middle.abs() / 128)[..., None]).all()
+
+
+@given(products())
+def test_int4_weight_only_multiplies_by_what_it_holds(product: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, bias = (tensor.bfloat16() for tensor in product)
+    levels, ranges = four_bits(weight)
+    step, middle = ranges.float().transpose(0, 1).unbind(-1)
+    held = ((levels.unflatten(1, (-1, GROUP)) - 8) * step[..., None] + middle[..., None]).flatten(1)
+    found = quantizer("int4-weight-only").make(weight, bias)(x).float()
+    exact = x.float() @ held.t() + bias.float()
+    assert ((found - exact).abs() <= 0.02 * (x.float().abs() @ held.abs().t()) + 0.01 * bias.float().abs() + 1e-6).all()
+
+
+def test_both_int8_kernels_compute_the_same() -> None:
+    x, weight, bias = drawn(0, 3, 7, 100), drawn(1, 30, 100), drawn(2, 30)
+    torch.testing.assert_close(Int8.of(weight, bias)(x), Int8Matmul.of(weight, bias)(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [Int8.of, Int8Matmul.of])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_row_in_int8_does_not_depend_on_the_rows_beside_it(make: Callable[..., Linear], dtype: torch.dtype) -> None:
+    x, layer = drawn(0, 3, 70, 96).to(dtype), make(drawn(1, 40, 96).to(dtype), drawn(2, 40).to(dtype))
+    together = layer(x)
+    assert together.dtype == dtype
+    for row, place in ((0, 0), (1, 69), (2, 33)):
+        assert layer(x[row, place]).equal(together[row, place])
+    assert layer(x[:, ::3]).equal(together[:, ::3])
+
+
+@pytest.mark.parametrize("kind", ["int8-weight-only", "int4-weight-only"])
+def test_a_row_under_weights_alone_is_the_same_in_any_batch_but_for_rounding(kind: str) -> None:
+    x, layer = drawn(0, 70, 96).bfloat16(), QUANTIZERS[kind].make(drawn(1, 40, 96).bfloat16(), None)
+    together = layer(x)
+    for rows in (1, 5, 16, 17, 32):
+        torch.testing.assert_close(layer(x[:rows]), together[:rows], atol=0.1, rtol=0.02)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_weight_is_the_same_however_it_is_cut_while_it_is_quantised(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    x, weight = drawn(0, 4, 64).bfloat16(), drawn(1, 200, 64).bfloat16()
+    whole = QUANTIZERS[kind].make(weight, None)(x)
+    monkeypatch.setattr(kernels, "_CHUNK", 64 * 64)
+    assert QUANTIZERS[kind].make(weight, None)(x).equal(whole)
+
+
+def test_zeros_stay_zeros_and_what_is_not_finite_is_not_hidden() -> None:
+    layer = Int8.of(drawn(0, 8, 32))
+    x = torch.zeros(4, 32)
+    x[1, 3], x[2, 5] = float("nan"), float("inf")
+    made = layer(x)
+    assert (made[[0, 3]] == 0).all()
+    assert not made[1:3].isfinite().any()
+    assert made[1].isnan().all()
+    assert not Int8.of(torch.zeros(8, 32))(drawn(1, 2, 32)).any()
+
+
+@pytest.mark.parametrize("name", ["llada-0", "dream-0"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_quantised_model_s_logits_are_near_the_full_one_s(catalogue: Catalogue, name: str, kind: str) -> None:
+    full = full_logits(load(name, None, catalogue, "float32").adapter, TOKENS)
+    off = full_logits(load(name, kind, catalogue).adapter, TOKENS).float() - full
+    assert 0 < off.norm() / full.norm() < (0.6 if kind == "int4-weight-only" else 0.15)
+
+
+@pytest.mark.parametrize("name", ["llada-0", "dream-0"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_loading_twice_gives_the_same_model(catalogue: Catalogue, name: str, kind: str) -> None:
+    one, other = (full_logits(load(name, kind, catalogue).adapter, TOKENS) for _ in range(2))
+    assert one.equal(other)
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_queries_of_some_positions_are_those_among_all(catalogue: Catalogue, kind: str | None) -> None:
+    model = load("dream-0", kind, catalogue).adapter
+    hidden, places, readers = model.embed(TOKENS), model.encode(TOKENS), torch.tensor([2, 5, 6])
+    whole, part = model.project(0, hidden, places), model.project(0, hidden, places, readers)
+    close = {"atol": 0.05, "rtol": 0.05} if kind == "int4-weight-only" else {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(part.queries, whole.queries[:, readers], **close)
+    torch.testing.assert_close(part.keys, whole.keys, **close)
+    torch.testing.assert_close(part.values, whole.values, **close)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_row_in_fewer_bits_is_the_row_alone(catalogue: Catalogue, kind: str) -> None:
+    engine = Engine.build(load("llada-0", kind, catalogue), catalogue.configure("dual-cache", settings=TINY), catalogue)
+    together = engine.generate([[1, 2, 3], [4, 5]]).answers
+    assert together == [engine.generate([row]).answers[0] for row in ([1, 2, 3], [4, 5])]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_compiled_step_gives_the_same_tokens(catalogue: Catalogue, kind: str) -> None:
+    engine = Engine.build(load("llada-0", kind, catalogue), catalogue.configure("es-dllm", settings=TINY), catalogue)
+    expected = engine.generate([[1, 2, 3]]).tokens
+    engine.step_function = StepFunction(True, backend="aot_eager")
+    assert engine.generate([[1, 2, 3]]).tokens.equal(expected)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_compiled_by_inductor_gives_nearly_the_same_logits(catalogue: Catalogue, kind: str) -> None:
+    model = load("dream-0", kind, catalogue).adapter
+    with torch.inference_mode():
+        expected = full_logits(model, TOKENS)
+        found = torch.compile(full_logits, fullgraph=True, dynamic=False)(model, TOKENS)
+    assert (found - expected).float().norm() < 0.05 * expected.float().norm()
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+@pytest.mark.parametrize("config", [llada_config(4), llada_config(2), dream_config()], ids=["wide", "grouped", "dream"])
+def test_the_bytes_that_are_told_are_those_of_the_tensors(
+    catalogue: Catalogue, tmp_path: Path, kind: str | None, config: dict[str, Any]
+) -> None:
+    sizes = {"mlp_hidden_size": 64, "intermediate_size": 64}
+    config = {**config, **{key: value for key, value in sizes.items() if key in config}}
+    adapter: Any = random_model(config, "cpu", serving(kind), catalogue, quantize=kind).adapter
+    parts = [*adapter.layers, (adapter.embedding, adapter.norm, adapter.head)]
+    held: dict[int, int] = {}
+    for part in parts:
+        for one in part:
+            for x in [one] if isinstance(one, Tensor) else vars_of(one):
+                held[id(x) if x.is_mkldnn else x.untyped_storage().data_ptr()] = x.nelement() * x.element_size()
+    biases = 0 if "d_model" in config else 3 * 64 * (4 if kind == "int8" else 0)  # int8 holds them in float32
+    write_checkpoint(tmp_path, config, {})
+    told = describe_weights(tmp_path, serving(kind), kind, catalogue)
+    assert (told.dtype, told.spec) == (adapter.dtype, adapter.spec)
+    assert sum(held.values()) == pytest.approx(told.bytes, abs=biases)
+
+
+def vars_of(layer: Any) -> list[Tensor]:
+    """The tensors of a linear layer that no other holds."""
+    if type(layer).__name__ == "Part":
+        return []
+    found = (getattr(layer, name) for name in layer.__slots__ if name != "__weakref__")
+    return [x for x in found if isinstance(x, Tensor)] if not is_view(layer) else []
+
+
+def is_view(layer: Any) -> bool:
+    return isinstance(layer, Dense) and layer.weight._base is not None
+
+
+MEASURE = """
+import esdllm, json, sys
+
+def kilobytes(key):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+catalogue = esdllm.Catalogue.load()
+small, folder, kind = sys.argv[1:]
+esdllm.load_model(small, "cpu", "bfloat16", catalogue, quantize=kind)  # imports everything
+before = kilobytes("VmRSS")
+model = esdllm.load_model(folder, "cpu", catalogue=catalogue, quantize=kind)
+print(kilobytes("VmHWM") - before, kilobytes("VmRSS") - before)
+"""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A folder as LLaDA-8B's, in bfloat16 and four shards, of 412 MB; and its sizes in bytes: all, one layer."""
+    sizes = {"d_model": 1024, "n_heads": 8, "n_kv_heads": 8, "n_layers": 14, "mlp_hidden_size": 3072}
+    config = {**read_config("llada-0"), **sizes, "vocab_size": 8192, "embedding_size": 8192, "torch_dtype": "bfloat16"}
+    layer = dict.fromkeys(("q_proj", "k_proj", "v_proj", "attn_out"), (1024, 1024))
+    layer |= {"ff_proj": (3072, 1024), "up_proj": (3072, 1024), "ff_out": (1024, 3072)}
+    layer |= {"attn_norm": (1024,), "ff_norm": (1024,)}
+    shapes: dict[str, tuple[int, ...]] = {"wte": (8192, 1024), "ff_out": (8192, 1024), "ln_f": (1024,)}
+    shapes |= {f"blocks.{number}.{name}": shape for number in range(14) for name, shape in layer.items()}
+    weights = {
+        f"model.transformer.{name}.weight": torch.ones(shape, dtype=torch.bfloat16) for name, shape in shapes.items()
+    }
+    folder = write_checkpoint(tmp_path_factory.mktemp("large"), config, weights, shards=4)
+    yield folder, sum(x.nbytes for x in weights.values()), sum(2 * a * (b[0] if b else 1) for a, *b in layer.values())
+    shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", KINDS)
+def test_loading_takes_the_quantised_size_and_one_layer_in_full(large: Any, catalogue: Catalogue, kind: str) -> None:
+    folder, full, layer = large
+    size = describe_weights(folder, None, kind, catalogue).bytes
+    assert size < 0.6 * full
+    command = [sys.executable, "-c", MEASURE, str(CASES / "llada-0"), str(folder), kind]
+    gives_back = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}  # so that what was freed is not counted
+    result = subprocess.run(command, capture_output=True, text=True, env=gives_back)
+    assert result.returncode == 0, result.stderr
+    peak, after = (1024 * int(number) for number in result.stdout.split())
+    slack = 30e6  # of which 8.4 MB are values read at once
+    assert 0.9 * size < after < size + slack
+    assert peak < size + layer + slack < 0.7 * full
+
+
+@pytest.mark.parametrize("name", ["llada-0", "dream-0"])
+def test_an_unknown_kind_is_named_with_those_that_are_known(catalogue: Catalogue, name: str) -> None:
+    known = "known: int8, int8-weight-only, int4-weight-only"
+    with pytest.raises(UnavailableError, match=f"the quantisation 'int9' is not available for .*; {known}"):
+        load_model(CASES / name, "cpu", catalogue=catalogue, quantize="int9")
+
+
+def test_a_kind_that_cannot_serve_gives_all_its_reasons(catalogue: Catalogue) -> None:
+    config = {**llada_config(4), "d_model": 40, "mlp_hidden_size": 48}
+    with pytest.raises(UnavailableError) as caught:
+        random_model(config, "cpu", "float16", catalogue, quantize="int4-weight-only")
+    message = str(caught.value)
+    assert "computes in bfloat16, not in float16; pass dtype bfloat16" in message
+    assert "the weight 'qkv' has 40 inputs, which do not divide by 32" in message
+    assert "the weight 'down' has 48 inputs" in message
+    with pytest.raises(UnavailableError, match="its kernels are for cpu and cuda, not for meta"):
+        load_model(CASES / "llada-0", "meta", catalogue=catalogue, quantize="int8")
+
+
+def test_a_processor_whose_sums_overflow_is_told(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("esdllm_models.quantized.int8_is_exact", lambda: False)
+    with pytest.raises(UnavailableError, match=r"8-bit products overflow .*; int8-weight-only does without them"):
+        load("llada-0", "int8", catalogue)
+
+
+def test_a_family_without_quantisation_or_random_weights_says_so() -> None:
+    plan = LoadPlan(torch.float32, torch.device("cpu"), quantize="int8")
+    with pytest.raises(UnavailableError, match="the quantisation 'int8' is not available for Mine; none is"):
+        plan.only("Mine")
+    plan.only("Mine", quantize=("int8",))
+    with pytest.raises(UnavailableError, match="Mine makes no random weights"):
+        LoadPlan(torch.float32, torch.device("cpu"), seed=1).only("Mine")
+
+
+def test_random_weights_are_those_of_their_seed(catalogue: Catalogue) -> None:
+    config = llada_config(4)
+    one, same, other = (
+        full_logits(random_model(config, "cpu", "float32", catalogue, seed=seed).adapter, TOKENS) for seed in (1, 1, 2)
+    )
+    assert one.equal(same)
+    assert (one - other).abs().max() > 0.1
+    assert 0.2 < one.std() < 5
+
+
+def test_geometries_are_known_by_name(catalogue: Catalogue) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"no geometry 'llada-9b'; did you mean 'llada-8b'\? known: dream-7b, llada-8b"
+    ):
+        random_model("llada-9b", "cpu", catalogue=catalogue)
+    with pytest.raises(CheckpointError, match="the geometry: the model_type 'gpt' is not implemented"):
+        random_model({"model_type": "gpt"}, "cpu", catalogue=catalogue)
+
+
+@pytest.mark.parametrize(("name", "billions"), [("llada-8b", 8.0), ("dream-7b", 7.6)])
+def test_a_geometry_has_as_many_weights_as_its_name_says(catalogue: Catalogue, name: str, billions: float) -> None:
+    family = next(one for one in families(catalogue) if name in one.geometries)
+    plan = LoadPlan(torch.bfloat16, torch.device("cpu"))
+    assert family.weight_bytes(family.geometries[name], plan) / 2e9 == pytest.approx(billions, abs=0.05)
+
+
+def families(catalogue: Catalogue) -> list[Any]:
+    from esdllm.config import ComponentConfig
+
+    return [catalogue.build("model", ComponentConfig(name)) for name in catalogue.names("model")]
+
+
+def test_a_command_holds_weights_as_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--model", str(CASES / "llada-0"), "--quantize"]
+    assert main(["generate", "hello", *common, "int9"]) != 0
+    assert "the quantisation 'int9' is not available" in capsys.readouterr().err
+    arguments = ["eval", "--model", "tiny-llada", "--quantize", "int8", "-p", "vanilla", "--count", "1", "--json"]
+    assert main([*arguments, "--gen-length", "4", "--block-length", "4", "--task", "lists"]) == 0
+    assert json.loads(capsys.readouterr().out)["environment"]["quantize"] == "int8"
+
+
+@pytest.mark.parametrize("command", ["generate", "eval", "tune", "analyze"])
+def test_every_command_that_loads_takes_the_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert "--quantize" in capsys.readouterr().out

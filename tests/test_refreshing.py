@@ -1,0 +1,77 @@
+"""Refreshing by commits: when, and what it cannot be combined with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esdllm import Catalogue, ConfigError, Engine, Model, Moment, Scope, Window
+from esdllm.components import Components
+from esdllm.plan import Facts, Layout, Step
+from esdllm_policies.refreshing import OnCommitRefresh
+
+CATALOGUE = Catalogue.load()
+PARALLEL: dict[str, Any] = {"unmasking": "threshold", "delay_eos": False}
+
+
+def walk(committed: list[int], block_length: int = 16, **over: Any) -> list[tuple[Step, bool]]:
+    """Return the steps of one block, the number that each commits made up, and whether they refresh."""
+    settings = {"refresh": "on-commit", "gen_length": block_length, "block_length": block_length, **over}
+    components = Components.resolve(CATALOGUE.configure("es-dllm", settings=settings), CATALOGUE)
+    found: list[tuple[Step, bool]] = []
+    planner = components.planner(Layout.of(4, block_length, 0), 8)
+    for step in planner.walk(lambda: Facts(len(found) < len(committed), committed[len(found) - 1], 4, False)):
+        found.append((step, components.refresh.scope(step.moment).refresh))  # noqa: PERF401 - the lambda looks at it
+    return found
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=14), st.integers(1, 12))
+def test_a_refresh_comes_as_soon_as_enough_was_committed_since_the_last(committed: list[int], commits: int) -> None:
+    """The last one's own commits count: they came after what it computed."""
+    found = walk(committed, refresh={"name": "on-commit", "commits": commits}, **PARALLEL)
+    since = 0
+    for number, (step, refresh) in enumerate(found):
+        assert step.moment.unrefreshed == since
+        assert refresh is (number == 0 or since >= commits)
+        since = (0 if refresh else since) + committed[number]
+    assert len(found) == len(committed)
+
+
+@given(st.integers(1, 12))
+def test_with_one_position_a_step_it_comes_every_so_many_steps(commits: int) -> None:
+    found = walk([1] * 16, refresh={"name": "on-commit", "commits": commits}, delay_eos=False)
+    assert [number for number, (_, refresh) in enumerate(found) if refresh] == list(range(0, 16, commits))
+
+
+def test_the_window_is_the_canvas_then_all_up_to_the_block_s_end_or_the_block() -> None:
+    assert OnCommitRefresh().scope(Moment(0, 0, 0, 0)) == Scope(Window.CANVAS, True)
+    assert OnCommitRefresh().scope(Moment(8, 0, 1, None)) == Scope(Window.PREFIX, True)
+    assert OnCommitRefresh(commits=3).scope(Moment(9, 1, 1, 2)) == Scope(Window.BLOCK, False)
+    assert OnCommitRefresh(commits=3).scope(Moment(9, 1, 1, 3)) == Scope(Window.PREFIX, True)
+    assert OnCommitRefresh(commits=3, prompt=False).scope(Moment(9, 1, 1, 3)) == Scope(Window.BLOCK, True)
+
+
+SEVERAL = {"gen_length": 16, "block_length": 8, "refresh": "on-commit", "unmasking": {"tokens_per_step": 2}}
+
+
+@pytest.mark.parametrize("over", [{}, {"skip": "none"}, {"delay_eos": False}], ids=str)
+def test_several_positions_a_step_of_which_only_the_device_knows_are_refused(
+    over: dict[str, Any], llada: Model
+) -> None:
+    config = CATALOGUE.configure("es-dllm", settings={**SEVERAL, **over})
+    with pytest.raises(ConfigError, match=r"refresh 'on-commit' counts what is committed, which here only the device"):
+        Engine.build(llada, config, CATALOGUE)
+
+
+def test_several_positions_a_step_are_fine_where_the_plan_tells_how_many(llada: Model) -> None:
+    config = CATALOGUE.configure("es-dllm", settings={**SEVERAL, "skip": "none", "delay_eos": False})
+    assert Engine.build(llada, config, CATALOGUE).generate([[1, 2, 3]]).forwards == 8
+
+
+def test_the_planner_does_not_ask_the_device_for_a_refresh_policy_s_sake() -> None:
+    """With delay_eos, two a step may be fewer."""
+    found = walk([2] * 4, refresh="periodic", unmasking={"tokens_per_step": 2}, block_length=8)
+    assert [step.moment.unrefreshed for step, _ in found] == [0, None, None, None]
