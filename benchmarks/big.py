@@ -1,6 +1,6 @@
 """A model of LLaDA-8B's or Dream-7B's size with random weights: the memory it takes, and that it decodes.
 
-    python benchmarks/big.py [--geometry llada-8b] [--quantize int8] [--gen-length 16] [--threads 2]
+    python benchmarks/big.py [--geometry llada-8b] [--quantize int8] [--gen-length 16] [--threads 1]
 
 Random weights: memory and speed only. Peak memory is that of the process, from its start.
 """
@@ -29,7 +29,7 @@ def main(
     preset: str = "es-dllm",
     prompt: int = 64,
     gen_length: int = 16,
-    threads: int = 2,
+    threads: int = 1,
 ) -> None:
     """Print what loading and decoding took."""
     torch.set_num_threads(threads)

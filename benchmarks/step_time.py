@@ -35,6 +35,7 @@ SPEC = ModelSpec(
     context=4096,
     mask_id=MASK,
     eos_id=MASK - 1,
+    intermediate=MLP,
 )
 LAYOUT = Layout.of(START, BLOCK, 0)
 _ALL, _KEPT = (BLOCK,) * LAYERS, (64, 64, 32, 32, *(16,) * (LAYERS - 4))
@@ -52,7 +53,7 @@ def model(bare: BareLoop) -> Model:
         made_of(SPEC, attn_norm=ones, qkv=qkv, out=out, mlp_norm=ones, gate_up=gate_up, down=down)
         for qkv, out, gate_up, down in (map(Dense, layer) for layer in bare.layers)
     )
-    geometry = Geometry(MLP, 500000.0, 1e-5, qkv_bias=False)
+    geometry = Geometry(500000.0, 1e-5, qkv_bias=False)
     return Model(Transformer(SPEC, geometry, bare.embedding, layers, ones, Dense(bare.head)))
 
 

@@ -29,9 +29,7 @@ def _bytes_a_position(spec: ModelSpec, itemsize: int) -> int:
     """Return what stands when a layer's feed-forward is at its widest."""
     heads, kv_heads, dim = spec.n_heads, spec.n_kv_heads, spec.head_dim
     attention = (heads + 2 * kv_heads) * dim + (heads + kv_heads) * dim + heads * dim  # projected, rotated, attended
-    hidden = (
-        4 * spec.hidden
-    )  # the layer's input, that plus attention's result, the same normalised, what a scorer recalls
+    hidden = 3 * spec.hidden  # the layer's input, that plus attention's result, what a scorer recalls
     feed_forward = 4 * spec.intermediate  # gate and up, the gate's activation, the product
     angles = 4 * dim  # cosine and sine, float32
     return itemsize * (attention + hidden + feed_forward) + angles

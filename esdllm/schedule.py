@@ -269,19 +269,23 @@ class Planner:
         return self._memo[key]
 
     def skip_layers(self) -> tuple[int, ...]:
-        """Return the layers that drop positions at any step: where the scored tensor is worth remembering."""
+        """Return the layers that drop positions at any step: where the scored tensor is worth remembering.
+
+        A count is rounded, so a layer may drop at some windows only. Those of a block and of what trails before it are
+        looked at one by one, and the canvas.
+        """
         found: set[int] = set()
         lengths = {quota.block.stop - quota.block.start for quota in self.quotas()}
         for length in lengths:
-            for window in (length, self.layout.length):
+            for window in (*range(length, min(2 * length, self.layout.length)), self.layout.length):
                 found |= _drops(window, self._keep_counts(window, 0, length))
         return tuple(sorted(found))
 
     def _check_drops(self, plan: StepPlan, scored: tuple[int, ...]) -> None:
         if plan.skips and (elsewhere := _drops(plan.window, plan.keep).difference(scored)):
             raise ConfigError(
-                f"the skip schedule drops positions at layer {min(elsewhere)} of a window of {plan.window}, but not in the "
-                f"windows of the block and the canvas, where it drops at {scored}; only the number may depend on the window"
+                f"the skip schedule drops positions at layer {min(elsewhere)} of a window of {plan.window}, but not in those "
+                f"of one to two blocks nor in the canvas, where it drops at {scored}; only the number may depend on the window"
             )
 
     def _check_store(self, window: Window, size: int, keep: tuple[int, ...]) -> None:

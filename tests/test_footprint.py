@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import read_config
 
 from esdllm import Catalogue, Engine, Model, ModelSpec
 from esdllm.footprint import working_bytes
+from esdllm.loading import random_model
 from esdllm.testing.memory import TensorMemory
-from esdllm_models.transformer import Geometry, Transformer
 
 
 class EnoughError(Exception):
@@ -33,13 +34,11 @@ class FewSteps:
     def end(self) -> None: ...
 
 
-def random_model(hidden: int, mlp: int, vocab: int, dtype: torch.dtype) -> Model:
-    spec = ModelSpec("any", 2, hidden, 4, 2, hidden // 4, vocab, 4096, 0, 1, intermediate=mlp)
-    model = Transformer(spec, Geometry(mlp, 1e4, 1e-5, qkv_bias=False), torch.device("cpu"), dtype)
-    layers = [weight for layer in model.layers for weight in layer if weight is not None]
-    for weight in (model.embedding, model.norm, model.head, *layers):
-        weight.normal_(0, 0.02)
-    return Model(model)
+def small(hidden: int, mlp: int, vocab: int, dtype: torch.dtype, catalogue: Catalogue) -> Model:
+    """Return a random Dream of two layers."""
+    sizes = {"hidden_size": hidden, "intermediate_size": mlp, "vocab_size": vocab, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096}
+    return random_model({**read_config("dream-0"), **sizes, **heads}, "cpu", dtype, catalogue)
 
 
 def measured(model: Model, preset: str, rows: int, prompt: int, block: int, catalogue: Catalogue) -> int:
@@ -68,7 +67,7 @@ def test_what_a_step_takes_is_predicted_within_6_percent(
     block: int,
     catalogue: Catalogue,
 ) -> None:
-    model = random_model(hidden, mlp, vocab, dtype)
+    model = small(hidden, mlp, vocab, dtype, catalogue)
     found = measured(model, preset, rows, prompt, block, catalogue)
     predicted = working_bytes(model.spec, rows, prompt + block, block, dtype)
     assert found == pytest.approx(predicted, rel=0.06)

@@ -34,7 +34,7 @@ class Keep:
 
 @attrs.frozen
 class Moody:
-    """A skip schedule that drops at another layer in windows of other lengths than the canvas' and the block's."""
+    """A skip schedule that drops at another layer in windows of other lengths than the usual ones."""
 
     usual: tuple[int, ...] = ()
 
@@ -61,7 +61,6 @@ BROKEN: list[tuple[str, str, type, dict[str, Any], str]] = [
     ("skip", "esdllm_skip_schedules", Keep, {"counts": [1] * 7}, r"keep counts \(1, .*\) for 8 layers"),
     ("skip", "esdllm_skip_schedules", Keep, {"counts": [0] * 8}, "between 1 and the window"),
     ("skip", "esdllm_skip_schedules", Keep, {"counts": [99] * 8}, "and a window of 4; give one a layer"),
-    ("skip", "esdllm_skip_schedules", Moody, {"usual": [4, 10]}, r"drops positions at layer 5 of a window of"),
     (
         "unmasking",
         "esdllm_unmasking_policies",
@@ -71,6 +70,20 @@ BROKEN: list[tuple[str, str, type, dict[str, Any], str]] = [
     ),
     ("unmasking", "esdllm_unmasking_policies", Plan, {"plan": [5, -1]}, r"planned \(5, -1\) for 4 masks"),
 ]
+
+
+def test_a_schedule_that_drops_at_other_layers_in_rare_windows_is_refused(llada: Model) -> None:
+    catalogue = Catalogue.load({"mine": offers("esdllm_skip_schedules", {"moody": Moody})})
+    lengths = {"gen_length": 16, "block_length": 4, "refresh": "prefix-cache"}  # windows of 16, 12, 8 and 4
+    for usual in ([4, 5, 6, 7, 18], [4, 5, 6, 7, 18, 16, 12, 8]):
+        config = catalogue.configure("es-dllm", settings={**lengths, "skip": {"name": "moody", "usual": usual}})
+        if 16 in usual:
+            assert Engine.build(llada, config, catalogue)
+            continue
+        with pytest.raises(
+            ConfigError, match=r"drops positions at layer 5 of a window of \d+, but not in those of one to"
+        ):
+            Engine.build(llada, config, catalogue)
 
 
 @pytest.mark.parametrize(("section", "hook", "factory", "options", "message"), BROKEN, ids=str)

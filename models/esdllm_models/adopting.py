@@ -40,8 +40,8 @@ def adopt(spec: ModelSpec, geometry: Geometry, names: Names, module: nn.Module) 
             qkv=split(layer, q=heads, k=kv_heads, v=kv_heads),
             out=found.linear(layer, "out", spec.hidden, heads),
             mlp_norm=found.tensor(layer, "mlp_norm", spec.hidden),
-            gate_up=split(layer, gate=geometry.mlp, up=geometry.mlp),
-            down=found.linear(layer, "down", spec.hidden, geometry.mlp),
+            gate_up=split(layer, gate=spec.intermediate, up=spec.intermediate),
+            down=found.linear(layer, "down", spec.hidden, spec.intermediate),
         )
         for layer in range(spec.n_layers)
     )

@@ -58,7 +58,7 @@ def load(family: str, spec: ModelSpec, geometry: Geometry, names: Names, folder:
         CheckpointError: the folder's weights are not the model's.
     """
     plan.only(family, quantize=QUANTIZERS, spread=True, random=True)
-    _check(spec, geometry, plan)
+    _check(spec, plan)
     if plan.seed is not None:
         return _build(spec, geometry, plan, _drawing(plan.seed))
     weights = Checkpoint(folder, names.all(spec.n_layers))
@@ -78,7 +78,7 @@ def weight_bytes(spec: ModelSpec, geometry: Geometry, plan: LoadPlan) -> int:
     """
     plan.only(spec.family, quantize=QUANTIZERS, spread=True, random=True)
     size, held = plan.dtype.itemsize, quantizer(plan.quantize).bytes
-    shapes = _shapes(spec, geometry)
+    shapes = _shapes(spec)
     biases = shapes["qkv"][0] if geometry.qkv_bias else 0
     layer = sum(held(*shapes[name], size) for name in ("qkv", "out", "gate_up", "down"))
     kept = spec.n_layers * (2 * spec.hidden + biases) + spec.hidden + spec.vocab * spec.hidden
@@ -102,26 +102,26 @@ def made_of(
     )
 
 
-def _shapes(spec: ModelSpec, geometry: Geometry) -> dict[str, tuple[int, int]]:
+def _shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
     """Return outputs and inputs of the linear layers."""
     joint, attended = (spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim, spec.n_heads * spec.head_dim
     return {
         "qkv": (joint, spec.hidden),
         "out": (spec.hidden, attended),
-        "gate_up": (2 * geometry.mlp, spec.hidden),
-        "down": (spec.hidden, geometry.mlp),
+        "gate_up": (2 * spec.intermediate, spec.hidden),
+        "down": (spec.hidden, spec.intermediate),
         "head": (spec.vocab, spec.hidden),
     }
 
 
-def _check(spec: ModelSpec, geometry: Geometry, plan: LoadPlan) -> None:
+def _check(spec: ModelSpec, plan: LoadPlan) -> None:
     if plan.quantize is None:
         return
     chosen = quantizer(plan.quantize)
     reasons = list(dict.fromkeys(reason for device in plan.devices for reason in chosen.problems(device, plan.dtype)))
     reasons += [
         f"the weight '{name}' has {inputs} inputs, which do not divide by {chosen.group}"
-        for name, (_, inputs) in _shapes(spec, geometry).items()
+        for name, (_, inputs) in _shapes(spec).items()
         if inputs % chosen.group
     ]
     if reasons:
@@ -147,7 +147,7 @@ def _build(spec: ModelSpec, geometry: Geometry, plan: LoadPlan, fill: _Fill) -> 
 
 def _layer(spec: ModelSpec, geometry: Geometry, plan: LoadPlan, number: int, fill: _Fill) -> Layer:
     """Return one layer, filled and then quantised, one matrix after the other."""
-    device, make, shapes = plan.layer(number), quantizer(plan.quantize).make, _shapes(spec, geometry)
+    device, make, shapes = plan.layer(number), quantizer(plan.quantize).make, _shapes(spec)
 
     def empty(*size: int) -> Tensor:
         return torch.empty(*size, device=device, dtype=plan.dtype)

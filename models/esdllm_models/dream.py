@@ -114,7 +114,6 @@ class DreamFamily:
 
 def _geometry(config: Mapping[str, Any]) -> Geometry:
     return Geometry(
-        mlp=need(config, "intermediate_size", int),
         rope_theta=rope_theta(config),
         norm_eps=need(config, "rms_norm_eps", float),
         qkv_bias=True,

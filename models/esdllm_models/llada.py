@@ -127,7 +127,6 @@ class LladaFamily:
 
 def _geometry(config: Mapping[str, Any]) -> Geometry:
     return Geometry(
-        mlp=need(config, "mlp_hidden_size", int),
         rope_theta=need(config, "rope_theta", float),
         norm_eps=need(config, "rms_norm_eps", float),
         qkv_bias=False,

@@ -23,7 +23,6 @@ __all__ = ["Geometry", "Layer", "Rotation", "Transformer"]
 class Geometry:
     """What a ModelSpec does not say: the inside of the layers."""
 
-    mlp: int
     rope_theta: float
     norm_eps: float
     qkv_bias: bool
@@ -52,9 +51,9 @@ class Layer(NamedTuple):
     mlp_norm: Tensor
     """(C,)"""
     gate_up: Linear
-    """C -> 2 mlp"""
+    """C -> 2 I, the features inside the feed-forward"""
     down: Linear
-    """mlp -> C"""
+    """I -> C"""
 
 
 @attrs.define(eq=False, slots=False)
