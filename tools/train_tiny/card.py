@@ -144,7 +144,7 @@ def _options(recipe: Recipe, size: Size) -> str:
     usual = Recipe(recipe.family, recipe.tokens)
     names = ("batch_tokens", "matrix_rate", "other_rate", "seed")
     changed = [name for name in names if getattr(recipe, name) != getattr(usual, name)]
-    options = [] if size.tied else ["--no-tied"]
+    options = ["--no-tied"] * (not size.tied) + ["--digits"] * recipe.digits
     options += [f"--{name.replace('_', '-')} {getattr(recipe, name)}" for name in ("tokens", *changed)]
     options += [f"--share {task}={share}" for task, share in recipe.shares.items() if share != SHARES.get(task)]
     return " ".join(options)

@@ -44,6 +44,8 @@ class Recipe:
     """share of the budget that is trained with half of the layers"""
     seed: int = 0
     shares: dict[str, float] = field(default_factory=lambda: dict(SHARES))
+    digits: bool = False
+    """whether digits begin as waves of their value, where numbers are read digit by digit"""
     first: dict[str, Any] | None = None
     """what the run was whose averaged weights this one began with, at full depth: `recipe` and `place`"""
 
@@ -78,7 +80,9 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.model = TinyModel(size if recipe.first else size._replace(layers=size.layers // 2))
         numbers = [tokenizer.token_to_id(f"Ġ{number}") for number in range(100)]
-        if None not in numbers and not recipe.first:  # Dream's tokenizer reads digits
+        if None in numbers:  # Dream's tokenizer reads digits
+            numbers = [tokenizer.token_to_id(str(digit)) for digit in range(10 if recipe.digits else 0)]
+        if numbers and not recipe.first:
             self.model.number_values(numbers)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self._layers, self._fast = size.layers, fast
@@ -88,7 +92,8 @@ class Trainer:
     def begin_with(self, weights: dict[str, Tensor]) -> None:
         """Take over the weights of another run; where digits are read, they get waves of their value, once."""
         self.model.load_state_dict(weights)
-        if self.recipe.family == "dream" and self.recipe.first and not self.recipe.first["recipe"].get("first"):
+        begun = self.recipe.first["recipe"] if self.recipe.first else {}
+        if self.recipe.family == "dream" and not begun.get("first") and not begun.get("digits"):
             digits = [self.tokenizer.token_to_id(str(digit)) for digit in range(10)]
             self.model.number_values(digits, spread=self.model.embedding.weight[digits].std().item(), keep=1.0)
         self.average.load_state_dict(self.model.state_dict())
@@ -230,6 +235,7 @@ def main(
     tokens: Annotated[int, typer.Option(help="Budget of training tokens.")] = 45_000_000,
     resume: Annotated[bool, typer.Option(help="Go on from the folder's checkpoint, by its own recipe.")] = False,
     share: Annotated[list[str] | None, typer.Option(help="A task's share: `lists=0.3`.")] = None,
+    digits: Annotated[bool, typer.Option("--digits", help="Begin the digits as waves of their value (Dream).")] = False,
     start: Annotated[Path | None, typer.Option(help="Begin with the weights of this run's folder.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the weights and of the data.")] = 0,
     batch_tokens: Annotated[int, typer.Option(help="Tokens in a batch.")] = 4096,
@@ -248,7 +254,9 @@ def main(
     shares = SHARES | {name: float(x) for name, x in (one.split("=") for one in share or [])}
     begun = torch.load(start / "checkpoint.pt", weights_only=True) if start else None
     first = {key: begun[key] for key in ("recipe", "place")} if begun else None
-    recipe = Recipe(family, tokens, batch_tokens, matrix_rate, other_rate, seed=seed, shares=shares, first=first)
+    recipe = Recipe(
+        family, tokens, batch_tokens, matrix_rate, other_rate, seed=seed, shares=shares, digits=digits, first=first
+    )
     tokenizer = build_tokenizer(family)
     size = SIZES[family]._replace(vocab_size=tokenizer.get_vocab_size(), tied=tied)
     if resume:
