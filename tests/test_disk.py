@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -167,22 +168,22 @@ def test_a_folder_in_which_no_file_can_be_made_is_an_error_that_names_it() -> No
         DiskStore("/proc").allocate(SHAPE)
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """No file of this process may grow beyond 8 KiB."""
+    """No file of this process may grow beyond 8 KiB; its own output may be one, so nothing is to be printed within."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.usefixtures("small_files")
 def test_room_that_cannot_be_reserved_is_an_error_that_leaves_nothing_behind(tmp_path: Path) -> None:
     store = DiskStore(str(tmp_path))
     needed = store.memory(SHAPE).disk
-    with pytest.raises(
-        UnavailableError, match=rf"cannot reserve {needed:,} bytes of disk in .+: File too large; name an"
-    ):
+    message = rf"cannot reserve {needed:,} bytes of disk in .+: File too large; name an"
+    with pytest.raises(UnavailableError, match=message), small_files():
         store.allocate(SHAPE)
     assert list(tmp_path.iterdir()) == []
     assert open_files(tmp_path) == []
