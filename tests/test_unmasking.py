@@ -264,7 +264,7 @@ def test_the_divergence_is_the_whole_kl_at_the_vocabulary_s_size_and_never_more_
     now, last = second.logits.double().log_softmax(-1), first.logits.double().log_softmax(-1)
     whole = (now.exp() * (now - last)).sum(-1).float()
     assert torch.allclose(klass_after(KlassUnmasking(tokens=VOCAB + 3), first, second), whole, rtol=1e-3, atol=1e-4)
-    assert (klass_after(KlassUnmasking(tokens=tokens), first, second) <= whole + 1e-3).all()
+    assert (klass_after(KlassUnmasking(tokens=tokens), first, second) <= whole + 1e-4).all()
     assert klass_after(KlassUnmasking(tokens=tokens), first, first).abs().max() < 1e-5
 
 

@@ -129,6 +129,13 @@ class LongestPrefixUnmasking(_Deciding):
         return piece | leftmost
 
 
+def _shares(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probabilities (B, N, T) of tokens `ids` and (B, N, 1) of all others; by 1 - sum small ones would be lost."""
+    whole = logits.logsumexp(-1, keepdim=True)
+    others = logits.scatter(-1, ids, float("-inf")).logsumexp(-1, keepdim=True)
+    return (logits.gather(-1, ids) - whole).exp(), (others - whole).exp()
+
+
 @attrs.frozen
 class CreditUnmasking(_Deciding):
     """Confidence above a threshold, raised for a candidate that earlier steps named too; and always the best one.
@@ -207,7 +214,7 @@ class KlassUnmasking(_Deciding):
     @property
     def memory(self) -> int:
         """Probabilities, token ids, and how often in a row the distribution stood still."""
-        return 2 * self.tokens + 1
+        return 2 * self.tokens + 2
 
     def divergences(self, view: UnmaskingView) -> Tensor:
         """Return (B, N) float32, KL(now | last) over the remembered tokens and the rest; `view.memory` as it was left."""
@@ -215,21 +222,20 @@ class KlassUnmasking(_Deciding):
         count = min(self.tokens, view.logits.shape[-1])
         last = view.memory[..., :count]
         ids = view.memory[..., self.tokens : self.tokens + count].long()
-        now = (view.logits.gather(-1, ids) - view.logits.logsumexp(-1, keepdim=True)).exp()
-        now, last = (torch.cat([x, (1 - x.sum(-1, keepdim=True)).clamp(min=0.0)], dim=-1) for x in (now, last))
+        now = torch.cat(_shares(view.logits, ids), dim=-1)
+        last = torch.cat([last, view.memory[..., -2:-1]], dim=-1)
         return (now * ((now + _PAST).log() - (last + _PAST).log())).sum(-1)
 
     def remember(self, view: UnmaskingView) -> Tensor:
-        """Return the most probable tokens' probabilities and ids, and the number of comparisons that stood still."""
+        """Return the most probable tokens' probabilities and ids, the rest's probability, the comparisons that stood still."""
         assert view.memory is not None
         still = (self.divergences(view) < self.divergence) & (view.previous_tokens >= 0)
         steps = (view.memory[..., -1] + 1) * still
         count = min(self.tokens, view.logits.shape[-1])
-        top = (view.logits - view.logits.logsumexp(-1, keepdim=True)).topk(count, dim=-1)
+        ids = view.logits.topk(count, dim=-1).indices
+        shares, rest = _shares(view.logits, ids)
         unused = view.memory.new_zeros(*steps.shape, self.tokens - count)
-        return torch.cat(
-            [top.values.exp(), unused, top.indices.to(top.values.dtype), unused, steps.unsqueeze(-1)], dim=-1
-        )
+        return torch.cat([shares, unused, ids.to(shares.dtype), unused, rest, steps.unsqueeze(-1)], dim=-1)
 
     def select(self, view: UnmaskingView) -> Tensor:
         """Return the confident that stand still."""
