@@ -17,7 +17,7 @@ from esdllm.views import KeyValue, ModelSpec
 if TYPE_CHECKING:
     from esdllm.catalogue import Catalogue
 
-__all__ = ["AUTO", "AttentionChoice", "AutoAttention", "choose_attention"]
+__all__ = ["AUTO", "AttentionChoice", "AutoAttention", "at_defaults", "choose_attention"]
 
 AUTO = "auto"
 """The name that no backend may have: where it stands, one is chosen."""
@@ -81,15 +81,26 @@ def choose_attention(
     return AttentionChoice(*chosen, {**others, **left_out})
 
 
+def at_defaults(catalogue: Catalogue) -> dict[str, AttentionBackend | str]:
+    """Return each backend at its defaults, by name; of one with an option that has none, the error's text."""
+    return {name: _at_defaults(catalogue, name) for name in catalogue.names("attention")}
+
+
+def _at_defaults(catalogue: Catalogue, name: str) -> AttentionBackend | str:
+    try:
+        backend: AttentionBackend = catalogue.build("attention", ComponentConfig(name))
+    except ConfigError as error:
+        return str(error)
+    return backend
+
+
 def _candidates(catalogue: Catalogue) -> tuple[list[tuple[str, AttentionBackend]], dict[str, tuple[str, ...]]]:
     """Return the backends in their order, and why the others do not take part."""
     ranked: list[tuple[int, str, AttentionBackend]] = []
     left_out: dict[str, tuple[str, ...]] = {}
-    for name in catalogue.names("attention"):
-        try:
-            backend: AttentionBackend = catalogue.build("attention", ComponentConfig(name))
-        except ConfigError as error:  # an option without a default
-            left_out[name] = (str(error),)
+    for name, backend in at_defaults(catalogue).items():
+        if isinstance(backend, str):
+            left_out[name] = (backend,)
             continue
         rank = getattr(backend, "rank", None)  # a plugin made before there were ranks has none
         if rank is None:

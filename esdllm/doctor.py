@@ -11,6 +11,7 @@ import attrs
 import psutil
 import torch
 
+from esdllm.attention import at_defaults
 from esdllm.catalogue import Catalogue
 from esdllm.components import Components
 from esdllm.config import ComponentConfig
@@ -122,11 +123,16 @@ class Serving:
 
 
 def attention_backends(
-    catalogue: Catalogue, spec: ModelSpec, device: torch.device, dtype: torch.dtype
+    catalogue: Catalogue, components: Components, spec: ModelSpec, device: torch.device, dtype: torch.dtype
 ) -> list[Serving]:
-    """Return whether each attention backend can serve a model."""
-    found = {name: catalogue.build("attention", ComponentConfig(name)) for name in catalogue.names("attention")}
-    return [Serving(name, tuple(backend.problems(spec, device, dtype))) for name, backend in found.items()]
+    """Return whether each attention backend can serve a model: the configuration's own as it is set, others at defaults."""
+    found = at_defaults(catalogue)
+    if components.config.attention.name in found:
+        found[components.config.attention.name] = components.attention
+    return [
+        Serving(name, (backend,) if isinstance(backend, str) else tuple(backend.problems(spec, device, dtype)))
+        for name, backend in found.items()
+    ]
 
 
 @attrs.frozen
@@ -167,6 +173,8 @@ def fits(
 ) -> list[Fit]:
     """Return what `batch` rows of `length` columns would take with each cache store, beside `weights` bytes of weights.
 
+    The configuration's own store is as it is set, the others are at their defaults.
+
     Raises:
         InputError: the canvas leaves no room for a prompt before `gen_length`.
         ConfigError: settings contradict each other.
@@ -181,11 +189,13 @@ def fits(
     work = working_bytes(spec, rows, length, config.block_length, dtype)
     found = []
     for name in catalogue.names("cache"):
-        chosen = attrs.evolve(components, cache=catalogue.build("cache", ComponentConfig(name)))
+        own = name == config.cache.name
+        store = components.cache if own else catalogue.build("cache", ComponentConfig(name))
+        chosen = attrs.evolve(components, cache=store)
         planner = chosen.planner(layout, spec.n_layers)
         shape = chosen.cache_shape(spec, planner, rows, length, device, dtype)
-        problems = (*_contradictions(planner), *chosen.cache.problems(shape))
-        found.append(Fit(name, problems, chosen.cache.memory(shape), weights, work))
+        problems = (*_contradictions(planner), *store.problems(shape))
+        found.append(Fit(name, problems, store.memory(shape), weights, work))
     return found
 
 

@@ -178,8 +178,9 @@ def describe_weights(
 ) -> Weights:
     """Return what a checkpoint's weights would be once loaded, from its config.json alone."""
     family, config = _described(name_or_path, catalogue or Catalogue.load())
-    plan = Placement.of("cpu").plan(family.spec(config), _dtype(dtype, config), quantize)
-    return Weights(family.spec(config), plan.dtype, family.weight_bytes(config, plan))
+    spec = family.spec(config)
+    plan = Placement.of("cpu").plan(spec, _dtype(dtype, config), quantize)
+    return Weights(spec, plan.dtype, family.weight_bytes(config, plan))
 
 
 def _described(name_or_path: str | Path, catalogue: Catalogue) -> tuple[ModelFamily, Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from helpers import CASES, read_config
+from helpers import CASES, offers, read_config
 
 from esdllm import Catalogue, Engine, Model, describe_model
 from esdllm.cli import main
@@ -21,6 +21,13 @@ from esdllm.loading import describe_weights
 from esdllm.views import Memory
 
 Doctor = Callable[..., tuple[int, str, str]]
+
+
+@attrs.frozen
+class Needy:
+    """An attention backend with an option that must be given."""
+
+    size: int
 
 
 @pytest.fixture
@@ -100,6 +107,22 @@ def test_auto_is_told_as_the_backend_that_it_chooses(doctor: Doctor) -> None:
     assert (code, json.loads(told)["chosen"]["attention"]) == (0, "sdpa")
 
 
+def test_the_configuration_s_own_store_is_looked_at_as_it_is_set(doctor: Doctor, tmp_path: Path) -> None:
+    missing = str(tmp_path / "none")
+    code, told, _ = doctor("-s", "cache.name=disk", "-s", f"cache.folder={missing}", "--json")
+    disk = next(one for one in json.loads(told)["memory"] if one["store"] == "disk")
+    assert code == 1
+    assert disk["problems"] == [f"there is no folder {missing}; make it, or name another as cache.folder"]
+
+
+def test_a_backend_without_defaults_is_listed_with_what_it_needs(catalogue: Catalogue) -> None:
+    known = Catalogue.load({"mine": offers("esdllm_attention_backends", {"needy": Needy})})
+    components = Components.resolve(known.configure("es-dllm"), known)
+    spec = describe_model(CASES / "dream-0", known)
+    found = attention_backends(known, components, spec, torch.device("cpu"), torch.float32)
+    assert "'size'" in next(one.problems[0] for one in found if one.name == "needy")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -143,6 +166,7 @@ def test_the_machine_is_this_one() -> None:
 
 def test_a_backend_without_problems_serves(catalogue: Catalogue) -> None:
     spec: Any = describe_model(CASES / "dream-0", catalogue)
-    found = {one.name: one.problems for one in attention_backends(catalogue, spec, torch.device("cpu"), torch.float32)}
+    components, cpu = Components.resolve(catalogue.configure("es-dllm"), catalogue), torch.device("cpu")
+    found = {one.name: one.problems for one in attention_backends(catalogue, components, spec, cpu, torch.float32)}
     assert found["eager"] == found["sdpa"] == ()
     assert found["xformers"]

@@ -11,7 +11,8 @@ from helpers import CASES
 from test_runtime import SHORT
 
 from esdllm import Catalogue, Engine, Generation, Model, describe_model, load_model
-from esdllm.config import ComponentConfig
+from esdllm.components import Components
+from esdllm.doctor import attention_backends
 from esdllm.evaluation.statistics import agreement
 
 MODES: Mapping[str, Mapping[str, Any]] = {
@@ -48,8 +49,9 @@ def cells() -> Iterator[tuple[str, str, str]]:
 def serving(catalogue: Catalogue) -> list[str]:
     """Return the attention backends that can serve the models here."""
     spec, cpu = describe_model(CASES / "dream-0", catalogue), torch.device("cpu")
-    found = {name: catalogue.build("attention", ComponentConfig(name)) for name in catalogue.names("attention")}
-    return [name for name, backend in found.items() if not backend.problems(spec, cpu, torch.float32)]
+    components = Components.resolve(catalogue.configure("es-dllm"), catalogue)
+    found = attention_backends(catalogue, components, spec, cpu, torch.float32)
+    return [one.name for one in found if not one.problems]
 
 
 @pytest.fixture(scope="session")

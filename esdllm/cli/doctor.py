@@ -110,7 +110,7 @@ def doctor(
         spec=spec,
         device=where,
         dtype=weights.dtype,
-        attention=attention_backends(catalogue, spec, where, weights.dtype),
+        attention=attention_backends(catalogue, components, spec, where, weights.dtype),
         chosen=chosen,
         store=components.config.cache.name,
         fits=fits(catalogue, components, spec, batch, length, where, weights.dtype, weights.bytes),

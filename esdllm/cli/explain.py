@@ -78,11 +78,13 @@ def explain(
         typer.echo(decode.to_toml(), nl=False)
         return
     name = model or default_model(catalogue)
-    spec = describe_model(name, catalogue)
-    run = RunPlan.of(components, spec, prompt_length, batch)
     if decode.attention.name == AUTO:
-        weights = describe_weights(name, dtype, None, catalogue)
+        weights = describe_weights(name, dtype, catalogue=catalogue)
+        spec = weights.spec
         components = components.serving(catalogue, spec, resolve_device(device), weights.dtype)
+    else:
+        spec = describe_model(name, catalogue)
+    run = RunPlan.of(components, spec, prompt_length, batch)
     if as_json:
         print_json(
             {"preset": choice.base(), "model": {"name": name, **attrs.asdict(spec)}, **_as_dict(run, components)}
