@@ -29,6 +29,11 @@ REFRESHES = {
     "every 16 steps": "refresh.prompt_refresh=64 refresh.block_refresh=16",
     "never": "refresh.prompt_refresh=999 refresh.block_refresh=999",
 }
+SHOWN = {
+    "every 16 steps": ("hybrid", "random"),
+    "never": ("hybrid", "variation", "confidence", "random", "random, nothing raised"),
+}
+"""the scorers that are compared at each refresh"""
 SCORERS = {
     "hybrid": "importance=hybrid",
     "variation": "importance=variation",
@@ -55,6 +60,7 @@ def grid() -> dict[tuple[str, str, str], str]:
         for refresh in REFRESHES
         for keep in KEEPS
         for name, scorer in SCORERS.items()
+        if name in SHOWN[refresh]
     }
     return {**found, **{(*HARDEST, name): setting(*HARDEST, scorer) for name, scorer in VARIANTS.items()}}
 
@@ -74,7 +80,7 @@ def tables(report: Report, losses: dict[tuple[str, str, str], Interval]) -> str:
     for refresh in REFRESHES:
         heads = [f"keep {keep}" for keep in KEEPS]
         lines += [f"| refreshed {refresh} | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
-        for name in SCORERS:
+        for name in SHOWN[refresh]:
             lines.append(f"| {name} | {' | '.join(cell(losses[keep, refresh, name]) for keep in KEEPS)} |")
         lines.append("")
     keep, refresh = HARDEST
@@ -89,6 +95,8 @@ def draw(losses: dict[tuple[str, str, str], Interval], title: str, path: Path) -
     panels = figure.subplots(1, len(REFRESHES), sharey=True)
     for axes, refresh in zip(panels, REFRESHES, strict=True):
         for number, name in enumerate(SCORERS):
+            if name not in SHOWN[refresh]:
+                continue
             found = [losses[keep, refresh, name] for keep in KEEPS]
             middles = [100 * interval.value for interval in found]
             spread = [
@@ -112,7 +120,7 @@ def draw(losses: dict[tuple[str, str, str], Interval], title: str, path: Path) -
         axes.set(title=f"refreshed {refresh}", xlabel="share of positions kept in the deep layers")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("points lost against the dual cache")
-    panels[0].legend()
+    panels[-1].legend()
     figure.suptitle(title)
     save_figure(figure, path)
 

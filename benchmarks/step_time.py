@@ -1,9 +1,9 @@
-"""The time of one full, one block and one skip step, beside a bare loop without any framework.
+"""The time of one full, one block and one skip step, beside the bare loop, which has no framework.
 
-    python benchmarks/step_time.py [--compile] [--pairs 7]
+    python benchmarks/step_time.py [--compile] [--pairs 7] [--size small,vocab=126464]
 
-Random weights: speed only. The two are measured in one process, one after the other in turns, on one thread; medians and the
-median of the pairs' ratios are printed.
+Random weights: speed only. The two share them, and are measured in one process, one after the other in turns, on one thread;
+medians and the median of the pairs' ratios are printed. `esdllm bench bare es-dllm` measures whole runs.
 """
 
 from __future__ import annotations
@@ -14,71 +14,54 @@ from collections.abc import Callable
 
 import torch
 import typer
-from bare_loop import BLOCK, CANVAS, HEADS, HIDDEN, LAYERS, MASK, MLP, START, VOCAB, BareLoop
 
-from esdllm import Catalogue, Engine, Model, ModelSpec, Phase, StepPlan
+from esdllm import Catalogue, Engine, Model
+from esdllm.benchmarking import geometry
+from esdllm.benchmarking.bare import BareLayer, BareLoop, BareWeights
 from esdllm.canvas import Canvas
 from esdllm.forward import StepInputs
-from esdllm.plan import Layout
-from esdllm_models.building import made_of
-from esdllm_models.linear import Dense
-from esdllm_models.transformer import Geometry, Transformer
+from esdllm.loading import random_model
+from esdllm.plan import Layout, Step
 
-SPEC = ModelSpec(
-    family="llada",
-    n_layers=LAYERS,
-    hidden=HIDDEN,
-    n_heads=HEADS,
-    n_kv_heads=HEADS,
-    head_dim=HIDDEN // HEADS,
-    vocab=VOCAB,
-    context=4096,
-    mask_id=MASK,
-    eos_id=MASK - 1,
-    intermediate=MLP,
-)
-LAYOUT = Layout.of(START, BLOCK, 0)
-_ALL, _KEPT = (BLOCK,) * LAYERS, (64, 64, 32, 32, *(16,) * (LAYERS - 4))
-PLANS = {
-    "full": StepPlan(CANVAS, BLOCK, (CANVAS,) * LAYERS, (2, 4), Phase.ALL, narrow=True),
-    "block": StepPlan(BLOCK, BLOCK, _ALL, (2, 4), Phase.ALL),
-    "skip": StepPlan(BLOCK, BLOCK, _KEPT, (2, 4), Phase.ALL),
-}
+PROMPT, BLOCK = 128, 64
+WHICH = {"full": 0, "block": 16, "skip": 1}
+"""numbers of the steps in a run that refreshes the block every 16 steps"""
 
 
-def model(bare: BareLoop) -> Model:
-    """Return our model with the bare loop's weights."""
-    ones = torch.ones(HIDDEN, dtype=torch.bfloat16)
-    layers = tuple(
-        made_of(SPEC, attn_norm=ones, qkv=qkv, out=out, mlp_norm=ones, gate_up=gate_up, down=down)
-        for qkv, out, gate_up, down in (map(Dense, layer) for layer in bare.layers)
-    )
-    geometry = Geometry(500000.0, 1e-5, qkv_bias=False)
-    return Model(Transformer(SPEC, geometry, bare.embedding, layers, ones, Dense(bare.head)))
-
-
-def ours(bare: BareLoop, compiled: bool) -> dict[str, Callable[[], None]]:
-    """Return the engine's own step for each plan."""
-    settings = {"gen_length": CANVAS - START, "block_length": BLOCK, "compile": compiled, "early_stop": False}
-    catalogue = Catalogue.load()
-    engine = Engine.build(model(bare), catalogue.configure("es-dllm", settings=settings), catalogue)
-    mask = torch.ones(1, CANVAS, dtype=torch.bool)
-    seeds, device = torch.zeros(1, dtype=torch.int64), torch.device("cpu")
-    canvas = Canvas.of(bare.tokens, mask, seeds, SPEC, branches=1, device=device, dtype=torch.bfloat16)
-    parts = engine.components.parts(engine.model.adapter, engine.allocated(canvas, engine.planner(LAYOUT)))
-
-    def step(plan: StepPlan, start: int) -> Callable[[], None]:
-        columns = canvas.columns
-        inputs = StepInputs(
-            columns[start : start + plan.window].expand(1, -1),
-            columns[START:].expand(1, -1),
-            columns[START - start : START - start + BLOCK],
-            torch.ones(1, dtype=torch.int64),
-            columns[0],
+def bare_weights(model: Model) -> BareWeights:
+    """Return the model's own weights for the bare loop."""
+    whole = model.adapter
+    layers = (
+        BareLayer(
+            one.attn_norm,
+            one.qkv.weight,
+            one.qkv.bias,
+            one.out.weight,
+            one.mlp_norm,
+            one.gate_up.weight,
+            one.down.weight,
         )
-        return lambda: engine.step_function(parts, plan, canvas, inputs)
+        for one in whole.layers
+    )
+    return BareWeights(whole.embedding, tuple(layers), whole.norm, whole.head.weight)
 
-    return {name: step(plan, 0 if name == "full" else START) for name, plan in PLANS.items()}
+
+def ours(engine: Engine, tokens: torch.Tensor, step: Step) -> Callable[[], None]:
+    """Return the engine's own step."""
+    adapter, mask = engine.model.adapter, torch.ones(tokens.shape, dtype=torch.bool)
+    canvas = Canvas.of(tokens, mask, torch.zeros(1, dtype=torch.int64), adapter.spec, 1, adapter.device, adapter.dtype)
+    planner = engine.planner(Layout.of(PROMPT, BLOCK, adapter.spec.logit_shift))
+    parts = engine.components.parts(adapter, engine.allocated(canvas, planner))
+    columns, start, plan = canvas.columns, step.start or 0, step.plan
+    first = step.block.start - start
+    inputs = StepInputs(
+        columns[start : start + plan.window].expand(1, -1),
+        columns[step.block.start : step.block.stop].expand(1, -1),
+        columns[first : first + plan.block],
+        torch.ones(1, dtype=torch.int64),
+        columns[0],
+    )
+    return lambda: engine.step_function(parts, plan, canvas, inputs)
 
 
 def seconds(step: Callable[[], None]) -> float:
@@ -88,25 +71,33 @@ def seconds(step: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
-def main(compile: bool = False, pairs: int = 7, threads: int = 1) -> None:
+def main(compile: bool = False, pairs: int = 7, threads: int = 1, size: str = "small,vocab=126464") -> None:
     """Print a table: kind of step, ours and the bare loop's milliseconds (medians), and the median ratio."""
     torch.set_num_threads(threads)
+    catalogue = Catalogue.load()
+    settings = {"gen_length": BLOCK, "block_length": BLOCK, "compile": compile, "early_stop": False}
+    model = random_model(geometry(size, catalogue), "cpu", None, catalogue)
+    spec, weights = model.spec, bare_weights(model)
+    engine = Engine.build(model, catalogue.configure("es-dllm", settings=settings), catalogue)
+    steps = engine.planner(Layout.of(PROMPT, BLOCK, spec.logit_shift)).rehearse()
+    prompt = torch.randint(0, spec.mask_id, (1, PROMPT), generator=torch.Generator().manual_seed(0))
+    tokens = torch.cat([prompt, torch.full((1, BLOCK), spec.mask_id)], 1)
+    print(f"{'step':6} {'ours':>9} {'bare':>9} {'ratio':>7}   ({'compiled' if compile else 'eager'}, {threads} thread)")
     with torch.inference_mode():
-        bare = BareLoop()
-        mine = ours(bare, compile)
-        theirs = {"full": bare.full, "block": bare.block, "skip": bare.skip}
-        if compile:
-            theirs = {name: torch.compile(step, dynamic=False) for name, step in theirs.items()}
-        print(
-            f"{'step':6} {'ours':>9} {'bare':>9} {'ratio':>7}   ({'compiled' if compile else 'eager'}, {threads} thread)"
-        )
-        for name in PLANS:
-            for warm_up in (mine[name], theirs[name]) * 2:
+        for name, number in WHICH.items():
+            mine = ours(engine, tokens, steps[number])
+            loop = BareLoop(spec, weights, prompt, BLOCK, steps[0].plan.scored, delay_eos=True)
+            make = torch.compile(loop.step, dynamic=False) if compile else loop.step
+
+            def theirs(make: Callable[[Step], None] = make, step: Step = steps[number]) -> None:
+                make(step)
+
+            for warm_up in (mine, theirs) * 2:
                 warm_up()
-            taken = [(seconds(mine[name]), seconds(theirs[name])) for _ in range(pairs)]
+            taken = [(seconds(mine), seconds(theirs)) for _ in range(pairs)]
             medians = [statistics.median(column) * 1e3 for column in zip(*taken, strict=True)]
             ratio = statistics.median(a / b for a, b in taken)
-            print(f"{name:6} {medians[0]:7.1f}ms {medians[1]:7.1f}ms {ratio:7.3f}")
+            print(f"{name:6} {medians[0]:7.1f}ms {medians[1]:7.1f}ms {ratio:7.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def settings() -> str:
 def sections() -> str:
     """Return the sections, which name one component each, and the observers, which name any number."""
     fields = [field for field in attrs.fields(DecodeConfig) if field.name in (*SECTIONS, "observers")]
-    hooks = [f"[`{KINDS[field.name]}`](hooks.md#esdllm.hookspecs.HookSpecs.{KINDS[field.name]})" for field in fields]
+    hooks = [f"[`{KINDS[field.name]}`](hooks.md#{KINDS[field.name]})" for field in fields]
     rows = [(f"`{field.name}`", field.metadata["help"], hook) for field, hook in zip(fields, hooks, strict=True)]
     return _table(("section", "what it decides", "hook that offers components"), rows)
 

@@ -7,6 +7,7 @@ from importlib.metadata import version as _version
 from pathlib import Path
 from typing import Any
 
+from esdllm.answers import Answer, Answers, Infilled
 from esdllm.catalogue import Catalogue
 from esdllm.config import DEFAULT_PRESET, ComponentConfig, DecodeConfig
 from esdllm.engine import Engine
@@ -17,19 +18,26 @@ from esdllm.errors import (
     InputError,
     NumericsError,
     PluginError,
+    TokenizerError,
     UnavailableError,
 )
-from esdllm.hookspecs import hookimpl
+from esdllm.frames import Frame
+from esdllm.hookspecs import INTERFACE, hookimpl
 from esdllm.interfaces import (
     AttentionBackend,
     BlockSchedule,
     Cache,
     CacheStore,
     ImportanceScorer,
+    LearningRefresh,
     ModelAdapter,
     ModelFamily,
+    MovingBlocks,
+    OfferingFamily,
+    PruningBlocks,
     RefreshPolicy,
     RememberingPolicy,
+    RevokingPolicy,
     SkipSchedule,
     StepObserver,
     Suite,
@@ -39,10 +47,14 @@ from esdllm.interfaces import (
 )
 from esdllm.loading import Model, describe_model, from_module, load_model
 from esdllm.noise import gumbel, uniform
+from esdllm.pipeline import Pipeline
 from esdllm.placing import LoadPlan
-from esdllm.plan import Block, Moment, Phase, Scope, StepPlan, Window
+from esdllm.plan import Block, Drift, Moment, Phase, Scope, StepPlan, Window
+from esdllm.project import Project, find_project
 from esdllm.records import Generation
+from esdllm.streaming import Stream, StreamEvent
 from esdllm.views import (
+    BlockView,
     CacheShape,
     CacheWrite,
     Candidates,
@@ -63,9 +75,13 @@ from esdllm.views import (
 __version__ = _version("esdllm")
 
 __all__ = [
+    "INTERFACE",
+    "Answer",
+    "Answers",
     "AttentionBackend",
     "Block",
     "BlockSchedule",
+    "BlockView",
     "Cache",
     "CacheShape",
     "CacheStore",
@@ -76,13 +92,17 @@ __all__ = [
     "ComponentConfig",
     "ConfigError",
     "DecodeConfig",
+    "Drift",
     "Engine",
     "EsdllmError",
+    "Frame",
     "Generation",
     "ImportanceScorer",
     "ImportanceView",
+    "Infilled",
     "InputError",
     "KeyValue",
+    "LearningRefresh",
     "LoadPlan",
     "Memory",
     "Message",
@@ -91,14 +111,20 @@ __all__ = [
     "ModelFamily",
     "ModelSpec",
     "Moment",
+    "MovingBlocks",
     "NumericsError",
+    "OfferingFamily",
     "Phase",
+    "Pipeline",
     "PluginError",
     "Preset",
     "Problem",
+    "Project",
     "Projection",
+    "PruningBlocks",
     "RefreshPolicy",
     "RememberingPolicy",
+    "RevokingPolicy",
     "SampleView",
     "Scope",
     "Site",
@@ -106,15 +132,19 @@ __all__ = [
     "StepObserver",
     "StepPlan",
     "StepRecord",
+    "Stream",
+    "StreamEvent",
     "Suite",
     "TextCodec",
     "TokenSampler",
+    "TokenizerError",
     "UnavailableError",
     "UnmaskingPolicy",
     "UnmaskingView",
     "Window",
     "configure",
     "describe_model",
+    "find_project",
     "from_module",
     "gumbel",
     "hookimpl",
@@ -128,12 +158,15 @@ def configure(
     file: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
     sets: Iterable[str] = (),
+    project: Project | None = None,
 ) -> DecodeConfig:
     """Return a configuration from the installed plugins' presets, later arguments over earlier; see `Catalogue.configure`.
 
-    The preset is `preset`, else what the file, settings or sets name, else "es-dllm" unless they give every section.
+    The preset is `preset`, else what the file, settings or sets name, else "es-dllm" unless they give every section. Nothing
+    is read but `file`: neither the environment nor esdllm.toml, unless `project` brings it (`find_project`), which goes
+    under the file.
 
     Raises:
         ConfigError: an unknown preset, setting or section, or a value out of range.
     """
-    return Catalogue.load().configure(preset, file, settings, sets, default=DEFAULT_PRESET)
+    return Catalogue.load().configure(preset, file, settings, sets, default=DEFAULT_PRESET, project=project)

@@ -6,7 +6,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm.plan import Block, Facts, Layout
+from esdllm.plan import Block, Drift, Facts, Layout
 from esdllm.views import ModelSpec
 
 __all__ = ["Canvas", "layout", "undecided_positions"]
@@ -44,6 +44,14 @@ class Canvas:
     """() int64, the first step with NaN among the confidences; -1 if none"""
     memory: Tensor | None
     """(B, L, M) float32, what the unmasking policy remembers; None if it remembers nothing"""
+    revoked: Tensor | None
+    """(B, L) bool, put back at the last step; None if the policy never revokes"""
+    revisions: Tensor | None
+    """(B, L) int64, how often a position may still be put back; None likewise"""
+    computed: Tensor | None
+    """(B, L) bool, had logits at the last step; None if nobody watches"""
+    drift: Tensor | None
+    """(2,) float32, what the last refresh measured, of the block and of what is left of it; None if nothing measures"""
     spec: ModelSpec
     branches: int
     """1, or 2 under guidance: the prompt, and the prompt masked"""
@@ -59,10 +67,15 @@ class Canvas:
         device: torch.device,
         dtype: torch.dtype,
         memory: int = 0,
+        revisions: int = 0,
+        measures: bool = False,
+        watched: bool = False,
     ) -> Canvas:
         """Return the canvas of tokens (B, L) int64 and attention mask (B, L) bool, both on the host.
 
-        `memory` is the number of floats that the unmasking policy remembers of each position.
+        `memory` is the number of floats that the unmasking policy remembers of each position, `revisions` how often it
+        may put one back; `measures` says whether refreshes measure drift, `watched` whether observers are told which
+        positions had logits.
         """
         masked = tokens == spec.mask_id
         undecided = undecided_positions(tokens, spec)
@@ -82,6 +95,10 @@ class Canvas:
             seeds=seeds.to(device),
             poisoned=torch.full((), -1, dtype=torch.int64, device=device),
             memory=torch.zeros(*tokens.shape, memory, device=device) if memory else None,
+            revoked=torch.zeros_like(masked, device=device) if revisions else None,
+            revisions=torch.full_like(tokens, revisions, device=device) if revisions else None,
+            computed=torch.zeros_like(masked, device=device) if watched else None,
+            drift=torch.zeros(2, device=device) if measures else None,
             spec=spec,
             branches=branches,
         )
@@ -100,6 +117,15 @@ class Canvas:
         """Return () int64, the leftmost position committed at the last step, over all rows; L if none."""
         return self._first(self.committed).amin()
 
+    def open(self, count: int) -> Tensor:
+        """Return (B, count) int64, ascending: each row's positions undecided or committed at the last step.
+
+        A row with fewer is filled up with the last of its others: what is decided and was computed since.
+        """
+        length = self.columns.shape[0]
+        rank = self.columns + length * (self.undecided | self.committed)
+        return rank.topk(count, dim=1).indices.sort(dim=1).values
+
     def commit(self, positions: Tensor, tokens: Tensor, selected: Tensor) -> None:
         """Write tokens (B, N) where selected (B, N), at distinct computed positions (B, N)."""
         shift = self.spec.logit_shift
@@ -110,9 +136,41 @@ class Canvas:
         target = self.tokens[:, shift:]
         target.copy_(torch.where(self.committed[:, :written], candidates[:, :written], target))
 
+    def changed(self) -> Tensor:
+        """Return (B, L) bool, the positions that were committed or put back at the last step."""
+        return self.committed if self.revoked is None else self.committed | self.revoked
+
+    def held(self, positions: Tensor) -> Tensor:
+        """Return (B, N) int64, the tokens that computed positions (B, N) decide."""
+        return self.tokens.roll(-self.spec.logit_shift, 1).gather(1, positions)
+
+    def revocable(self, positions: Tensor) -> Tensor | None:
+        """Return (B, N) bool, the positions (B, N) decided in this run that may be put back; None if none ever is."""
+        if self.revisions is None:
+            return None
+        own = ~self.given.roll(-self.spec.logit_shift, 1) & ~self.undecided & (self.revisions > 0)
+        return own.gather(1, positions)
+
+    def revoke(self, positions: Tensor, selected: Tensor) -> None:
+        """Make masks again of what is selected (B, N), at distinct computed positions (B, N) that are revocable."""
+        if self.revoked is None or self.revisions is None:
+            return
+        self.revoked.zero_().scatter_(1, positions, selected)
+        self.undecided.logical_or_(self.revoked)
+        self.revisions.sub_(self.revoked.long())
+        self.tokens.masked_fill_(self.revoked.roll(self.spec.logit_shift, 1), self.spec.mask_id)
+
     def committed_columns(self) -> Tensor:
         """Return (B, L) bool, the columns whose token was committed at the last step."""
         return self.committed.roll(self.spec.logit_shift, 1)
+
+    def revoked_columns(self) -> Tensor | None:
+        """Return (B, L) bool, the columns that became masks again at the last step; None if the policy never revokes."""
+        return None if self.revoked is None else self.revoked.roll(self.spec.logit_shift, 1)
+
+    def computed_columns(self) -> Tensor | None:
+        """Return (B, L) bool, the columns whose token had logits at the last step; None if nobody watches."""
+        return None if self.computed is None else self.computed.roll(self.spec.logit_shift, 1)
 
     def undecided_columns(self) -> Tensor:
         """Return (B, L) bool, the columns still to be decided."""
@@ -131,6 +189,10 @@ class Canvas:
         length = self.columns.shape[0]
         return self.columns.expand(x.shape).masked_fill(~x, length).amin(1)
 
+    def first_undecided(self) -> Tensor:
+        """Return (B,) int64, each row's first undecided position; L if it has none."""
+        return self._first(self.undecided)
+
     def facts(self, block: Block, stop_ids: Tensor) -> Facts:
         """Read from the device what planning asks for: the one wait of an adaptive run."""
         first_undecided = self._first(self.undecided_columns())
@@ -139,13 +201,17 @@ class Canvas:
                 self.undecided[:, block.start : block.stop].any().long(),
                 self.committed.sum(1).amax(),
                 self.leftmost_committed(),
+                (self.undecided | self.committed).sum(1).amax(),
                 ((self.first_stop(stop_ids) < first_undecided) | (first_undecided == self.columns.shape[0]))
                 .all()
                 .long(),
             ]
         )
-        undecided, committed, leftmost, finished = found.tolist()
-        return Facts(bool(undecided), committed, leftmost, bool(finished))
+        if self.drift is not None:
+            found = torch.cat([found.double(), self.drift.double()])
+        undecided, committed, leftmost, open_, finished, *drift = found.tolist()
+        measured = Drift(drift[0], None if drift[1] < 0 else drift[1]) if drift else None
+        return Facts(bool(undecided), int(committed), int(leftmost), bool(finished), int(open_), measured)
 
 
 def undecided_positions(tokens: Tensor, spec: ModelSpec) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,13 @@ import cattrs
 from cattrs.errors import ForbiddenExtraKeysError
 
 from esdllm.attention import AUTO, AutoAttention
-from esdllm.config import (
-    ComponentConfig,
-    DecodeConfig,
-    base_preset,
-    converter,
-    inner_fields,
-    merge,
-    parse_set,
-    read_toml,
-)
+from esdllm.config import ComponentConfig, DecodeConfig, parse_set
+from esdllm.elsewhere import offer
 from esdllm.errors import ConfigError, PluginError, known
+from esdllm.layers import Layer, Settled, file_layer, settle
+from esdllm.options import converter, inner_fields
 from esdllm.plugins import Origin, Plugins, load_plugins
+from esdllm.project import Project
 from esdllm.views import Preset
 
 __all__ = ["KINDS", "Catalogue", "Entry", "Option"]
@@ -149,7 +144,8 @@ class Catalogue:
             return self._entries[kind][name]
         except (KeyError, TypeError):  # TypeError: a list or table where a name belongs
             names = [*self._entries[kind], *(word for section, word in _RESERVED if section == kind)]
-            raise ConfigError(f"unknown {kind} '{name}'; {known(str(name), names)}") from None
+            hint = offer(kind, str(name)) or known(str(name), names)
+            raise ConfigError(f"unknown {kind} '{name}'; {hint}") from None
 
     def build(self, kind: str, component: ComponentConfig) -> Any:
         """Return the component that `component` names, built from its options.
@@ -165,6 +161,7 @@ class Catalogue:
             field.name: self._inner(field, value, f"{where}.{field.name}")
             for field in inner_fields(entry.factory)
             if (value := options.get(field.name, _default(field))) is not attrs.NOTHING
+            and (field.name in options or not attrs.has(type(value)))  # a default may be built already
         }
         try:
             return structure(entry.factory, {**options, **inner})
@@ -225,23 +222,24 @@ class Catalogue:
         settings: Mapping[str, Any] | None = None,
         sets: Iterable[str] = (),
         default: str | None = None,
+        project: Project | None = None,
     ) -> DecodeConfig:
-        """Return the configuration of a preset, a TOML file, a mapping and `section.option=value`s, later over earlier.
+        """Return what comes out of a preset, project, TOML file, mapping and `section.option=value`s, later over earlier.
 
         A file, mapping or set may name its base with `preset = "..."`; the argument `preset` goes before it. Where none
-        is named and the sections are not all given, `default` is the base.
+        is named and the sections are not all given, `default` is the base. What a project says of components is left aside
+        where something above it names a preset; see `settle`.
 
         Raises:
             ConfigError: an unknown preset, setting or section, or a value out of range.
         """
-        layers = [read_toml(file)] if file else []
-        layers += [dict(settings)] if settings else []
-        layers += [parse_set(text) for text in sets]
-        base = base_preset(preset, layers, default)
-        merged: dict[str, Any] = dict(self.preset(base).settings) if base else {}
-        for layer in layers:
-            merged = merge(merged, {key: value for key, value in layer.items() if key != "preset"})
-        return DecodeConfig.from_dict(merged)
+        layers = [*(project.layers if project else ()), *([file_layer(file)] if file else ())]
+        layers += [Layer("", settings or {}), *(Layer("", parse_set(text)) for text in sets)]
+        return self.settle(layers, preset, default).config()
+
+    def settle(self, layers: Sequence[Layer], preset: str | None = None, default: str | None = None) -> Settled:
+        """Return what comes out of layers, with origins and problems; see `esdllm.layers.settle`."""
+        return settle(layers, preset, default, lambda name: self.preset(name).settings)
 
 
 def _chosen(value: Any, where: str) -> ComponentConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import torch
@@ -19,6 +19,7 @@ from esdllm.interfaces import (
     CacheStore,
     ImportanceScorer,
     ModelAdapter,
+    MovingBlocks,
     RefreshPolicy,
     SkipSchedule,
     StepObserver,
@@ -26,6 +27,7 @@ from esdllm.interfaces import (
     UnmaskingPolicy,
 )
 from esdllm.plan import Layout
+from esdllm.quota import moves
 from esdllm.schedule import Planner, Planners
 from esdllm.views import CacheShape, ModelSpec
 
@@ -59,6 +61,11 @@ class Components:
         named: dict[str, Any] = {section: catalogue.build(section, getattr(config, section)) for section in SECTIONS}
         observers = tuple(catalogue.build("observers", item) for item in config.observers)
         return cls(**named, observers=observers, config=config)
+
+    @property
+    def moving(self) -> MovingBlocks | None:
+        """The block schedule, if it places each row's block by itself."""
+        return cast(MovingBlocks, self.blocks) if moves(self.blocks) else None
 
     def planner(self, canvas: Layout, n_layers: int, early_stop: bool = False) -> Planner:
         """Return the planner of a run over a canvas."""

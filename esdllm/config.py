@@ -9,15 +9,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import attrs
-import cattrs
 import tomli_w
 from attrs import validators
-from cattrs.gen import make_dict_structure_fn, override
 
 from esdllm.errors import ConfigError, known
+from esdllm.options import converter
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,65 +30,11 @@ __all__ = [
     "ComponentConfig",
     "DecodeConfig",
     "base_preset",
-    "converter",
-    "inner_fields",
+    "check_setting",
     "merge",
     "parse_set",
     "read_toml",
 ]
-
-
-def _strict(kind: type, accepts: tuple[type, ...]) -> Any:
-    """Return a structuring hook that converts nothing but an int to a float."""
-
-    def hook(value: Any, _: Any) -> Any:
-        if isinstance(value, bool) is not (kind is bool) or not isinstance(value, accepts):
-            hint = "; write true or false" if kind is bool else ""
-            raise ValueError(f"{value!r} is not {'an' if kind is int else 'a'} {kind.__name__}{hint}")
-        return kind(value)
-
-    return hook
-
-
-converter = cattrs.Converter(forbid_extra_keys=True)
-"""Builds components from options; a misspelt or mistyped option is an error."""
-for _kind, _accepts in ((int, (int,)), (float, (int, float)), (bool, (bool,)), (str, (str,))):
-    converter.register_structure_hook(_kind, _strict(_kind, _accepts))
-
-
-def _choose(value: Any, choices: Any) -> Any:
-    """Return a value that is one of a Literal's."""
-    if value not in get_args(choices):
-        raise ValueError(f"unknown value {value!r}; {known(str(value), map(str, get_args(choices)))}")
-    return value
-
-
-def _is_literal(kind: Any) -> bool:
-    return get_origin(kind) is Literal
-
-
-converter.register_structure_hook_func(_is_literal, _choose)
-
-
-def inner_fields(factory: Any) -> tuple[attrs.Attribute[Any], ...]:
-    """Return the options of a component that hold components.
-
-    A field whose metadata has a `kind` holds one component of that kind. A field whose metadata has a `part`, a frozen
-    attrs class with a field of a `kind`, holds a list of those; each is written as one flat table, the part's other
-    fields beside the component's name and options.
-    """
-    if not attrs.has(factory):
-        return ()
-    return tuple(field for field in attrs.fields(factory) if {"kind", "part"} & set(field.metadata))
-
-
-def _around(factory: type) -> Any:
-    """Return the structuring hook of a component with components inside, which come to it built."""
-    built = {field.name: override(struct_hook=lambda value, _: value) for field in inner_fields(factory)}
-    return make_dict_structure_fn(factory, converter, _cattrs_forbid_extra_keys=True, **built)  # type: ignore[arg-type]
-
-
-converter.register_structure_hook_factory(lambda kind: bool(inner_fields(kind)), _around)
 
 
 def _listed(value: Any) -> Any:
@@ -221,6 +166,21 @@ SECTIONS = ("blocks", "refresh", "skip", "importance", "sampler", "unmasking", "
 """The sections that name one component each."""
 
 
+def check_setting(name: str, value: Any) -> None:
+    """Return if a run-wide setting, or the observers, can have a value.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    field = getattr(attrs.fields(DecodeConfig), name)
+    if name == "observers":
+        _observers(value)
+    elif field.validator:
+        field.validator(None, field, _plain(field, value))
+    else:
+        _plain(field, value)
+
+
 def _plain(field: attrs.Attribute[Any], value: Any) -> Any:
     try:
         return converter.structure(value, {"int": int, "float": float, "bool": bool}[str(field.type)])
@@ -236,15 +196,19 @@ DEFAULT_MODEL = "tiny-llada"
 
 
 def base_preset(preset: str | None, layers: Sequence[Mapping[str, Any]], default: str | None) -> str | None:
-    """Return the preset to start from: `preset`, else what a layer names, else `default` unless a layer is complete.
+    """Return the preset to start from: `preset`, else that of the last layer that names one or is complete, else `default`.
 
     Raises:
         ConfigError: a layer's `preset` is no name.
     """
-    named = next((layer["preset"] for layer in layers if "preset" in layer), None)
-    if named is not None and not isinstance(named, str):
-        raise ConfigError(f"preset = {named!r}: give a name")
-    return preset or named or (None if any(set(SECTIONS) <= set(layer) for layer in layers) else default)
+    for layer in reversed(layers):
+        if "preset" in layer:
+            if not isinstance(layer["preset"], str):
+                raise ConfigError(f"preset = {layer['preset']!r}: give a name")
+            return preset or layer["preset"]
+        if set(SECTIONS) <= set(layer):
+            return preset
+    return preset or default
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,9 +92,13 @@ class Engine:
                 device=adapter.device,
                 dtype=adapter.dtype,
                 memory=getattr(self.components.unmasking, "memory", 0),
+                revisions=getattr(self.components.unmasking, "revisions", 0),
+                measures=hasattr(self.components.refresh, "learn"),
+                watched=bool(self.components.observers or observers),
             )
             planner = self.planner(layout(prepared.tokens, adapter.spec), early_stop)
-            run = Run(canvas, self.components.parts(adapter, self.allocated(canvas, planner)), self._stop_ids(canvas))
+            parts = self.components.parts(adapter, self.allocated(canvas, planner))
+            run = Run(canvas, parts, self._stop_ids(canvas), blocks=self.components.moving)
             run.denoise(planner, self.step_function, [*self.components.observers, *observers])
             return self._result(run, prepared.starts, fill=early_stop, cut=not infill)
 
@@ -118,6 +122,11 @@ class Engine:
             self._cache = (shape, self.components.cache.allocate(shape))
         self._cache[1].reset()
         return self._cache[1]
+
+    @property
+    def cache(self) -> Cache | None:
+        """The cache of the run that is going on, or of the last; None if none is kept."""
+        return self._cache[1] if self._cache else None
 
     def close(self) -> None:
         """Free the cache that is kept for the next run, which then allocates anew; nothing else changes."""

@@ -12,6 +12,7 @@ __all__ = [
     "InputError",
     "NumericsError",
     "PluginError",
+    "TokenizerError",
     "UnavailableError",
 ]
 
@@ -30,6 +31,10 @@ class PluginError(EsdllmError):
 
 class CheckpointError(EsdllmError, ValueError):
     """A folder that is no checkpoint, or one that this version cannot load."""
+
+
+class TokenizerError(CheckpointError):
+    """A checkpoint without a tokenizer, or with one that cannot be read; its model still takes and gives token ids."""
 
 
 class InputError(EsdllmError, ValueError):

@@ -12,12 +12,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import attrs
+import torch
 from torch import Tensor
 
 from esdllm.canvas import Canvas
 from esdllm.interfaces import AttentionBackend, Cache, ImportanceScorer, ModelAdapter, TokenSampler, UnmaskingPolicy
 from esdllm.plan import StepPlan
-from esdllm.views import CacheWrite, ImportanceView
+from esdllm.views import CacheWrite, ImportanceView, KeyValue
 
 __all__ = ["Parts", "StepInputs", "forward"]
 
@@ -44,11 +45,15 @@ class StepInputs(NamedTuple):
     block: Tensor
     """(B, M) int64"""
     readers: Tensor
-    """(M,) int64, the block's positions as indices into the window"""
+    """(M,) int64, the block's positions as indices into the window; (B, M) where every row has its own"""
     counts: Tensor
     """(B,) int64"""
     step: Tensor
     """() int64"""
+    bias: Tensor | None = None
+    """(R, L), 0 at what attention may read and -inf elsewhere; None if it may read everything"""
+    padding: tuple[int, ...] | None = None
+    """R host integers, the first columns of each row, where those are all that `bias` hides"""
 
 
 class _Alive(NamedTuple):
@@ -66,17 +71,24 @@ class _Alive(NamedTuple):
 
 def forward(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> tuple[Tensor, Tensor]:
     """Return hidden states (R, n, C) and positions (R, n), ascending: the survivors of a skip step, else the block."""
-    window = inputs.window
+    window = canvas.open(plan.window) if plan.open else inputs.window
     if plan.clamped:  # the window's head repeats its first position: equal inputs, equal results
         window = window.clamp(min=canvas.leftmost_committed().minimum(inputs.block[0, 0]))
     positions = canvas.rows(window)
     hidden = parts.model.embed(canvas.inputs().gather(1, positions))
     alive = _standing(parts, canvas, hidden, positions)
+    if plan.measured and canvas.drift is not None:
+        canvas.drift.zero_()
     for layer in range(len(plan.keep)):
         alive = _layer(parts, plan, canvas, inputs, layer, alive)
+    if plan.open and not plan.skips:
+        return alive.hidden, alive.positions
     if plan.skips:
         positions, order = alive.positions.sort(dim=1)
         return _take(alive.hidden, order), positions
+    if inputs.readers.dim() == 2:
+        readers = canvas.rows(inputs.readers)
+        return _take(alive.hidden, readers), alive.positions.gather(1, readers)
     if alive.hidden.shape[1] > plan.block:
         return alive.hidden[:, inputs.readers], alive.positions[:, inputs.readers]
     return alive.hidden, alive.positions
@@ -98,11 +110,13 @@ def _layer(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs, lay
             scored, alive = _take(scored, chosen), _keep(parts, canvas, alive, chosen)
         if site == "query":
             _remember(parts, plan, layer, alive.positions, scored)
+    if plan.measured:
+        _measure(parts, canvas, inputs, layer, alive, values)
     block = canvas.rows(inputs.block)
     stored = parts.cache.update(
-        CacheWrite(layer, alive.positions, queries, keys, values, canvas.bias, block, plan.phase, canvas.padding)
+        CacheWrite(layer, alive.positions, queries, keys, values, inputs.bias, block, plan.phase, inputs.padding)
     )
-    attended = parts.attention.attend(queries, stored)
+    attended = parts.attention.attend(queries, _visible(stored, plan.visible))
     if readers is not None:
         alive = alive._replace(hidden=alive.hidden[:, readers], positions=alive.positions[:, readers])
     alive = alive._replace(hidden=parts.model.mix(layer, alive.hidden, attended))
@@ -125,7 +139,7 @@ def _survivors(
     in_block = (positions >= block[:, :1]) & (positions <= block[:, -1:])
     undecided = canvas.rows(canvas.undecided).gather(1, positions) & in_block
     confidence = canvas.rows(canvas.confidence).gather(1, positions)
-    committed = canvas.rows(canvas.committed).gather(1, positions)
+    committed = canvas.rows(canvas.changed()).gather(1, positions)
     seeds = canvas.rows(canvas.seeds)
     score = parts.scorer.score(
         ImportanceView(layer, x, last, confidence, undecided, committed, alive.logical, seeds, inputs.step)
@@ -135,6 +149,35 @@ def _survivors(
     if canvas.branches > 1:  # both branches keep the same positions, or their logits could not be combined
         score = score.unflatten(0, (canvas.branches, -1)).mean(0)
     return canvas.rows(score.topk(keep, dim=1, sorted=False).indices)
+
+
+def _visible(stored: KeyValue, visible: int | None) -> KeyValue:
+    """Return the first `visible` of the keys, without a copy; all if None, or if there are no more."""
+    if visible is None or stored.keys.shape[1] <= visible:
+        return stored
+    bias = None if stored.bias is None else stored.bias[:, :visible]
+    return KeyValue(stored.keys[:, :visible], stored.values[:, :visible], bias, stored.padding)
+
+
+def _measure(parts: Parts, canvas: Canvas, inputs: StepInputs, layer: int, alive: _Alive, values: Tensor) -> None:
+    """Add to the canvas' drift how far the values of the positions alive are from what the cache holds of them.
+
+    (2,): of the block, and of what is left of it; -1 if nothing is.
+    """
+    if canvas.drift is None:
+        return
+    x = values.flatten(2).float()
+    held = parts.cache.recall(layer, "value", alive.positions).float()
+    change = (x - held).abs().mean(-1) / (held.square().mean(-1).sqrt() + 1e-6)
+    positions, block = alive.positions, canvas.rows(inputs.block)
+    read = torch.ones_like(positions, dtype=torch.bool)
+    if canvas.bias is not None:
+        read = canvas.bias.gather(1, positions) == 0
+    groups = torch.stack([(positions >= block[:, :1]) & (positions <= block[:, -1:]), positions < block[:, :1]])
+    counted = (groups & read).float()
+    means = (change * counted).sum(-1) / counted.sum(-1).clamp(min=1)
+    found = means.amax(1) / parts.model.spec.n_layers
+    canvas.drift.add_(found.masked_fill(~counted.any(-1).any(-1), -1.0))
 
 
 def _keep(parts: Parts, canvas: Canvas, alive: _Alive, chosen: Tensor) -> _Alive:

@@ -18,6 +18,9 @@ a hook cannot be stopped, wrapped or overridden, and a name that two plugins off
 A factory is a frozen attrs class: its fields are the options, their defaults and validators are the checks, the field's
 ``metadata["help"]`` and the first line of the class' docstring are what ``esdllm plugins`` prints. Names are lower case, words
 joined by hyphens.
+
+A plugin may state the version of the interface that it was built for, as ``esdllm_interface = 1``. One that was built for another
+than `INTERFACE` is refused with a sentence that says what to install; one that states none is taken to be built for this one.
 """
 
 from __future__ import annotations
@@ -41,9 +44,17 @@ from esdllm.interfaces import (
 )
 from esdllm.views import Preset
 
-__all__ = ["PROJECT", "HookSpecs", "hookimpl"]
+__all__ = ["INTERFACE", "INTERFACE_NAME", "PROJECT", "HookSpecs", "hookimpl"]
 
 PROJECT = "esdllm"
+INTERFACE = 1
+"""Version of the interface between esdllm and its plugins: the hooks, the protocols, the views, the plans.
+
+Raised only when a plugin that was right could break: a name or an argument that goes, a meaning that changes. What is added,
+such as a field of a view with a default, does not raise it.
+"""
+INTERFACE_NAME = "esdllm_interface"
+"""The name under which a plugin module may state the version that it was built for."""
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,11 @@ import torch
 
 from esdllm.catalogue import Catalogue
 from esdllm.config import ComponentConfig
-from esdllm.errors import CheckpointError, known
+from esdllm.elsewhere import offer
+from esdllm.errors import CheckpointError, TokenizerError, known
 from esdllm.interfaces import ModelAdapter, ModelFamily, TextCodec
-from esdllm.placing import DeviceMap, Placement, resolve_device, resolve_dtype
+from esdllm.placing import DeviceMap, LoadPlan, Placement, resolve_device, resolve_dtype
+from esdllm.reading import json_object, mask_token_id
 from esdllm.views import ModelSpec
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "describe_model",
     "describe_weights",
     "from_module",
+    "geometries",
     "load_model",
     "random_model",
     "resolve_device",
@@ -31,6 +33,8 @@ __all__ = [
 ]
 
 _FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
+_TOKENIZER = ("config.json", "tokenizer_config.json", "tokenizer.json")
+_MASK = "mask_token_id"
 
 
 @attrs.frozen(eq=False)
@@ -92,7 +96,8 @@ def load_model(
     huggingface_hub, which respects HF_HUB_OFFLINE.
 
     Raises:
-        CheckpointError: no such checkpoint, or one that cannot be loaded; names the key, weight or file.
+        CheckpointError: no such checkpoint, or one that cannot be loaded; names the key, weight or file. A tokenizer that is
+            missing or broken is no error until text comes (`codec_error`); one with another mask token than the model's is.
         UnavailableError: the device, dtype or quantisation is not available.
         ConfigError: `device_map` is no map of this model's layers.
     """
@@ -101,12 +106,9 @@ def load_model(
     folder = _folder(str(name_or_path), catalogue, _FILES)
     config = _read_config(folder)
     family = _family(folder / "config.json", config, catalogue)
-    spec = family.spec(config)
-    adapter = family.load(folder, config, placement.plan(spec, _dtype(dtype, config), quantize))
-    try:
-        return Model(adapter, family.codec(folder, spec), quantize=quantize)
-    except CheckpointError as error:
-        return Model(adapter, codec_error=str(error), quantize=quantize)
+    plan = _plan(family, config, placement, dtype, quantize)
+    codec, missing = _codec(family, folder, family.spec(config))  # before the weights, which take long
+    return Model(family.load(folder, config, plan), codec, missing, quantize)
 
 
 def random_model(
@@ -131,13 +133,13 @@ def random_model(
     catalogue = catalogue or Catalogue.load()
     placement = Placement.of(device, device_map)
     if isinstance(geometry, str):
-        offered = {name: config for one in _families(catalogue).values() for name, config in one.geometries.items()}
+        offered = geometries(catalogue)
         if geometry not in offered:
             raise CheckpointError(f"no geometry '{geometry}'; {known(geometry, offered)}")
         geometry = offered[geometry]
     family = _family("the geometry", geometry, catalogue)
-    plan = placement.plan(family.spec(geometry), _dtype(dtype, geometry), quantize)
-    return Model(family.load(Path(), geometry, attrs.evolve(plan, seed=seed)), quantize=quantize)
+    plan = _plan(family, geometry, placement, dtype, quantize, seed)
+    return Model(family.load(Path(), geometry, plan), quantize=quantize)
 
 
 def from_module(module: Any, tokenizer: Any = None, catalogue: Catalogue | None = None) -> Model:
@@ -157,6 +159,8 @@ def from_module(module: Any, tokenizer: Any = None, catalogue: Catalogue | None 
         raise CheckpointError(f"the {type(module).__name__} has no config that says what model it is")
     values = found if isinstance(found, Mapping) else found.to_dict() if hasattr(found, "to_dict") else vars(found)
     config = {**values, "model_type": getattr(found, "model_type", values.get("model_type"))}
+    if config.get(_MASK) is None:
+        config[_MASK] = getattr(tokenizer, _MASK, None)
     family = _family("the module's config", config, catalogue)
     adapter = family.from_module(module, config)
     if tokenizer is None or hasattr(tokenizer, "stop_ids"):
@@ -165,28 +169,61 @@ def from_module(module: Any, tokenizer: Any = None, catalogue: Catalogue | None 
 
 
 def describe_model(name_or_path: str | Path, catalogue: Catalogue | None = None) -> ModelSpec:
-    """Return a checkpoint's geometry from its config.json alone; no weights are read or downloaded."""
+    """Return a checkpoint's geometry; no weights are read or downloaded, and tokenizer files only for a mask token's id."""
     family, config = _described(name_or_path, catalogue or Catalogue.load())
     return family.spec(config)
 
 
 def describe_weights(
-    name_or_path: str | Path,
+    name_or_path: str | Path | Mapping[str, Any],
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
     catalogue: Catalogue | None = None,
 ) -> Weights:
-    """Return what a checkpoint's weights would be once loaded, from its config.json alone."""
+    """Return what weights would be once loaded, from what `describe_model` reads or from a config.json's content."""
     family, config = _described(name_or_path, catalogue or Catalogue.load())
-    spec = family.spec(config)
-    plan = Placement.of("cpu").plan(spec, _dtype(dtype, config), quantize)
-    return Weights(spec, plan.dtype, family.weight_bytes(config, plan))
+    plan = _plan(family, config, Placement.of("cpu"), dtype, quantize)
+    return Weights(family.spec(config), plan.dtype, family.weight_bytes(config, plan))
 
 
-def _described(name_or_path: str | Path, catalogue: Catalogue) -> tuple[ModelFamily, Mapping[str, Any]]:
+def _described(
+    name_or_path: str | Path | Mapping[str, Any], catalogue: Catalogue
+) -> tuple[ModelFamily, Mapping[str, Any]]:
+    if isinstance(name_or_path, Mapping):
+        return _family("the geometry", name_or_path, catalogue), name_or_path
     folder = _folder(str(name_or_path), catalogue, ("config.json",))
     config = _read_config(folder)
+    if config.get(_MASK) is None:
+        config = _read_config(_folder(str(name_or_path), catalogue, _TOKENIZER))
     return _family(folder / "config.json", config, catalogue), config
+
+
+def _plan(
+    family: ModelFamily,
+    config: Mapping[str, Any],
+    placement: Placement,
+    dtype: str | torch.dtype | None,
+    quantize: str | None,
+    seed: int | None = None,
+) -> LoadPlan:
+    """Return the plan for a model; refuse what its family does not offer."""
+    spec = family.spec(config)
+    plan = attrs.evolve(placement.plan(spec, _dtype(dtype, config), quantize), seed=seed)
+    plan.only(
+        spec.family,
+        quantize=getattr(family, "quantizations", ()),
+        spread=getattr(family, "spreads", False),
+        random=getattr(family, "draws", False),
+    )
+    return plan
+
+
+def _codec(family: ModelFamily, folder: Path, spec: ModelSpec) -> tuple[TextCodec | None, str]:
+    """Return a folder's codec, or why there is none."""
+    try:
+        return family.codec(folder, spec), ""
+    except TokenizerError as error:
+        return None, str(error)
 
 
 def _dtype(asked: str | torch.dtype | None, config: Mapping[str, Any]) -> torch.dtype:
@@ -198,9 +235,19 @@ def _families(catalogue: Catalogue) -> dict[str, ModelFamily]:
     return {name: catalogue.build("model", ComponentConfig(name)) for name in catalogue.names("model")}
 
 
+def geometries(catalogue: Catalogue) -> dict[str, Mapping[str, Any]]:
+    """Return the config.json of well-known checkpoints, by the name that `random_model` takes."""
+    return _offered("geometries", catalogue)
+
+
 def shipped_checkpoints(catalogue: Catalogue) -> dict[str, Path]:
     """Return the folders of the checkpoints that ship with plugins, by the name that `load_model` takes."""
-    return {name: path for family in _families(catalogue).values() for name, path in family.checkpoints.items()}
+    return _offered("checkpoints", catalogue)
+
+
+def _offered(member: str, catalogue: Catalogue) -> dict[str, Any]:
+    """Return what families offer by name; `member` is one of `OfferingFamily` that a family need not have."""
+    return {name: one for family in _families(catalogue).values() for name, one in getattr(family, member, {}).items()}
 
 
 def _folder(name: str, catalogue: Catalogue, files: tuple[str, ...]) -> Path:
@@ -232,23 +279,17 @@ def _download(name: str, files: tuple[str, ...]) -> Path:
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
+    """Return a folder's config.json, with the mask token's id from the tokenizer's files where it does not say."""
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} is no checkpoint: it has no config.json")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} holds a {type(config).__name__}, where an object is needed")
-    return config
+    config = json_object(path)
+    return config if config.get(_MASK) is not None else {**config, _MASK: mask_token_id(folder)}
 
 
 def _family(source: str | Path, config: Mapping[str, Any], catalogue: Catalogue) -> ModelFamily:
     families, name = _families(catalogue), str(config.get("model_type"))
     if name not in families:
-        raise CheckpointError(
-            f"{source}: the model_type '{name}' is not implemented; {known(name, families)}. A plugin adds "
-            "one with the hook esdllm_model_adapters"
-        )
+        hint = offer("model", name) or f"{known(name, families)}. A plugin adds one with the hook esdllm_model_adapters"
+        raise CheckpointError(f"{source}: the model_type '{name}' is not implemented; {hint}")
     return families[name]

@@ -24,7 +24,7 @@ _FORMS = "give 'auto', a list of devices, or a mapping such as {'layers.0-15': '
 
 @attrs.frozen
 class LoadPlan:
-    """How a family is to load a model. More may be added: a family refuses what it does not know, by `only`."""
+    """How a family is to load a model. What it does not offer is refused before it is asked, so that more may be added."""
 
     dtype: torch.dtype
     """of the weights that are not quantised, and of the hidden states"""
@@ -49,7 +49,7 @@ class LoadPlan:
         return tuple(dict.fromkeys((self.device, *self.layers, self.head or self.device)))
 
     def only(self, family: str, quantize: Collection[str] = (), spread: bool = False, random: bool = False) -> None:
-        """Return if a family that knows no more than this can follow the plan.
+        """Return if a family that offers no more than this can follow the plan; `load_model` asks.
 
         Raises:
             UnavailableError: the plan asks for a quantisation that is not listed, several devices, or random weights.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-__all__ = ["Block", "Facts", "Layout", "Moment", "Phase", "Scope", "Step", "StepPlan", "Window"]
+__all__ = ["Block", "Drift", "Facts", "Layout", "Moment", "Phase", "Scope", "Step", "StepPlan", "Window"]
 
 
 class Window(Enum):
@@ -25,6 +25,8 @@ class Window(Enum):
     """the block alone"""
     TRAIL = "trail"
     """from the leftmost position committed at the last step, over all rows, to the block's end"""
+    OPEN = "open"
+    """each row's undecided positions to the canvas' end, and those that it committed at the last step"""
 
 
 class Phase(Enum):
@@ -36,6 +38,19 @@ class Phase(Enum):
     """as ALL, and the store chooses which positions the block's later steps will read"""
     KEPT = "kept"
     """attention reads the chosen positions and the block's own"""
+
+
+class Drift(NamedTuple):
+    """How stale the caches were that a refresh made fresh.
+
+    For each position `mean |v - held| / (rms(held) + 1e-6)` over the features of its values; the mean over positions and
+    layers, the largest over the rows.
+    """
+
+    block: float
+    """of the block's positions"""
+    prompt: float | None
+    """of the positions left of the block; None if the refresh left them out"""
 
 
 class Moment(NamedTuple):
@@ -50,6 +65,12 @@ class Moment(NamedTuple):
     unrefreshed: int | None = None
     """positions committed since the last refresh, by the row that committed most at each step, the refresh's own
     included; None where only the device knows"""
+    since_refresh: int | None = None
+    """steps since the last refresh, 1 right after it; None before the first"""
+    since_prompt: int | None = None
+    """steps since everything left of the block was last refreshed; None before the first"""
+    learned: tuple[float, ...] = ()
+    """what a policy that learns from drift has made of it; empty for others"""
 
 
 class Scope(NamedTuple):
@@ -96,6 +117,10 @@ class Facts(NamedTuple):
     """leftmost position committed at the last step, over the rows; the canvas' length if none"""
     finished: bool
     """whether every row is decided up to an end-of-text"""
+    open: int = 0
+    """positions undecided or committed at the last step, the largest number over the rows"""
+    drift: Drift | None = None
+    """what the last step measured; None if it did not"""
 
 
 class StepPlan(NamedTuple):
@@ -115,6 +140,12 @@ class StepPlan(NamedTuple):
     """whether the window's head repeats the leftmost position committed at the last step"""
     narrow: bool = False
     """whether the last layer computes queries and feed-forward for the block alone"""
+    open: bool = False
+    """whether the window is that of `Window.OPEN`, which only the device can name"""
+    visible: int | None = None
+    """K, the first columns of the canvas that attention reads; None for all"""
+    measured: bool = False
+    """whether the step compares the values that it computes with those that the cache held"""
 
     @property
     def skips(self) -> bool:
@@ -138,9 +169,17 @@ class Step(NamedTuple):
     """what shapes depend on"""
     moment: Moment
     """when it happens"""
-    start: int
-    """first position of the window"""
+    start: int | None
+    """first position of the window; None where the device places the window"""
     block: Block
-    """the block being decoded"""
+    """the block being decoded; where every row has its own, the range in which they all lie"""
     counts: tuple[int, ...]
     """for every row, how many positions to commit; a policy that decides by itself ignores it"""
+    scope: Scope
+    """what the refresh policy asked for; a refresh too where the store or what comes into sight asks for one"""
+    reach: int | None = None
+    """positions before each row's own block that a window of the block computes too; None if all rows share the block"""
+    suffix: tuple[int, ...] | None = None
+    """positions right of the block that are seen, ascending; None for all"""
+    beyond: tuple[int, ...] = ()
+    """those of them that the window holds too; where none are pruned, it simply goes on"""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +16,7 @@ import attrs
 import pluggy
 
 from esdllm.errors import PluginError, known
-from esdllm.hookspecs import PROJECT, HookSpecs
+from esdllm.hookspecs import INTERFACE, INTERFACE_NAME, PROJECT, HookSpecs
 
 __all__ = ["DISABLE_VARIABLE", "Origin", "Plugins", "load_plugins"]
 
@@ -77,6 +77,7 @@ def _blocked_names(disabled: Iterable[str] | None) -> tuple[str, ...]:
 
 
 def _register(manager: pluggy.PluginManager, plugin: object, origin: Origin) -> None:
+    _refuse_other_interfaces(plugin, origin)
     _refuse_unknown_hooks(plugin, origin)
     try:
         manager.register(plugin, name=origin.plugin)
@@ -87,6 +88,25 @@ def _register(manager: pluggy.PluginManager, plugin: object, origin: Origin) -> 
         raise PluginError(
             f"{origin} cannot be registered: {str(error).splitlines()[0]}; register each plugin once"
         ) from error
+
+
+def _refuse_other_interfaces(plugin: object, origin: Origin) -> None:
+    """Refuse a plugin that was built for another version of the interface; one that states none is taken to fit."""
+    stated = getattr(plugin, INTERFACE_NAME, INTERFACE)
+    if type(stated) is not int:
+        raise PluginError(
+            f"{origin} states {INTERFACE_NAME} = {stated!r}; give the version's number, such as {INTERFACE}"
+        )
+    if stated == INTERFACE:
+        return
+    here = f"this is esdllm {version(PROJECT)} with interface {INTERFACE}"
+    it = origin.distribution if origin.version else "the plugin"
+    older = stated < INTERFACE
+    mend = f"upgrade {it}, or install an older esdllm" if older else f"upgrade esdllm, or install an older {it}"
+    raise PluginError(
+        f"{origin} was built for interface {stated} of esdllm, and {here}; {mend}, or leave it out with "
+        f"{DISABLE_VARIABLE}={origin.plugin}"
+    )
 
 
 def _refuse_unknown_hooks(plugin: object, origin: Origin) -> None:
@@ -109,8 +129,8 @@ def load_plugins(
     `disabled` names plugins to leave out; by default those of the environment variable ``ESDLLM_DISABLE_PLUGINS``.
 
     Raises:
-        PluginError: two plugins have one name; a plugin cannot be imported (chained); a hook is misspelt; `disabled`
-            names a plugin that does not exist.
+        PluginError: two plugins have one name; a plugin cannot be imported (chained); a hook is misspelt; a plugin was
+            built for another version of the interface; `disabled` names a plugin that does not exist.
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(HookSpecs)
@@ -148,7 +168,9 @@ def _import(point: EntryPoint) -> object:
     try:
         return point.load()
     except Exception as error:
+        ours = isinstance(error, ImportError) and (error.name or "").partition(".")[0] == PROJECT
+        hint = "it may be built for another esdllm: upgrade it; " if ours else ""
         raise PluginError(
-            f"{_origin(point)} ({point.value}) cannot be imported: {type(error).__name__}: {error}; mend or uninstall "
+            f"{_origin(point)} ({point.value}) cannot be imported: {type(error).__name__}: {error}; {hint}mend or uninstall "
             f"it, or leave it out with {DISABLE_VARIABLE}={point.name}"
         ) from error

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from esdllm.canvas import Canvas
 from esdllm.forward import Parts, StepInputs
-from esdllm.interfaces import StepObserver
+from esdllm.interfaces import MovingBlocks, StepObserver
 from esdllm.plan import Block, Facts, Step, StepPlan
 from esdllm.schedule import Planner
 from esdllm.step import denoise
-from esdllm.views import StepRecord
+from esdllm.views import BlockView, StepRecord
 
 __all__ = ["Run", "StepFunction"]
 
@@ -64,8 +64,11 @@ class Run:
     """positions computed, summed over layers and steps"""
     seconds: float = 0.0
     compile_seconds: float = 0.0
+    blocks: MovingBlocks | None = None
+    """what places each row's block; None if all rows share theirs"""
     _block: Block = Block(0, 0)
-    _counts: dict[tuple[int, ...], Tensor] = attrs.field(factory=dict)
+    _sent: dict[tuple[int, ...], Tensor] = attrs.field(factory=dict)
+    _pruned: dict[tuple[int, tuple[int, ...]], Tensor] = attrs.field(factory=dict)
 
     def denoise(self, planner: Planner, step_function: StepFunction, observers: Sequence[StepObserver]) -> None:
         """Make all steps."""
@@ -89,23 +92,85 @@ class Run:
         return self.canvas.facts(self._block, self.stop_ids)
 
     def _inputs(self, step: Step) -> StepInputs:
-        """Return the step's tensors: views of one range, and counts that are sent to the device once."""
-        columns, rows = self.canvas.columns, self.canvas.tokens.shape[0]
-        if step.counts not in self._counts:
-            self._counts[step.counts] = torch.tensor(step.counts).to(columns.device, non_blocking=True)
-        first = step.block.start - step.start
-        return StepInputs(
-            window=columns[step.start : step.start + step.plan.window].expand(rows, -1),
-            block=columns[step.block.start : step.block.stop].expand(rows, -1),
-            readers=columns[first : first + step.plan.block],
-            counts=self._counts[step.counts],
-            step=torch.full((), step.moment.step, dtype=torch.int64, device=columns.device),
+        """Return the step's tensors: views of one range, and integers that are sent to the device once."""
+        canvas, plan = self.canvas, step.plan
+        columns = canvas.columns
+        block = (
+            self._rows(columns[step.block.start : step.block.stop]) if step.reach is None else self._own_blocks(step)
         )
+        if plan.open:
+            window, readers = block[:, :0], columns[:0]
+        elif step.start is None:
+            first = step.reach or 0
+            window, readers = block[:, :1] - first + columns[: plan.window], columns[first : first + plan.block]
+        else:
+            first = step.block.start - step.start
+            window = self._rows(self._window(step))
+            readers = columns[first : first + plan.block] if step.reach is None else block - step.start
+        bias, padding = self._seen(step)
+        return StepInputs(
+            window=window,
+            block=block,
+            readers=readers,
+            counts=self._on_device(step.counts),
+            step=torch.full((), step.moment.step, dtype=torch.int64, device=columns.device),
+            bias=bias,
+            padding=padding,
+        )
+
+    def _rows(self, x: Tensor) -> Tensor:
+        return x.expand(self.canvas.tokens.shape[0], -1)
+
+    def _on_device(self, numbers: tuple[int, ...]) -> Tensor:
+        """Return integers as a tensor, sent once."""
+        if numbers not in self._sent:
+            tensor = torch.tensor(numbers, dtype=torch.int64)
+            self._sent[numbers] = tensor.to(self.canvas.columns.device, non_blocking=True)
+        return self._sent[numbers]
+
+    def _own_blocks(self, step: Step) -> Tensor:
+        """Return (B, M) int64, each row's block."""
+        canvas, (begin, stop) = self.canvas, step.block
+        if self.blocks is None:
+            raise AssertionError("a step with a block for every row is planned by a schedule of moving blocks only")
+        view = BlockView(canvas.first_undecided(), canvas.undecided, begin, stop, step.plan.block)
+        starts = self.blocks.starts(view).clamp(begin, stop - step.plan.block)
+        return starts.unsqueeze(1) + canvas.columns[: step.plan.block]
+
+    def _window(self, step: Step) -> Tensor:
+        """Return (N,) int64, a window that all rows share."""
+        columns, start = self.canvas.columns, step.start or 0
+        shared = columns[start : start + step.plan.window - len(step.beyond)]
+        return torch.cat([shared, self._on_device(step.beyond)]) if step.beyond else shared
+
+    def _seen(self, step: Step) -> tuple[Tensor | None, tuple[int, ...] | None]:
+        """Return the bias (R, L) of what attention may read, and the padding if that is all it hides."""
+        canvas, suffix = self.canvas, step.suffix
+        if suffix is None or step.plan.visible == step.block.stop + len(
+            suffix
+        ):  # beyond `visible` nothing is read anyway
+            return canvas.bias, canvas.padding
+        key = (step.block.stop, suffix)
+        if key not in self._pruned:
+            hidden = canvas.columns >= step.block.stop
+            hidden = hidden.index_fill(0, self._on_device(suffix), False)
+            bias = torch.zeros(canvas.inputs().shape, dtype=self.parts.model.dtype, device=hidden.device)
+            self._pruned[key] = (bias if canvas.bias is None else canvas.bias).masked_fill(hidden, float("-inf"))
+        return self._pruned[key], None
 
     def _show(self, step: Step, observers: Iterable[StepObserver]) -> None:
         canvas = self.canvas
         record = StepRecord(
-            step.moment, step.block, step.plan, canvas.tokens, canvas.committed_columns(), canvas.confidence
+            step.moment,
+            step.block,
+            step.plan,
+            canvas.tokens,
+            canvas.committed_columns(),
+            canvas.confidence,
+            canvas.revoked_columns(),
+            canvas.padding[: len(canvas.tokens)] if canvas.padding else None,
+            canvas.guess.roll(canvas.spec.logit_shift, 1),
+            canvas.computed_columns(),
         )
         for observer in observers:
             observer.step(record)

@@ -6,15 +6,16 @@ never asked for: with one token a step, nothing is read back from the device unt
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import attrs
 
 from esdllm.errors import ConfigError
 from esdllm.plan import Block, Facts, Layout, Moment, Phase, Scope, Step, StepPlan, Window
+from esdllm.progress import Progress
+from esdllm.quota import Quota, cut
 
 __all__ = ["Planner", "Planners"]
 
@@ -53,80 +54,19 @@ class Planners:
     store: _Store
 
 
-@attrs.frozen
-class _Quota:
-    """A block, its masks in each row, and how many each of its steps may commit in each row."""
+class _Frame(NamedTuple):
+    """Where a window lies."""
 
-    number: int
-    block: Block
-    masked: tuple[int, ...]
-    counts: tuple[tuple[int, ...], ...] | None
-    """by step and row; None if that depends on the logits"""
-    limit: int = attrs.field(init=False)
-    """the most that a row commits at one step"""
-    planned: tuple[int, ...] = attrs.field(init=False)
-    """for every planned step, the most that a row commits if all went as planned"""
-
-    @limit.default
-    def _limit(self) -> int:
-        return len(range(*self.block)) if self.counts is None else max(1, *(max(row) for row in self.counts))
-
-    @planned.default
-    def _planned(self) -> tuple[int, ...]:
-        left, found = self.masked, []
-        for counts in self.counts or ():
-            found.append(max(map(min, counts, left)))
-            left = tuple(max(0, rest - count) for rest, count in zip(left, counts, strict=True))
-        return tuple(found)
-
-    def at(self, step_in_block: int) -> tuple[int, ...]:
-        """Return the rows' counts at a step; past the plan's end, what is left is committed at the last rate."""
-        if self.counts is None:
-            return (0,) * len(self.masked)
-        if step_in_block < len(self.counts):
-            return self.counts[step_in_block]
-        return tuple(max(1, count) for count in self.counts[-1])
-
-    def committed(self, step_in_block: int, certain: bool) -> range:
-        """Return the numbers of positions that a step may commit, largest over the rows; `certain` if as planned."""
-        if self.counts is None or not certain:
-            return range((self.limit if self.counts is None else max(self.at(step_in_block))) + 1)
-        return range(self.planned[step_in_block], self.planned[step_in_block] + 1)
-
-
-class _Previous:
-    """What is known of the step before: without asking, or by asking once."""
-
-    def __init__(self, read: Callable[[], Facts]) -> None:
-        self._read = read
-        self._facts: Facts | None = None
-        self.block: Block | None = None
-        self.committed: range = range(1)
-        """the numbers of positions that it may have committed"""
-        self._unrefreshed: int | None = 0
-
-    def note(self, block: Block, committed: range, refresh: bool) -> None:
-        """Take a step that is about to be made."""
-        self._unrefreshed = 0 if refresh else self.unrefreshed
-        self.block, self.committed, self._facts = block, committed, None
-
-    @property
-    def unrefreshed(self) -> int | None:
-        """What was committed since the last refresh; None if that is not known without asking."""
-        if self._unrefreshed is None or not (self.known or len(self.committed) == 1):
-            return None
-        return self._unrefreshed + (self.facts().committed if self.known else self.committed[0])
-
-    @property
-    def known(self) -> bool:
-        """Whether the device was asked since the step."""
-        return self._facts is not None
-
-    def facts(self) -> Facts:
-        """Ask the device, once a step."""
-        if self._facts is None:
-            self._facts = self._read()
-        return self._facts
+    start: int | None
+    """its first position; None where the device places it"""
+    size: int
+    """N"""
+    clamped: bool = False
+    """whether its head repeats the leftmost position committed at the last step"""
+    beyond: tuple[int, ...] = ()
+    """positions right of the block with which it goes on, where the suffix is pruned"""
+    shares: bool = True
+    """whether the block lies at the same place of the window in every row"""
 
 
 @attrs.define(eq=False)
@@ -148,8 +88,9 @@ class Planner:
         `read` returns the facts after the last step made. It is called only between steps, at most once for each, and
         only where what follows depends on its answer.
         """
-        previous, step = _Previous(read), 0
-        quotas = self.quotas()
+        quotas, step = self.quotas(), 0
+        learned = getattr(self.planners.refresh, "learned", ())
+        previous = Progress(read, [len(row) for row in self.layout.masks], learned)
         scored = self.skip_layers()
         for quota in quotas:
             step = -(-step // self.block_length) * self.block_length
@@ -157,13 +98,17 @@ class Planner:
             while not self._decided(quota, step_in_block, certain, previous):
                 if self._stops(step, step_in_block, previous):
                     return
-                moment = Moment(step, step_in_block, quota.number, previous.unrefreshed)
-                start, plan, refresh = self._plan(moment, quota.block, previous)
-                self._check_drops(plan, scored)
-                plan = plan._replace(scored=scored, narrow=plan.narrow and self.n_layers - 1 not in scored)
-                certain = certain and (quota.limit <= 1 or not (plan.skips or self.delay_eos))
-                previous.note(quota.block, quota.committed(step_in_block, certain), refresh)
-                yield Step(plan, moment, start, quota.block, quota.at(step_in_block))
+                self._learn(previous)
+                moment = previous.moment(step, step_in_block, quota.number)
+                made = self._step(moment, quota, previous)
+                self._check_drops(made.plan, scored)
+                narrow = made.plan.narrow and self.n_layers - 1 not in scored
+                made = made._replace(plan=made.plan._replace(scored=scored, narrow=narrow))
+                doubtful = made.plan.skips or self.delay_eos or quota.reach is not None
+                certain = certain and (quota.limit <= 1 or not doubtful)
+                previous.see(quota.block, made.beyond)
+                previous.note(moment, made.scope, quota.block, made.counts, quota.committed(step_in_block, certain))
+                yield made
                 step, step_in_block = step + 1, step_in_block + 1
 
     def rehearse(self) -> list[Step]:
@@ -178,80 +123,112 @@ class Planner:
             step, moment = steps[-1], steps[-1].moment
             undecided = moment.step_in_block + 1 < adaptive.get(moment.block, 0)
             committed = 1 if moment.block in adaptive else max(step.counts)
-            return Facts(undecided, committed, leftmost=step.block.stop - 1, finished=False)
+            left = max(len(row) for row in self.layout.masks) - len(steps)
+            return Facts(
+                undecided, committed, leftmost=step.block.stop - 1, finished=False, open=max(1, left + committed)
+            )
 
         for step in self.walk(read):
             steps.append(step)  # noqa: PERF402 - read() looks at the last one
         return steps
 
-    def quotas(self) -> list[_Quota]:
+    def quotas(self) -> list[Quota]:
         """Return the blocks that hold a mask in any row, with what their steps commit."""
-        masks = self.layout.masks
-        position, end = (
-            min((row[0] for row in masks if row), default=0),
-            max((row[-1] + 1 for row in masks if row), default=0),
-        )
-        blocks = []
-        while position < end:
-            block = self.planners.blocks.next_block(position, end, self.block_length)
-            if not position <= block.start < block.stop <= end:
-                raise ConfigError(
-                    f"the block schedule cut {tuple(block)} out of {(position, end)}; a block lies within it"
-                )
-            blocks.append(block)
-            position = block.stop
-        found = []
-        for number, block in enumerate(blocks):
-            masked = [bisect_left(row, block.stop) - bisect_left(row, block.start) for row in masks]
-            if any(masked):
-                found.append(_Quota(number, block, tuple(masked), self._counts(masked, len(blocks))))
-        return found
+        return cut(self.planners.blocks, self.planners.unmasking, self.layout, self.block_length)
 
-    def _counts(self, masked: Sequence[int], blocks: int) -> tuple[tuple[int, ...], ...] | None:
-        rows = [self.planners.unmasking.counts(number, blocks) if number else () for number in masked]
-        if any(row is None for row in rows):
-            return None
-        planned = [row for row in rows if row is not None]
-        for number, row in zip(masked, planned, strict=True):
-            if sum(row) < number or any(count < 0 for count in row):
-                raise ConfigError(
-                    f"the unmasking policy planned {row} for {number} masks; counts are >= 0 and suffice for them"
-                )
-        steps = max(len(row) for row in planned)
-        return tuple(tuple(row[min(step, len(row) - 1)] if row else 0 for row in planned) for step in range(steps))
-
-    def _decided(self, quota: _Quota, step_in_block: int, certain: bool, previous: _Previous) -> bool:
+    def _decided(self, quota: Quota, step_in_block: int, certain: bool, previous: Progress) -> bool:
         """Return whether the block is decided, asking the device only if the plan leaves a doubt."""
         if step_in_block == 0 or (quota.counts is not None and step_in_block < len(quota.counts)):
             return False
         return (quota.counts is not None and certain) or not previous.facts().undecided
 
-    def _stops(self, step: int, step_in_block: int, previous: _Previous) -> bool:
+    def _stops(self, step: int, step_in_block: int, previous: Progress) -> bool:
         """Return whether every row has ended, looking every `check_every` steps, and where the facts are known anyway."""
         looks = previous.known or step_in_block % self.check_every == 0
         return self.early_stop and step > 0 and looks and previous.facts().finished
 
-    def _plan(self, moment: Moment, block: Block, previous: _Previous) -> tuple[int, StepPlan, bool]:
-        """Return the window's first position, the plan but for what the whole run shares, and whether it is a refresh."""
+    def _learn(self, previous: Progress) -> None:
+        """Let a refresh policy that learns have what the refresh before found; asks the device for it."""
+        learn = getattr(self.planners.refresh, "learn", None)
+        if learn is None or (refreshed := previous.refreshed) is None or (drift := previous.facts().drift) is None:
+            return
+        previous.learned = tuple(learn(refreshed[0], drift))
+
+    def _step(self, moment: Moment, quota: Quota, previous: Progress) -> Step:
+        """Return the step but for what the whole run shares."""
         window, refresh = self.planners.refresh.scope(moment)
         phase = self.planners.store.phase(moment.step_in_block)
-        refresh = refresh or phase is Phase.SELECT
-        clamped = window is Window.TRAIL and refresh and phase is not Phase.SELECT and previous.block is not None
-        start, stop = self._range(window, block, previous, clamped)
-        size, length = stop - start, block.stop - block.start
-        keep = (size,) * self.n_layers if refresh else self._keep(size, length, previous)
-        self._check_store(window, size, keep)
-        narrow = keep[-1] == size > length and phase is not Phase.SELECT
-        clamped = clamped and start < block.start
-        return start, StepPlan(size, length, keep, (), phase, clamped=clamped, narrow=narrow), refresh
+        suffix = self._suffix(quota)
+        new = () if suffix is None else previous.unseen(quota.block, suffix)
+        refresh = refresh or phase is Phase.SELECT or bool(new)  # what comes into sight is computed in every layer
+        self._check_combination(window, quota, phase, suffix)
+        frame = self._frame(window, refresh, quota, phase, previous, suffix, new)
+        keep = (frame.size,) * self.n_layers if refresh else self._keep(frame.size, quota.length, previous)
+        self._check_store(window, frame.size, keep, quota.block, suffix)
+        plan = StepPlan(
+            frame.size,
+            quota.length,
+            keep,
+            (),
+            phase,
+            clamped=frame.clamped,
+            narrow=frame.shares and keep[-1] == frame.size > quota.length and phase is not Phase.SELECT,
+            open=window is Window.OPEN,
+            visible=None if suffix is None else (suffix[-1] + 1 if suffix else quota.block.stop),
+            measured=refresh and moment.step > 0 and hasattr(self.planners.refresh, "learn"),
+        )
+        counts = quota.at(moment.step_in_block)
+        scope = Scope(window, refresh)
+        return Step(plan, moment, frame.start, quota.block, counts, scope, quota.reach, suffix, frame.beyond)
 
-    def _range(self, window: Window, block: Block, previous: _Previous, clamped: bool) -> tuple[int, int]:
+    def _suffix(self, quota: Quota) -> tuple[int, ...] | None:
+        """Return the positions right of the block that are seen; None if all are."""
+        prune = getattr(self.planners.blocks, "suffix", None)
+        if prune is None:
+            return None
+        block, found = quota.block, tuple(prune(quota.block, self.layout.length))
+        bounded = not found or block.stop <= found[0] <= found[-1] < self.layout.length
+        if not bounded or any(a >= b for a, b in pairwise(found)):
+            raise ConfigError(
+                f"the block schedule sees {found} right of the block {tuple(block)} on a canvas of {self.layout.length}; "
+                "give ascending positions from the block's end to the canvas'"
+            )
+        return found
+
+    def _frame(
+        self,
+        window: Window,
+        refresh: bool,
+        quota: Quota,
+        phase: Phase,
+        previous: Progress,
+        suffix: tuple[int, ...] | None,
+        new: Sequence[int],
+    ) -> _Frame:
+        """Return where the window lies."""
+        if window is Window.OPEN:
+            return _Frame(None, previous.open, shares=False)
+        if quota.reach is not None:
+            if window in (Window.BLOCK, Window.TRAIL):
+                return _Frame(None, quota.reach + quota.length)
+            start, stop = self._range(window, quota.block, previous, clamped=False)
+            return _Frame(start, stop - start, shares=False)
+        clamped = window is Window.TRAIL and refresh and phase is not Phase.SELECT and previous.block is not None
+        start, stop = self._range(window, quota.block, previous, clamped)
+        clamped = clamped and start < quota.block.start
+        if suffix is None:
+            return _Frame(start, stop - start, clamped=clamped)
+        whole = window in (Window.CANVAS, Window.SUFFIX)
+        beyond = suffix if whole else tuple(position for position in new if position >= quota.block.stop)
+        return _Frame(start, quota.block.stop - start + len(beyond), clamped=clamped, beyond=beyond)
+
+    def _range(self, window: Window, block: Block, previous: Progress, clamped: bool) -> tuple[int, int]:
         start = block.start if window in (Window.BLOCK, Window.SUFFIX, Window.TRAIL) else 0
         if window is Window.TRAIL and previous.block is not None:
             start = min(start, previous.block.start if clamped else previous.facts().leftmost)
         return start, self.layout.length if window in (Window.CANVAS, Window.SUFFIX) else block.stop
 
-    def _keep(self, window: int, block: int, previous: _Previous) -> tuple[int, ...]:
+    def _keep(self, window: int, block: int, previous: Progress) -> tuple[int, ...]:
         possible = {self._keep_counts(window, committed, block) for committed in previous.committed}
         return possible.pop() if len(possible) == 1 else self._keep_counts(window, previous.facts().committed, block)
 
@@ -275,7 +252,7 @@ class Planner:
         looked at one by one, and the canvas.
         """
         found: set[int] = set()
-        lengths = {quota.block.stop - quota.block.start for quota in self.quotas()}
+        lengths = {quota.length for quota in self.quotas()}
         for length in lengths:
             for window in (*range(length, min(2 * length, self.layout.length)), self.layout.length):
                 found |= _drops(window, self._keep_counts(window, 0, length))
@@ -288,10 +265,30 @@ class Planner:
                 f"of one to two blocks nor in the canvas, where it drops at {scored}; only the number may depend on the window"
             )
 
-    def _check_store(self, window: Window, size: int, keep: tuple[int, ...]) -> None:
-        if not self.planners.store.persistent and (size < self.layout.length or keep[-1] < size):
+    def _check_store(
+        self, window: Window, size: int, keep: tuple[int, ...], block: Block, suffix: tuple[int, ...] | None
+    ) -> None:
+        seen = self.layout.length if suffix is None else block.stop + len(suffix)
+        if not self.planners.store.persistent and (size < seen or keep[-1] < size):
             what = "early skipping" if keep[-1] < size else f"a window of '{window.value}'"
             raise ConfigError(f'{what} reads keys that the cache store does not hold; choose cache = "dense"')
+
+    def _check_combination(self, window: Window, quota: Quota, phase: Phase, suffix: tuple[int, ...] | None) -> None:
+        """Refuse what cannot be planned together."""
+        if phase is not Phase.ALL and (quota.reach is not None or suffix is not None):
+            what = "a block for every row" if quota.reach is not None else "a pruned suffix"
+            raise ConfigError(
+                f'the cache store chooses keys for one whole block, which {what} has not; choose cache = "dense"'
+            )
+        if window is Window.OPEN and (suffix is not None or phase is not Phase.ALL):
+            raise ConfigError(
+                "a window of all that is undecided holds positions beyond what is seen; choose blocks without a pruned "
+                'suffix, and cache = "dense"'
+            )
+        if suffix is not None and quota.reach is not None:
+            raise ConfigError(
+                "a suffix is pruned right of one block, and here every row has its own; choose one of them"
+            )
 
 
 def _drops(window: int, counts: Sequence[int]) -> set[int]:

@@ -39,10 +39,14 @@ def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
         columns=positions,
         undecided=canvas.undecided,
     )
-    selected = parts.unmasking.select(_remembering(parts.unmasking, canvas, view))
-    counted = masked if canvas.spec.remembers_forbidden else eligible
-    _note(canvas, inputs, positions, found, counted & ~selected)
+    view = _remembering(parts.unmasking, canvas, view)
+    selected = parts.unmasking.select(view)
+    counted = (masked if canvas.spec.remembers_forbidden else eligible) & ~selected
+    revoked = _revoked(parts.unmasking, canvas, view, inputs.block)
+    _note(canvas, inputs, positions, found, counted if revoked is None else counted | revoked)
     canvas.commit(positions, found.tokens, selected)
+    if revoked is not None:
+        canvas.revoke(positions, revoked)
 
 
 def _remembering(policy: Any, canvas: Canvas, view: UnmaskingView) -> UnmaskingView:
@@ -53,6 +57,19 @@ def _remembering(policy: Any, canvas: Canvas, view: UnmaskingView) -> UnmaskingV
     memory = policy.remember(view._replace(memory=canvas.memory.gather(1, index)))
     canvas.memory.scatter_(1, index, memory)
     return view._replace(memory=memory)
+
+
+def _revoked(policy: Any, canvas: Canvas, view: UnmaskingView, block: Tensor) -> Tensor | None:
+    """Return (B, N) bool, the decided positions of the block that the policy puts back; None if it never does."""
+    if (mine := canvas.revocable(view.columns)) is None:
+        return None
+    unfinished = canvas.undecided.gather(1, block).any(
+        1, keepdim=True
+    )  # or what is put back would depend on other rows
+    revocable = mine & (view.columns >= block[:, :1]) & (view.columns <= block[:, -1:]) & unfinished
+    seen = view._replace(held=canvas.held(view.columns), revocable=revocable)
+    revoked: Tensor = policy.revoke(seen) & revocable
+    return revoked
 
 
 def _guide(logits: Tensor, scale: float) -> Tensor:
@@ -79,5 +96,7 @@ def _note(canvas: Canvas, inputs: StepInputs, positions: Tensor, found: Candidat
     canvas.confidence.scatter_(1, positions, found.confidence.masked_fill(~counted, 0.0))
     canvas.guess.scatter_(1, positions, found.tokens)
     canvas.guess_confidence.scatter_(1, positions, found.confidence)
+    if canvas.computed is not None:
+        canvas.computed.zero_().scatter_(1, positions, True)
     fresh = found.confidence.isnan().any() & (canvas.poisoned < 0)
     canvas.poisoned.copy_(torch.where(fresh, inputs.step, canvas.poisoned))

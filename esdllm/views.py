@@ -18,6 +18,7 @@ from torch import Tensor
 from esdllm.plan import Block, Moment, Phase, StepPlan
 
 __all__ = [
+    "BlockView",
     "CacheShape",
     "CacheWrite",
     "Candidates",
@@ -56,7 +57,7 @@ class ImportanceView(NamedTuple):
     undecided: Tensor
     """(R, N) bool, masked positions of the block"""
     committed: Tensor
-    """(R, N) bool, committed at the last step"""
+    """(R, N) bool, committed at the last step, or put back"""
     positions: Tensor
     """(R, N) int64, in no particular order, counted from the row's first real token, so that padding changes nothing"""
     seeds: Tensor
@@ -85,6 +86,21 @@ class Candidates(NamedTuple):
     """(B, N) int64"""
     confidence: Tensor
     """(B, N) float32, the token's probability under the unperturbed logits"""
+
+
+class BlockView(NamedTuple):
+    """What a schedule of moving blocks may read, in computed positions."""
+
+    first: Tensor
+    """(B,) int64, each row's first undecided position; L if it has none"""
+    undecided: Tensor
+    """(B, L) bool"""
+    begin: int
+    """the first position that any row had to decide"""
+    stop: int
+    """one beyond the last"""
+    length: int
+    """M, positions of a block"""
 
 
 class UnmaskingView(NamedTuple):
@@ -116,6 +132,10 @@ class UnmaskingView(NamedTuple):
     """(B, L) bool, every masked position of the canvas, those without logits too"""
     memory: Tensor | None = None
     """(B, N, M) float32, what the policy remembers of each position; None if it remembers nothing"""
+    held: Tensor | None = None
+    """int64, the tokens that stand there now, the mask's id where undecided; None unless the policy may revoke"""
+    revocable: Tensor | None = None
+    """bool, decided in this run, in the block, and not yet put back as often as may be; None unless the policy may revoke"""
 
 
 @attrs.frozen
@@ -217,13 +237,14 @@ class CacheWrite(NamedTuple):
     values: Tensor
     """(R, N, G, D)"""
     bias: Tensor | None
-    """(R, L) 0 at tokens, -inf at padding; None if there is none"""
+    """(R, L) 0 at tokens, -inf at padding and at what is pruned; None if all is read"""
     block: Tensor
     """(R, M) int64, the block's positions"""
     phase: Phase
     """what the store does beside writing"""
     padding: tuple[int, ...] | None = None
-    """R host integers, the columns at the head of each row that are padding; None if there is none"""
+    """R host integers, the columns at the head of each row that are padding, and all that `bias` hides; None if it hides
+    nothing, or more"""
 
 
 class KeyValue(NamedTuple):
@@ -278,3 +299,11 @@ class StepRecord(NamedTuple):
     """(B, L) bool, columns whose token was committed at this step"""
     confidence: Tensor
     """(B, L) float32, by computed position"""
+    revoked: Tensor | None = None
+    """(B, L) bool, columns that became masks again at this step; None if the policy never revokes"""
+    padding: tuple[int, ...] | None = None
+    """for every row, the columns of padding at its head; None if nothing is padded"""
+    guess: Tensor | None = None
+    """(B, L) int64, by column: the candidate when its position last had logits; -1 if never"""
+    computed: Tensor | None = None
+    """(B, L) bool, columns whose token had logits at this step; None if the run does not tell"""

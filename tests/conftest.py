@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from helpers import CASES
 from hypothesis import settings
+from projects import FILE, Run
+from runs import Build
 
 from esdllm import Catalogue, Model, load_model
+from esdllm.cli import main
 
 settings.register_profile("esdllm", deadline=None)  # a shared machine is slow at times
 settings.load_profile("esdllm")
@@ -28,3 +34,50 @@ def llada(catalogue: Catalogue) -> Model:
 def dream(catalogue: Catalogue) -> Model:
     """A random Dream of 256 tokens."""
     return load_model(CASES / "dream-0", "cpu", catalogue=catalogue)
+
+
+@pytest.fixture(scope="session")
+def models(llada: Model, dream: Model) -> dict[str, Model]:
+    """Both, by the names of their folders."""
+    return {"llada-0": llada, "dream-0": dream}
+
+
+@pytest.fixture(scope="session")
+def build(models: dict[str, Model], catalogue: Catalogue) -> Build:
+    """Make engines for short runs."""
+    return Build(models, catalogue)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that esdllm reads is set, whatever is outside."""
+    for name in os.environ:
+        if name.startswith("ESDLLM_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project's folder, and the working folder in it, which git ends."""
+    (tmp_path / ".git").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def project(folder: Path) -> Path:
+    """The same with an esdllm.toml."""
+    (folder / "esdllm.toml").write_text(FILE, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command; give its exit code, standard output and standard error."""
+
+    def command(*words: str) -> tuple[int, str, str]:
+        code = main(words)
+        streams = capsys.readouterr()
+        return code, streams.out, streams.err
+
+    return command

@@ -252,16 +252,6 @@ def test_guidance_of_strength_0_is_none_and_another_changes_tokens(build: Any) -
     assert not torch.equal(build("dual-cache", cfg_scale=4.0).generate(prompt).tokens, plain)
 
 
-@pytest.mark.parametrize("preset", ["dual-cache", "es-dllm"])
-def test_a_guided_row_of_a_batch_is_the_row_alone(build: Any, preset: str) -> None:
-    engine = build(
-        preset, cfg_scale=2.0, **({"refresh": {"prompt_refresh": 8, "block_refresh": 4}} if "es" in preset else {})
-    )
-    rows = [[5, 6, 7], [1, 2, 3, 4, 5]]
-    batch = engine.generate(rows)
-    assert [engine.generate([row]).answers[0] for row in rows] == batch.answers
-
-
 @pytest.mark.parametrize("preset", ["vanilla", "dual-cache", "es-dllm"])
 @pytest.mark.parametrize("model", ["llada-0", "dream-0"])
 def test_delayed_end_of_text_comes_from_left_to_right_and_at_once_without_delay(

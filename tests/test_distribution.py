@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "plugins" / "esdllm-example-recency"
 PACKAGES = ("esdllm", "esdllm_policies", "esdllm_backends", "esdllm_models")
+PYTEST = "esdllm_pytest.py"
 
 # asked of the metadata: importing pip makes setuptools give up its distutils, which torch.compile then misses
 HAS_PIP = any(distributions(name="pip"))
@@ -46,7 +47,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_four_packages_their_types_and_the_tiny_checkpoints(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(PACKAGES)
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {*PACKAGES, PYTEST}
+    templates = (ROOT / "esdllm" / "cli" / "templates").glob("*.template")
+    assert {f"esdllm/cli/templates/{path.name}" for path in templates} <= names
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
     both = ("README.md", "config.json", "model.safetensors", "tokenizer_config.json")
     tiny = {"llada": (*both, "tokenizer.json"), "dream": (*both, "vocab.json", "merges.txt")}
@@ -61,7 +64,7 @@ def test_the_wheel_leaves_out_no_module(wheel: Path) -> None:
         for room in rooms
         for path in room.rglob("*.py")
     }
-    assert modules == {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
+    assert modules | {PYTEST} == {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
 
 
 def test_the_installed_wheel_decodes_through_the_installed_plugin(installed: Path) -> None:

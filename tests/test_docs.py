@@ -6,6 +6,7 @@ import re
 import runpy
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -47,10 +48,17 @@ def _call_command(line: str) -> None:
     assert main(shlex.split(line)[1:]) == 0, line
 
 
+def _forget_modules() -> None:
+    for name in [name for name in sys.modules if name.startswith("esdllm_example_")]:
+        del sys.modules[name]
+
+
 @pytest.fixture
-def forgets_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+def forgets_modules() -> Iterator[None]:
     """Modules that a page wrote are not imported a second time from another page."""
-    monkeypatch.delitem(sys.modules, "esdllm_example_recency", raising=False)
+    _forget_modules()
+    yield
+    _forget_modules()
 
 
 @pytest.mark.usefixtures("forgets_modules")
@@ -58,16 +66,17 @@ def forgets_modules(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_code_of_a_page_runs_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    namespace = vars(ModuleType("page"))
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
     for fence in _fences(page):
         if fence.title:
+            (tmp_path / fence.title).parent.mkdir(exist_ok=True)
             (tmp_path / fence.title).write_text(fence.code)
         elif fence.language == "python":
-            exec(compile(fence.code, f"{_id(page)}", "exec"), namespace)
+            exec(compile(fence.code, _id(page), "exec", dont_inherit=True), vars(module))
         elif fence.language == "bash" and fence.code.startswith("esdllm "):
             for line in fence.code.strip().splitlines():
                 _call_command(line)
-    sys.modules.pop("esdllm_example_recency", None)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_id)
@@ -87,9 +96,9 @@ def tables() -> dict[str, str]:
     return {name: write() for name, write in hook["TABLES"].items()}
 
 
-def test_every_table_is_on_the_configuration_page(tables: dict[str, str]) -> None:
-    text = (ROOT / "docs" / "configuration.md").read_text()
-    assert set(re.findall(r"<!-- table: (.+) -->", text)) == set(tables)
+def test_every_table_is_on_a_page(tables: dict[str, str]) -> None:
+    marks = [mark for page in PAGES for mark in re.findall(r"^<!-- table: (.+) -->$", page.read_text(), re.MULTILINE)]
+    assert sorted(marks) == sorted(tables)
 
 
 def test_the_tables_hold_every_setting_component_and_preset(tables: dict[str, str]) -> None:

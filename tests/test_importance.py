@@ -58,42 +58,6 @@ def build(name: str, **options: Any) -> Any:
     return CATALOGUE.build("importance", ComponentConfig(name, options))
 
 
-# -------------------------------------------------------------------------------------------------- every scorer
-
-
-@pytest.mark.parametrize("name", CATALOGUE.names("importance"))
-def test_a_score_goes_with_its_position_wherever_that_stands(name: str) -> None:
-    scorer, found = build(name), view()
-    order = torch.tensor([4, 2, 0, 5, 1, 3])
-    moved = {
-        field: getattr(found, field)[:, order]
-        for field in ("x", "last", "confidence", "undecided", "committed", "positions")
-    }
-    score = scorer.score(found)
-    assert score.shape == (2, 6)
-    assert score.dtype == torch.float32
-    assert torch.equal(scorer.score(found._replace(**moved)), score[:, order])
-
-
-@pytest.mark.parametrize("name", CATALOGUE.names("importance"))
-def test_a_row_s_scores_are_those_of_the_row_alone(name: str) -> None:
-    scorer, found = build(name), view()
-    for row in range(2):
-        alone = {
-            field: value[row : row + 1]
-            for field, value in found._asdict().items()
-            if isinstance(value, torch.Tensor) and value.dim()
-        }
-        assert torch.allclose(scorer.score(found._replace(**alone))[0], scorer.score(found)[row])
-
-
-@pytest.mark.parametrize("name", CATALOGUE.names("importance"))
-def test_a_scorer_that_keeps_no_history_does_not_read_it(name: str) -> None:
-    scorer, found = build(name), view()
-    told = torch.equal(scorer.score(found), scorer.score(found._replace(last=found.x)))
-    assert told is not scorer.keeps_history
-
-
 # ------------------------------------------------------------------------------- variation, hybrid, chance: as published
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import CASES
-from test_runtime import SHORT
+from runs import SHORT
 
 from esdllm import Catalogue, Engine, Generation, Model, describe_model, load_model
 from esdllm.components import Components

@@ -12,7 +12,8 @@ import pytest
 from helpers import offers
 
 import esdllm.plugins
-from esdllm import Catalogue, PluginError, Preset, hookimpl
+from esdllm import INTERFACE, Catalogue, PluginError, Preset, hookimpl
+from esdllm import __version__ as VERSION
 from esdllm.plugins import load_plugins
 
 INSTALLED = ["esdllm-backends", "esdllm-models", "esdllm-policies"]
@@ -239,4 +240,47 @@ def test_an_installed_package_that_is_broken_is_named(installed_package: Path) -
 def test_an_entry_point_without_a_distribution_is_named_all_the_same(install) -> None:
     install(EntryPoint("loose", "no_such_module_at_all", "esdllm"))
     with pytest.raises(PluginError, match=r"plugin 'loose' .* cannot be imported: ModuleNotFoundError"):
+        load_plugins()
+
+
+# ------------------------------------------------------------------------------------------- the interface's version
+
+
+def stating(version: object) -> ModuleType:
+    module = offers("esdllm_presets", {"fast": EMPTY})
+    module.esdllm_interface = version
+    return module
+
+
+def test_a_plugin_of_this_interface_and_one_that_states_none_are_taken(install) -> None:
+    install(Point("fast", "fast-one", stating(INTERFACE)), Point("plain", "plain-one", ModuleType("plain")))
+    assert Catalogue.load().names("preset") == ["fast"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "mend"),
+    [
+        (INTERFACE - 1, "upgrade fast-one, or install an older esdllm"),
+        (INTERFACE + 1, "upgrade esdllm, or install an older fast-one"),
+    ],
+)
+def test_a_plugin_of_another_interface_is_refused_with_both_versions_and_what_to_do(install, stated, mend) -> None:
+    install(Point("fast", "fast-one", stating(stated)))
+    with pytest.raises(PluginError) as caught:
+        load_plugins()
+    assert str(caught.value) == (
+        f"plugin 'fast' of fast-one 1.2 was built for interface {stated} of esdllm, and this is esdllm {VERSION} with "
+        f"interface {INTERFACE}; {mend}, or leave it out with ESDLLM_DISABLE_PLUGINS=fast"
+    )
+    assert load_plugins(disabled=["fast"]).blocked == ("fast",)
+
+
+def test_an_interface_that_is_no_number_is_refused() -> None:
+    with pytest.raises(PluginError, match=r"plugin 'mine' .* states esdllm_interface = '1'; give the version's number"):
+        load_plugins({"mine": stating("1")})
+
+
+def test_a_plugin_that_misses_a_name_of_esdllm_may_be_built_for_another(install) -> None:
+    install(Point("fast", "fast-one", ImportError("cannot import name 'Gone' from 'esdllm'", name="esdllm")))
+    with pytest.raises(PluginError, match="it may be built for another esdllm: upgrade it; mend or uninstall it"):
         load_plugins()

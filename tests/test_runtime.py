@@ -2,67 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pluggy
 import pytest
 import torch
 from helpers import CASES
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from runs import MODELS, MODES, Watch, prompts
 
-from esdllm import Catalogue, Engine, Generation, Model, StepRecord, load_model
-
-MODELS = ("llada-0", "dream-0")
-MODES = ("vanilla", "prefix-cache", "dual-cache", "es-dllm")
-SHORT: dict[str, Any] = {
-    "gen_length": 24,
-    "block_length": 8,
-    "early_stop": False,
-}
-REFRESH = {"refresh": {"prompt_refresh": 8, "block_refresh": 4}}
-
-
-@pytest.fixture(scope="session")
-def models(llada: Model, dream: Model) -> dict[str, Model]:
-    return {"llada-0": llada, "dream-0": dream}
-
-
-@pytest.fixture
-def build(models: dict[str, Model], catalogue: Catalogue) -> Any:
-    def make(model: str | Model, preset: str, **over: Any) -> Engine:
-        base = {**SHORT, **(REFRESH if preset.startswith("es-dllm") else {}), **over}
-        found = models[model] if isinstance(model, str) else model
-        return Engine.build(found, catalogue.configure(preset, settings=base), catalogue)
-
-    return make
-
-
-def prompts(rows: int = 1, length: int = 12, seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, 250, (rows, length), generator=torch.Generator().manual_seed(seed))
-
-
-class Watch:
-    """Keeps every record's tokens and commits."""
-
-    def __init__(self) -> None:
-        self.tokens: list[torch.Tensor] = []
-        self.records: list[StepRecord] = []
-        self.committed: list[torch.Tensor] = []
-        self.ended = False
-
-    def start(self, tokens: torch.Tensor, spec: Any) -> None:
-        self.tokens.append(tokens.clone())
-
-    def step(self, record: StepRecord) -> None:
-        self.records.append(record)
-        self.tokens.append(record.tokens.clone())
-        self.committed.append(record.committed.clone())
-
-    def end(self) -> None:
-        self.ended = True
-
+from esdllm import Catalogue, load_model
 
 # --------------------------------------------------------------------------------------- what the step may not do
 
@@ -170,32 +118,6 @@ def test_an_absent_observer_costs_nothing_and_a_present_one_sees_every_step(buil
 # ------------------------------------------------------------------------------------------- what a row depends on
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("mode", MODES)
-def test_a_row_of_a_batch_is_the_row_alone(name: str, mode: str, build: Any) -> None:
-    """With early skipping: where each block begins with a prompt refresh, as in the published settings of 64."""
-    engine = build(name, mode)
-    rows = [prompts(1, length, seed=length)[0].tolist() for length in (12, 5, 9)]
-    batch = engine.generate(rows)
-    for number, row in enumerate(rows):
-        assert engine.generate([row]).answers[0] == batch.answers[number]
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_permuting_the_rows_permutes_the_results(mode: str, build: Any) -> None:
-    engine, rows = build("llada-0", mode), prompts(3)
-    order = torch.tensor([2, 0, 1])
-    assert torch.equal(engine.generate(rows[order]).tokens, engine.generate(rows).tokens[order])
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_left_padding_changes_nothing(mode: str, build: Any) -> None:
-    engine, row = build("llada-0", mode), prompts(1, 9)
-    padded = torch.cat([torch.full((1, 5), 253), row], dim=1)
-    mask = torch.tensor([[0] * 5 + [1] * 9])
-    assert engine.generate(padded, attention_mask=mask).answers == engine.generate(row).answers
-
-
 def test_a_second_run_is_the_first(build: Any) -> None:
     engine = build("llada-0", "es-dllm", cache="sparse")
     first = engine.generate(prompts(2))
@@ -203,29 +125,7 @@ def test_a_second_run_is_the_first(build: Any) -> None:
     assert torch.equal(engine.generate(prompts(2)).tokens, first.tokens)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_committed_token_never_changes_and_the_prompt_stays(mode: str, build: Any) -> None:
-    watch = Watch()
-    build("dream-0", f"{mode}-parallel", unmasking={"threshold": 0.2}).generate(prompts(2), observers=[watch])
-    for before, after, committed in zip(watch.tokens, watch.tokens[1:], watch.committed, strict=False):
-        assert torch.equal(before[~committed], after[~committed])
-        assert (before[committed] == 254).all()
-
-
 # ----------------------------------------------------------------------------------------------- equal by definition
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_keep_ratio_1_is_no_skipping(name: str, build: Any) -> None:
-    kept = build(name, "es-dllm", skip={"keep": [[0, 1]]})
-    none = build(name, "es-dllm", skip="none")
-    assert torch.equal(kept.generate(prompts(2)).tokens, none.generate(prompts(2)).tokens)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_refreshing_everything_at_every_step_is_vanilla(name: str, build: Any) -> None:
-    everything = build(name, "vanilla", cache="dense", skip="by-depth")
-    assert torch.equal(everything.generate(prompts(2)).tokens, build(name, "vanilla").generate(prompts(2)).tokens)
 
 
 @pytest.mark.parametrize("site", ["hidden", "query", "key", "value"])
@@ -289,45 +189,3 @@ def test_a_threshold_of_1_commits_one_position_a_step(build: Any) -> None:
     parallel = build("llada-0", "dual-cache-parallel", unmasking={"threshold": 1.0}).generate(prompts())
     assert parallel.forwards == 24
     assert torch.equal(parallel.tokens, build("llada-0", "dual-cache").generate(prompts()).tokens)
-
-
-# --------------------------------------------------------------------------------------------------- every option
-
-
-@given(
-    gen_length=st.integers(1, 20),
-    block_length=st.integers(1, 24),
-    mode=st.sampled_from([*MODES, *(f"{mode}-parallel" for mode in MODES)]),
-    rate=st.integers(1, 5),
-    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=3),
-    name=st.sampled_from(MODELS),
-    delay_eos=st.booleans(),
-    periods=st.tuples(st.integers(1, 9), st.integers(1, 9)),
-)
-@settings(max_examples=40, deadline=None)
-def test_every_mask_is_decided_whatever_the_lengths(
-    models: dict[str, Model],
-    catalogue: Catalogue,
-    gen_length: int,
-    block_length: int,
-    mode: str,
-    rate: int,
-    lengths: Sequence[int],
-    name: str,
-    delay_eos: bool,
-    periods: tuple[int, int],
-) -> None:
-    over: dict[str, Any] = {
-        "gen_length": gen_length,
-        "block_length": block_length,
-        "delay_eos": delay_eos,
-        "early_stop": False,
-    }
-    if not mode.endswith("parallel"):
-        over["unmasking"] = {"tokens_per_step": rate}
-    if mode.startswith("es-dllm"):
-        over["refresh"] = {"prompt_refresh": periods[0], "block_refresh": periods[1]}
-    engine = Engine.build(models[name], catalogue.configure(mode, settings=over), catalogue)
-    result: Generation = engine.generate([prompts(1, length, seed=length)[0].tolist() for length in lengths])
-    assert result.committed == gen_length * len(lengths)
-    assert 1 <= result.forwards <= gen_length + block_length

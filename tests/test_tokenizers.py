@@ -18,7 +18,8 @@ from tokenizers.trainers import BpeTrainer
 from transformers import Qwen2Tokenizer
 
 from esdllm import Catalogue, CheckpointError, ComponentConfig, Engine, InputError, Message, Model, load_model
-from esdllm_models.tokenizers import LLADA_TEMPLATE, Codec, fast_tokenizer
+from esdllm.text import Codec
+from esdllm_models.tokenizers import LLADA_TEMPLATE, fast_tokenizer
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog, and it's the dog's fault that they'll have 1234 fleas.",

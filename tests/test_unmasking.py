@@ -22,7 +22,6 @@ from esdllm_policies.parallel import (
 from esdllm_policies.unmasking import ThresholdUnmasking
 
 CATALOGUE = Catalogue.load()
-NAMES = CATALOGUE.names("unmasking")
 VOCAB = 7
 
 
@@ -65,39 +64,6 @@ def selected(policy: Any, found: UnmaskingView) -> Tensor:
         found = found._replace(memory=policy.remember(found))
     chosen: Tensor = policy.select(found)
     return chosen
-
-
-def of_rows(found: UnmaskingView, rows: Tensor) -> UnmaskingView:
-    return UnmaskingView(*(x[rows] if isinstance(x, Tensor) and x.dim() else x for x in found))
-
-
-# -------------------------------------------------------------------------------------------------- every policy
-
-
-@pytest.mark.parametrize("name", NAMES)
-@given(seed=st.integers(0, 10**6), sharp=st.floats(0.1, 9.0))
-def test_what_is_selected_is_eligible_and_a_row_with_any_eligible_commits_one(
-    name: str, seed: int, sharp: float
-) -> None:
-    found = view(seed, sharp=sharp)
-    chosen = selected(build(name), found)
-    assert not (chosen & ~found.eligible).any()
-    assert torch.equal(chosen.any(1), found.eligible.any(1))
-
-
-@pytest.mark.parametrize("name", NAMES)
-@given(seed=st.integers(0, 10**6))
-def test_permuted_rows_permute_the_selection_and_a_row_alone_is_the_row_in_the_batch(name: str, seed: int) -> None:
-    found, policy = view(seed), build(name)
-    chosen = selected(policy, found)
-    for rows in (torch.tensor([2, 0, 1]), torch.tensor([1])):
-        assert torch.equal(selected(policy, of_rows(found, rows)), chosen[rows])
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_selected_where_nothing_is_eligible(name: str) -> None:
-    found = view(eligible=torch.zeros(3, 9, dtype=torch.bool))
-    assert not selected(build(name), found).any()
 
 
 # -------------------------------------------------------------------------------------------------------- factor

@@ -10,7 +10,23 @@ from typing import Annotated
 
 import typer
 
-from esdllm.cli import analyze, conformance, doctor, evaluate, explain, generate, harness, plugins, tune
+from esdllm.cli import (
+    analyze,
+    bench,
+    chat,
+    config,
+    conformance,
+    doctor,
+    evaluate,
+    explain,
+    generate,
+    harness,
+    infill,
+    new_plugin,
+    plugins,
+    trace,
+    tune,
+)
 from esdllm.errors import EsdllmError
 
 __all__ = ["app", "main"]
@@ -24,7 +40,10 @@ app = typer.Typer(
 )
 for _command in (
     generate.generate,
+    chat.chat,
+    infill.infill,
     explain.explain,
+    trace.trace,
     plugins.plugins,
     doctor.doctor,
     conformance.conformance,
@@ -33,6 +52,9 @@ for _command in (
     app.command()(_command)
 app.command("eval")(evaluate.eval_)
 app.command("analyze")(analyze.analyze_)
+app.add_typer(bench.app)
+app.add_typer(config.app)
+app.command("new-plugin")(new_plugin.new_plugin)
 app.command("lm-eval", add_help_option=False, context_settings=harness.EVERYTHING)(harness.lm_eval)
 
 

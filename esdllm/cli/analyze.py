@@ -27,6 +27,7 @@ from esdllm.cli.shared import (
     GenLength,
     Json,
     ModelName,
+    ProfileName,
     Quantize,
     Sets,
     check_writable,
@@ -69,6 +70,7 @@ def analyze_(
             "--preset", "-p", metavar="NAME", help=f"What decides the tokens, a named configuration [{_PRESET}]."
         ),
     ] = None,
+    profile: ProfileName = None,
     config: ConfigFile = None,
     sets: Sets = None,
     gen_length: GenLength = None,
@@ -107,8 +109,7 @@ def analyze_(
     if out is not None:
         _check_folder(out)
     lengths = {"gen_length": gen_length, "block_length": block_length}
-    given = {name: value for name, value in lengths.items() if value is not None}
-    choice = Choice(preset, config, sets, {**suited, **given}, _PRESET)
+    choice = Choice(preset, config, sets, lengths, _PRESET, profile, suited)
     decode = choice.config(catalogue)
     Components.resolve(decode, catalogue)  # a wrong option is found before weights are read
     name = model or default_model(catalogue)

@@ -27,6 +27,7 @@ from esdllm.cli.shared import (
     Json,
     ModelName,
     PresetName,
+    ProfileName,
     Quantize,
     Sets,
     default_model,
@@ -74,6 +75,7 @@ def doctor(
         typer.Option(metavar="N", min=2, help="Columns of the canvas, prompt and answer [the model's context]."),
     ] = None,
     preset: PresetName = None,
+    profile: ProfileName = None,
     config: ConfigFile = None,
     sets: Sets = None,
     gen_length: GenLength = None,
@@ -95,7 +97,7 @@ def doctor(
     esdllm doctor --model DIR --quantize int8 -s cache=offloaded --json
     """
     catalogue = Catalogue.load()
-    choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length})
+    choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length}, profile=profile)
     components = Components.resolve(choice.config(catalogue), catalogue)
     name, where = model or default_model(catalogue), resolve_device(device)
     weights = describe_weights(name, dtype, quantize, catalogue)

@@ -28,11 +28,12 @@ from esdllm.cli.shared import (
     counted,
     counting_bar,
     default_model,
-    length_sets,
+    fixed_sets,
     load,
     print_json,
     stderr,
     stdout,
+    tell_found,
 )
 from esdllm.components import Components
 from esdllm.errors import InputError
@@ -48,6 +49,7 @@ from esdllm.evaluation import (
     taken,
 )
 from esdllm.evaluation.plots import check_format, plot_report
+from esdllm.project import current_project, environment_layers
 
 _PIPED = 140  # columns, where there is no terminal to fit into
 _DEFAULT = ("vanilla", "dual-cache", "es-dllm", "es-dllm-parallel")
@@ -71,6 +73,14 @@ def eval_(
             metavar="NAME",
             help="Contender: a preset or a TOML file, with key=value after it if wanted; repeatable, the first is what "
             "the others are compared with. [vanilla, dual-cache, es-dllm, es-dllm-parallel]",
+        ),
+    ] = None,
+    profiles: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--profile",
+            metavar="NAME",
+            help="Contender: a profile of the project's esdllm.toml; repeatable, after --preset's.",
         ),
     ] = None,
     sets: Sets = None,
@@ -111,8 +121,11 @@ def eval_(
         raise InputError(f"--count {count}; write 0 for all problems, or how many of each task")
     chosen = load_suite(suite, catalogue)
     problems = taken(of_split(chosen.problems(), split), count or None, tasks or ())  # type: ignore[arg-type]
-    given = length_sets(gen_length, block_length)
-    named = [Contender.of(text, catalogue, chosen.settings, [*given, *(sets or ())]) for text in contenders or _DEFAULT]
+    project, given = current_project(), [*fixed_sets(gen_length, block_length), *(sets or ())]
+    wanted = contenders or (_DEFAULT[:1] if profiles else _DEFAULT)
+    named = [Contender.of(text, catalogue, chosen.settings, given, project) for text in wanted]
+    named += [Contender.of_profile(current_project(one), catalogue, chosen.settings, given) for one in profiles or ()]
+    tell_found(project, environment_layers())
     _check(named, catalogue, plot, answers)
     name = model or default_model(catalogue)
     loaded = load(name, device, dtype, catalogue, quantize)

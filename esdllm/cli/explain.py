@@ -17,6 +17,8 @@ from rich.text import Text
 
 from esdllm.attention import AUTO
 from esdllm.catalogue import Catalogue
+from esdllm.cli.bench import GeometryName, named_model
+from esdllm.cli.cost import Measure, PeakBandwidth, PeakGflops, Prediction, as_dicts, machine, predict, print_cost
 from esdllm.cli.shared import (
     BlockLength,
     Choice,
@@ -28,17 +30,20 @@ from esdllm.cli.shared import (
     Json,
     ModelName,
     PresetName,
+    ProfileName,
+    Quantize,
     Sets,
     counted,
-    default_model,
     print_json,
     shown,
     stdout,
 )
 from esdllm.components import Components
-from esdllm.config import SECTIONS, ComponentConfig, DecodeConfig, inner_fields
+from esdllm.config import SECTIONS, ComponentConfig, DecodeConfig
+from esdllm.cost import Costing, Kind, Machine, step_kind
 from esdllm.errors import InputError
-from esdllm.loading import describe_model, describe_weights, resolve_device
+from esdllm.loading import Weights, describe_weights, resolve_device
+from esdllm.options import inner_fields
 from esdllm.plan import Layout, Phase, StepPlan
 from esdllm.views import ModelSpec
 
@@ -46,6 +51,7 @@ from esdllm.views import ModelSpec
 def explain(
     model: ModelName = None,
     preset: PresetName = None,
+    profile: ProfileName = None,
     config: ConfigFile = None,
     sets: Sets = None,
     gen_length: GenLength = None,
@@ -54,11 +60,16 @@ def explain(
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts decoded together.")] = 1,
     device: Device = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
+    geometry_name: GeometryName = None,
+    peak_gflops: PeakGflops = None,
+    peak_gbs: PeakBandwidth = None,
+    measure: Measure = False,
     as_json: Json = False,
     as_toml: Annotated[bool, typer.Option("--toml", help="Print the configuration as --config reads it.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Print a configuration and the plan of its run.
+    """Print a configuration, the plan of its run, and what its steps cost.
 
     No weights are loaded, so the largest model takes a second; a hub id needs its config.json alone.
 
@@ -67,33 +78,51 @@ def explain(
     esdllm explain --model GSAI-ML/LLaDA-8B-Instruct --prompt-length 512
     esdllm explain --set refresh.block_refresh=8 --toml > mine.toml
     esdllm explain --set attention=auto --device cpu
+    esdllm explain --geometry llada-8b --quantize int8 --peak-gflops 900
     """
     if as_json and as_toml:
         raise InputError("--json and --toml are two forms of output; give one")
-    choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length})
+    choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length}, profile=profile)
     catalogue = Catalogue.load()
     decode = choice.config(catalogue)
     components = Components.resolve(decode, catalogue)
     if as_toml:
         typer.echo(decode.to_toml(), nl=False)
         return
-    name = model or default_model(catalogue)
+    name, described = named_model(model, geometry_name, catalogue)
+    weights = describe_weights(described, dtype, quantize, catalogue)
+    spec = weights.spec
     if decode.attention.name == AUTO:
-        weights = describe_weights(name, dtype, catalogue=catalogue)
-        spec = weights.spec
         components = components.serving(catalogue, spec, resolve_device(device), weights.dtype)
-    else:
-        spec = describe_model(name, catalogue)
     run = RunPlan.of(components, spec, prompt_length, batch)
+    known = machine(peak_gflops, peak_gbs, measure, resolve_device(device), weights.dtype)
+    cost = _cost(run, components, weights, known)
     if as_json:
         print_json(
-            {"preset": choice.base(), "model": {"name": name, **attrs.asdict(spec)}, **_as_dict(run, components)}
+            {
+                "preset": choice.base(),
+                "model": {"name": name, **attrs.asdict(spec)},
+                **_as_dict(run, components),
+                "cost": as_dicts(cost, known) if cost else None,
+            }
         )
         return
     console = stdout()
     _print_config(components, choice.label(), console)
     console.print()
     _print_run(run, decode, f"{name}: {spec.n_layers} layers of {spec.hidden}", console)
+    if cost:
+        console.print()
+        print_cost(cost, known, console)
+
+
+def _cost(run: RunPlan, components: Components, weights: Weights, known: Machine | None) -> list[Prediction]:
+    """Return the cost of each kind of step; nothing for a family that does not tell its feed-forward's size."""
+    if not weights.spec.intermediate:
+        return []
+    size = weights.dtype.itemsize
+    costing = Costing.of(components, weights.spec, run.batch, run.canvas, size, weights.bytes)
+    return predict(run.lines, costing, known)
 
 
 @attrs.frozen
@@ -102,8 +131,7 @@ class PlanLine:
 
     steps: int
     window: str
-    kind: str
-    """refresh: every layer computes the window; skip: deeper layers compute less; reuse: neither"""
+    kind: Kind
     plan: StepPlan
     share: float
     """positions computed in all layers, as a share of those of a step that computes the canvas in every layer"""
@@ -135,12 +163,9 @@ class RunPlan:
                 f"{spec.context}; lower --prompt-length or --gen-length"
             )
         planner = components.planner(canvas, spec.n_layers)
-        found: Counter[tuple[str, str, StepPlan]] = Counter()
+        found: Counter[tuple[str, Kind, StepPlan]] = Counter()
         for step in planner.rehearse():
-            window, refresh = components.refresh.scope(step.moment)
-            refresh = refresh or step.plan.phase is Phase.SELECT
-            kind = "refresh" if refresh else "skip" if step.plan.skips else "reuse"
-            found[window.value, kind, step.plan] += 1
+            found[step.scope.window.value, step_kind(step), step.plan] += 1
         full = spec.n_layers * canvas.length
         lines = (PlanLine(n, window, kind, plan, plan.layer_work() / full) for (window, kind, plan), n in found.items())
         adaptive = any(quota.counts is None for quota in planner.quotas())

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated, Any
 
 import attrs
 import typer
 from rich.console import Console
 
+from esdllm.batching import BatchRun, Setup
 from esdllm.catalogue import Catalogue
+from esdllm.cli.batch import answer_file
 from esdllm.cli.shared import (
     BlockLength,
     Choice,
@@ -22,6 +25,7 @@ from esdllm.cli.shared import (
     Json,
     ModelName,
     PresetName,
+    ProfileName,
     Quantize,
     Sets,
     counted,
@@ -40,9 +44,32 @@ from esdllm.records import Generation
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; - reads standard input.")],
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="[PROMPT]", help="The prompt; - reads standard input.")
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="FILE",
+            help='Answer a file of prompts instead: .jsonl ({"prompt": text} a line), .csv or .parquet.',
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where its answers go: .jsonl, .csv or .parquet."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts of a file decoded together.")] = 8,
+    jobs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Processes for a file: a GPU each, or a share of the CPU's threads.")
+    ] = 1,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Answer a file from the beginning, whatever is there.")
+    ] = False,
     model: ModelName = None,
     preset: PresetName = None,
+    profile: ProfileName = None,
     config: ConfigFile = None,
     sets: Sets = None,
     gen_length: GenLength = None,
@@ -60,25 +87,45 @@ def generate(
         typer.Option(
             "--watch",
             "-w",
-            help="Show the canvas while it is denoised: dots are masked, green was just decided, squares end the text; "
-            "bars are the positions that each layer computes.",
+            help="Show the canvas while it is denoised: dots are masked, italics candidates (grey: skipped), green was just "
+            "decided, squares end the text; bars are the positions that each layer computes.",
         ),
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Decode an answer to a prompt.
+    """Decode an answer to a prompt, or to each prompt of a file.
 
-    The answer goes to standard output, all else to standard error.
+    The answer goes to standard output, all else to standard error. A file's answers go to --output, in its order; the same
+    command goes on with a run that was stopped.
 
     \b
     esdllm generate "Sort these numbers: 31, 4, 15." --watch
     esdllm generate "What is 12 + 7?" --preset dual-cache --set gen_length=64
     cat prompt.txt | esdllm generate - --model GSAI-ML/LLaDA-8B-Instruct --json
+    esdllm generate --input prompts.jsonl --output answers.jsonl
     """
-    choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length, "seed": seed})
+    choice = Choice(
+        preset, config, sets, {"gen_length": gen_length, "block_length": block_length, "seed": seed}, profile=profile
+    )
     catalogue, console = Catalogue.load(), stderr()
     decode = choice.config(catalogue)
     Components.resolve(decode, catalogue)  # a wrong option is found before weights are read
+    if source is not None or output is not None:
+        if source is None or output is None:
+            raise InputError(
+                f"--{'output' if source is None else 'input'} alone; give both --input FILE and --output FILE"
+            )
+        if prompt is not None or watch:
+            raise InputError(f"--input and {'--watch' if prompt is None else 'a prompt'}: give one")
+        _check_device(device)
+        name = _named(model, catalogue, console)
+        setup = Setup(name, decode.to_dict(), device, dtype, quantize)
+        answer_file(BatchRun(source, output, setup, batch, jobs, chat), catalogue, restart, as_json)
+        return
+    if prompt is None:
+        raise InputError(
+            'there is no PROMPT; give one in quotes, such as "Sort 3 1 2.", or a file of them with --input'
+        )
     engine = Engine.build(_load(model, device, dtype, catalogue, quantize, console), decode, catalogue)
     text = _read_prompt() if prompt == "-" else prompt
     if watch and not console.is_terminal:
@@ -112,13 +159,22 @@ def _load(
     quantize: str | None,
     console: Console,
 ) -> Model:
+    _check_device(device)
+    return load(_named(name, catalogue, console), device, dtype, catalogue, quantize)
+
+
+def _named(name: str | None, catalogue: Catalogue, console: Console) -> str:
+    """Return the model's name, with a word on standard error where nobody gave it."""
     if name is None:
         name = default_model(catalogue)
         note = f"model {name} (shipped, tiny); a real one: -m GSAI-ML/LLaDA-8B-Instruct"
         console.print(note, style="dim", soft_wrap=True)
+    return name
+
+
+def _check_device(device: str | None) -> None:
     if device == "meta":
         raise UnavailableError("the device 'meta' computes no values; use cpu or cuda")
-    return load(name, device, dtype, catalogue, quantize)
 
 
 def _view(watch: bool, model: Model, choice: Choice, console: Console) -> View:

@@ -93,8 +93,10 @@ def _table(entries: Sequence[Entry], catalogue: Catalogue, fold: bool) -> Table:
         if fold and "/" in entry.name:
             continue
         table.add_row(Text(entry.name, style="cyan"), Text(entry.summary))
-        if entry.kind == "model" and (shipped := catalogue.build("model", ComponentConfig(entry.name)).checkpoints):
-            table.add_row("  ships", Text(", ".join(shipped)))
+        if entry.kind == "model":
+            family = catalogue.build("model", ComponentConfig(entry.name))
+            if shipped := getattr(family, "checkpoints", {}):
+                table.add_row("  ships", Text(", ".join(shipped)))
         for option in entry.options:
             told = Text.assemble(f"= {shown(option.default)}  ", (option.help, "bright_black"))
             table.add_row(f"  {option.name}", told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,21 +15,47 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from esdllm.catalogue import Catalogue
-from esdllm.config import DEFAULT_MODEL, DEFAULT_PRESET, DecodeConfig, base_preset, merge, parse_set, read_toml
-from esdllm.errors import CheckpointError, InputError
+from esdllm.config import DEFAULT_MODEL, DEFAULT_PRESET, DecodeConfig, base_preset, parse_set
+from esdllm.errors import CheckpointError, ConfigError, InputError
+from esdllm.layers import Layer, Settled, file_layer
 from esdllm.loading import Model, load_model, shipped_checkpoints
+from esdllm.project import (
+    MODEL_VARIABLE,
+    PRESET_VARIABLE,
+    PROFILE_VARIABLE,
+    PROJECT_FILE,
+    Project,
+    current_project,
+    environment_layers,
+    environment_sets,
+)
 
 ModelName = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", metavar="NAME", help="Checkpoint folder, hub id, or shipped name [the shipped tiny one]."
+        "--model",
+        "-m",
+        metavar="NAME",
+        envvar=MODEL_VARIABLE,
+        help="Checkpoint folder, hub id, or shipped name [the shipped tiny one].",
     ),
 ]
 PresetName = Annotated[
     str | None,
     typer.Option("--preset", "-p", metavar="NAME", help=f"Named configuration to start from [{DEFAULT_PRESET}]."),
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="TOML over the preset.")]
+ProfileName = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        envvar=PROFILE_VARIABLE,
+        help=f"Profile of the project's {PROJECT_FILE}, over the file.",
+    ),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", metavar="FILE", help="TOML over the preset and the project's file.")
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option(
@@ -68,7 +95,11 @@ def _listed(values: Sequence[str] | None) -> tuple[str, ...]:
 
 @attrs.frozen
 class Choice:
-    """What a command line says of the configuration; settings that are None were not given."""
+    """What decides the configuration of a command; settings that are None were not given.
+
+    Lowest first: the preset, `suited`, the project's file, its profile, the file of --config, the environment, `settings`,
+    `sets`. Everything is read once, for a pipe gives its settings once.
+    """
 
     preset: str | None
     file: Path | None
@@ -76,31 +107,76 @@ class Choice:
     settings: Mapping[str, Any] = attrs.field(converter=_given)
     default: str = DEFAULT_PRESET
     """the preset where nothing names one"""
-    _read: Mapping[str, Any] = attrs.field(init=False)
-    """the file's settings; read once, for a pipe gives them once"""
+    profile: str | None = None
+    suited: Mapping[str, Any] = attrs.field(factory=dict)
+    """what suits the problems at hand"""
+    project: Project = attrs.field(init=False)
+    layers: tuple[Layer, ...] = attrs.field(init=False)
 
-    @_read.default
-    def _read_file(self) -> Mapping[str, Any]:
-        return read_toml(self.file) if self.file else {}
+    @project.default
+    def _find_project(self) -> Project:
+        return current_project(self.profile)
+
+    @layers.default
+    def _read(self) -> tuple[Layer, ...]:
+        named, flags = os.environ.get(PRESET_VARIABLE, "").strip(), self.settings.items()
+        return (
+            Layer("what suits the suite", self.suited),
+            *self.project.layers,
+            *([file_layer(self.file)] if self.file else []),
+            *([Layer(PRESET_VARIABLE, {"preset": named})] if named else []),
+            *environment_layers(),
+            *(Layer(f"--{name.replace('_', '-')}", {name: value}) for name, value in flags),
+            *(Layer("--set", parse_set(text)) for text in self.sets),
+            *([Layer("--preset", {"preset": self.preset})] if self.preset else []),
+        )
 
     def base(self) -> str | None:
-        """Return the preset to start from; None if the file says all."""
-        layers = [self._read, *map(parse_set, self.sets)]
-        return base_preset(self.preset, layers, self.default)
+        """Return the preset to start from; None if the layers say all."""
+        return base_preset(None, [layer.settings for layer in self.layers], self.default)
 
     def label(self) -> str:
         """Return a few words on where the configuration comes from."""
-        base = self.base()
-        parts = [f"preset {base}" if base else "", f"config {self.file.name}" if self.file else ""]
-        return ", ".join(part for part in parts if part)
+        names = {"preset": self.base(), "profile": self.profile, "config": self.file.name if self.file else None}
+        return ", ".join(f"{what} {name}" for what, name in names.items() if name)
 
-    def config(self, catalogue: Catalogue) -> DecodeConfig:
-        """Return the configuration.
+    def settled(self, catalogue: Catalogue) -> Settled:
+        """Return what comes out, with the origin of each value.
 
         Raises:
-            ConfigError: an unknown preset or setting, or a value out of range.
+            ConfigError: an unknown preset or setting, a value out of range, or a component that cannot be built.
         """
-        return catalogue.configure(self.base(), settings=merge(self._read, self.settings), sets=self.sets)
+        settled = catalogue.settle(self.layers, default=self.default)
+        settled.config()
+        for problem in settled.component_problems(catalogue.build):
+            raise ConfigError(problem)
+        return settled
+
+    def config(self, catalogue: Catalogue) -> DecodeConfig:
+        """Return the configuration, with a word on standard error where it is not of the command line alone.
+
+        Raises:
+            ConfigError: as `settled`.
+        """
+        settled = self.settled(catalogue)
+        tell_found(self.project, [layer for layer in self.layers if layer.place.startswith("ESDLLM_")], settled)
+        return settled.config()
+
+
+def tell_found(project: Project, environment: Sequence[Layer], settled: Settled | None = None) -> None:
+    """Say on standard error which settings nobody wrote on the command line: the project's file, the environment."""
+    places = [*([project.label()] if project.path else []), *(layer.place for layer in environment)]
+    if places:
+        stderr().print(f"settings from {', '.join(places)}", style="dim", soft_wrap=True, markup=False)
+    if settled and settled.aside:
+        names = ", ".join(dict.fromkeys(name for _, name in settled.aside))
+        who = f"preset {settled.preset}" if settled.preset else "another file"
+        stderr().print(
+            f"{who} chooses the components; the project's {names} are left aside",
+            style="dim",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def default_model(catalogue: Catalogue) -> str:
@@ -121,10 +197,10 @@ def load(name: str, device: str | None, dtype: str | None, catalogue: Catalogue,
         return load_model(name, device, dtype, catalogue, quantize=quantize)
 
 
-def length_sets(gen_length: int | None, block_length: int | None) -> list[str]:
-    """Return the lengths that were given as `--set` would give them."""
+def fixed_sets(gen_length: int | None, block_length: int | None) -> list[str]:
+    """Return what the environment and the two lengths set, as `--set` would."""
     lengths = {"gen_length": gen_length, "block_length": block_length}
-    return [f"{key}={value}" for key, value in lengths.items() if value is not None]
+    return [*environment_sets().values(), *(f"{key}={value}" for key, value in _given(lengths).items())]
 
 
 def counting_bar(console: Console) -> Progress:
@@ -163,7 +239,7 @@ def stderr() -> Console:
 
 def print_json(value: Any, indent: int | None = 2) -> None:
     """Print a value as JSON on standard output."""
-    typer.echo(json.dumps(value, indent=indent, ensure_ascii=False))
+    typer.echo(json.dumps(value, indent=indent, ensure_ascii=False, default=str))
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

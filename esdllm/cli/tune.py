@@ -22,26 +22,31 @@ from esdllm.cli.shared import (
     GenLength,
     Json,
     ModelName,
+    ProfileName,
     Quantize,
     Sets,
     check_writable,
     counted,
     counting_bar,
     default_model,
-    length_sets,
+    fixed_sets,
     load,
     print_json,
     shown,
     stderr,
     stdout,
+    tell_found,
 )
 from esdllm.config import SECTIONS, parse_set
 from esdllm.errors import ConfigError, InputError
 from esdllm.evaluation import Contender, load_suite, taken
 from esdllm.evaluation.plots import check_format
 from esdllm.interfaces import Suite
+from esdllm.project import current_project, environment_layers
 from esdllm.tuning import Goal, Prompts, Search, Space, Trial, Tuning, parted
 from esdllm.views import Problem
+
+_PRESET = "es-dllm-parallel"
 
 
 def tune(
@@ -69,11 +74,15 @@ def tune(
         float | None, typer.Option(metavar="X", help="Stop trying after so long; the validation comes after.")
     ] = None,
     base: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--preset", "-p", metavar="NAME", help="What to tune: a preset or TOML file, tried first as it is."
+            "--preset",
+            "-p",
+            metavar="NAME",
+            help=f"What to tune: a preset or TOML file, tried first as it is [the --profile, else {_PRESET}].",
         ),
-    ] = "es-dllm-parallel",
+    ] = None,
+    profile: ProfileName = None,
     reference: Annotated[
         str, typer.Option(metavar="NAME", help="What quality and speed are compared with.")
     ] = "vanilla",
@@ -123,10 +132,14 @@ def tune(
     if minutes is not None and not minutes >= 0:
         raise InputError(f"--minutes {minutes}; write a number from 0")
     chosen, label, problems, others = _problems(prompts, suite, catalogue, tasks or (), count, test_count)
-    fixed = [*length_sets(gen_length, block_length), *(sets or ())]
-    first = Contender.of(base, catalogue, chosen.settings, fixed)
-    same = {**chosen.settings, **{key: getattr(first.config, key) for key in ("gen_length", "block_length")}}
-    compared = Contender.of(reference, catalogue, same, _shared(fixed))
+    project, fixed = current_project(profile), [*fixed_sets(gen_length, block_length), *(sets or ())]
+    if base is None and profile is not None:
+        first = Contender.of_profile(project, catalogue, chosen.settings, fixed)
+    else:
+        first = Contender.of(base or _PRESET, catalogue, chosen.settings, fixed, project)
+    lengths = [f"{key}={getattr(first.config, key)}" for key in ("gen_length", "block_length")]
+    compared = Contender.of(reference, catalogue, chosen.settings, [*_shared(fixed), *lengths], project)
+    tell_found(project, environment_layers())
     space = Space.of(first.config, catalogue, _keys(fixed), search or ())
     first.config.to_toml()  # what cannot be written is found now
     _check_apart(out, plot, study)

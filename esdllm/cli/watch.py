@@ -14,12 +14,14 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 from torch import Tensor
 
+from esdllm.frames import Frame, Frames
 from esdllm.interfaces import TextCodec
 from esdllm.plan import StepPlan
 from esdllm.views import ModelSpec, StepRecord
 
 _BARS = "▁▂▃▄▅▆▇█"
 _NEW, _OLD, _NEXT, _LATER, _END = "bold black on green", "default", "cyan", "bright_black", "bright_black"
+_DRAFT, _SKIPPED = "italic cyan", "italic bright_black"
 _WIDEST = 100
 
 
@@ -87,72 +89,80 @@ class ProgressBar(View):
 
 
 class Watch(View):
-    """The answer's canvas: tokens, those committed just now highlighted, masks as dots; and each layer's work.
+    """The answer's canvas while it is denoised; see `CanvasPanel`.
 
     Shows a step for `pace` seconds at least, so that the eye can follow.
     """
 
     def __init__(self, console: Console, codec: TextCodec, title: str, pace: float = 0.06) -> None:
         super().__init__()
-        self._codec, self._title, self._pace = codec, title, pace
-        self._width = min(console.width, _WIDEST)
+        self._frames, self._panel, self._pace = Frames(), CanvasPanel(codec, title, console.width), pace
         self._live = Live(console=console, transient=True, auto_refresh=False)
 
     def open(self, tokens: Tensor, spec: ModelSpec) -> None:
         """Find the answer's first column and draw the canvas."""
-        self._spec = spec
-        self._first = int((tokens[0] == spec.mask_id).long().argmax())
-        masks = tokens[0, self._first :].tolist()
-        self._total = len(masks)
         self._live.start()
-        self._draw(self._canvas(masks, [False] * len(masks), range(0)), Text("forward 0\n"))
+        self._live.update(self._panel.draw(self._frames.start(tokens, spec)), refresh=True)
 
     def show(self, record: StepRecord) -> None:
         """Draw the canvas and wait until the eye has seen it."""
         started = time.perf_counter()
-        tokens, new = record.tokens[0, self._first :].tolist(), record.committed[0, self._first :].tolist()
-        shift = self._spec.logit_shift - self._first
-        block = range(record.block.start + shift, record.block.stop + shift)
-        decided = sum(token != self._spec.mask_id for token in tokens)
-        self._draw(self._canvas(tokens, new, block), self._status(record, decided))
+        self._live.update(self._panel.draw(self._frames.step(record)), refresh=True)
         time.sleep(max(0.0, self._pace - (time.perf_counter() - started)))
 
     def close(self) -> None:
         """Take the canvas away."""
         self._live.stop()
 
-    def _draw(self, canvas: Text, status: Text) -> None:
-        body: RenderableType = Group(canvas, Text(), status)
-        panel = Panel(body, title=self._title, title_align="left", width=self._width, border_style="bright_black")
-        self._live.update(panel, refresh=True)
 
-    def _canvas(self, tokens: Sequence[int], new: Sequence[bool], block: range) -> Text:
+class CanvasPanel:
+    """Draws an answer's canvas.
+
+    Decided tokens are plain, those decided just now on green; candidates are in italics, grey if the step skipped them;
+    masks without a candidate are dots; squares end the text. Below stands each layer's work.
+    """
+
+    def __init__(self, codec: TextCodec, title: str, width: int) -> None:
+        self._codec, self._title, self._width = codec, title, min(width, _WIDEST)
+
+    def draw(self, frame: Frame) -> Panel:
+        """Return a frame's picture."""
+        body: RenderableType = Group(self.canvas(frame), Text(), self._status(frame))
+        return Panel(body, title=self._title, title_align="left", width=self._width, border_style="bright_black")
+
+    def canvas(self, frame: Frame) -> Text:
         """Return the answer; neighbours of one look are decoded together, so that characters of many tokens come out."""
-        looks = [self._look(token, new[i], i in block) for i, token in enumerate(tokens)]
+        looks = [self._look(frame, i) for i in range(len(frame.tokens))]
         text = Text(overflow="fold")
-        for look, run in groupby(zip(looks, tokens, strict=True), key=lambda pair: pair[0]):
-            text.append(self._text([token for _, token in run]), style=look[1])
+        for look, run in groupby(zip(looks, frame.standing, strict=True), key=lambda pair: pair[0]):
+            text.append(self._text(look[0], [token for _, token in run]), style=look[1])
         return text
 
-    def _look(self, token: int, new: bool, in_block: bool) -> tuple[str, str]:
-        """Return what a token is drawn as, and its style."""
-        if token == self._spec.mask_id:
-            return "mask", _NEXT if in_block else _LATER
+    def _look(self, frame: Frame, i: int) -> tuple[str, str]:
+        """Return what a position is drawn as, and its style."""
+        token, decided = frame.standing[i], frame.tokens[i] != frame.mask
+        if token < 0:
+            return "mask", _NEXT if i in frame.block else _LATER
         kind = "end" if token in self._codec.stop_ids else "text"
-        return kind, _NEW if new else _END if kind == "end" else _OLD
+        if decided:
+            return kind, _NEW if frame.committed[i] else _END if kind == "end" else _OLD
+        skipped = i not in frame.block or (frame.computed is not None and not frame.computed[i])
+        return kind, _SKIPPED if skipped else _DRAFT
 
-    def _text(self, tokens: Sequence[int]) -> str:
-        if tokens[0] == self._spec.mask_id:
-            return "· " * len(tokens)
-        return "∎ " * len(tokens) if tokens[0] in self._codec.stop_ids else self._codec.decode(tokens)
+    def _text(self, kind: str, tokens: Sequence[int]) -> str:
+        if kind == "text":
+            return self._codec.decode(tokens)
+        return ("· " if kind == "mask" else "∎ ") * len(tokens)
 
-    def _status(self, record: StepRecord, decided: int) -> Text:
-        length = record.tokens.shape[1]
-        work = record.plan.layer_work() / (length * self._spec.n_layers)
+    def _status(self, frame: Frame) -> Text:
+        if frame.plan is None:
+            return Text("forward 0\n")
+        work = frame.plan.layer_work() / (frame.length * len(frame.plan.keep))
+        where = f"forward {frame.forwards} · block {frame.number + 1}"
         return Text.assemble(
-            f"forward {self.forwards} · block {record.moment.block + 1} · {decided} of {self._total} decided\n",
+            f"{where} · {frame.decided} of {len(frame.tokens)} decided\n",
             ("layers ", "bright_black"),
-            (layer_bars(record.plan, length), "cyan" if record.plan.skips else "yellow"),
+            (layer_bars(frame.plan, frame.length), "cyan" if frame.plan.skips else "yellow"),
             (f" {work:.0%} of the positions that vanilla decoding computes", "bright_black"),
         )
 

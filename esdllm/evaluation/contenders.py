@@ -10,8 +10,10 @@ from typing import Any
 import attrs
 
 from esdllm.catalogue import Catalogue
-from esdllm.config import DEFAULT_PRESET, DecodeConfig, base_preset, merge, parse_set, read_toml
+from esdllm.config import DEFAULT_PRESET, DecodeConfig, parse_set
 from esdllm.errors import ConfigError, InputError
+from esdllm.layers import Layer, file_layer
+from esdllm.project import Project
 
 __all__ = ["Contender", "check_names"]
 
@@ -30,12 +32,17 @@ class Contender:
 
     @classmethod
     def of(
-        cls, text: str, catalogue: Catalogue, settings: Mapping[str, Any] | None = None, sets: Sequence[str] = ()
+        cls,
+        text: str,
+        catalogue: Catalogue,
+        settings: Mapping[str, Any] | None = None,
+        sets: Sequence[str] = (),
+        project: Project | None = None,
     ) -> Contender:
         """Return the contender of `preset key=value ...` or `file.toml key=value ...`.
 
         `settings` are what a suite suggests, `sets` what all contenders are given. Later goes over earlier: the preset,
-        `settings`, the file, `sets`, its own `key=value`s, which are in its name.
+        `settings`, the run-wide settings of `project`, the file, `sets`, its own `key=value`s, which are in its name.
 
         Raises:
             ConfigError: an unknown preset or setting, a value out of range, or a preset named by a setting.
@@ -43,16 +50,33 @@ class Contender:
         first, *own = _BETWEEN.split(text.strip())
         if not first:
             raise ConfigError("a contender has no name; give a preset or a TOML file, and key=value after it")
-        for one in (*sets, *own):
-            if "preset" in parse_set(one):
-                raise ConfigError(f"'{one}' where contenders are compared; a contender's preset is its first word")
+        _refuse_preset(*sets, *own)
         file = first.endswith(".toml")
-        read = read_toml(Path(first).expanduser()) if file else {}
-        preset = base_preset(None, [read], DEFAULT_PRESET) if file else first
-        base = catalogue.preset(preset).settings if preset else {key: read[key] for key in read if key != "preset"}
-        layers = merge(merge(base, settings or {}), {key: read[key] for key in read if key != "preset"})
+        layers = [Layer("", settings or {}), *(project.layers if project else ())]
+        layers += [file_layer(Path(first).expanduser())] if file else []
+        layers += [Layer("", parse_set(one)) for one in (*sets, *own)]
         name = Path(first).stem if file else first
-        return cls(" ".join([name, *own]), catalogue.configure(settings=layers, sets=[*sets, *own]))
+        settled = catalogue.settle(layers, None if file else first, DEFAULT_PRESET)
+        return cls(" ".join([name, *own]), settled.config())
+
+    @classmethod
+    def of_profile(
+        cls, project: Project, catalogue: Catalogue, settings: Mapping[str, Any] | None = None, sets: Sequence[str] = ()
+    ) -> Contender:
+        """Return the contender of a project's profile, with the profile's name; the rest as `of`.
+
+        Raises:
+            ConfigError: an unknown preset or setting, a value out of range, or a preset named by a setting.
+        """
+        _refuse_preset(*sets)
+        layers = [Layer("", settings or {}), *project.layers, *(Layer("", parse_set(one)) for one in sets)]
+        return cls(str(project.profile), catalogue.settle(layers, default=DEFAULT_PRESET).config())
+
+
+def _refuse_preset(*sets: str) -> None:
+    for one in sets:
+        if "preset" in parse_set(one):
+            raise ConfigError(f"'{one}' where contenders are compared; a contender's preset is its first word")
 
 
 def check_names(contenders: Sequence[Contender]) -> None:

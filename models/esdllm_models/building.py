@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, UnavailableError
+from esdllm.weights import Checkpoint
 from esdllm_models.linear import Linear, cut
-from esdllm_models.quantized import QUANTIZERS, quantizer
+from esdllm_models.quantized import quantizer
 from esdllm_models.spread import Spread
 from esdllm_models.transformer import Geometry, Layer, Transformer
-from esdllm_models.weights import Checkpoint
 
 __all__ = ["Names", "load", "made_of", "weight_bytes"]
 
@@ -50,14 +50,13 @@ class _Fill(Protocol):
         ...
 
 
-def load(family: str, spec: ModelSpec, geometry: Geometry, names: Names, folder: Path, plan: LoadPlan) -> ModelAdapter:
+def load(spec: ModelSpec, geometry: Geometry, names: Names, folder: Path, plan: LoadPlan) -> ModelAdapter:
     """Return the model of a plan, with a folder's weights or random ones.
 
     Raises:
         UnavailableError: the plan cannot be followed on this machine or with this model; gives all reasons.
         CheckpointError: the folder's weights are not the model's.
     """
-    plan.only(family, quantize=QUANTIZERS, spread=True, random=True)
     _check(spec, plan)
     if plan.seed is not None:
         return _build(spec, geometry, plan, _drawing(plan.seed))
@@ -71,12 +70,7 @@ def load(family: str, spec: ModelSpec, geometry: Geometry, names: Names, folder:
 
 
 def weight_bytes(spec: ModelSpec, geometry: Geometry, plan: LoadPlan) -> int:
-    """Return what the weights of a plan take, on all devices together.
-
-    Raises:
-        UnavailableError: there is no such quantisation.
-    """
-    plan.only(spec.family, quantize=QUANTIZERS, spread=True, random=True)
+    """Return what the weights of a plan take, on all devices together."""
     size, held = plan.dtype.itemsize, quantizer(plan.quantize).bytes
     shapes = _shapes(spec)
     biases = shapes["qkv"][0] if geometry.qkv_bias else 0
@@ -181,6 +175,8 @@ def _drawing(seed: int) -> _Fill:
         for name, slot in slots.items():
             if name.endswith("norm"):
                 slot.fill_(1)
+                continue
+            if slot.is_meta:  # which has no numbers to draw
                 continue
             width = 1.0 if name == "embedding" else (3 / slot.shape[-1]) ** 0.5
             drawn = sha256(f"{seed} {layer} {name}".encode()).digest()

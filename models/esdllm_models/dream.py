@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec
+from esdllm.reading import head_dim, need, refuse, rope_theta, token
+from esdllm.text import CHATML, Codec
 from esdllm_models.adopting import adopt
 from esdllm_models.building import Names, load, weight_bytes
-from esdllm_models.reading import head_dim, need, refuse, rope_theta, token
-from esdllm_models.tokenizers import CHATML_TEMPLATE, Codec, tokenizer_of
+from esdllm_models.quantized import QUANTIZERS
+from esdllm_models.tokenizers import tokenizer_of
 from esdllm_models.transformer import Geometry
 
 _IMPLEMENTED = {
@@ -74,6 +76,16 @@ class DreamFamily:
         """Dream-7B's."""
         return {"dream-7b": _DREAM_7B}
 
+    @property
+    def quantizations(self) -> Collection[str]:
+        """Of the linear layers, as they are loaded."""
+        return QUANTIZERS
+
+    spreads = True
+    """Layers may lie on several devices."""
+    draws = True
+    """Random weights are made from a seed."""
+
     def spec(self, config: Mapping[str, Any]) -> ModelSpec:
         """Return the geometry of a Dream config.json."""
         refuse(config, _IMPLEMENTED)
@@ -97,7 +109,7 @@ class DreamFamily:
 
     def load(self, folder: Path, config: Mapping[str, Any], plan: LoadPlan) -> ModelAdapter:
         """Return the model of a plan, with a folder's weights."""
-        return load("Dream", self.spec(config), _geometry(config), NAMES, folder, plan)
+        return load(self.spec(config), _geometry(config), NAMES, folder, plan)
 
     def weight_bytes(self, config: Mapping[str, Any], plan: LoadPlan) -> int:
         """Return what the weights take."""
@@ -109,7 +121,7 @@ class DreamFamily:
 
     def codec(self, source: Any, spec: ModelSpec) -> TextCodec:
         """Return Qwen2's byte-level tokenizer, with ChatML if the folder brings no template."""
-        return Codec(tokenizer_of(source), spec, end_of_turn="<|im_end|>", template=CHATML_TEMPLATE)
+        return Codec(tokenizer_of(source), spec, end_of_turn="<|im_end|>", template=CHATML)
 
 
 def _geometry(config: Mapping[str, Any]) -> Geometry:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec
+from esdllm.reading import head_dim, need, refuse, token
+from esdllm.text import Codec
 from esdllm_models.adopting import adopt
 from esdllm_models.building import Names, load, weight_bytes
-from esdllm_models.reading import head_dim, need, refuse, token
-from esdllm_models.tokenizers import LLADA_TEMPLATE, Codec, tokenizer_of
+from esdllm_models.quantized import QUANTIZERS
+from esdllm_models.tokenizers import LLADA_TEMPLATE, tokenizer_of
 from esdllm_models.transformer import Geometry
 
 _IMPLEMENTED = {
@@ -88,6 +90,16 @@ class LladaFamily:
         """LLaDA-8B's."""
         return {"llada-8b": _LLADA_8B}
 
+    @property
+    def quantizations(self) -> Collection[str]:
+        """Of the linear layers, as they are loaded."""
+        return QUANTIZERS
+
+    spreads = True
+    """Layers may lie on several devices."""
+    draws = True
+    """Random weights are made from a seed."""
+
     def spec(self, config: Mapping[str, Any]) -> ModelSpec:
         """Return the geometry of a LLaDA config.json."""
         refuse(config, _IMPLEMENTED)
@@ -110,7 +122,7 @@ class LladaFamily:
 
     def load(self, folder: Path, config: Mapping[str, Any], plan: LoadPlan) -> ModelAdapter:
         """Return the model of a plan, with a folder's weights."""
-        return load("LLaDA", self.spec(config), _geometry(config), NAMES, folder, plan)
+        return load(self.spec(config), _geometry(config), NAMES, folder, plan)
 
     def weight_bytes(self, config: Mapping[str, Any], plan: LoadPlan) -> int:
         """Return what the weights take."""

@@ -1,4 +1,4 @@
-"""First-party policies: what to skip, when to refresh, what to put where. One module a hook, two for unmasking."""
+"""First-party policies: what to skip, when to refresh, what to put where. One module a hook, three for unmasking."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from esdllm import (
     UnmaskingPolicy,
     hookimpl,
 )
-from esdllm_policies.blocks import FixedBlocks
+from esdllm_policies.blocks import FixedBlocks, OwnBlocks, PrunedBlocks, SlidingBlocks
 from esdllm_policies.importance import (
     ConfidenceScorer,
     EntropyScorer,
@@ -32,12 +32,16 @@ from esdllm_policies.parallel import (
 )
 from esdllm_policies.presets import PRESETS
 from esdllm_policies.refreshing import (
+    DelayedRefresh,
+    DriftRefresh,
     DualCacheRefresh,
     EveryStepRefresh,
     OnCommitRefresh,
+    PartialRefresh,
     PeriodicRefresh,
     PrefixCacheRefresh,
 )
+from esdllm_policies.revoking import WinoUnmasking
 from esdllm_policies.sampling import GumbelSampler
 from esdllm_policies.skipping import AdaptiveSkip, BudgetSkip, DecaySkip, DepthSkip, NoSkip
 from esdllm_policies.unmasking import ThresholdUnmasking, TimeScheduleUnmasking, TopKUnmasking
@@ -77,13 +81,16 @@ def esdllm_refresh_policies() -> Mapping[str, Callable[..., RefreshPolicy]]:
         "dual-cache": DualCacheRefresh,
         "periodic": PeriodicRefresh,
         "on-commit": OnCommitRefresh,
+        "drift": DriftRefresh,
+        "partial": PartialRefresh,
+        "delayed": DelayedRefresh,
     }
 
 
 @hookimpl
 def esdllm_block_schedules() -> Mapping[str, Callable[..., BlockSchedule]]:
     """Offer the block schedules."""
-    return {"fixed": FixedBlocks}
+    return {"fixed": FixedBlocks, "sliding": SlidingBlocks, "own": OwnBlocks, "pruned": PrunedBlocks}
 
 
 @hookimpl
@@ -104,6 +111,7 @@ def esdllm_unmasking_policies() -> Mapping[str, Callable[..., UnmaskingPolicy]]:
         "klass": KlassUnmasking,
         "credit": CreditUnmasking,
         "longest-prefix": LongestPrefixUnmasking,
+        "wino": WinoUnmasking,
     }
 
 

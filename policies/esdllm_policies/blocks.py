@@ -1,10 +1,14 @@
-"""Block schedules: what is decoded together."""
+"""Block schedules: what is decoded together, and how much of the canvas is seen meanwhile."""
 
 from __future__ import annotations
 
-import attrs
+from typing import Any
 
-from esdllm import Block
+import attrs
+from attrs import validators
+from torch import Tensor
+
+from esdllm import Block, BlockSchedule, BlockView
 
 
 @attrs.frozen
@@ -14,3 +18,83 @@ class FixedBlocks:
     def next_block(self, start: int, end: int, block_length: int) -> Block:
         """Return the next block_length positions."""
         return Block(start, min(start + block_length, end))
+
+
+def _reach() -> int:
+    field: int = attrs.field(
+        default=8,
+        validator=validators.ge(0),
+        metadata={
+            "help": "positions before the block that every step computes too, so that late commits reach the cache"
+        },
+    )
+    return field
+
+
+@attrs.frozen
+class SlidingBlocks:
+    """A block that begins at each row's first undecided position, and so slides on with every commit there.
+
+    DSB, arXiv 2602.05992, which also lets the block grow with what is decided inside it; here its length stays, so that
+    shapes do. Whatever is committed more than `reach` before the block waits for the next refresh to reach the cache.
+    """
+
+    reach: int = _reach()
+
+    def next_block(self, start: int, end: int, block_length: int) -> Block:
+        """Return the first block_length positions."""
+        return Block(start, min(start + block_length, end))
+
+    def starts(self, view: BlockView) -> Tensor:
+        """Return the first undecided positions."""
+        return view.first
+
+
+@attrs.frozen
+class OwnBlocks:
+    """Fixed blocks in which a row that has decided its block goes on to the next without waiting for the others."""
+
+    reach: int = _reach()
+
+    def next_block(self, start: int, end: int, block_length: int) -> Block:
+        """Return the first block_length positions."""
+        return Block(start, min(start + block_length, end))
+
+    def starts(self, view: BlockView) -> Tensor:
+        """Return where the block begins that holds the first undecided position."""
+        return view.begin + (view.first - view.begin).div(view.length, rounding_mode="floor") * view.length
+
+
+def _one_for_all(instance: Any, attribute: Any, value: Any) -> None:
+    if hasattr(value, "starts"):
+        raise ValueError(
+            "a suffix is pruned right of one block for all rows, such as 'fixed'; this schedule gives each its own"
+        )
+
+
+@attrs.frozen
+class PrunedBlocks:
+    """Another schedule's blocks, with most of what lies right of the block hidden: the next `window` positions are seen.
+
+    Streaming-dLLM, arXiv 2601.17917, which also sees the canvas' last position; DPad, arXiv 2508.14148. What is hidden is
+    neither computed nor attended to. What comes into sight is computed at the block's first step, which is a refresh.
+    """
+
+    of: BlockSchedule = attrs.field(
+        factory=FixedBlocks, validator=_one_for_all, metadata={"kind": "blocks", "help": "whose blocks"}
+    )
+    window: int = attrs.field(
+        default=32,
+        validator=validators.ge(0),
+        metadata={"help": "positions right of the block that are seen", "tune": (0, 16, 32, 64, 128)},
+    )
+    last: bool = attrs.field(default=True, metadata={"help": "whether the canvas' last position is seen as well"})
+
+    def next_block(self, start: int, end: int, block_length: int) -> Block:
+        """Return the other's next block."""
+        return self.of.next_block(start, end, block_length)
+
+    def suffix(self, block: Block, length: int) -> tuple[int, ...]:
+        """Return the next `window` positions and the last one."""
+        near = range(block.stop, min(block.stop + self.window, length))
+        return (*near, length - 1) if self.last and near.stop < length else tuple(near)

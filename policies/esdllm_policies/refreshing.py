@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 from attrs import validators
 
-from esdllm import ConfigError, Moment, Scope, Window
+from esdllm import ConfigError, Drift, Moment, Scope, Window
 
 
 @attrs.frozen
@@ -92,3 +92,88 @@ class OnCommitRefresh:
             )
         refresh = moment.unrefreshed >= self.commits
         return Scope(Window.PREFIX if refresh and self.prompt else Window.BLOCK, refresh)
+
+
+@attrs.frozen
+class PartialRefresh(PeriodicRefresh):
+    """`periodic`, but most refreshes of the prompt hand on only what the skip schedule keeps of it.
+
+    dLLM-Cache, arXiv 2506.06295: between its full refreshes it recomputes the share of the positions whose values changed
+    most. Here that share is the skip schedule's, and what "most" means is the importance scorer's.
+    """
+
+    full: int = _period(4, "of so many refreshes of the prompt, one computes all of it in every layer", (1, 2, 4, 8))
+
+    def scope(self, moment: Moment) -> Scope:
+        """Return periodic's scope, where a refresh of the prompt that is not a full one skips."""
+        window, refresh = super().scope(moment)
+        turn = moment.step // self.prompt_refresh
+        return Scope(window, refresh and (window is not Window.PREFIX or turn % self.full == 0))
+
+
+@attrs.frozen
+class DelayedRefresh:
+    """dKV-Cache: what is undecided is computed at every step; what is decided is computed once more, then cached.
+
+    dKV-Cache-Decode, arXiv 2505.15781. A position's keys and values settle a step after it was decided, because until
+    then they were those of a mask: the delay.
+    """
+
+    every: int = _period(8, "steps between two refreshes of the canvas", (4, 8, 16, 32, 64))
+
+    def scope(self, moment: Moment) -> Scope:
+        """Return the canvas, or what is undecided and what was just decided."""
+        refresh = moment.step % self.every == 0
+        return Scope(Window.CANVAS if refresh else Window.OPEN, refresh)
+
+
+@attrs.frozen
+class DriftRefresh:
+    """Periods that follow the drift that the refreshes themselves find: longer while it stays under the tolerance.
+
+    A refresh computes what the cache holds, so how stale that had become is known for nothing. The next period is the steps
+    since the last refresh times tolerance / drift, but at least half and at most twice the period before: drift that grows
+    evenly with the steps stays at the tolerance. The block and what is left of it have a period each.
+    """
+
+    tolerance: float = attrs.field(
+        default=0.1,
+        validator=validators.gt(0.0),
+        metadata={
+            "help": "mean relative change of the cached values that a refresh should find",
+            "tune": (0.025, 0.05, 0.1, 0.2, 0.4),
+        },
+    )
+
+    @property
+    def learned(self) -> tuple[float, ...]:
+        """The periods, in steps, of the block and of what is left of it, before anything is known."""
+        return (16.0, 64.0)
+
+    def scope(self, moment: Moment) -> Scope:
+        """Return the canvas at first, a prefix or a block that is due, the trail at a block's first step, or the block."""
+        block, prompt = moment.learned or self.learned
+        if moment.since_refresh is None or moment.since_prompt is None:
+            return Scope(Window.CANVAS, refresh=True)
+        if moment.since_prompt >= prompt:
+            return Scope(Window.PREFIX, refresh=True)
+        if moment.step_in_block == 0:
+            return Scope(Window.TRAIL, refresh=True)
+        return Scope(Window.BLOCK, refresh=moment.since_refresh >= block)
+
+    def learn(self, moment: Moment, drift: Drift) -> tuple[float, ...]:
+        """Return the periods that would have met the tolerance.
+
+        A new block's first refresh says nothing of the block's period: its positions were never refreshed before.
+        """
+        block, prompt = moment.learned
+        if moment.step_in_block and moment.since_refresh is not None:
+            block = self._period(block, moment.since_refresh, drift.block)
+        if drift.prompt is not None and moment.since_prompt is not None:
+            prompt = self._period(prompt, moment.since_prompt, drift.prompt)
+        return block, prompt
+
+    def _period(self, period: float, steps: int, drift: float) -> float:
+        """Return the period after which a drift that took so many steps would be the tolerance."""
+        wanted = steps * self.tolerance / max(drift, 1e-9)
+        return max(1.0, period / 2, min(2 * period, wanted))

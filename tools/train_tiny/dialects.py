@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from esdllm_models.tokenizers import CHATML_TEMPLATE
+from esdllm.text import CHATML
 
 _LLADA_TEMPLATE = (
     "{% for message in messages %}"
@@ -59,7 +59,7 @@ DIALECTS = {
         mask="<|mask|>",
         end_of_turn="<|im_end|>",
         others=("<|im_start|>",),
-        template=CHATML_TEMPLATE,
+        template=CHATML,
         before="<|im_start|>user\n",
         after="<|im_end|>\n<|im_start|>assistant\n",
     ),

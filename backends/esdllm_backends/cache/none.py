@@ -39,7 +39,10 @@ class _Passing:
         """There is nothing to forget."""
 
     def update(self, write: CacheWrite) -> KeyValue:
-        return KeyValue(write.keys, write.values, write.bias, write.padding)
+        bias = write.bias
+        if bias is not None and bias.shape[1] > write.positions.shape[1]:  # a canvas whose suffix is pruned
+            bias = bias.gather(1, write.positions)
+        return KeyValue(write.keys, write.values, bias, write.padding)
 
     def recall(self, layer: int, site: Site, positions: Tensor) -> Tensor:
         raise NotImplementedError("a step that skips is never planned without a cache")

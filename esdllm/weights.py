@@ -7,40 +7,59 @@ after each, so that no more than those are held twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from esdllm import CheckpointError
+from esdllm.errors import CheckpointError
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "compare"]
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _CHUNK = 4 * 1024 * 1024  # values read at once
 
 
 class Checkpoint:
-    """The weights in a folder's safetensors.
+    """The weights in a folder's safetensors: one file, or many with an index.
+
+    `names` are those of all weights that the model has; `ignored` may be there too, such as a head that is tied to the
+    embedding and was written all the same.
 
     Raises:
         CheckpointError: no weights; a shard is missing or truncated; weights other than `names` are there, or some are not.
     """
 
-    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+    def __init__(self, folder: Path, names: Iterable[str], ignored: Collection[str] = ()) -> None:
         self._files = _files(folder)
-        _compare(folder, self._files, names)
+        compare(str(folder), self._files, names, ignored)
 
     def read(self, name: str, slot: Tensor) -> None:
-        """Copy a weight into place, converting its dtype.
+        """Copy a weight into `slot`, a tensor of its shape on any device, converting its dtype.
 
         Raises:
             CheckpointError: it has another shape than `slot`, or is not finite.
         """
         with torch.no_grad():
             _read(self._files[name], name, slot)
+
+
+def compare(source: str, found: Iterable[str], wanted: Iterable[str], ignored: Collection[str] = ()) -> None:
+    """Refuse weights whose names are not those wanted; `ignored` may be there or not. `source` is what holds them.
+
+    Raises:
+        CheckpointError: names what is missing and what is unexpected.
+    """
+    missing, unexpected = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted) - set(ignored))
+    if missing or unexpected:
+        parts = [
+            f"{what}: {_some(names)}" for what, names in (("missing", missing), ("unexpected", unexpected)) if names
+        ]
+        raise CheckpointError(
+            f"the weights in {source} are not the model's that its config describes; {'; '.join(parts)}"
+        )
 
 
 def _read(path: Path, name: str, slot: Tensor) -> None:
@@ -89,17 +108,6 @@ def _open(path: Path) -> safe_open:
         raise CheckpointError(f"the shard {path.name} is missing from {path.parent}") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is truncated or no safetensors file: {error}; download it again") from error
-
-
-def _compare(folder: Path, found: Iterable[str], wanted: Iterable[str]) -> None:
-    missing, unexpected = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    if missing or unexpected:
-        parts = [
-            f"{what}: {_some(names)}" for what, names in (("missing", missing), ("unexpected", unexpected)) if names
-        ]
-        raise CheckpointError(
-            f"the weights in {folder} are not the model's that config.json describes; {'; '.join(parts)}"
-        )
 
 
 def _some(names: list[str]) -> str:

@@ -1,0 +1,223 @@
+"""Prompts from a file and answers to one: JSON lines, CSV, Parquet, by extension."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from esdllm.errors import InputError, UnavailableError
+from esdllm.views import Message
+
+__all__ = ["BadLine", "Line", "check_kind", "is_turn", "read_lines", "write_atomically", "write_rows"]
+
+_EXAMPLE = '{"prompt": "Who are you?"}'
+
+
+@attrs.frozen
+class Line:
+    """A line of the input that holds a prompt."""
+
+    number: int
+    """of the line, from 1; of a CSV file where the row begins, its head included; of a Parquet file the row's"""
+    prompt: str | tuple[Message, ...]
+    """a text, or a conversation"""
+    id: Any = None
+    """what the input calls it"""
+
+    @property
+    def shown(self) -> str:
+        """The prompt's text; of a conversation its last turn."""
+        return self.prompt if isinstance(self.prompt, str) else str(self.prompt[-1]["content"])
+
+
+@attrs.frozen
+class BadLine:
+    """A line of the input that cannot be answered."""
+
+    number: int
+    """as a `Line`'s"""
+    reason: str
+    """what is wrong with it"""
+
+
+Read = Iterator[tuple[int, "Mapping[str, Any] | str"]]
+"""Numbers with what stands there: values by column, or what is wrong."""
+
+
+def read_lines(path: Path) -> tuple[list[Line], list[BadLine]]:
+    """Return the prompts of a file, and the lines that hold none; blank lines of JSON lines are passed over.
+
+    Raises:
+        InputError: the file cannot be read, has no column `prompt`, or is of no known kind.
+        UnavailableError: it is a Parquet file and pyarrow is not installed.
+    """
+    reader = _kind(path, _READERS)
+    good: list[Line] = []
+    bad: list[BadLine] = []
+    try:
+        for number, found in reader(path):
+            made = _line(number, found)
+            good.append(made) if isinstance(made, Line) else bad.append(made)
+    except OSError as error:
+        raise InputError(f"cannot read the prompts {path}: {error.strerror or error}") from error
+    return good, bad
+
+
+def _line(number: int, found: Mapping[str, Any] | str) -> Line | BadLine:
+    if isinstance(found, str):
+        return BadLine(number, found)
+    prompt, messages = found.get("prompt"), found.get("messages")
+    if isinstance(prompt, str) and messages is None:
+        return Line(number, prompt, found.get("id"))
+    if prompt is None and isinstance(messages, list) and messages and all(map(is_turn, messages)):
+        return Line(number, tuple(messages), found.get("id"))
+    if prompt is not None and messages is not None:
+        return BadLine(number, "it has both a prompt and messages; give one")
+    return BadLine(number, f"it holds no prompt: write {_EXAMPLE}, or messages that are a list of role and content")
+
+
+def is_turn(turn: object) -> bool:
+    """Return whether something read from JSON is a turn of a conversation."""
+    return isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
+
+
+def _read_json_lines(path: Path) -> Read:
+    for number, raw in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not raw.strip():
+            continue
+        try:
+            found = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            yield number, f"it is not valid UTF-8 at byte {error.start}"
+        except ValueError as error:
+            yield number, f"it is not JSON: {error}"
+        else:
+            yield number, found if isinstance(found, dict) else f"it is no object; write {_EXAMPLE}"
+
+
+def _read_csv(path: Path) -> Read:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not valid UTF-8 at byte {error.start}; convert it first, say with iconv"
+        ) from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    _check_columns(path, reader.fieldnames or ())
+    before = reader.line_num
+    try:
+        for row in reader:
+            extra = None in row
+            yield before + 1, "it has more fields than the head" if extra else row
+            before = reader.line_num
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _read_parquet(path: Path) -> Read:
+    parquet = _pyarrow("parquet")
+    try:
+        table = parquet.read_table(path)
+    except ValueError as error:  # pyarrow's errors are ValueErrors
+        raise InputError(f"{path} is no Parquet file: {error}") from error
+    _check_columns(path, table.column_names)
+    names = [name for name in ("prompt", "id") if name in table.column_names]
+    yield from enumerate(table.select(names).to_pylist(), 1)
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    if "prompt" not in names:
+        raise InputError(f"{path} has no column 'prompt'; it has {', '.join(map(repr, names)) or 'none'}")
+
+
+def check_kind(path: Path) -> None:
+    """Return if a file of this extension can be written.
+
+    Raises:
+        InputError: the extension is not known.
+        UnavailableError: it is a Parquet file and pyarrow is not installed.
+    """
+    if _kind(path, _WRITERS) is _parquet:
+        _pyarrow("parquet")
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of like keys; the file is there as a whole or not at all."""
+    write_atomically(path, _kind(path, _WRITERS)(rows))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is there as a whole or not at all, whenever the process ends."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _json_lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(errors="backslashreplace")
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, list(rows[0]) if rows else ["line", "prompt", "text", "tokens", "forwards"])
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode(errors="backslashreplace")
+
+
+def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    arrow, parquet = _pyarrow(""), _pyarrow("parquet")
+    kinds = {type(row["id"]) for row in rows if row.get("id") is not None}
+    if len(kinds) > 1 or kinds & {dict, list}:  # a column has one type
+        rows = [{**row, "id": _id_text(row["id"])} for row in rows]
+    sink = io.BytesIO()
+    parquet.write_table(arrow.Table.from_pylist(list(rows)), sink)
+    return sink.getvalue()
+
+
+def _id_text(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _pyarrow(module: str) -> Any:
+    try:
+        import pyarrow  # only Parquet files need it
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UnavailableError("Parquet files need pyarrow: pip install esdllm[parquet]") from error
+    return pyarrow.parquet if module else pyarrow
+
+
+_READERS: Mapping[str, Callable[[Path], Read]] = {
+    ".csv": _read_csv,
+    ".jsonl": _read_json_lines,
+    ".parquet": _read_parquet,
+}
+_WRITERS: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], bytes]] = {
+    ".csv": _csv,
+    ".jsonl": _json_lines,
+    ".parquet": _parquet,
+}
+
+
+def _kind(path: Path, kinds: Mapping[str, Any]) -> Any:
+    found = kinds.get(path.suffix.lower())
+    if found is None:
+        raise InputError(
+            f"{path}: files named *{path.suffix or ' without an extension'} are not known; name a {', '.join(kinds)}"
+        )
+    return found

@@ -1,0 +1,188 @@
+"""A file of prompts answered into a file: planned as a whole, done batch by batch, taken up again where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import attrs
+
+from esdllm.batching.journal import Journal
+from esdllm.batching.plan import alike
+from esdllm.batching.rows import BadLine, Line, check_kind, read_lines, write_rows
+from esdllm.batching.workers import Batch, Done, Setup, decode, decode_elsewhere, places
+from esdllm.catalogue import Catalogue
+from esdllm.config import DecodeConfig
+from esdllm.engine import Engine
+from esdllm.errors import InputError
+from esdllm.loading import Model
+from esdllm.prompts import prepare
+
+__all__ = ["BatchReport", "BatchRun", "Progress"]
+
+
+class Progress(NamedTuple):
+    """How far a run is."""
+
+    prompts: int
+    """answered, those before this process included"""
+    of: int
+    """prompts to answer"""
+    share: float
+    """of the whole work, in positions of the canvases, from 0 to 1"""
+
+
+@attrs.frozen
+class BatchReport:
+    """What a run did."""
+
+    prompts: int
+    """prompts that have an answer now"""
+    before: int
+    """of which were answered before this process began"""
+    bad: tuple[BadLine, ...]
+    """lines without an answer, and why"""
+    batches: int
+    """batches that this process decoded"""
+    tokens: int
+    """tokens of the answers that this process decoded"""
+    forwards: int
+    """forward passes of this process, or of all of its processes together"""
+    seconds: float
+    """wall-clock time of their steps"""
+
+
+@attrs.frozen
+class BatchRun:
+    """Answers the prompts of `source` into `output`.
+
+    The batches follow from the input and the settings alone, so a run that was killed and taken up again makes the same
+    file as one that was not. What is done stands in a folder beside the output (`Journal`).
+    """
+
+    source: Path
+    """.jsonl, .csv or .parquet"""
+    output: Path
+    """likewise; rows in the order of the input"""
+    setup: Setup
+    """model and settings"""
+    batch: int = 8
+    """prompts decoded together at most"""
+    jobs: int = 1
+    """processes"""
+    chat: bool | None = None
+    """whether text goes through the chat template; None where the checkpoint brings one"""
+
+    def __call__(
+        self, catalogue: Catalogue, restart: bool = False, watch: Callable[[Progress], None] = lambda _: None
+    ) -> BatchReport:
+        """Do what is left to do; `watch` is called at the start and after every batch.
+
+        Raises:
+            InputError: the input cannot be read; the folder is of a run with other settings; the output is there already.
+            UnavailableError: the device is not available, a batch does not fit into memory, a process died.
+        """
+        check_kind(self.output)
+        if self.source.resolve() == self.output.resolve():
+            raise InputError(f"{self.output} is the input too; name another --output")
+        lines, bad = read_lines(self.source)
+        elsewhere = places(self.setup, self.jobs) if self.jobs > 1 else []
+        setup = Setup(self.setup.model, {}, "meta") if elsewhere else self.setup  # here only the tokenizer is needed
+        model, config = setup.load(catalogue), DecodeConfig.from_dict(self.setup.config)
+        if model.codec is None:
+            raise InputError(f"text needs a tokenizer: {model.codec_error or 'this model has none'}")
+        journal = Journal(self.output)
+        finished = journal.open(self._settings(), restart)
+        lines, prompts, refused = _encoded(model, config, lines, model.chats(self.chat))
+        bad = sorted([*bad, *refused], key=lambda line: line.number)
+        batches = self._batches(journal, lines, prompts)
+        done = set(range(len(batches))) if finished else journal.done(len(batches))
+        left = [batch for batch in batches if batch.number not in done]
+        stream = decode_elsewhere(elsewhere, left) if elsewhere else _decoded_here(model, config, catalogue, left)
+        made = [] if finished else list(_watched(stream, batches, done, config.gen_length, watch))
+        if not finished:
+            write_rows(self.output, journal.rows(len(batches)))
+            journal.finish({"prompts": len(lines), "bad_lines": [line.number for line in bad]})
+        return BatchReport(
+            prompts=len(lines),
+            before=sum(len(batches[number].prompts) for number in done),
+            bad=tuple(bad),
+            batches=len(made),
+            tokens=sum(one.tokens for one in made),
+            forwards=sum(one.forwards for one in made),
+            seconds=sum(one.seconds for one in made),
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        """Return all that the output depends on."""
+        name = self.setup.model
+        return {
+            "esdllm": version("esdllm"),
+            "model": str(Path(name).expanduser().resolve()) if Path(name).expanduser().is_dir() else name,
+            "dtype": self.setup.dtype,
+            "quantize": self.setup.quantize,
+            "chat": self.chat,
+            "batch": self.batch,
+            "input": hashlib.sha256(self.source.read_bytes()).hexdigest(),
+            "config": self.setup.config,
+        }
+
+    def _batches(self, journal: Journal, lines: Sequence[Line], prompts: Sequence[tuple[int, ...]]) -> list[Batch]:
+        named = any(line.id is not None for line in lines)
+        heads = [{"line": line.number, **({"id": line.id} if named else {}), "prompt": line.shown} for line in lines]
+        groups = alike([len(prompt) for prompt in prompts], self.batch)
+        return [
+            Batch(number, tuple(prompts[i] for i in rows), tuple(heads[i] for i in rows), journal.batch(number))
+            for number, rows in enumerate(groups)
+        ]
+
+
+def _encoded(
+    model: Model, config: DecodeConfig, lines: Sequence[Line], chat: bool
+) -> tuple[list[Line], list[tuple[int, ...]], list[BadLine]]:
+    """Return the lines that can be decoded, their tokens, and those that cannot."""
+    good, prompts, bad = [], [], []
+    for line in lines:
+        prompt: Any = line.prompt if isinstance(line.prompt, str) else list(line.prompt)
+        try:
+            prepared = prepare(model, [prompt], None, config.gen_length, False, chat)
+        except InputError as error:
+            bad.append(BadLine(line.number, str(error).replace("prompt 0", "the prompt")))
+            continue
+        good.append(line)
+        prompts.append(tuple(prepared.tokens[0, : prepared.starts[0]].tolist()))
+    return good, prompts, bad
+
+
+def _decoded_here(model: Model, config: DecodeConfig, catalogue: Catalogue, batches: Sequence[Batch]) -> Iterator[Done]:
+    """Yield batches as they are done by this process."""
+    if batches:
+        engine = Engine.build(model, config, catalogue)
+        for batch in batches:
+            yield decode(engine, batch)
+
+
+def _watched(
+    stream: Iterator[Done],
+    batches: Sequence[Batch],
+    done: set[int],
+    gen_length: int,
+    watch: Callable[[Progress], None],
+) -> Iterator[Done]:
+    """Yield what comes, telling `watch` how far the run is."""
+    work = [sum(len(prompt) + gen_length for prompt in batch.prompts) for batch in batches]
+    counts = [len(batch.prompts) for batch in batches]
+    finished = set(done)
+
+    def tell() -> None:
+        share = sum(work[i] for i in finished) / max(1, sum(work))
+        watch(Progress(sum(counts[i] for i in finished), sum(counts), share))
+
+    tell()
+    for one in stream:
+        finished.add(one.number)
+        tell()
+        yield one

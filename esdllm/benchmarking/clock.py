@@ -1,0 +1,92 @@
+"""An engine that tells the time of each step. The ordinary engine has no clock; this one reads it between the steps only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import attrs
+import torch
+
+from esdllm.cost import Kind, step_kind
+from esdllm.engine import Engine
+from esdllm.plan import Facts, Layout, Step, StepPlan
+from esdllm.schedule import Planner
+
+__all__ = ["Clock", "ClockedEngine", "StepTime"]
+
+
+class StepTime(NamedTuple):
+    """One step, and how long it took."""
+
+    kind: Kind
+    window: str
+    plan: StepPlan
+    seconds: float
+
+
+class Clock:
+    """Notes what happens when. On a GPU the moments are the device's own, by events, so that noting one waits for nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.marks: list[tuple[str, Any, Any]] = []
+        """what happened (step, end, enter, leave), to what, and when"""
+        self._cuda = device.type == "cuda"
+
+    def mark(self, what: str, about: Any = None) -> None:
+        """Note that something happens now."""
+        self.marks.append((what, about, self._event() if self._cuda else time.perf_counter()))
+
+    def between(self, first: Any, second: Any) -> float:
+        """Return the seconds from one noted moment to another, once the device has come to both."""
+        return float(first.elapsed_time(second)) / 1e3 if self._cuda else float(second - first)
+
+    def steps(self) -> list[StepTime]:
+        """Return the steps noted so far."""
+        found, begun = [], None
+        for what, about, moment in self.marks:
+            if what == "step":
+                begun = about, moment
+            elif what == "end" and begun:
+                step, start = begun
+                seconds = self.between(start, moment)
+                found.append(StepTime(step_kind(step), step.scope.window.value, step.plan, seconds))
+        return found
+
+    @staticmethod
+    def _event() -> Any:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call, unused-ignore]
+        event.record()
+        return event
+
+
+@attrs.define(eq=False)
+class _ClockedPlanner(Planner):
+    clock: Clock = attrs.field(kw_only=True)
+
+    def walk(self, read: Callable[[], Facts]) -> Iterator[Step]:
+        """Yield the steps; one ends when the next is asked for."""
+        for step in Planner.walk(self, read):
+            self.clock.mark("step", step)
+            yield step
+            self.clock.mark("end")
+
+
+@attrs.define(eq=False)
+class ClockedEngine(Engine):
+    """An engine that notes when each step begins and ends; what it computes is the engine's own."""
+
+    clock: Clock = attrs.field(init=False)
+    """of the last run"""
+
+    @clock.default
+    def _clock(self) -> Clock:
+        return Clock(self.model.adapter.device)
+
+    def planner(self, canvas: Layout, early_stop: bool = False) -> Planner:
+        """Return the planner of a run; the clock begins anew."""
+        self.clock = self._clock()
+        made = Engine.planner(self, canvas, early_stop)
+        fields = [field.name for field in attrs.fields(Planner) if field.init]
+        return _ClockedPlanner(**{name: getattr(made, name) for name in fields}, clock=self.clock)

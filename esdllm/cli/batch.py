@@ -1,0 +1,127 @@
+"""`esdllm generate --input FILE --output FILE`: prompts from a file, answers to a file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import attrs
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from esdllm.batching import BatchReport, BatchRun
+from esdllm.batching import Progress as Step
+from esdllm.catalogue import Catalogue
+from esdllm.cli.shared import counted, print_json, stderr
+
+__all__ = ["answer_file"]
+
+_SHOWN = 10  # bad lines that are printed one by one
+_PAUSE = 30.0  # seconds between two lines of progress where there is no terminal
+
+
+def answer_file(run: BatchRun, catalogue: Catalogue, restart: bool, as_json: bool) -> None:
+    """Run, with a bar on standard error, and say what came out; exit with 1 if a line has no answer."""
+    console = stderr()
+    with _Bar(console) as bar:
+        try:
+            report = run(catalogue, restart, bar.show)
+        except KeyboardInterrupt:
+            bar.stop()
+            told = (
+                f"stopped: {bar.last.prompts} of {counted(bar.last.of, 'prompt')} answered" if bar.last else "stopped"
+            )
+            console.print(f"{told}; the same command goes on from there", style="dim", soft_wrap=True)
+            raise
+    if as_json:
+        print_json(_as_dict(run, report), indent=None)
+    for line in report.bad[:_SHOWN]:
+        console.print(f"{run.source}, line {line.number}: {line.reason}", soft_wrap=True, markup=False)
+    if len(report.bad) > _SHOWN:
+        console.print(f"and {len(report.bad) - _SHOWN} more bad lines", soft_wrap=True)
+    console.print(_summary(run.output, report), style="dim", soft_wrap=True, markup=False)
+    if report.bad:
+        raise typer.Exit(1)
+
+
+def _summary(output: Path, report: BatchReport) -> str:
+    if not report.batches and report.before == report.prompts:
+        done = f"all {counted(report.prompts, 'prompt')} answered before" if report.prompts else "no prompt to answer"
+    else:
+        now = report.prompts - report.before
+        done = f"{counted(report.prompts, 'prompt')} answered" + (
+            f", {report.before} of them before" if report.before else ""
+        )
+        speed = f"{report.tokens / report.seconds:.0f} tokens/s" if report.seconds else ""
+        batches = counted(report.batches, "batch", "batches")
+        done += f": {now} now in {batches}, {counted(report.tokens, 'token')}, {speed}".rstrip(", ")
+    bad = f", {counted(len(report.bad), 'bad line')}" if report.bad else ""
+    return f"{done}{bad}: {output}"
+
+
+def _as_dict(run: BatchRun, report: BatchReport) -> dict[str, object]:
+    found = attrs.asdict(report)
+    return {"output": str(run.output), **found, "bad": [attrs.asdict(line) for line in report.bad]}
+
+
+class _Bar:
+    """A bar with an estimate; where there is no terminal, a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
+        self._console, self._task, self._printed = console, TaskID(-1), 0.0
+        self._started: tuple[float, float] | None = None
+        self.last: Step | None = None
+        self._bar = Progress(
+            *columns,
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            speed_estimate_period=24 * 3600.0,  # a batch may take minutes
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        self._task = self._bar.add_task("loading the model", total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    def show(self, step: Step) -> None:
+        """Show how far the run is."""
+        if self.last is None:
+            self._started = (time.perf_counter(), step.share)
+            self._bar.remove_task(self._task)
+            self._task = self._bar.add_task("", total=1.0)
+        self.last = step
+        self._bar.update(
+            self._task, completed=step.share, description=f"{step.prompts} of {counted(step.of, 'prompt')}"
+        )
+        if not self._console.is_terminal and time.perf_counter() - self._printed > _PAUSE and step.share < 1:
+            self._printed = time.perf_counter()
+            told = f"{step.prompts} of {counted(step.of, 'prompt')} answered{self._left(step)}"
+            self._console.print(told, style="dim", soft_wrap=True)
+
+    def _left(self, step: Step) -> str:
+        """Return how long it will take, going by what this process did."""
+        began, share = self._started or (0.0, step.share)
+        if step.share <= share:
+            return ""
+        seconds = (time.perf_counter() - began) * (1 - step.share) / (step.share - share)
+        return f", about {seconds / 60:.0f} min left" if seconds >= 60 else f", about {seconds:.0f} s left"

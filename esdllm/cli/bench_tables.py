@@ -1,0 +1,215 @@
+"""What `esdllm bench` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from esdllm.benchmarking import GAPS, PARTS, Comparison, Curve, Outcome, Report, Spread
+from esdllm.cli.shared import counted, stdout
+
+__all__ = ["print_comparison", "print_curve", "print_report"]
+
+_DISTURBED = 0.05  # of the time
+_PIPED = 140  # columns, where there is no terminal to fit into
+
+
+def print_report(report: Report) -> None:
+    """Print a report's tables on standard output."""
+    console = _console()
+    console.print(_title(report), soft_wrap=True, markup=False)
+    if report.setting.geometry is not None:
+        console.print("random weights: they measure speed and memory, and their answers mean nothing", style="yellow")
+    console.print(_speeds(report))
+    console.print(_arithmetic(report))
+    console.print(_steps(report))
+    if any(outcome.shares for outcome in report.outcomes):
+        console.print(_shares(report))
+    _print_peak(report, console)
+    waits = [outcome.waiting for outcome in report.outcomes if outcome.waiting is not None]
+    if waits and max(waits) > _DISTURBED:
+        console.print(
+            f"others had the processor in up to {100 * max(waits):.0f} % of the time: the times are of a busy machine",
+            style="yellow",
+            soft_wrap=True,
+        )
+
+
+def print_curve(curve: Curve) -> None:
+    """Print a curve's tables on standard output."""
+    console, first = _console(), curve.reports[0]
+    console.print(_title(first, without=curve.over), soft_wrap=True, markup=False)
+    if first.setting.geometry is not None:
+        console.print("random weights: they measure speed and memory, and their answers mean nothing", style="yellow")
+    table = _table(f"by {curve.over}", [*map(str, curve.values), "slope"])
+    for number, name in enumerate(curve.names):
+        outcomes = curve.outcomes(number)
+        times = [_number(one.milliseconds_a_forward.median) for one in outcomes]
+        flops = [_number(one.flops / max(1, one.forwards) / 1e9) for one in outcomes]
+        memory = curve.memory_slope(number)
+        table.add_row(Text(f"{name}, ms a forward"), *times, f"{curve.time_slope(number):.2f}")
+        table.add_row(Text(f"{name}, GFLOPs a forward"), *flops, f"{curve.flops_slope(number):.2f}")
+        table.add_row(
+            Text(f"{name}, MB beside the weights"), *map(_memory, outcomes), "" if memory is None else f"{memory:.2f}"
+        )
+    console.print(table)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print what changed on standard output."""
+    console = _console()
+    for name, (before, after) in comparison.environment.items():
+        console.print(f"{name}: {before} -> {after}", markup=False, soft_wrap=True)
+    table = _table("B over A; below 1 is less", ["time", "quartiles", "memory"])
+    for change in comparison.changes:
+        memory = "" if change.memory is None else f"{change.memory:.3f}"
+        table.add_row(Text(change.name), f"{change.seconds.median:.3f}", _range(change.seconds, 3), memory)
+        for name, ratio in change.kinds.items():
+            table.add_row(Text(f"  {name}"), f"{ratio:.3f}", "", "")
+    console.print(table)
+
+
+def _console() -> Console:
+    console = stdout()
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPED)
+    return console
+
+
+def _title(report: Report, without: str = "") -> str:
+    setting, configs = report.setting, [outcome.config for outcome in report.outcomes]
+    lengths = {key: " or ".join(map(str, sorted({config[key] for config in configs}))) for key in _LENGTHS}
+    said = {
+        "length": f"prompt {setting.prompt_length}",
+        **{key: f"{key} {value}" for key, value in lengths.items()},
+        "batch": f"batch {setting.batch}",
+        "dtype": str(report.environment["dtype"]) + (f", {setting.quantize}" if setting.quantize else ""),
+        "threads": f"{counted(setting.threads, 'thread')} on {report.environment['machine']}",
+    }
+    how = "each run in a process of its own" if report.fresh else "in turns in one process"
+    told = ", ".join(text for key, text in said.items() if key != without)
+    return f"{setting.model}: {told}; {counted(report.rounds, 'round')}, {how}; medians, quartiles after them"
+
+
+_LENGTHS = ("gen_length", "block_length")
+
+
+def _speeds(report: Report) -> Table:
+    heads = ["tokens\na second", "with\nends", "forwards", "ms a\nforward", "quartiles", "MB beside\nweights"]
+    table = _table("a run", [*heads, "speed-up", "quartiles"])
+    for outcome in report.outcomes:
+        times, speedup = outcome.milliseconds_a_forward, report.speedup(outcome)
+        table.add_row(
+            Text(outcome.name),
+            _number(outcome.rate(outcome.answer_tokens).median),
+            _number(outcome.rate(outcome.committed).median),
+            str(outcome.forwards),
+            _number(times.median),
+            _range(times),
+            _memory(outcome),
+            f"{speedup.median:.2f}x",
+            _range(speedup, 2),
+        )
+        if outcome.compile_seconds:
+            table.add_row(Text(f"  compiled in {outcome.compile_seconds:.0f} s", style="bright_black"))
+    return table
+
+
+def _arithmetic(report: Report) -> Table:
+    heads = ["GFLOPs a\nforward", "GFLOPs\na second", "of the\npeak, %", "FLOPs of the\nfirst over its own"]
+    table = _table("counted", [*heads, "speed-up\nover that"])
+    for outcome in report.outcomes:
+        ratio, share = report.flops_ratio(outcome), report.peak_share(outcome)
+        table.add_row(
+            Text(outcome.name),
+            _number(outcome.flops / max(1, outcome.forwards) / 1e9),
+            _number(outcome.rate(outcome.flops).median / 1e9),
+            "" if share is None else _number(100 * share),
+            f"{ratio:.2f}x",
+            f"{report.speedup(outcome).median / ratio:.2f}",
+        )
+    return table
+
+
+def _steps(report: Report) -> Table:
+    heads = [
+        "steps",
+        "ms",
+        "quartiles",
+        "GFLOPs",
+        "of the\npeak, %",
+        "MB\nmoved",
+        "predicted\nms",
+        "ms over\npredicted",
+    ]
+    table = _table("a step", heads)
+    for outcome in report.outcomes:
+        table.add_row(Text(outcome.name, style="bold"))
+        for kind in outcome.kinds:
+            predicted, rate = report.predicted(kind), kind.flops / kind.milliseconds.median / 1e6
+            table.add_row(
+                Text(f"  {kind.name}"),
+                str(kind.steps),
+                _number(kind.milliseconds.median),
+                _range(kind.milliseconds),
+                _number(kind.flops / 1e9),
+                _number(100 * rate / report.peak.best.gflops) if report.peak else "",
+                _number(kind.bytes / 1e6),
+                "" if predicted is None else _number(predicted),
+                "" if predicted is None else f"{kind.milliseconds.median / predicted:.2f}",
+            )
+        between = outcome.between_milliseconds
+        table.add_row("  between two steps", "", _number(between.median), _range(between))
+    return table
+
+
+def _shares(report: Report) -> Table:
+    gaps = any(GAPS in parts for outcome in report.outcomes for parts in (outcome.shares or {}).values())
+    names = [*PARTS, *([GAPS] if gaps else [])]
+    table = _table("of a step's time, %", [name.replace(" ", "\n") for name in names])
+    for outcome in report.outcomes:
+        for kind, parts in (outcome.shares or {}).items():
+            shown = [f"{100 * parts[name]:.1f}" if name in parts else "" for name in names]
+            table.add_row(Text(f"{outcome.name}: {kind}"), *shown)
+        if outcome.shares and outcome.config.get("compile"):
+            table.add_row(Text("  profiled without compiling", style="bright_black"))
+    return table
+
+
+def _print_peak(report: Report, console: Console) -> None:
+    if report.peak is None:
+        return
+    best, others = report.peak.best, [rate for rate in report.peak.rates if rate is not report.peak.best]
+    rates = ", ".join(f"{rate.what} {_number(rate.gflops)}" for rate in others)
+    console.print(
+        f"peak {_number(best.gflops)} GFLOPs a second: {best.what}; also {rates}. Memory is read at "
+        f"{_number(report.peak.bandwidth)} GB a second; weights take {_number(report.weights / 1e6)} MB.",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _table(first: str, heads: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    table.add_column(first, overflow="fold", vertical="bottom", header_style="bold")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True, vertical="bottom")
+    return table
+
+
+def _memory(outcome: Outcome) -> str:
+    return _number(outcome.memory.bytes / 1e6) if outcome.memory else ""
+
+
+def _range(spread: Spread, digits: int | None = None) -> str:
+    low, high = (f"{x:.{digits}f}" if digits is not None else _number(x) for x in (spread.low, spread.high))
+    return f"{low} to {high}"
+
+
+def _number(value: float) -> str:
+    """Return a number with three digits that matter."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

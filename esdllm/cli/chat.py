@@ -1,0 +1,122 @@
+"""`esdllm chat`: the command, and where its lines come from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from esdllm.catalogue import Catalogue
+from esdllm.cli.shared import (
+    BlockLength,
+    Choice,
+    ConfigFile,
+    Debug,
+    Device,
+    Dtype,
+    GenLength,
+    ModelName,
+    PresetName,
+    ProfileName,
+    Quantize,
+    Sets,
+    default_model,
+    load,
+    stderr,
+)
+from esdllm.cli.talk import Chat
+from esdllm.components import Components
+from esdllm.errors import InputError
+from esdllm.pipeline import Pipeline
+
+
+def chat(
+    model: ModelName = None,
+    preset: PresetName = None,
+    profile: ProfileName = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    gen_length: GenLength = None,
+    block_length: BlockLength = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A system message, before the conversation.")
+    ] = None,
+    saved: Annotated[
+        Path | None, typer.Option("--load", metavar="FILE", help="Go on with a conversation that /save wrote.")
+    ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch/--no-watch",
+            help="Show the canvas while it is denoised: dots are masked, italics candidates (grey: skipped), green was just "
+            "decided, squares end the text.",
+        ),
+    ] = True,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    debug: Debug = False,
+) -> None:
+    """Talk with a model, the canvas denoising before your eyes.
+
+    Each line is a message, or a command such as /help. Answers go to standard output, all else to standard error. Lines may
+    come from a file or a pipe as well.
+
+    \b
+    esdllm chat
+    esdllm chat --model GSAI-ML/LLaDA-8B-Instruct --preset es-dllm-parallel
+    printf 'Who are you?\\nWhat is 12 + 7?\\n' | esdllm chat
+    """
+    choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length}, profile=profile)
+    catalogue, console = Catalogue.load(), stderr()
+    decode = choice.config(catalogue)
+    Components.resolve(decode, catalogue)
+    name = model or default_model(catalogue)
+    pipe = Pipeline.of(load(name, device, dtype, catalogue, quantize), decode, catalogue)
+    talk = Chat(name, pipe, choice, console, watch and console.is_terminal)
+    if system is not None:
+        talk.messages.append({"role": "system", "content": system})
+    if saved is not None:
+        talk.load(str(saved))
+    interactive = sys.stdin.isatty()
+    if interactive:
+        console.print(
+            f"{name}, {choice.label()}; /help says what you can do", style="dim", soft_wrap=True, markup=False
+        )
+    if not talk.run(_typed(console) if interactive else _piped(), stops=interactive):
+        raise typer.Exit(1)
+
+
+def _typed(console: Console) -> Iterator[str]:
+    """Yield lines as they are typed."""
+    with suppress(ImportError):  # not on Windows
+        import readline  # noqa: F401  (gives input() a history)
+    try:
+        while True:
+            yield _typed_line(console)
+    except EOFError:
+        console.print()
+
+
+def _typed_line(console: Console) -> str:
+    try:
+        return console.input("[bold]> [/]")
+    except KeyboardInterrupt:
+        console.print("\n/quit or Ctrl-D leaves", style="dim")
+        return ""
+
+
+def _piped() -> Iterator[str]:
+    """Yield the lines of standard input."""
+    try:
+        for line in sys.stdin:
+            yield line.rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"standard input is not valid {error.encoding} at byte {error.start}; convert it first, say with iconv"
+        ) from error

@@ -1,0 +1,138 @@
+"""The predicted cost of a run's steps, as `esdllm explain` prints it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple, Protocol
+
+import attrs
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from esdllm.benchmarking import measure_peak
+from esdllm.cli.shared import stderr
+from esdllm.cost import Costing, Machine
+from esdllm.errors import InputError
+from esdllm.plan import StepPlan
+
+__all__ = ["Measure", "PeakBandwidth", "PeakGflops", "Prediction", "as_dicts", "machine", "predict", "print_cost"]
+
+PeakGflops = Annotated[
+    float | None,
+    typer.Option("--peak-gflops", metavar="X", help="10^9 FLOPs a second that the machine reaches; predicts seconds."),
+]
+PeakBandwidth = Annotated[
+    float | None, typer.Option("--peak-gbs", metavar="X", help="10^9 bytes a second that it reads from memory.")
+]
+Measure = Annotated[bool, typer.Option("--measure", help="Measure both here, which takes seconds.")]
+
+
+class _Line(Protocol):
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def plan(self) -> StepPlan: ...
+
+
+class Prediction(NamedTuple):
+    """The steps of one kind."""
+
+    kind: str
+    steps: int
+    flops: float
+    """of a step, the mean"""
+    bytes: float
+    """moved by a step, the mean"""
+    seconds: float | None
+    """of a step, the mean; None without a peak"""
+
+
+def machine(
+    gflops: float | None, bandwidth: float | None, measure: bool, device: torch.device, dtype: torch.dtype
+) -> Machine | None:
+    """Return what is known of the machine; None if nothing was asked for.
+
+    Raises:
+        InputError: a rate that is not above 0, or a bandwidth without a peak.
+    """
+    for name, value in (("--peak-gflops", gflops), ("--peak-gbs", bandwidth)):
+        if value is not None and not value > 0:
+            raise InputError(f"{name} {value:g}; give a number above 0")
+    if gflops is None and not measure:
+        if bandwidth is not None:
+            raise InputError("--peak-gbs alone predicts no time; give --peak-gflops too, or --measure")
+        return None
+    if not measure:
+        return None if gflops is None else Machine(gflops, bandwidth)
+    with stderr().status("measuring matrix products and memory"):
+        found = measure_peak(device, dtype).machine
+    return Machine(gflops or found.gflops, bandwidth or found.bandwidth)
+
+
+def predict(lines: Sequence[_Line], costing: Costing, known: Machine | None) -> list[Prediction]:
+    """Return the cost of each kind of step."""
+    groups: dict[str, list[_Line]] = defaultdict(list)
+    for line in lines:
+        groups[line.kind].append(line)
+    return [_prediction(kind, group, costing, known) for kind, group in groups.items()]
+
+
+def _prediction(kind: str, lines: Sequence[_Line], costing: Costing, known: Machine | None) -> Prediction:
+    steps = sum(line.steps for line in lines)
+    costs = [(line.steps, costing.step(line.plan)) for line in lines]
+    return Prediction(
+        kind,
+        steps,
+        sum(n * cost.flops for n, cost in costs) / steps,
+        sum(n * cost.bytes for n, cost in costs) / steps,
+        None if known is None else sum(n * cost.seconds(known) for n, cost in costs) / steps,
+    )
+
+
+def as_dicts(found: Sequence[Prediction], known: Machine | None) -> dict[str, Any]:
+    """Return predictions for JSON."""
+    return {
+        "machine": attrs.asdict(known) if known else None,
+        "kinds": [prediction._asdict() for prediction in found],
+    }
+
+
+def print_cost(found: Sequence[Prediction], known: Machine | None, console: Console) -> None:
+    """Print predictions: a line a kind, and the run."""
+    console.print(Text("Cost", style="bold"), Text("  a step, counted from the plan", style="bright_black"), sep="")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bright_black")
+    table.add_column("  kind")
+    for header in ("steps", "GFLOPs", "GB moved", *(["seconds"] if known else [])):
+        table.add_column(header, justify="right")
+    steps = sum(one.steps for one in found)
+    seconds = [(one.seconds or 0.0) * one.steps for one in found]
+    whole = Prediction(
+        "all",
+        steps,
+        sum(one.flops * one.steps for one in found),
+        sum(one.bytes * one.steps for one in found),
+        sum(seconds),
+    )
+    for one in (*found, whole):
+        told = [f"{one.flops / 1e9:.4g}", f"{one.bytes / 1e9:.4g}", *([f"{one.seconds or 0.0:.4g}"] if known else [])]
+        table.add_row(f"  {one.kind}", str(one.steps), *told)
+    console.print(table)
+    if known is None:
+        console.print("  --peak-gflops or --measure predicts the seconds.", style="bright_black")
+        return
+    memory = f", {known.bandwidth:.4g} GB read a second" if known.bandwidth else ""
+    console.print(
+        f"  at {known.gflops:.4g} GFLOPs a second{memory}, whichever takes longer; `esdllm bench` measures how far off that is.",
+        style="bright_black",
+        soft_wrap=True,
+        markup=False,
+    )

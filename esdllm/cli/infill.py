@@ -1,0 +1,83 @@
+"""`esdllm infill`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Annotated
+
+import attrs
+import typer
+
+from esdllm.answers import Infilled
+from esdllm.blanks import parse_template
+from esdllm.catalogue import Catalogue
+from esdllm.cli.shared import (
+    BlockLength,
+    Choice,
+    ConfigFile,
+    Debug,
+    Device,
+    Dtype,
+    Json,
+    ModelName,
+    PresetName,
+    ProfileName,
+    Quantize,
+    Sets,
+    default_model,
+    load,
+    print_json,
+    stderr,
+)
+from esdllm.cli.watch import ProgressBar
+from esdllm.components import Components
+from esdllm.pipeline import Pipeline
+
+
+def infill(
+    template: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEXT", help="A text with blanks: [MASK:4] where 4 tokens are missing, [MASK] where one is."
+        ),
+    ],
+    model: ModelName = None,
+    preset: PresetName = None,
+    profile: ProfileName = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    block_length: BlockLength = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampler's noise [0].")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fill in the blanks of a text.
+
+    The text goes to standard output, all else to standard error.
+
+    \b
+    esdllm infill "The smallest number is [MASK:2]."
+    esdllm infill "The [MASK:4] sat on the [MASK:2]." --model GSAI-ML/LLaDA-8B-Base
+    """
+    parse_template(template)  # a wrong blank is found before weights are read
+    choice = Choice(preset, config, sets, {"block_length": block_length, "seed": seed}, profile=profile)
+    catalogue, console = Catalogue.load(), stderr()
+    decode = choice.config(catalogue)
+    Components.resolve(decode, catalogue)
+    pipe = Pipeline.of(load(model or default_model(catalogue), device, dtype, catalogue, quantize), decode, catalogue)
+    with ExitStack() as stack:
+        observers = [stack.enter_context(ProgressBar(console))] if console.is_terminal else []
+        answer = pipe.infill(template, observers=observers)
+    if as_json:
+        print_json(_as_dict(answer), indent=None)
+    else:
+        typer.echo(answer.text)
+    console.print(f"{answer.facts()}, {choice.label()}", style="dim", soft_wrap=True)
+
+
+def _as_dict(answer: Infilled) -> dict[str, object]:
+    found = attrs.asdict(answer, filter=lambda field, _: field.name != "complete")
+    return {**found, "tokens_per_forward": answer.tokens_per_forward}

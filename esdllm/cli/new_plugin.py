@@ -1,0 +1,193 @@
+"""`esdllm new-plugin`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import attrs
+import typer
+
+from esdllm.catalogue import Catalogue
+from esdllm.cli.shared import Debug
+from esdllm.errors import ConfigError, InputError, known
+from esdllm.hookspecs import INTERFACE
+
+__all__ = ["KINDS", "new_plugin", "write_plugin"]
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_LONGEST = 32
+
+
+@attrs.frozen
+class Kind:
+    """What is written for a kind of component."""
+
+    section: str
+    """the kind's name in a catalogue, and its section of the configuration"""
+    what: str
+    """what the component is"""
+    summary: str
+    """what the one that is written does"""
+    suffix: str
+    """what its class' name ends with"""
+    check: str
+    """the contract of its kind, in `esdllm.testing`"""
+
+
+KINDS: Mapping[str, Kind] = {
+    "scorer": Kind(
+        "importance",
+        "An importance scorer",
+        "confidence, and what was just committed goes first.",
+        "Scorer",
+        "check_importance_scorer",
+    ),
+    "skip": Kind("skip", "A skip schedule", "one share of the window in every layer.", "Skip", "check_skip_schedule"),
+    "refresh": Kind("refresh", "A refresh policy", "the canvas every few steps.", "Refresh", "check_refresh_policy"),
+    "blocks": Kind("blocks", "A block schedule", "no block is very short.", "Blocks", "check_block_schedule"),
+    "sampler": Kind("sampler", "A token sampler", "a sample at a temperature.", "Sampler", "check_token_sampler"),
+    "unmasking": Kind(
+        "unmasking",
+        "An unmasking policy",
+        "what is nearly as sure as the surest.",
+        "Unmasking",
+        "check_unmasking_policy",
+    ),
+    "attention": Kind(
+        "attention", "An attention backend", "the formula, written out.", "Attention", "check_attention_backend"
+    ),
+    "cache": Kind("cache", "A cache store", "everything, in a dtype of its own.", "Store", "check_cache_store"),
+    "family": Kind("model", "A model family", "a small bidirectional decoder.", "Family", "check_model_family"),
+    "observer": Kind("observers", "A step observer", "a line every few steps.", "Observer", "check_step_observer"),
+    "preset": Kind("preset", "A preset", "early skipping, several tokens a step.", "", "check_preset"),
+}
+"""The kinds, by the word that `--kind` takes."""
+
+
+def new_plugin(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the component: lower case, words joined by hyphens.")
+    ],
+    kind: Annotated[str, typer.Option("--kind", "-k", metavar="KIND", help=f"One of {', '.join(KINDS)}.")],
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Folder to write the package into [the working folder].")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a pip package with one working component, its tests and a README.
+
+    The package is called esdllm-NAME. Prints the folder.
+
+    \b
+    esdllm new-plugin nearby --kind scorer
+    esdllm new-plugin nearby --kind scorer --to ~/plugins
+    """
+    folder = write_plugin(name, kind, to or Path())
+    typer.echo(str(folder))
+    typer.echo(f"next: pip install -e '{folder}[dev]', then pytest {folder}", err=True)
+
+
+def write_plugin(name: str, kind: str, to: Path) -> Path:
+    """Write the package of a component into a new folder of `to`, and return the folder.
+
+    Raises:
+        ConfigError: an unknown kind, a name that cannot be one, or one that is taken.
+        InputError: the folder exists, or cannot be written.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"unknown kind '{kind}'; {known(kind, KINDS)}")
+    name = name.removeprefix("esdllm-")
+    chosen, words = KINDS[kind], _words(name, KINDS[kind].section)
+    folder = to / words["distribution"]
+    try:
+        folder.mkdir(parents=True)
+        for path, text in _files(kind, chosen, words).items():
+            (folder / path).write_text(text, encoding="utf-8")
+    except FileExistsError as error:
+        raise InputError(f"{folder} exists already; choose another name, or another folder with --to") from error
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror}; choose another folder with --to") from error
+    return folder
+
+
+def _words(name: str, section: str) -> dict[str, str]:
+    """Return the names of all that is written.
+
+    Raises:
+        ConfigError: the name cannot be one, or is taken.
+    """
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST:
+        raise ConfigError(
+            f"'{name}' cannot be a name; give lower-case letters and digits, words joined by hyphens, a letter first, at most "
+            f"{_LONGEST} characters, such as {_like(name)}"
+        )
+    module = f"esdllm_{name.replace('-', '_')}"
+    if find_spec(module) is not None:
+        raise ConfigError(f"there is a module '{module}' already; choose another name than '{name}'")
+    catalogue = Catalogue.load()
+    if name in catalogue.names(section):
+        origin = catalogue.entry(section, name).origin
+        raise ConfigError(f"{section} '{name}' is offered already, by {origin}; choose another name")
+    return {"name": name, "module": module, "distribution": f"esdllm-{name}"}
+
+
+def _like(name: str) -> str:
+    """Return a name that would do, as like the one given as can be."""
+    found = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:_LONGEST].strip("-")
+    return found or "nearby"
+
+
+def _files(kind: str, chosen: Kind, words: Mapping[str, str]) -> dict[str, str]:
+    """Return the package's files by name."""
+    made = "".join(word.capitalize() for word in words["name"].split("-"))
+    made = made.removesuffix(chosen.suffix) + chosen.suffix
+    if kind == "preset":
+        made = words["name"].replace("-", "_").upper()
+    values = {
+        **words,
+        "made": made,
+        "kind": chosen.section,
+        "what": chosen.what,
+        "summary": chosen.summary,
+        "check": chosen.check,
+        "call": f"{chosen.check}({_argument(kind, made)})",
+        "dependencies": '"esdllm", "safetensors>=0.4.5"' if kind == "family" else '"esdllm"',
+        "interface": str(INTERFACE),
+        "try_it": _try_it(kind, chosen.section, words["name"]),
+    }
+    named = {
+        "pyproject.toml": "pyproject.toml",
+        "README.md": "README.md",
+        f"{words['module']}.py": kind,
+        f"test_{words['module']}.py": "test",
+    }
+    found = {path: Template(_template(name)).substitute(values) for path, name in named.items()}
+    if kind == "family":
+        test = found[f"test_{words['module']}.py"]
+        found[f"test_{words['module']}.py"] = test.replace(f"import {made}", f"import TINY, {made}")
+    return found
+
+
+def _argument(kind: str, made: str) -> str:
+    return {"preset": made, "family": f"{made}(), TINY"}.get(kind, f"{made}()")
+
+
+def _template(name: str) -> str:
+    return (files("esdllm.cli") / "templates" / f"{name}.template").read_text(encoding="utf-8")
+
+
+def _try_it(kind: str, section: str, name: str) -> str:
+    """Return a command that uses the component."""
+    if kind == "preset":
+        return f'esdllm generate "Who are you?" --preset {name}'
+    if kind == "family":
+        return "esdllm plugins model"
+    if kind == "observer":
+        return f'esdllm generate "Who are you?" --set \'observers=["{name}"]\''
+    return f'esdllm generate "Who are you?" --set {section}={name}'

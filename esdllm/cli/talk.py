@@ -1,0 +1,201 @@
+"""A conversation on a terminal or in a pipe: messages, answers, commands."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from esdllm.answers import Answer
+from esdllm.batching.rows import is_turn, write_atomically
+from esdllm.cli.shared import Choice, counted
+from esdllm.cli.watch import CanvasPanel
+from esdllm.config import parse_set
+from esdllm.errors import ConfigError, EsdllmError, InputError, known
+from esdllm.layers import Layer
+from esdllm.pipeline import Pipeline
+from esdllm.streaming import Stream
+from esdllm.views import Message
+
+__all__ = ["Chat"]
+
+
+_FRAME = 0.04  # seconds between two pictures, at least: what changes faster is not seen
+_HELP = """\
+/help               this
+/preset [NAME]      take another preset, or list them
+/set [KEY=VALUE]    one setting, such as gen_length=64, or what was set
+/save FILE          write the conversation
+/load FILE          go on with one that was written
+/reset              forget the conversation
+/quit               leave; so does Ctrl-D
+Ctrl-C stops an answer and keeps what is decided. Begin a message with a space if it begins with /."""
+_COMMANDS = ("/help", "/preset", "/set", "/save", "/load", "/reset", "/quit")
+
+
+@attrs.define
+class Chat:
+    """A conversation on a terminal, or in a pipe."""
+
+    name: str
+    """the model's"""
+    pipe: Pipeline
+    choice: Choice
+    """what the command line says of the settings"""
+    console: Console
+    """where all but the answers goes"""
+    watch: bool = False
+    """whether the canvas is shown"""
+    messages: list[Message] = attrs.field(factory=list)
+    layers: list[Layer] = attrs.field(factory=list)
+    """what was set since"""
+
+    def run(self, lines: Iterator[str], stops: bool) -> bool:
+        """Take lines until they end or one says /quit; return whether nothing went wrong.
+
+        `stops` says whether Ctrl-C stops an answer, rather than everything.
+        """
+        good = True
+        for line in lines:
+            try:
+                if line.startswith("/"):
+                    if not self._command(*line.strip().partition(" ")[::2]):
+                        break
+                elif line.strip():
+                    self._say(line.strip(), stops)
+            except EsdllmError as error:
+                good = False
+                self.console.print(f"error: {' '.join(str(error).split())}", soft_wrap=True, markup=False)
+        return good
+
+    def _say(self, text: str, stops: bool) -> None:
+        """Answer a message; one that cannot be answered, or whose answer was stopped at once, is forgotten."""
+        before = len(self.messages)
+        self.messages.append({"role": "user", "content": text})
+        try:
+            answer = self._answer(stops)
+        except BaseException:
+            del self.messages[before:]
+            raise
+        typer.echo(answer.text)
+        self._tell(answer.facts())
+        if answer.text:
+            self.messages.append(answer.message)
+        else:
+            del self.messages[before:]
+
+    def _answer(self, stops: bool) -> Answer:
+        self.pipe.check_chat()
+        with self.pipe.stream(self.messages) as stream:
+            try:
+                self._follow(stream)
+            except KeyboardInterrupt:
+                if not stops:
+                    raise
+                stream.close()
+            return stream.answer
+
+    def _follow(self, stream: Stream) -> None:
+        codec = self.pipe.model.codec
+        if not self.watch or codec is None:
+            for _ in stream:
+                pass
+            return
+        panel, shown = CanvasPanel(codec, self.name, self.console.width), 0.0
+        with Live(console=self.console, transient=True, auto_refresh=False) as live:
+            for event in stream:
+                if not event.final and time.perf_counter() - shown >= _FRAME:
+                    live.update(panel.draw(event.frame), refresh=True)
+                    shown = time.perf_counter()
+
+    def _command(self, name: str, words: str) -> bool:
+        """Obey a command; return whether to go on."""
+        words = words.strip()
+        match name:
+            case "/help":
+                self.console.print(_HELP, markup=False)
+            case "/preset":
+                self._set(Layer("--preset", {"preset": words})) if words else self._list_presets()
+            case "/set":
+                self._set(Layer("--set", parse_set(words))) if words else self._tell_set()
+            case "/save":
+                self.save(words)
+            case "/load":
+                self.load(words)
+            case "/reset":
+                self.messages = [turn for turn in self.messages if turn["role"] == "system"]
+                self._tell("the conversation is forgotten")
+            case "/quit":
+                return False
+            case _:
+                raise InputError(f"unknown command '{name}'; {known(name, _COMMANDS)}")
+        return True
+
+    def _set(self, layer: Layer) -> None:
+        """Take a setting over all others; if it is wrong, nothing changes."""
+        catalogue, layers = self.pipe.catalogue, [*self.layers, layer]
+        settled = catalogue.settle([*self.choice.layers, *layers], default=self.choice.default)
+        config = settled.config()
+        for problem in settled.component_problems(catalogue.build):
+            raise ConfigError(problem)
+        pipe = Pipeline.of(self.pipe.model, config, catalogue)
+        self.pipe.engine.close()
+        self.pipe, self.layers = pipe, layers
+        self._tell_set()
+
+    def _tell_set(self) -> None:
+        layers = [*self.choice.layers, *self.layers]
+        preset = self.pipe.catalogue.settle(layers, default=self.choice.default).preset
+        config = self.pipe.config
+        lengths = f"gen_length {config.gen_length}, block_length {config.block_length}"
+        self._tell(f"{f'preset {preset}' if preset else 'no preset'}, {lengths}")
+
+    def _list_presets(self) -> None:
+        catalogue = self.pipe.catalogue
+        for name in catalogue.names("preset"):
+            self.console.print(f"{name:36} {catalogue.entry('preset', name).summary}", soft_wrap=True, markup=False)
+
+    def save(self, path: str) -> None:
+        """Write the conversation as JSON.
+
+        Raises:
+            InputError: no file is named, or it cannot be written.
+        """
+        if not path:
+            raise InputError("/save needs a file, such as /save talk.json")
+        content = {"model": self.name, "config": self.pipe.config.to_dict(), "messages": list(self.messages)}
+        try:
+            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+            write_atomically(Path(path).expanduser(), text.encode(errors="backslashreplace"))
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from error
+        self._tell(f"{counted(len(self.messages), 'message')} in {path}")
+
+    def load(self, path: str) -> None:
+        """Take the messages of a file that `save` wrote, or of a JSON list of them; the settings stay.
+
+        Raises:
+            InputError: no file is named, or it holds no conversation.
+        """
+        if not path:
+            raise InputError("/load needs a file, such as /load talk.json")
+        try:
+            found = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise InputError(f"{path} is not JSON: {error}") from error
+        turns = found.get("messages") if isinstance(found, dict) else found
+        if not isinstance(turns, list) or not all(map(is_turn, turns)):
+            raise InputError(f'{path} holds no conversation: a list of {{"role": "user", "content": text}}')
+        self.messages = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+        self._tell(f"{counted(len(self.messages), 'message')} from {path}")
+
+    def _tell(self, text: str) -> None:
+        self.console.print(text, style="dim", soft_wrap=True, markup=False)

@@ -1,0 +1,47 @@
+"""What plugins implement.
+
+Three kinds, by what they may touch. *Planners* (skip schedules, refresh policies, block schedules) take and return host
+integers. *Kernels* (importance scorers, token samplers, unmasking policies, attention backends, model adapters) are pure
+functions of tensors: no device read, no branch on a tensor's value, output shapes known from input shapes. *Caches* alone
+keep state. Observers stand outside the step and may do as they like.
+
+Most components implement one protocol. A protocol that extends another adds what the runtime looks for once, when an engine
+is built: a component without those members costs nothing.
+"""
+
+from esdllm.interfaces.around import ModelFamily, OfferingFamily, StepObserver, Suite, TextCodec
+from esdllm.interfaces.kernels import (
+    AttentionBackend,
+    ImportanceScorer,
+    ModelAdapter,
+    MovingBlocks,
+    RememberingPolicy,
+    RevokingPolicy,
+    TokenSampler,
+    UnmaskingPolicy,
+)
+from esdllm.interfaces.planners import BlockSchedule, LearningRefresh, PruningBlocks, RefreshPolicy, SkipSchedule
+from esdllm.interfaces.stores import Cache, CacheStore
+
+__all__ = [
+    "AttentionBackend",
+    "BlockSchedule",
+    "Cache",
+    "CacheStore",
+    "ImportanceScorer",
+    "LearningRefresh",
+    "ModelAdapter",
+    "ModelFamily",
+    "MovingBlocks",
+    "OfferingFamily",
+    "PruningBlocks",
+    "RefreshPolicy",
+    "RememberingPolicy",
+    "RevokingPolicy",
+    "SkipSchedule",
+    "StepObserver",
+    "Suite",
+    "TextCodec",
+    "TokenSampler",
+    "UnmaskingPolicy",
+]

@@ -1,0 +1,139 @@
+"""What stands around the step: how models are recognised and loaded, their text, problems to measure on, observers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from esdllm.interfaces.kernels import ModelAdapter
+from esdllm.placing import LoadPlan
+from esdllm.views import Message, ModelSpec, Problem, StepRecord
+
+__all__ = ["ModelFamily", "OfferingFamily", "StepObserver", "Suite", "TextCodec"]
+
+
+class TextCodec(Protocol):
+    """Text to tokens and back."""
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer: end of text, end of turn."""
+        ...
+
+    @property
+    def has_chat(self) -> bool:
+        """Whether the checkpoint brings a chat template."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a plain text."""
+        ...
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Return the tokens of a conversation, up to where the assistant's answer begins."""
+        ...
+
+    def decode(self, ids: Sequence[int], keep_special: bool = False) -> str:
+        """Return the text of tokens."""
+        ...
+
+
+class ModelFamily(Protocol):
+    """How to recognise, describe and load the checkpoints of one `model_type`."""
+
+    def spec(self, config: Mapping[str, Any]) -> ModelSpec:
+        """Return the geometry from a config.json; refuse by name what is not implemented.
+
+        Where the config has no `mask_token_id` and the checkpoint's tokenizer names a mask token, its id is in `config`.
+        """
+        ...
+
+    def load(self, folder: Path, config: Mapping[str, Any], plan: LoadPlan) -> ModelAdapter:
+        """Return the model of a plan with the weights of a checkpoint folder.
+
+        Where the plan has a seed, the weights are random and the folder is not read. A plan asks for no more than the family
+        offers (`OfferingFamily`): the weights as they are, read, and on one device, unless it says more.
+        """
+        ...
+
+    def weight_bytes(self, config: Mapping[str, Any], plan: LoadPlan) -> int:
+        """Return what the weights of a plan take, on all devices together; nothing is read."""
+        ...
+
+    def from_module(self, module: Any, config: Mapping[str, Any]) -> ModelAdapter:
+        """Return a model that computes with the weights of a loaded torch module, copying none of them."""
+        ...
+
+    def codec(self, source: Any, spec: ModelSpec) -> TextCodec:
+        """Return the tokenizer and chat template of a checkpoint folder (a Path), or of a tokenizer of transformers.
+
+        Raises:
+            TokenizerError: there is none that can be read; the model is loaded all the same, for token ids.
+            CheckpointError: the tokenizer is not the model's; nothing is loaded.
+        """
+        ...
+
+
+class OfferingFamily(ModelFamily, Protocol):
+    """What a family may offer beside. Each member is looked up by itself: one that is absent is empty, or no."""
+
+    @property
+    def checkpoints(self) -> Mapping[str, Path]:
+        """Checkpoints that ship with the plugin, by the name that `load_model` takes."""
+        ...
+
+    @property
+    def geometries(self) -> Mapping[str, Mapping[str, Any]]:
+        """The config.json of well-known checkpoints by a short name, for models of that size with random weights."""
+        ...
+
+    @property
+    def quantizations(self) -> Collection[str]:
+        """The names of `quantize` that `load` and `weight_bytes` follow."""
+        ...
+
+    @property
+    def spreads(self) -> bool:
+        """Whether `load` can put the layers on several devices."""
+        ...
+
+    @property
+    def draws(self) -> bool:
+        """Whether `load` can draw random weights from a seed."""
+        ...
+
+
+class Suite(Protocol):
+    """Problems to measure quality on."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings that suit the problems, such as gen_length; what a user gives goes over them."""
+        ...
+
+    def problems(self) -> Sequence[Problem]:
+        """Return all problems, always the same."""
+        ...
+
+    def correct(self, problem: Problem, answer: str) -> bool:
+        """Return whether what the model said is right."""
+        ...
+
+
+class StepObserver(Protocol):
+    """Watches a run from outside the step. May read the device; costs nothing when absent."""
+
+    def start(self, tokens: Tensor, spec: ModelSpec) -> None:
+        """Take the canvas (B, L) before the first step."""
+        ...
+
+    def step(self, record: StepRecord) -> None:
+        """Take one step's record."""
+        ...
+
+    def end(self) -> None:
+        """The run is over."""
+        ...

@@ -1,0 +1,184 @@
+"""Kernels: pure functions of tensors, called inside the step.
+
+No device read, no branch on a tensor's value, output shapes known from input shapes. Shapes are those of `esdllm.views`."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from esdllm.interfaces.planners import BlockSchedule
+from esdllm.views import (
+    BlockView,
+    Candidates,
+    ImportanceView,
+    KeyValue,
+    ModelSpec,
+    Projection,
+    SampleView,
+    Site,
+    UnmaskingView,
+)
+
+__all__ = [
+    "AttentionBackend",
+    "ImportanceScorer",
+    "ModelAdapter",
+    "MovingBlocks",
+    "RememberingPolicy",
+    "RevokingPolicy",
+    "TokenSampler",
+    "UnmaskingPolicy",
+]
+
+
+class ImportanceScorer(Protocol):
+    """Which positions matter most to the layers that follow."""
+
+    @property
+    def site(self) -> Site:
+        """Where positions are scored and dropped."""
+        ...
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether `view.last` is read; if not, nothing is remembered and no memory is taken."""
+        ...
+
+    def score(self, view: ImportanceView) -> Tensor:
+        """Return (R, N) float32, higher survives. The leftmost masked position always survives, whatever its score."""
+        ...
+
+
+class TokenSampler(Protocol):
+    """Which token to put at a position. Where to put one is the unmasking policy's decision."""
+
+    def sample(self, view: SampleView) -> Candidates:
+        """Return a candidate for every position."""
+        ...
+
+
+class UnmaskingPolicy(Protocol):
+    """How many positions to commit at a step, and which."""
+
+    def counts(self, masked: int, blocks: int) -> tuple[int, ...] | None:
+        """Return the most positions that each step of a block with `masked` masks commits, of `blocks` blocks in all.
+
+        Together they suffice for the masks. A step commits fewer only where fewer are eligible; what that leaves over
+        is committed after the plan's end, at its last rate. None if the number depends on the logits: the runtime then
+        asks the device after every step whether a mask is left. Host integers only.
+        """
+        ...
+
+    def select(self, view: UnmaskingView) -> Tensor:
+        """Return (B, N) bool, a subset of `view.eligible`."""
+        ...
+
+
+class RememberingPolicy(UnmaskingPolicy, Protocol):
+    """An unmasking policy that goes by what earlier steps showed. The numbers it remembers are kept by the runtime."""
+
+    @property
+    def memory(self) -> int:
+        """M, the floats remembered of each position; all 0 at first."""
+        ...
+
+    def remember(self, view: UnmaskingView) -> Tensor:
+        """Return (B, N, M) float32: `view.memory`, left when each position last had logits, with this step added.
+
+        Called once a step, before `select`, whose view carries what was returned.
+        """
+        ...
+
+
+class RevokingPolicy(UnmaskingPolicy, Protocol):
+    """An unmasking policy that may take a decision back. Its `counts` returns None."""
+
+    @property
+    def revisions(self) -> int:
+        """How often a position may be put back; the runtime counts, so that a run ends."""
+        ...
+
+    def revoke(self, view: UnmaskingView) -> Tensor:
+        """Return (B, N) bool, the positions that become masks again, a subset of `view.revocable`."""
+        ...
+
+
+class MovingBlocks(BlockSchedule, Protocol):
+    """A block schedule that places each row's block where the row is. All blocks are as long as `next_block`'s first."""
+
+    @property
+    def reach(self) -> int:
+        """How many positions before the block a window of the block computes too, so that late commits reach the cache.
+
+        No more than stand before the first block: where prompts are shorter than that, the batch decides.
+        """
+        ...
+
+    def starts(self, view: BlockView) -> Tensor:
+        """Return (B,) int64, each row's first position of its block; the runtime keeps the block within the canvas."""
+        ...
+
+
+class AttentionBackend(Protocol):
+    """Scaled dot-product attention without causality."""
+
+    @property
+    def rank(self) -> int | None:
+        """Where `attention = "auto"` tries it, lower first; None if it serves by name only.
+
+        One that serves everywhere has 20, so that one with less goes before it where it can serve, and only there.
+        """
+        ...
+
+    def problems(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[str]:
+        """Return why this backend cannot serve; empty if it can."""
+        ...
+
+    def attend(self, queries: Tensor, read: KeyValue) -> Tensor:
+        """Return (R, N, H, D) from queries (R, N, H, D) and what they read: K keys and values of G heads, H a multiple of G."""
+        ...
+
+
+class ModelAdapter(Protocol):
+    """A model cut where the runtime needs to reach in: between its layers, and between attention's two halves."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's geometry and special ids."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the hidden states are made of."""
+        ...
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Return hidden states (R, N, C) of tokens (R, N)."""
+        ...
+
+    def encode(self, positions: Tensor) -> Any:
+        """Return what `project` needs of positions (R, N) int64 counted without padding; computed once a drop."""
+        ...
+
+    def project(self, layer: int, hidden: Tensor, places: Any, readers: Tensor | None = None) -> Projection:
+        """Return queries, keys and values of hidden (R, N, C) at `places`.
+
+        `readers` (M,) int64 names the positions, by index into N, whose queries are wanted; None for all.
+        """
+        ...
+
+    def mix(self, layer: int, hidden: Tensor, attended: Tensor) -> Tensor:
+        """Return the layer's output (R, N, C) from its input and the attention's result (R, N, H, D)."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits (R, N, V) of the tokens at `positions + logit_shift`."""
+        ...

@@ -1,0 +1,65 @@
+"""Stores: the only components with state. Allocated once, written in place, reset between runs.
+
+Shapes are those of `esdllm.views`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from esdllm.plan import Phase
+from esdllm.views import CacheShape, CacheWrite, KeyValue, Memory, Site
+
+__all__ = ["Cache", "CacheStore"]
+
+
+class Cache(Protocol):
+    """The memory of a run. Allocated once, written in place.
+
+    A step goes through the layers in ascending order and calls each layer's methods together; what `update` returned may
+    be overwritten at the next layer. A cache that holds more than memory, such as files or threads, may have a method
+    `close()` as well: the engine calls it when it drops the cache. It has to bear a second call, and to free all that it
+    holds when it is collected unclosed.
+    """
+
+    def reset(self) -> None:
+        """Forget everything."""
+        ...
+
+    def update(self, write: CacheWrite) -> KeyValue:
+        """Write the positions' keys and values, and return all that attention reads."""
+        ...
+
+    def recall(self, layer: int, site: Site, positions: Tensor) -> Tensor:
+        """Return (R, N, F), the tensor at `site` when each position last survived `layer`."""
+        ...
+
+    def remember(self, layer: int, positions: Tensor, x: Tensor) -> None:
+        """Store x (R, N, F) as what the next comparison at a hidden or query site is made against."""
+        ...
+
+
+class CacheStore(Protocol):
+    """Where keys, values and remembered tensors live, and which of them attention reads."""
+
+    @property
+    def persistent(self) -> bool:
+        """Whether a position that is not computed can still be attended to."""
+        ...
+
+    def problems(self, shape: CacheShape) -> list[str]:
+        """Return why this store cannot serve; empty if it can."""
+        ...
+
+    def phase(self, step_in_block: int) -> Phase:
+        """Return what the store does at a step; a SELECT step is always a refresh. Host integers only."""
+        ...
+
+    def memory(self, shape: CacheShape) -> Memory:
+        """Return what `allocate` would take at most. Allocates nothing, and answers for a shape that has problems too."""
+        ...
+
+    def allocate(self, shape: CacheShape) -> Cache:
+        """Return an empty cache."""
+        ...

@@ -1,0 +1,66 @@
+"""Options of a component: how values become its fields, and which of them hold components."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args, get_origin
+
+import attrs
+import cattrs
+from cattrs.gen import make_dict_structure_fn, override
+
+from esdllm.errors import known
+
+__all__ = ["converter", "inner_fields"]
+
+
+def _strict(kind: type, accepts: tuple[type, ...]) -> Any:
+    """Return a structuring hook that converts nothing but an int to a float."""
+
+    def hook(value: Any, _: Any) -> Any:
+        if isinstance(value, bool) is not (kind is bool) or not isinstance(value, accepts):
+            hint = "; write true or false" if kind is bool else ""
+            raise ValueError(f"{value!r} is not {'an' if kind is int else 'a'} {kind.__name__}{hint}")
+        return kind(value)
+
+    return hook
+
+
+converter = cattrs.Converter(forbid_extra_keys=True)
+"""Builds components from options; a misspelt or mistyped option is an error."""
+for _kind, _accepts in ((int, (int,)), (float, (int, float)), (bool, (bool,)), (str, (str,))):
+    converter.register_structure_hook(_kind, _strict(_kind, _accepts))
+
+
+def _choose(value: Any, choices: Any) -> Any:
+    """Return a value that is one of a Literal's."""
+    if value not in get_args(choices):
+        raise ValueError(f"unknown value {value!r}; {known(str(value), map(str, get_args(choices)))}")
+    return value
+
+
+def _is_literal(kind: Any) -> bool:
+    return get_origin(kind) is Literal
+
+
+converter.register_structure_hook_func(_is_literal, _choose)
+
+
+def inner_fields(factory: Any) -> tuple[attrs.Attribute[Any], ...]:
+    """Return the options of a component that hold components.
+
+    A field whose metadata has a `kind` holds one component of that kind. A field whose metadata has a `part`, a frozen
+    attrs class with a field of a `kind`, holds a list of those; each is written as one flat table, the part's other
+    fields beside the component's name and options.
+    """
+    if not attrs.has(factory):
+        return ()
+    return tuple(field for field in attrs.fields(factory) if {"kind", "part"} & set(field.metadata))
+
+
+def _around(factory: type) -> Any:
+    """Return the structuring hook of a component with components inside, which come to it built."""
+    built = {field.name: override(struct_hook=lambda value, _: value) for field in inner_fields(factory)}
+    return make_dict_structure_fn(factory, converter, _cattrs_forbid_extra_keys=True, **built)  # type: ignore[arg-type]
+
+
+converter.register_structure_hook_factory(lambda kind: bool(inner_fields(kind)), _around)

@@ -1,0 +1,131 @@
+"""Blocks with the masks they hold, and how many of those each step commits. Host integers only; imports no torch."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+
+from esdllm.errors import ConfigError
+from esdllm.plan import Block, Layout
+
+__all__ = ["Quota", "cut", "moves"]
+
+
+class _Blocks(Protocol):
+    def next_block(self, start: int, end: int, block_length: int) -> Block: ...
+
+
+class _Unmasking(Protocol):
+    def counts(self, masked: int, blocks: int) -> tuple[int, ...] | None: ...
+
+
+def moves(blocks: object) -> bool:
+    """Return whether a block schedule places each row's block by itself (see `MovingBlocks`)."""
+    return hasattr(blocks, "starts")
+
+
+@attrs.frozen
+class Quota:
+    """A block, its masks in each row, and how many each of its steps may commit in each row."""
+
+    number: int
+    block: Block
+    """the block; where every row has its own, the range in which they all lie"""
+    length: int
+    """M, positions of a block"""
+    masked: tuple[int, ...]
+    counts: tuple[tuple[int, ...], ...] | None
+    """by step and row; None if that depends on the logits"""
+    reach: int | None = None
+    """positions before each row's own block that its window reaches back to; None if all rows share the block"""
+    limit: int = attrs.field(init=False)
+    """the most that a row commits at one step"""
+    planned: tuple[int, ...] = attrs.field(init=False)
+    """for every planned step, the most that a row commits if all went as planned"""
+
+    @limit.default
+    def _limit(self) -> int:
+        return self.length if self.counts is None else max(1, *(max(row) for row in self.counts))
+
+    @planned.default
+    def _planned(self) -> tuple[int, ...]:
+        left, found = self.masked, []
+        for counts in self.counts or ():
+            found.append(max(map(min, counts, left)))
+            left = tuple(max(0, rest - count) for rest, count in zip(left, counts, strict=True))
+        return tuple(found)
+
+    def at(self, step_in_block: int) -> tuple[int, ...]:
+        """Return the rows' counts at a step; past the plan's end, what is left is committed at the last rate."""
+        if self.counts is None:
+            return (0,) * len(self.masked)
+        if step_in_block < len(self.counts):
+            return self.counts[step_in_block]
+        return tuple(max(1, count) for count in self.counts[-1])
+
+    def committed(self, step_in_block: int, certain: bool) -> range:
+        """Return the numbers of positions that a step may commit, largest over the rows; `certain` if as planned."""
+        if self.counts is None or not certain:
+            return range((self.limit if self.counts is None else max(self.at(step_in_block))) + 1)
+        return range(self.planned[step_in_block], self.planned[step_in_block] + 1)
+
+
+def cut(blocks: _Blocks, unmasking: _Unmasking, layout: Layout, block_length: int) -> list[Quota]:
+    """Return the blocks that hold a mask in any row, with what their steps commit.
+
+    Raises:
+        ConfigError: a block lies outside what is to decide, or the counts do not suffice.
+    """
+    masks = layout.masks
+    begin = min((row[0] for row in masks if row), default=0)
+    end = max((row[-1] + 1 for row in masks if row), default=0)
+    if begin == end:
+        return []
+    if moves(blocks):
+        first = _checked(blocks.next_block(begin, end, block_length), begin, end)
+        length, masked = first.stop - first.start, [len(row) for row in masks]
+        reach = max(0, min(getattr(blocks, "reach", 0), begin))
+        return [Quota(0, Block(begin, end), length, tuple(masked), _counts(unmasking, masked, 1), reach)]
+    found = []
+    ranges = _ranges(blocks, begin, end, block_length)
+    for number, block in enumerate(ranges):
+        masked = [bisect_left(row, block.stop) - bisect_left(row, block.start) for row in masks]
+        if any(masked):
+            counts = _counts(unmasking, masked, len(ranges))
+            found.append(Quota(number, block, block.stop - block.start, tuple(masked), counts))
+    return found
+
+
+def _ranges(blocks: _Blocks, position: int, end: int, block_length: int) -> list[Block]:
+    found = []
+    while position < end:
+        found.append(_checked(blocks.next_block(position, end, block_length), position, end))
+        position = found[-1].stop
+    return found
+
+
+def _checked(block: Block, start: int, end: int) -> Block:
+    if not start <= block.start < block.stop <= end:
+        raise ConfigError(f"the block schedule cut {tuple(block)} out of {(start, end)}; a block lies within it")
+    return block
+
+
+def _counts(unmasking: _Unmasking, masked: Sequence[int], blocks: int) -> tuple[tuple[int, ...], ...] | None:
+    rows = [unmasking.counts(number, blocks) if number else () for number in masked]
+    if any(row is None for row in rows):
+        return None
+    if getattr(unmasking, "revisions", 0):
+        raise ConfigError(
+            "the unmasking policy may take decisions back, so the steps of a block cannot be planned; its counts return None"
+        )
+    planned = [row for row in rows if row is not None]
+    for number, row in zip(masked, planned, strict=True):
+        if sum(row) < number or any(count < 0 for count in row):
+            raise ConfigError(
+                f"the unmasking policy planned {row} for {number} masks; counts are >= 0 and suffice for them"
+            )
+    steps = max(len(row) for row in planned)
+    return tuple(tuple(row[min(step, len(row) - 1)] if row else 0 for row in planned) for step in range(steps))

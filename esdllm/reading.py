@@ -1,0 +1,132 @@
+"""Reading a checkpoint's JSON files: keys that must be there, and keys that may only say what is implemented."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from esdllm.errors import CheckpointError
+
+__all__ = ["head_dim", "json_object", "mask_token_id", "need", "refuse", "rope_theta", "token"]
+
+T = TypeVar("T")
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """Return the content of a file that holds one JSON object.
+
+    Raises:
+        CheckpointError: it is not JSON, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds a {type(found).__name__}, where an object is needed")
+    return found
+
+
+def need(config: Mapping[str, Any], key: str, kind: type[T]) -> T:
+    """Return a value that a model cannot be built without; where `kind` is float, a whole number is one too.
+
+    Raises:
+        CheckpointError: absent, or of another type.
+    """
+    value = config.get(key)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise CheckpointError(
+            f"config.json: {key} = {value!r}, where {'an' if kind is int else 'a'} {kind.__name__} is needed"
+        )
+    return value
+
+
+def token(config: Mapping[str, Any], key: str, vocab: int) -> int:
+    """Return the id of a special token.
+
+    Raises:
+        CheckpointError: absent, or outside the vocabulary.
+    """
+    if config.get(key) is None:
+        raise CheckpointError(f"config.json: {key} = None, where an int is needed; write the token's id there")
+    value = need(config, key, int)
+    if not 0 <= value < vocab:
+        raise CheckpointError(f"config.json: {key} = {value} is outside the vocabulary of {vocab}")
+    return value
+
+
+def mask_token_id(folder: Path) -> int | None:
+    """Return the mask token's id by a tokenizer's files; None if they name no mask token.
+
+    tokenizer_config.json names the token, as `mask_token`; its `added_tokens_decoder` or tokenizer.json's `added_tokens` has
+    the id. `load_model` asks this where config.json has no `mask_token_id`, and hands the answer to families under that key.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    path, whole = folder / "tokenizer_config.json", folder / "tokenizer.json"
+    told = json_object(path) if path.is_file() else {}
+    word = told.get("mask_token")
+    word = word.get("content") if isinstance(word, Mapping) else word
+    if word is None:
+        return None
+    try:
+        ids = (number for number, content in _added(told, whole) if content == word)
+        return next(ids, None)
+    except CheckpointError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the added tokens of the tokenizer in {folder} cannot be read: {error!r}") from error
+
+
+def _added(told: Mapping[str, Any], whole: Path) -> Iterator[tuple[int, str]]:
+    """Yield id and content of the added tokens, by tokenizer_config.json first; tokenizer.json, which is long, comes last."""
+    yield from ((int(number), one["content"]) for number, one in told.get("added_tokens_decoder", {}).items())
+    if whole.is_file():
+        yield from ((int(one["id"]), one["content"]) for one in json_object(whole).get("added_tokens", []))
+
+
+def rope_theta(config: Mapping[str, Any]) -> float:
+    """Return RoPE's base: `rope_theta`, or where transformers 5 keeps it, in `rope_parameters`.
+
+    Raises:
+        CheckpointError: absent, or a kind of RoPE that is not implemented.
+    """
+    inner = config.get("rope_parameters")
+    if isinstance(inner, Mapping):
+        refuse({"rope_type": inner.get("rope_type", "default")}, {"rope_type": ("default",)})
+        config = {**config, **inner}
+    return need(config, "rope_theta", float)
+
+
+def head_dim(hidden: int, heads: int, kv_heads: int, told: int | None = None) -> int:
+    """Return the features of one head: as `told` where a config has a key for them, else an even share of `hidden`.
+
+    Raises:
+        CheckpointError: the features cannot be shared evenly by the heads, or the heads by the key-value heads, or the
+            features of a head are odd, which RoPE cannot turn.
+    """
+    sizes = f"config.json: {hidden} features, {heads} heads and {kv_heads} key-value heads"
+    if min(hidden, heads, kv_heads) < 1 or (told is None and hidden % heads) or heads % kv_heads:
+        raise CheckpointError(f"{sizes} do not divide evenly")
+    found = hidden // heads if told is None else told
+    if found < 1 or found % 2:
+        raise CheckpointError(f"{sizes} of {found} features; the features of a head must be even")
+    return found
+
+
+def refuse(config: Mapping[str, Any], implemented: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse a config whose value of a key is none of the implemented ones; absent keys are fine.
+
+    Raises:
+        CheckpointError: names the key, its value and what is implemented.
+    """
+    for key, values in implemented.items():
+        if key in config and config[key] not in values:
+            raise CheckpointError(
+                f"config.json: {key} = {config[key]!r} is not implemented; only {' or '.join(map(repr, values))} is"
+            )

@@ -1,0 +1,272 @@
+"""Answers while they are decoded: the run in a thread of its own, an event a step, nobody waiting in vain.
+
+with pipe.stream("Who are you?") as stream:
+    for event in stream:
+        print(event.new, end="")
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from threading import Condition, Thread, current_thread
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from esdllm.answers import Answer
+from esdllm.engine import Engine
+from esdllm.frames import Frame, Frames, spelled
+from esdllm.interfaces import TextCodec
+from esdllm.views import ModelSpec, StepRecord
+
+__all__ = ["Stream", "StreamEvent", "feed"]
+
+_GAP = "…"
+
+
+class StreamEvent(NamedTuple):
+    """What is known of an answer after a step; the last event has `final`."""
+
+    text: str
+    """what is decided without a gap before it: later events only add to it"""
+    new: str
+    """what this event adds to `text`"""
+    draft: str
+    """how the answer goes on after `text` as things stand: what is decided, the model's candidates, · where there is none"""
+    positions: tuple[int, ...]
+    """positions that were decided at this step, from 0, the answer's first"""
+    settled: tuple[int, ...]
+    """the tokens of `text`"""
+    drafted: tuple[int, ...]
+    """the tokens of `draft`; the mask's id where there is no candidate"""
+    frame: Frame
+    """the canvas"""
+    final: bool = False
+    """whether the run is over"""
+
+
+class _Last(NamedTuple):
+    """The end of a stream."""
+
+    event: StreamEvent
+    answer: Answer
+
+
+class _StoppedError(Exception):
+    """Ends a run whose consumer is gone."""
+
+
+class _Handover:
+    """A place for one item, between a run and its consumer: each waits for the other, until one of them closes it."""
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+        """seconds that the run waited for its consumer"""
+        self.closed = False
+        self._ready = Condition()
+        self._items: list[Any] = []
+
+    def put(self, item: Any) -> None:
+        """Leave an item as soon as the last one is taken; raise if nobody will take it."""
+        started = time.perf_counter()
+        with self._ready:
+            self._ready.wait_for(lambda: self.closed or not self._items)
+            if self.closed:
+                raise _StoppedError
+            self._items.append(item)
+            self._ready.notify_all()
+        self.waited += time.perf_counter() - started
+
+    def get(self) -> Any:
+        """Return the next item; None once closed."""
+        with self._ready:
+            self._ready.wait_for(lambda: self.closed or bool(self._items))
+            item = self._items.pop() if self._items else None
+            self._ready.notify_all()
+            return item
+
+    def close(self) -> None:
+        """Let nobody wait any longer."""
+        with self._ready:
+            self.closed = True
+            self._items.clear()
+            self._ready.notify_all()
+
+
+class _Writer:
+    """A step observer that turns frames into events."""
+
+    def __init__(self, codec: TextCodec | None, stop_ids: Sequence[int], handover: _Handover) -> None:
+        self._codec, self._stops, self._handover = codec, frozenset(stop_ids), handover
+        self._frames, self._text = Frames(), ""
+        self.frame: Frame | None = None
+
+    def start(self, tokens: Tensor, spec: ModelSpec) -> None:
+        """Take the canvas."""
+        self.frame = self._frames.start(tokens, spec)
+
+    def step(self, record: StepRecord) -> None:
+        """Hand an event over."""
+        self.frame = self._frames.step(record)
+        self._handover.put(self._event(self.frame))
+
+    def end(self) -> None:
+        """The result, which is still to come, ends the stream."""
+
+    def last(self, tokens: Sequence[int], text: str) -> StreamEvent:
+        """Return the event that ends the stream, with the whole answer."""
+        if self.frame is None:
+            raise AssertionError("a run that returned has shown its canvas")
+        new = text[len(self._text) :] if text.startswith(self._text) else ""
+        return StreamEvent(text, new, "", (), tuple(tokens), (), self.frame, final=True)
+
+    def _event(self, frame: Frame) -> StreamEvent:
+        settled = self._until_stop(frame.tokens[: frame.settled])
+        ended = len(settled) < frame.settled
+        drafted = () if ended else self._until_stop(frame.standing[frame.settled :])
+        text, before = self._settled_text(settled), self._text
+        self._text = text
+        positions = tuple(i for i, new in enumerate(frame.committed) if new)
+        tokens = tuple(frame.mask if token < 0 else token for token in drafted)
+        return StreamEvent(
+            text, text[len(before) :], self._draft(text, settled, drafted), positions, settled, tokens, frame
+        )
+
+    def _until_stop(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        return tuple(tokens[: next((i for i, token in enumerate(tokens) if token in self._stops), len(tokens))])
+
+    def _settled_text(self, settled: Sequence[int]) -> str:
+        """Return the text of tokens, without a last character of which bytes are missing; never less than before."""
+        text = self._codec.decode(settled).rstrip("\ufffd") if self._codec else ""
+        return text if text.startswith(self._text) else self._text
+
+    def _draft(self, text: str, settled: Sequence[int], drafted: Sequence[int]) -> str:
+        if not self._codec:
+            return ""
+        known = next((i for i in reversed(range(len(drafted))) if drafted[i] >= 0), -1) + 1
+        whole = spelled(self._codec, [*settled, *drafted[:known]], "·")
+        return whole[len(text) :] if whole.startswith(text) else spelled(self._codec, drafted[:known], "·")
+
+
+class Stream(Iterator[StreamEvent]):
+    """An answer being decoded: an iterator of events, and a context that stops the run when it is left.
+
+    The run is at most one step ahead of whoever iterates. Closing the stream, leaving its context or dropping it stops the
+    run within a step and frees its thread. What the run raises is raised here. `answer` is what there is so far.
+    """
+
+    def __init__(
+        self, engine: Engine, prompt: Any, shown: str | None, done: Callable[[], None], **options: Any
+    ) -> None:
+        self._prompt, self._codec, self._handover = shown, engine.model.codec, _Handover()
+        self._writer = _Writer(self._codec, engine.model.stop_ids, self._handover)
+        self._started = time.perf_counter()
+        self._answer: Answer | None = None
+        arguments = (engine, prompt, shown, options, self._writer, self._handover, done)
+        self._thread = Thread(target=_run, args=arguments, name="esdllm stream", daemon=True)
+        self._finalizer = weakref.finalize(self, _end, self._handover, self._thread)
+        self._thread.start()
+
+    @property
+    def answer(self) -> Answer:
+        """The answer, once the stream has ended; before, and of a stream that was closed, what is decided, not complete."""
+        return self._answer or self._so_far()
+
+    def _so_far(self) -> Answer:
+        frame, stops = self._writer.frame, self._writer._stops
+        if frame is None:
+            return Answer(self._prompt, "", (), 0, 0.0, complete=False)
+        tokens = [-1 if token == frame.mask else token for token in frame.tokens]
+        tokens = tokens[: next((i for i, token in enumerate(tokens) if token in stops), len(tokens))]
+        while tokens and tokens[-1] < 0:
+            tokens.pop()
+        text = spelled(self._codec, tokens, _GAP, each=False) if self._codec else ""
+        kept = tuple(token for token in tokens if token >= 0)
+        return Answer(self._prompt, text, kept, frame.forwards, self._seconds, complete=False)
+
+    @property
+    def _seconds(self) -> float:
+        return max(0.0, time.perf_counter() - self._started - self._handover.waited)
+
+    def __next__(self) -> StreamEvent:
+        item = self._handover.get()
+        if item is None:
+            raise StopIteration
+        if isinstance(item, BaseException):
+            self.close()
+            raise item
+        if isinstance(item, _Last):
+            self._answer = item.answer
+            self.close()
+            return item.event
+        found: StreamEvent = item
+        return found
+
+    def close(self) -> None:
+        """Stop the run, within a step, and wait until its thread is free."""
+        self._finalizer()
+        self._answer = self.answer
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def _end(handover: _Handover, thread: Thread) -> None:
+    handover.close()
+    if thread is not current_thread():  # the collector may find a stream from within its own run
+        thread.join()
+
+
+def _run(
+    engine: Engine,
+    prompt: Any,
+    shown: str | None,
+    options: dict[str, Any],
+    writer: _Writer,
+    handover: _Handover,
+    done: Callable[[], None],
+) -> None:
+    """Decode, handing over events, and at the end the last of them with the answer, or what was raised."""
+    last: Any
+    try:
+        result = engine.generate(prompt, observers=[writer], **options)
+        text = result.text[0] if result.text else ""
+        tokens, seconds = tuple(result.answers[0]), max(0.0, result.seconds - handover.waited)
+        answer = Answer(shown, text, tokens, result.forwards, seconds)
+        last = _Last(writer.last(tokens, text), answer)
+    except _StoppedError:
+        return
+    except BaseException as error:
+        last = error
+    finally:
+        done()
+    try:
+        handover.put(last)
+    except _StoppedError:
+        return
+
+
+def feed(stream: Stream, streamer: Any, prompt: Sequence[int]) -> Answer:
+    """Return a stream's answer, shown to a streamer as transformers' generate does.
+
+    `put` gets the prompt's tokens, then the answer's, in order and for good; `put_draft`, where there is one, what comes
+    after them as things stand; `end` nothing. All tokens are (1, n) int64 on the host.
+    """
+    streamer.put(torch.tensor([list(prompt)]))
+    put = 0
+    with stream:
+        for event in stream:
+            if len(event.settled) > put:
+                streamer.put(torch.tensor([event.settled[put:]]))
+                put = len(event.settled)
+            if event.drafted and hasattr(streamer, "put_draft"):
+                streamer.put_draft(torch.tensor([event.drafted]))
+    streamer.end()
+    return stream.answer

@@ -1,0 +1,111 @@
+"""The check of attention backends: they equal the formula, whatever is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+from unittest import SkipTest
+
+import attrs
+import torch
+from torch import Tensor
+
+from esdllm.interfaces import AttentionBackend
+from esdllm.plain import plain_attention
+from esdllm.testing.generation import check_generation
+from esdllm.testing.laws import called, close, kernel_laws, law, row_laws, tensor_law
+from esdllm.testing.samples import SPEC, key_value
+from esdllm.views import KeyValue
+
+__all__ = ["check_attention_backend"]
+
+
+def check_attention_backend(
+    backend: AttentionBackend,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    tolerance: float = 1e-4,
+) -> None:
+    """Check an attention backend, by itself and in whole generations of a tiny model.
+
+    It gives softmax(q k^T / sqrt(D)) v within `tolerance`, computed here in float64: for one and several query heads a key
+    head, for one query and many, with padding and with any keys left out, which are never read; in the dtype of the queries;
+    a row's as for the row alone. And what every kernel holds to.
+
+    Raises:
+        AssertionError: a law fails; says which.
+        unittest.SkipTest: it cannot serve on `device` in `dtype`; gives its reasons. pytest counts the test as skipped.
+    """
+    who, where = called(backend), torch.device(device)
+    rank = backend.rank
+    law(rank is None or isinstance(rank, int), f"{who}: rank = {rank!r}; give a number, or None to serve by name only")
+    spec = attrs.evolve(SPEC, head_dim=16)
+    problems = backend.problems(spec, where, dtype)
+    plain = isinstance(problems, list) and all(isinstance(reason, str) for reason in problems)
+    law(plain, f"{who}.problems gave {problems!r}; give a list of sentences, empty where it can serve")
+    if problems:
+        raise SkipTest(f"{who} cannot serve on {device} in {dtype}: {'; '.join(problems)}")
+
+    on_meta = not backend.problems(spec, torch.device("meta"), dtype)
+    for case in _cases():
+        case = _moved(case, where, dtype)
+        _formula_laws(who, backend, case, tolerance)
+        if case.padding is None and on_meta:
+            kernel_laws(who, lambda one: backend.attend(one.queries, one.read), case)
+        if case.padding is None:  # which is no tensor, of which rows could be taken
+            row_laws(who, lambda one: backend.attend(one.queries, one.read), case, tolerance)
+    if where.type == "cpu":
+        check_generation(attention=backend)
+
+
+class _Case(NamedTuple):
+    """Queries, and what they read."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    bias: Tensor | None
+    padding: tuple[int, ...] | None
+
+    @property
+    def read(self) -> KeyValue:
+        return KeyValue(self.keys, self.values, self.bias, self.padding)
+
+
+def _cases() -> Iterator[_Case]:
+    """Yield grouped and ungrouped queries, one and many, with padding, with any keys left out, and with nothing left out."""
+    for queries, read in (
+        key_value(),
+        key_value(1, window=1, groups=1, each=4),
+        key_value(2, window=21, groups=4, each=1),
+        key_value(3, padding=(0, 6, 20)),
+        key_value(4, holes=True),
+        key_value(5, rows=3, keys=1),
+    ):
+        yield _Case(queries, *read)
+
+
+def _moved(case: _Case, device: torch.device, dtype: torch.dtype) -> _Case:
+    bias = None if case.bias is None else case.bias.to(device, dtype)
+    moved = {name: getattr(case, name).to(device, dtype) for name in ("queries", "keys", "values")}
+    return case._replace(**moved, bias=bias)
+
+
+def _formula_laws(who: str, backend: AttentionBackend, case: _Case, tolerance: float) -> None:
+    found = backend.attend(case.queries, case.read)
+    tensor_law(who, "attention", found, case.queries.shape, case.queries.dtype)
+    exact = case._replace(**{x: getattr(case, x).double() for x in ("queries", "keys", "values")})
+    expected = plain_attention(exact.queries, exact.read)
+    off = float((found.double() - expected).abs().max())
+    asked = f"queries {tuple(case.queries.shape)} over keys {tuple(case.keys.shape)}, padding {case.padding}"
+    law(
+        off <= tolerance,
+        f"{who} is off by {off:.3g} from softmax(q k^T / sqrt(D)) v, more than {tolerance}, for {asked}",
+    )
+    if case.bias is None:
+        return
+    out = (case.bias != 0)[..., None, None]
+    loud = case._replace(keys=case.keys.masked_fill(out, 1e4), values=case.values.masked_fill(out, -1e4))
+    unread = close(backend.attend(loud.queries, loud.read), found, tolerance)
+    law(unread, f"{who} reads keys or values that are left out, for {asked}; their bias is -inf")

@@ -1,0 +1,207 @@
+"""Checks of what a step calls with views: importance scorers, token samplers, unmasking policies."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from esdllm.catalogue import Catalogue
+from esdllm.errors import ConfigError
+from esdllm.interfaces import ImportanceScorer, TokenSampler, UnmaskingPolicy
+from esdllm.testing.generation import check_generation, short_config
+from esdllm.testing.laws import called, close, kernel_laws, law, numbers, row_laws, tensor_law
+from esdllm.testing.samples import importance_view, sample_view, unmasking_view
+from esdllm.views import ImportanceView, SampleView, Site, UnmaskingView
+
+__all__ = ["check_importance_scorer", "check_token_sampler", "check_unmasking_policy", "selected"]
+
+
+def check_importance_scorer(scorer: ImportanceScorer) -> None:
+    """Check an importance scorer, by itself and in whole generations of a tiny model.
+
+    Its score is (R, N) float32 without NaN, at windows of any length and in any dtype; it goes with its position wherever
+    that stands; a row's is that of the row alone; `view.last` is read only if `keeps_history`. And what every kernel holds
+    to: inputs unchanged, the same for the same, no device read, one graph.
+
+    Raises:
+        AssertionError: a law fails; says which.
+    """
+    who = called(scorer)
+    law(scorer.site in get_args(Site), f"{who}: site = {scorer.site!r}; give one of {', '.join(get_args(Site))}")
+    law(isinstance(scorer.keeps_history, bool), f"{who}: keeps_history = {scorer.keeps_history!r}; give a bool")
+    _score_laws(who, scorer, kernel_laws(who, scorer.score, importance_view()), importance_view())
+    row_laws(who, scorer.score, importance_view())
+    for view in (importance_view(1, window=1), importance_view(2, rows=1, window=30, dtype=torch.bfloat16), _nothing()):
+        _score_laws(who, scorer, scorer.score(view), view)
+    check_generation(importance=scorer)
+
+
+def _nothing() -> ImportanceView:
+    """Return a view in which nothing is undecided, committed or changed."""
+    view = importance_view(3)
+    none = torch.zeros_like(view.undecided)
+    return view._replace(undecided=none, committed=none, confidence=none.float(), last=view.x)
+
+
+def _score_laws(who: str, scorer: ImportanceScorer, score: Tensor, view: ImportanceView) -> None:
+    tensor_law(who, "the score", score, view.positions.shape, torch.float32)
+    law(not bool(score.isnan().any()), f"{who} scored NaN: {numbers(score)}; a score is a number, or nothing is sorted")
+    order = torch.randperm(score.shape[1], generator=torch.Generator().manual_seed(0))
+    by_position = ("x", "last", "confidence", "undecided", "committed", "positions")
+    moved = scorer.score(view._replace(**{name: getattr(view, name)[:, order] for name in by_position}))
+    law(
+        close(moved, score[:, order]),
+        f"{who}: a score does not go with its position: {numbers(moved)} where the positions were moved, and "
+        f"{numbers(score[:, order])} where they were not; positions come in no order",
+    )
+    if not scorer.keeps_history:
+        unread = scorer.score(view._replace(last=torch.full_like(view.last, float("nan"))))
+        law(close(unread, score), f"{who} reads view.last though keeps_history is False; nothing is remembered for it")
+
+
+def check_token_sampler(sampler: TokenSampler) -> None:
+    """Check a token sampler, by itself and in whole generations of a tiny model.
+
+    Candidates are (B, N): tokens int64 of the vocabulary, and their probability under the unperturbed logits, float32. What
+    is drawn depends on a row's seed, the step and the position alone, so a row's is that of the row alone, and a
+    position's is the same wherever it stands. And what every kernel holds to.
+
+    Raises:
+        AssertionError: a law fails; says which.
+    """
+    who, view = called(sampler), sample_view()
+    _candidate_laws(who, sampler, kernel_laws(who, sampler.sample, view), view)
+    row_laws(who, sampler.sample, view)
+    for other in (sample_view(1, window=1), sample_view(2, rows=1, sharp=30.0), sample_view(3, vocab=2, sharp=0.01)):
+        _candidate_laws(who, sampler, sampler.sample(other), other)
+    check_generation(sampler=sampler)
+
+
+def _candidate_laws(who: str, sampler: TokenSampler, found: Any, view: SampleView) -> None:
+    shape, vocab = view.positions.shape, view.logits.shape[-1]
+    tensor_law(who, "tokens", found.tokens, shape, torch.int64)
+    tensor_law(who, "confidence", found.confidence, shape, torch.float32)
+    inside = bool(((found.tokens >= 0) & (found.tokens < vocab)).all())
+    law(inside, f"{who} chose {numbers(found.tokens)} of a vocabulary of {vocab}")
+    expected = view.logits.softmax(-1).gather(-1, found.tokens.unsqueeze(-1)).squeeze(-1)
+    law(
+        close(found.confidence, expected),
+        f"{who}: confidence {numbers(found.confidence)} is not the tokens' probability under the unperturbed logits, "
+        f"{numbers(expected)}",
+    )
+    flipped = sampler.sample(view._replace(logits=view.logits.flip(1), positions=view.positions.flip(1)))
+    law(
+        torch.equal(flipped.tokens.flip(1), found.tokens),
+        f"{who}: a candidate does not go with its position: {numbers(flipped.tokens.flip(1))} where the positions came "
+        f"the other way round, and {numbers(found.tokens)} where they did not",
+    )
+
+
+def check_unmasking_policy(policy: UnmaskingPolicy) -> None:
+    """Check an unmasking policy, one with a memory too, by itself and in whole generations of a tiny model.
+
+    What it selects is (B, N) bool, a subset of the eligible; as many as planned where it plans, and at least one where it
+    does not, if any is eligible; the same wherever padding stands; a row's as for the row alone. `counts` suffice for the
+    masks, or are None whatever is asked. A policy with a memory returns it as (B, N, M) float32 and leaves the old one as
+    it was; one that revokes puts back a subset of the revocable, and plans nothing. And what every kernel holds to.
+
+    Raises:
+        AssertionError: a law fails; says which.
+    """
+    who = called(policy)
+    planned, size = _count_laws(who, policy), getattr(policy, "memory", 0)
+    law(isinstance(size, int) and size >= 0, f"{who}: memory = {size!r}; give a number of floats")
+    view = unmasking_view(memory=size)
+    if size:
+        view = _memory_laws(who, policy, view, size)
+    kernel_laws(who, policy.select, view)
+    row_laws(who, lambda one: selected(policy, one), unmasking_view(memory=size))
+    for seed, quota in ((1, 1), (2, 3), (3, 20)):
+        other = unmasking_view(seed, quota=quota, memory=size, sharp=0.5 if seed == 1 else 9.0)
+        _selection_laws(who, policy, other, planned)
+        padded = unmasking_view(seed, quota=quota, memory=size, sharp=0.5 if seed == 1 else 9.0, padding=5)
+        law(
+            torch.equal(selected(policy, padded), selected(policy, other)),
+            f"{who} selects others where 5 columns of padding stand before; `positions` are counted without padding",
+        )
+    none = unmasking_view(4, memory=size)
+    _selection_laws(who, policy, none._replace(eligible=torch.zeros_like(none.eligible)), planned)
+    if hasattr(policy, "revoke"):
+        law(not planned, f"{who} revokes, so how many steps a block takes is not known; its counts return None")
+        _revoking_laws(who, policy, size)
+    check_generation(unmasking=policy)
+    if not planned:  # rows are apart only where nothing is skipped
+        check_generation(short_config(Catalogue.load(), skips=False), unmasking=policy)
+
+
+def selected(policy: UnmaskingPolicy, view: UnmaskingView) -> Tensor:
+    """Return what a policy selects, having remembered what it remembers, as the runtime does at each step."""
+    if view.memory is not None:
+        view = view._replace(memory=policy.remember(view))  # type: ignore[attr-defined]
+    return policy.select(view)
+
+
+def _count_laws(who: str, policy: UnmaskingPolicy) -> bool:
+    """Return whether the policy plans how many it commits."""
+    answers = []
+    for masked in (1, 2, 7, 8, 64):
+        for blocks in (1, 2, 4):
+            try:
+                counts = policy.counts(masked, blocks)
+            except ConfigError:  # it refuses blocks that its steps cannot be shared by
+                continue
+            answers.append(counts is None)
+            if counts is None:
+                continue
+            plain = isinstance(counts, tuple) and all(type(count) is int and count >= 0 for count in counts)
+            law(plain, f"{who}.counts({masked}, {blocks}) = {counts!r:.80}; give a tuple of whole numbers, or None")
+            law(sum(counts) >= masked, f"{who}.counts({masked}, {blocks}) = {counts!r:.80} do not suffice for {masked}")
+    law(bool(answers), f"{who}.counts refuses every number of masks and blocks that was tried")
+    law(
+        len(set(answers)) == 1, f"{who}.counts is None for some numbers of masks and not for others; it is one or other"
+    )
+    return not answers[0]
+
+
+def _selection_laws(who: str, policy: UnmaskingPolicy, view: UnmaskingView, planned: bool) -> None:
+    chosen = selected(policy, view)
+    tensor_law(who, "the selection", chosen, view.eligible.shape, torch.bool)
+    outside = chosen & ~view.eligible
+    law(not bool(outside.any()), f"{who} selected {numbers(outside.nonzero())}, (row, index), which are not eligible")
+    number, eligible = chosen.sum(1), view.eligible.sum(1)
+    if planned:
+        law(
+            torch.equal(number, torch.minimum(view.quota, eligible)),
+            f"{who} selected {numbers(number)} in each row; planned are {numbers(view.quota)} of {numbers(eligible)} "
+            "eligible, and fewer only where fewer are eligible",
+        )
+    law(
+        bool((number >= eligible.clamp(max=1)).all()),
+        f"{who} selected {numbers(number)} of {numbers(eligible)} eligible; a step that selects none never ends",
+    )
+
+
+def _memory_laws(who: str, policy: Any, view: UnmaskingView, size: int) -> UnmaskingView:
+    """Return the view of a second step, with what the first left."""
+    for seed in (0, 1):
+        made = unmasking_view(seed, memory=size)._replace(memory=view.memory)
+        kept = kernel_laws(f"{who}.remember", policy.remember, made)
+        tensor_law(who, "what it remembers", kept, (*view.tokens.shape, size), torch.float32)
+        row_laws(f"{who}.remember", policy.remember, made)
+        view = made._replace(memory=kept)
+    return view
+
+
+def _revoking_laws(who: str, policy: Any, memory: int) -> None:
+    law(
+        type(policy.revisions) is int and policy.revisions >= 1,
+        f"{who}: revisions = {policy.revisions!r}; give 1 or more",
+    )
+    view = unmasking_view(5, memory=memory, revokes=True)
+    revoked = kernel_laws(f"{who}.revoke", policy.revoke, view)
+    tensor_law(f"{who}.revoke", "what is put back", revoked, view.eligible.shape, torch.bool)
+    outside = revoked if view.revocable is None else revoked & ~view.revocable
+    law(not bool(outside.any()), f"{who} puts back {numbers(outside.nonzero())}, (row, index), which are not revocable")
+    row_laws(f"{who}.revoke", policy.revoke, view)

@@ -1,0 +1,145 @@
+"""What the checks share: a law that fails says which and with what values; what every kernel must hold to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+__all__ = ["called", "close", "kernel_laws", "law", "numbers", "of_rows", "row_laws", "tensor_law"]
+
+ViewType = TypeVar("ViewType", bound=tuple[Any, ...])
+
+
+def law(holds: bool, sentence: str) -> None:
+    """Return if a law holds.
+
+    Raises:
+        AssertionError: it does not; says `sentence`.
+    """
+    if not holds:
+        raise AssertionError(sentence)
+
+
+def called(component: Any) -> str:
+    """Return what to call a component in a sentence: as it is built, cut short."""
+    text = repr(component)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def numbers(x: Any) -> str:
+    """Return a tensor's values in one line, cut short; anything else as it is."""
+    if isinstance(x, Tensor):
+        return str(x.tolist() if not x.is_meta else tuple(x.shape))[:200]
+    return str(x)[:200]
+
+
+def tensor_law(who: str, what: str, x: Any, shape: Sequence[int], dtype: torch.dtype) -> None:
+    """Return if `x` is a tensor of a shape and dtype.
+
+    Raises:
+        AssertionError: it is not; says what it is.
+    """
+    law(isinstance(x, Tensor), f"{who} returned {type(x).__name__} as {what}; return a tensor {tuple(shape)}")
+    found = f"{tuple(x.shape)} {x.dtype}"
+    law(
+        tuple(x.shape) == tuple(shape) and x.dtype == dtype,
+        f"{who} returned {what} of {found}; it must be {tuple(shape)} {dtype}",
+    )
+
+
+def close(found: Any, expected: Any, tolerance: float = 1e-4) -> bool:
+    """Return whether two trees of tensors agree: integers and bools exactly, floats to `tolerance`."""
+    mine, theirs = tree_leaves(found), tree_leaves(expected)
+    return len(mine) == len(theirs) and all(_close(a, b, tolerance) for a, b in zip(mine, theirs, strict=True))
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def of_rows(view: ViewType, rows: Sequence[int]) -> ViewType:
+    """Return a view of some of its rows, in the order given; what has no rows stays."""
+    made = (x[list(rows)] if isinstance(x, Tensor) and x.dim() else x for x in view)
+    return type(view)(*made)
+
+
+def kernel_laws(who: str, call: Callable[[Any], Any], view: tuple[Any, ...]) -> Any:
+    """Return `call(view)`, having checked what every kernel must hold to.
+
+    It changes none of its inputs, gives the same for the same, reads nothing from the device (on the meta device any
+    read raises), and compiles into one graph that gives what eager gives.
+
+    Raises:
+        AssertionError: one of these does not hold.
+    """
+    before = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, view)
+    found = call(view)
+    for name, old, new in zip(getattr(view, "_fields", range(len(view))), before, view, strict=True):
+        same = not isinstance(old, Tensor) or close(new, old, 0.0)
+        law(same, f"{who} changes its input '{name}'; a kernel is a pure function")
+    again = call(view)
+    law(close(again, found, 0.0), f"{who} is not deterministic: {numbers(found)}, then {numbers(again)} for one input")
+    _reads_no_device(who, call, view, found)
+    _compiles(who, call, view, found)
+    return found
+
+
+def _reads_no_device(who: str, call: Callable[[Any], Any], view: tuple[Any, ...], found: Any) -> None:
+    try:
+        on_meta = call(tree_map(lambda x: x.to("meta") if isinstance(x, Tensor) else x, view))
+    except Exception as error:
+        raise AssertionError(
+            f"{who} reads the device or makes tensors on another: on the meta device it raised "
+            f"{type(error).__name__}: {_first_line(error)}"
+        ) from error
+    for mine, theirs in zip(tree_leaves(on_meta), tree_leaves(found), strict=True):
+        if isinstance(theirs, Tensor):
+            law(
+                mine.is_meta and mine.shape == theirs.shape and mine.dtype == theirs.dtype,
+                f"{who} gives {tuple(mine.shape)} {mine.dtype} on {mine.device}, given {tuple(theirs.shape)} "
+                f"{theirs.dtype} from inputs of the same shapes with numbers; output follows input in shape and device",
+            )
+
+
+def _compiles(who: str, call: Callable[[Any], Any], view: tuple[Any, ...], found: Any) -> None:
+    torch._dynamo.reset()
+    try:
+        compiled = torch.compile(call, backend="eager", fullgraph=True, dynamic=False)(view)
+    except Exception as error:
+        raise AssertionError(
+            f"{who} does not compile into one graph: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+    finally:
+        torch._dynamo.reset()
+    law(
+        close(compiled, found),
+        f"{who} gives {numbers(compiled)} compiled, and {numbers(found)} eager; they must be equal",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or "no message").split("\n")[0]
+
+
+def row_laws(who: str, call: Callable[[Any], Any], view: tuple[Any, ...], tolerance: float = 1e-4) -> None:
+    """Return if a row of a batch is the row alone, and permuted rows permute; `view` has three rows or more.
+
+    Raises:
+        AssertionError: what a row gets depends on the rows beside it, or on its place.
+    """
+    found = call(view)
+    for rows, sentence in (
+        ([1], "a row alone is not the row in its batch"),
+        ([2, 0, 1], "permuted rows do not permute"),
+    ):
+        expected = tree_map(lambda x, rows=rows: x[rows], found)
+        given = call(of_rows(view, rows))
+        law(close(given, expected, tolerance), f"{who}: {sentence}: {numbers(given)}, not {numbers(expected)}")

@@ -1,0 +1,190 @@
+"""Views filled with made-up numbers, the same for the same seed: what the checks and the strategies put components through."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esdllm.views import CacheShape, CacheWrite, ImportanceView, KeyValue, ModelSpec, SampleView, UnmaskingView
+
+__all__ = [
+    "SPEC",
+    "cache_shape",
+    "cache_write",
+    "generator",
+    "importance_view",
+    "key_value",
+    "padding_bias",
+    "sample_view",
+    "unmasking_view",
+]
+
+SPEC = ModelSpec(
+    family="made-up",
+    n_layers=4,
+    hidden=32,
+    n_heads=4,
+    n_kv_heads=2,
+    head_dim=8,
+    vocab=64,
+    context=256,
+    mask_id=63,
+    eos_id=62,
+    intermediate=48,
+)
+"""A small model's geometry, with grouped queries."""
+
+
+def generator(seed: int) -> torch.Generator:
+    """Return a source of numbers on the host."""
+    return torch.Generator().manual_seed(seed)
+
+
+def importance_view(
+    seed: int = 0, rows: int = 3, window: int = 9, features: int = 8, dtype: torch.dtype = torch.float32
+) -> ImportanceView:
+    """Return what a scorer may read: positions in no order, some undecided with and without confidence, some committed."""
+    draw = generator(seed)
+    positions = torch.stack([torch.randperm(2 * window, generator=draw)[:window] for _ in range(rows)])
+    undecided = torch.rand(rows, window, generator=draw) < 0.6
+    known = undecided & (torch.rand(rows, window, generator=draw) < 0.8)
+    x = torch.randn(rows, window, features, generator=draw)
+    drift = torch.randn(rows, window, features, generator=draw) * torch.rand(rows, window, 1, generator=draw)
+    return ImportanceView(
+        layer=1,
+        x=x.to(dtype),
+        last=(x + drift).to(dtype),
+        confidence=torch.rand(rows, window, generator=draw) * known,
+        undecided=undecided,
+        committed=~undecided & (torch.rand(rows, window, generator=draw) < 0.4),
+        positions=positions,
+        seeds=torch.randint(0, 2**40, (rows,), generator=draw),
+        step=torch.tensor(5),
+    )
+
+
+def sample_view(seed: int = 0, rows: int = 3, window: int = 7, vocab: int = 11, sharp: float = 3.0) -> SampleView:
+    """Return what a sampler may read; `sharp` is the logits' standard deviation."""
+    draw = generator(seed)
+    return SampleView(
+        logits=sharp * torch.randn(rows, window, vocab, generator=draw),
+        seeds=torch.randint(0, 2**40, (rows,), generator=draw),
+        step=torch.tensor(3),
+        positions=torch.arange(4, 4 + window).expand(rows, -1),
+    )
+
+
+def unmasking_view(
+    seed: int = 0,
+    rows: int = 3,
+    window: int = 9,
+    vocab: int = 7,
+    sharp: float = 4.0,
+    quota: int = 2,
+    padding: int = 0,
+    memory: int = 0,
+    revokes: bool = False,
+) -> UnmaskingView:
+    """Return what an unmasking policy may read, on a canvas with three columns before and after, and `padding` at its head.
+
+    With `memory` it remembers so many numbers of each position, all 0; with `revokes` some positions may be put back.
+    """
+    draw = generator(seed)
+    logits = sharp * torch.randn(rows, window, vocab, generator=draw)
+    confidence, tokens = logits.softmax(-1).max(-1)
+    eligible = torch.rand(rows, window, generator=draw) < 0.7
+    positions = torch.arange(3, 3 + window).expand(rows, -1)
+    columns = positions + padding
+    undecided = torch.zeros(rows, padding + window + 6, dtype=torch.bool).scatter(1, columns, eligible)
+    undecided[:, -3:] = True  # a later block
+    previous = torch.where(torch.rand(rows, window, generator=draw) < 0.5, tokens, -1)
+    mask = vocab - 1
+    held = torch.randint(0, mask, (rows, window), generator=draw).masked_fill(eligible, mask)
+    revocable = ~eligible & (torch.rand(rows, window, generator=draw) < 0.7)
+    return UnmaskingView(
+        logits=logits,
+        tokens=tokens,
+        confidence=confidence,
+        eligible=eligible,
+        positions=positions,
+        previous_tokens=previous,
+        previous_confidence=torch.rand(rows, window, generator=draw) * (previous >= 0),
+        quota=torch.full((rows,), quota),
+        step=torch.tensor(3),
+        seeds=torch.randint(0, 2**40, (rows,), generator=draw),
+        columns=columns,
+        undecided=undecided,
+        memory=torch.zeros(rows, window, memory) if memory else None,
+        held=held if revokes else None,
+        revocable=revocable if revokes else None,
+    )
+
+
+def padding_bias(rows: int, keys: int, padding: Sequence[int]) -> Tensor:
+    """Return (R, K), -inf at the first `padding` keys of each row and 0 at the others."""
+    out = torch.arange(keys) < torch.tensor(list(padding)).unsqueeze(1)
+    return torch.zeros(rows, keys).masked_fill(out, -math.inf)
+
+
+def key_value(
+    seed: int = 0,
+    rows: int = 3,
+    window: int = 5,
+    keys: int = 21,
+    groups: int = 2,
+    each: int = 2,
+    dim: int = 16,
+    padding: Sequence[int] | None = None,
+    holes: bool = False,
+) -> tuple[Tensor, KeyValue]:
+    """Return queries (R, N, H, D) and what they read: `each` query heads a key head, the first `padding` keys of each row
+    left out, or with `holes` any but the last.
+    """
+    draw = generator(seed)
+    queries = torch.randn(rows, window, groups * each, dim, generator=draw)
+    made = torch.randn(2, rows, keys, groups, dim, generator=draw)
+    if padding is not None:
+        return queries, KeyValue(made[0], made[1], padding_bias(rows, keys, padding), tuple(padding))
+    if not holes:
+        return queries, KeyValue(made[0], made[1])
+    out = torch.rand(rows, keys, generator=draw) < 0.4
+    out[:, -1] = False
+    return queries, KeyValue(made[0], made[1], torch.zeros(rows, keys).masked_fill(out, -math.inf))
+
+
+def cache_shape(**over: Any) -> CacheShape:
+    """Return a small shape of a cache: 2 rows of 12 columns, `SPEC`'s layers, hidden states remembered at one of them."""
+    shape: dict[str, Any] = {
+        "rows": 2,
+        "length": 12,
+        "n_layers": SPEC.n_layers,
+        "n_kv_heads": SPEC.n_kv_heads,
+        "head_dim": SPEC.head_dim,
+        "features": SPEC.hidden,
+        "remembered": (1,),
+        "dtype": torch.float32,
+        "device": torch.device("cpu"),
+    }
+    return CacheShape(**{**shape, **over})
+
+
+def cache_write(
+    shape: CacheShape, layer: int, positions: Tensor, seed: int, phase: Any, padding: Sequence[int] | None = None
+) -> CacheWrite:
+    """Return a layer's keys and values of positions (R, N) on the host; equal where a position is named twice.
+
+    The block is the last four columns.
+    """
+    draw = generator(seed)
+    sizes = (SPEC.n_heads, shape.n_kv_heads, shape.n_kv_heads)
+    everywhere = [torch.randn(shape.rows, shape.length, heads, shape.head_dim, generator=draw) for heads in sizes]
+    rows = torch.arange(shape.rows).unsqueeze(1)
+    queries, keys, values = (x[rows, positions].to(shape.device, shape.dtype) for x in everywhere)
+    bias = None if padding is None else padding_bias(shape.rows, shape.length, padding).to(shape.device, shape.dtype)
+    block = torch.arange(shape.length - 4, shape.length, device=shape.device).expand(shape.rows, -1)
+    told = None if padding is None else tuple(padding)
+    return CacheWrite(layer, positions.to(shape.device), queries, keys, values, bias, block, phase, told)

@@ -1,0 +1,199 @@
+"""Exact laws of a generation, over random models, settings, prompts and paddings.
+
+    pytest tests/properties --hypothesis-show-statistics
+
+prints how many examples each law was run on, and how often each kind of case came up.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch
+from drawing import (
+    ADAPTIVE,
+    EOS,
+    FIXED,
+    IMPORTANCE,
+    KEEPS_ALL,
+    MASK,
+    REFRESHES,
+    SKIPS,
+    VOCAB,
+    Settings,
+    Shape,
+    Watch,
+    engine_of,
+    lengths,
+    model_of,
+    policies,
+    rows,
+    rows_apart,
+    shapes,
+)
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from esdllm import Model
+from esdllm_models.linear import Dense
+from esdllm_models.transformer import Transformer
+
+QUIET = 24
+"""from this id on, tokens look to `deaf` models like a mask"""
+
+
+# ----------------------------------------------------------------------------------------------- equal by definition
+
+
+@given(
+    shape=shapes(), prompts=rows, common=lengths(), keeps=KEEPS_ALL, importance=IMPORTANCE, unmasking=FIXED | ADAPTIVE
+)
+@settings(max_examples=60)
+def test_keep_ratio_1_is_the_dual_cache(
+    shape: Shape, prompts: list[list[int]], common: Settings, keeps: Settings, importance: Settings, unmasking: Settings
+) -> None:
+    common = {**common, "unmasking": unmasking}
+    kept = engine_of(shape, {**common, "skip": keeps, "importance": importance, "refresh": "dual-cache"})
+    plain = engine_of(shape, common, "dual-cache")
+    event(f"schedule: {keeps['name']}")
+    assert torch.equal(kept.generate(prompts).tokens, plain.generate(prompts).tokens)
+
+
+@given(shape=shapes(), prompts=rows, chosen=policies(), keeps=KEEPS_ALL)
+@settings(max_examples=60)
+def test_keep_ratio_1_is_no_skipping_under_any_refresh_policy(
+    shape: Shape, prompts: list[list[int]], chosen: Settings, keeps: Settings
+) -> None:
+    event(f"refresh: {chosen['refresh']['name']}")
+    kept = engine_of(shape, {**chosen, "skip": keeps}).generate(prompts)
+    none = engine_of(shape, {**chosen, "skip": "none"}).generate(prompts)
+    assert torch.equal(kept.tokens, none.tokens)
+    assert kept.layer_work == none.layer_work
+
+
+@given(shape=shapes(), prompts=rows, chosen=policies())
+@settings(max_examples=60)
+def test_refreshing_everything_at_every_step_is_vanilla(
+    shape: Shape, prompts: list[list[int]], chosen: Settings
+) -> None:
+    alike = {name: value for name, value in chosen.items() if name not in ("skip", "refresh", "importance")}
+    refreshed = engine_of(shape, {**chosen, "refresh": "every-step"}).generate(prompts)
+    vanilla = engine_of(shape, alike, "vanilla").generate(prompts)
+    assert torch.equal(refreshed.tokens, vanilla.tokens)
+    assert refreshed.layer_share == vanilla.layer_share == 1
+
+
+def deaf(model: Model) -> Model:
+    """Return the model with all tokens from QUIET on embedded as the mask is, and no other ever the most probable."""
+    adapter: Any = model.adapter
+    assert isinstance(adapter, Transformer)
+    embedding, head = adapter.embedding.clone(), adapter.head.weight.clone()  # type: ignore[attr-defined]
+    embedding[QUIET:] = embedding[MASK]
+    head[:QUIET] = 0.0
+    return Model(attrs.evolve(adapter, embedding=embedding, head=Dense(head)))
+
+
+@given(
+    shape=shapes(),
+    prompts=st.lists(st.lists(st.integers(0, QUIET - 1), min_size=2, max_size=6), min_size=1, max_size=3),
+    common=lengths(sampler={"name": "gumbel"}, delay_eos=False),
+    skip=st.sampled_from(["by-depth", "decay", "adaptive"]).flatmap(lambda name: SKIPS[name]),
+    refresh=REFRESHES,
+    importance=IMPORTANCE,
+    unmasking=FIXED | ADAPTIVE,
+)
+@settings(max_examples=80)
+def test_skipping_positions_whose_input_did_not_change_changes_nothing(
+    shape: Shape,
+    prompts: list[list[int]],
+    common: Settings,
+    skip: Settings,
+    refresh: Settings,
+    importance: Settings,
+    unmasking: Settings,
+) -> None:
+    """What is written looks to these models like the mask that stood there, so no layer's state ever changes."""
+    chosen = {**common, "unmasking": unmasking}
+    unhearing, watch = deaf(model_of(shape)), Watch()
+    engine = engine_of(unhearing, {**chosen, "skip": skip, "refresh": refresh, "importance": importance})
+    skipped = engine.generate(prompts, observers=[watch])
+    vanilla = engine_of(unhearing, chosen, "vanilla").generate(prompts)
+    event(f"skips at some step: {any(record.plan.skips for record in watch.records)}")
+    answer = watch.tokens[0] == MASK
+    assert (vanilla.tokens[answer] >= QUIET).all()  # so the law's premise holds
+    assert torch.equal(skipped.tokens, vanilla.tokens)
+
+
+# ------------------------------------------------------------------------------------------- what a row depends on
+
+
+@given(shape=shapes(), prompts=rows, chosen=rows_apart())
+@settings(max_examples=80)
+def test_a_row_of_a_batch_is_the_row_alone(shape: Shape, prompts: list[list[int]], chosen: Settings) -> None:
+    engine = engine_of(shape, chosen)
+    event(f"rows: {len(prompts)}")
+    batch = engine.generate(prompts)
+    assert [engine.generate([row]).answers[0] for row in prompts] == batch.answers
+
+
+@given(shape=shapes(), prompts=rows, chosen=policies(), data=st.data())
+@settings(max_examples=60)
+def test_permuted_rows_permute(shape: Shape, prompts: list[list[int]], chosen: Settings, data: st.DataObject) -> None:
+    order = data.draw(st.permutations(range(len(prompts))))
+    engine = engine_of(shape, chosen)
+    event(f"moved: {order != sorted(order)}")
+    assert torch.equal(engine.generate([prompts[i] for i in order]).tokens, engine.generate(prompts).tokens[order])
+
+
+@given(
+    shape=shapes(),
+    row=st.lists(st.integers(0, EOS - 1), min_size=2, max_size=6),
+    chosen=policies(),
+    pad=st.integers(1, 9),
+)
+@settings(max_examples=60)
+def test_padding_changes_nothing(shape: Shape, row: list[int], chosen: Settings, pad: int) -> None:
+    engine = engine_of(shape, chosen)
+    padded = torch.tensor([[EOS] * pad + row])
+    mask = torch.tensor([[0] * pad + [1] * len(row)])
+    there, alone = engine.generate(padded, attention_mask=mask), engine.generate([row])
+    assert there.tokens[:, pad:].tolist() == alone.tokens.tolist()
+    assert there.forwards == alone.forwards
+
+
+@given(shape=shapes(), prompts=rows, chosen=policies(), data=st.data())
+@settings(max_examples=60)
+def test_what_stands_in_the_padding_changes_nothing(
+    shape: Shape, prompts: list[list[int]], chosen: Settings, data: st.DataObject
+) -> None:
+    length = max(map(len, prompts)) + 1
+    fill = data.draw(st.lists(st.integers(0, VOCAB - 1), min_size=length, max_size=length))
+    tokens = torch.tensor([fill[: length - len(row)] + row for row in prompts])
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in prompts])
+    engine = engine_of(shape, chosen)
+    filled = engine.generate(tokens, attention_mask=mask).tokens[:, length:]
+    assert torch.equal(
+        filled, engine.generate(tokens.masked_fill(mask == 0, EOS), attention_mask=mask).tokens[:, length:]
+    )
+
+
+# ----------------------------------------------------------------------------------------------------- what stays
+
+
+@given(shape=shapes(), prompts=rows, chosen=policies())
+@settings(max_examples=80)
+def test_committed_tokens_stay_and_every_mask_is_decided(
+    shape: Shape, prompts: list[list[int]], chosen: Settings
+) -> None:
+    watch = Watch()
+    found = engine_of(shape, chosen).generate(prompts, observers=[watch])
+    decided = watch.tokens[0] != MASK
+    for before, after, committed in zip(watch.tokens, watch.tokens[1:], watch.committed, strict=False):
+        assert torch.equal(before[~committed], after[~committed])
+        assert not (committed & decided).any()
+        decided = decided | committed
+    assert decided.all()
+    event(f"several committed at a step: {any(int(step.sum(1).max()) > 1 for step in watch.committed)}")
+    assert found.committed == chosen["gen_length"] * len(prompts)
+    assert 1 <= found.forwards <= chosen["gen_length"] + chosen["block_length"]

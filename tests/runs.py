@@ -1,0 +1,59 @@
+"""Short generations with random models, and an observer that keeps them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from esdllm import Catalogue, Engine, Model, StepRecord
+
+MODELS = ("llada-0", "dream-0")
+MODES = ("vanilla", "prefix-cache", "dual-cache", "es-dllm")
+SHORT: dict[str, Any] = {"gen_length": 24, "block_length": 8, "early_stop": False}
+REFRESH = {"refresh": {"prompt_refresh": 8, "block_refresh": 4}}
+
+
+class Build:
+    """Makes engines whose runs are short."""
+
+    def __init__(self, models: dict[str, Model], catalogue: Catalogue) -> None:
+        self.models, self.catalogue = models, catalogue
+
+    def __call__(self, model: str | Model, preset: str, **over: Any) -> Engine:
+        """Return an engine for a model (one of `MODELS`, or as given) with settings over a preset."""
+        base = {**SHORT, **(REFRESH if preset.startswith("es-dllm") else {}), **over}
+        found = self.models[model] if isinstance(model, str) else model
+        return Engine.build(found, self.catalogue.configure(preset, settings=base), self.catalogue)
+
+
+def prompts(rows: int = 1, length: int = 12, seed: int = 0) -> torch.Tensor:
+    """Return random prompts, (rows, length) int64."""
+    return torch.randint(0, 250, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+class Watch:
+    """Keeps every record, and the tokens and commits that it showed."""
+
+    def __init__(self) -> None:
+        self.tokens: list[torch.Tensor] = []
+        self.records: list[StepRecord] = []
+        self.committed: list[torch.Tensor] = []
+        self.revoked: list[torch.Tensor] = []
+        self.ended = False
+
+    def start(self, tokens: torch.Tensor, spec: Any) -> None:
+        """Keep the canvas."""
+        self.tokens.append(tokens.clone())
+
+    def step(self, record: StepRecord) -> None:
+        """Keep the record."""
+        self.records.append(record)
+        self.tokens.append(record.tokens.clone())
+        self.committed.append(record.committed.clone())
+        if record.revoked is not None:
+            self.revoked.append(record.revoked.clone())
+
+    def end(self) -> None:
+        """Note that the run is over."""
+        self.ended = True

@@ -1,0 +1,419 @@
+"""The laws of a file of prompts: each has its answer, a killed run goes on, a bad line is told and the rest is done."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from esdllm import Catalogue, Engine, configure, load_model
+from esdllm.batching import BatchRun, Progress, Setup, alike
+from esdllm.batching.rows import read_lines
+from esdllm.batching.workers import places
+from esdllm.cli import main
+from esdllm.errors import InputError, UnavailableError
+
+ASKED = ["Who are you?", "What is 12 + 7?", "Sort these numbers from small to large: 31, 4, 15."]
+SHORT = ["--model", "tiny-llada", "--gen-length", "16", "--block-length", "8"]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Answer prompts.jsonl into a file; give the exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(output: str = "answers.jsonl", *words: str, source: str = "prompts.jsonl") -> tuple[int, str, str]:
+        code = main(["generate", "--input", source, "--output", output, *SHORT, *words])
+        streams = capsys.readouterr()
+        return code, streams.out, streams.err
+
+    return command
+
+
+def write_prompts(count: int = 7, path: str = "prompts.jsonl") -> None:
+    lines = [json.dumps({"id": f"q{i}", "prompt": ASKED[i % 3]}) for i in range(count)]
+    Path(path).write_text("\n".join(lines) + "\n")
+
+
+def read(path: str = "answers.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def test_every_prompt_has_the_engine_s_answer_in_the_order_of_the_input(run: Run) -> None:
+    write_prompts(5)
+    assert run("answers.jsonl", "--batch", "1")[0] == 0
+    config = configure("es-dllm", settings={"gen_length": 16, "block_length": 8})
+    engine = Engine.build(load_model("tiny-llada", "cpu"), config)
+    for i, row in enumerate(read()):
+        expected = engine.generate(ASKED[i % 3], chat=True)
+        assert expected.text is not None
+        assert row == {
+            "line": i + 1,
+            "id": f"q{i}",
+            "prompt": ASKED[i % 3],
+            "text": expected.text[0],
+            "tokens": len(expected.answers[0]),
+            "forwards": expected.forwards,
+        }
+
+
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_batches_are_of_like_length_and_hold_every_prompt_once(batch: int) -> None:
+    lengths = [5, 9, 1, 9, 3, 7, 5]
+    groups = alike(lengths, batch)
+    assert sorted(i for rows in groups for i in rows) == list(range(len(lengths)))
+    assert all(len(rows) <= batch for rows in groups)
+    shortest = [min(lengths[i] for i in rows) for rows in groups]
+    longest = [max(lengths[i] for i in rows) for rows in groups]
+    assert all(a >= b for a, b in zip(shortest, longest[1:], strict=False))
+
+
+# going on
+
+
+class KilledError(Exception):
+    """Ends a run between two batches."""
+
+
+def dying(after: int) -> Callable[[Progress], None]:
+    told: list[Progress] = []
+
+    def watch(progress: Progress) -> None:
+        told.append(progress)
+        if len(told) > after:
+            raise KilledError
+
+    return watch
+
+
+def test_a_killed_run_goes_on_and_makes_the_file_of_an_undisturbed_one(run: Run, tmp_path: Path) -> None:
+    write_prompts(12)
+    words = [*SHORT, "--batch", "2"]
+    code = f"from esdllm.cli import main; main({['generate', '-i', 'prompts.jsonl', '-o', 'killed.jsonl', *words]!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    folder, deadline = tmp_path / "killed.jsonl.run", time.monotonic() + 120
+    while len(list(folder.glob("batch-*.jsonl"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = {file.name: file.stat().st_mtime_ns for file in folder.glob("batch-*.jsonl")}
+    assert 2 <= len(done) < 6
+    assert not (tmp_path / "killed.jsonl").exists()
+
+    told = json.loads(run("killed.jsonl", "--batch", "2", "--json")[1])
+    assert (told["prompts"], told["before"], told["batches"]) == (12, 2 * len(done), 6 - len(done))
+    assert run("whole.jsonl", "--batch", "2")[0] == 0
+    assert Path("killed.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+
+
+def test_what_is_done_is_not_done_again(run: Run, catalogue: Catalogue) -> None:
+    write_prompts(6)
+    config = configure("es-dllm", settings={"gen_length": 16, "block_length": 8})
+    setup = Setup("tiny-llada", config.to_dict(), "cpu")
+    job = BatchRun(Path("prompts.jsonl"), Path("answers.jsonl"), setup, batch=2)
+    with pytest.raises(KilledError):
+        job(catalogue, watch=dying(2))
+    first = Path("answers.jsonl.run/batch-00000.jsonl")
+    changed = [{**row, "text": "kept"} for row in read(str(first))]
+    first.write_text("".join(json.dumps(row) + "\n" for row in changed))
+    told: list[Progress] = []
+    report = job(catalogue, watch=told.append)
+    assert (report.prompts, report.before, report.batches) == (6, 4, 1)
+    assert [progress.prompts for progress in told] == [4, 6]
+    assert told[-1].share == 1.0
+    assert sum(row["text"] == "kept" for row in read()) == 2
+
+
+def test_a_finished_run_is_not_made_again(run: Run) -> None:
+    write_prompts(3)
+    run()
+    before = Path("answers.jsonl").stat().st_mtime_ns
+    assert os.listdir("answers.jsonl.run") == ["run.json"]
+    code, _, err = run()
+    assert code == 0
+    assert err.splitlines()[-1] == "all 3 prompts answered before: answers.jsonl"
+    assert Path("answers.jsonl").stat().st_mtime_ns == before
+
+
+def test_other_settings_are_refused_with_what_differs_and_restart_begins_anew(run: Run) -> None:
+    write_prompts(3)
+    run()
+    code, _, err = run("answers.jsonl", "--batch", "2", "--set", "importance.alpha=0.7")
+    assert code == 2
+    assert "answers.jsonl.run is of a run with other settings: batch was 8, is 2; config.importance" in err
+    assert "alpha" in err
+    assert "give --restart to begin again" in err
+    write_prompts(2)
+    assert "other settings: input has changed. Give" in run()[2]
+    assert run("answers.jsonl", "--restart")[0] == 0
+    assert len(read()) == 2
+
+
+def test_a_file_that_no_run_made_is_not_overwritten(run: Run) -> None:
+    write_prompts(1)
+    Path("answers.jsonl").write_text("mine")
+    code, _, err = run()
+    assert code == 2
+    assert "answers.jsonl is there already; name another --output, or give --restart to replace it" in err
+    assert Path("answers.jsonl").read_text() == "mine"
+
+
+def test_a_damaged_run_says_so(run: Run) -> None:
+    write_prompts(1)
+    run()
+    Path("answers.jsonl.run/run.json").write_text("{")
+    assert "run.json is damaged" in run()[2]
+    Path("answers.jsonl.run/run.json").write_text("[]")
+    assert "run.json is of no run" in run()[2]
+
+
+def test_an_interrupt_says_how_far_it_came(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from esdllm.cli import batch
+
+    class Interrupted(batch._Bar):
+        def show(self, step: Progress) -> None:
+            super().show(step)
+            if step.prompts == 2:
+                raise KeyboardInterrupt
+
+    write_prompts(6)
+    monkeypatch.setattr(batch, "_Bar", Interrupted)
+    code, _, err = run("answers.jsonl", "--batch", "2")
+    assert code == 130
+    assert err.splitlines()[-1] == "stopped: 2 of 6 prompts answered; the same command goes on from there"
+    monkeypatch.undo()
+
+
+# several processes
+
+
+@pytest.mark.full
+def test_several_processes_make_the_file_of_one(run: Run) -> None:
+    write_prompts(6)
+    assert run("one.jsonl", "--batch", "2")[0] == 0
+    code, _, err = run("two.jsonl", "--batch", "2", "--jobs", "2", "--device", "cpu")
+    assert code == 0, err
+    assert Path("one.jsonl").read_bytes() == Path("two.jsonl").read_bytes()
+
+
+@pytest.mark.full
+def test_an_error_in_a_process_is_the_command_s(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_prompts(2)
+    words = ("--set", "attention.name=xformers", "--jobs", "2", "--device", "cpu")
+    code, _, err = run("answers.jsonl", *words)
+    assert code == 2
+    assert "xformers" in err
+    assert not Path("answers.jsonl").exists()
+    assert run("answers.jsonl")[0] == 0  # nothing was done yet, so nothing is held to those settings
+
+
+def test_an_output_that_cannot_be_written_says_so(run: Run) -> None:
+    write_prompts(1)
+    Path("file").write_text("")
+    assert "cannot write file/answers.jsonl.run: Not a directory; name another --output" in run("file/answers.jsonl")[2]
+
+
+def test_processes_share_the_threads_and_take_a_device_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    setup = Setup("tiny-llada", {}, "cpu")
+    threads = torch.get_num_threads()
+    assert [place.threads for place in places(setup, 2)] == [max(1, threads // 2)] * 2
+    with pytest.raises(UnavailableError, match="several processes take a device each; give --device cuda"):
+        places(Setup("tiny-llada", {}, "cuda:1"), 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [place.device for place in places(Setup("tiny-llada", {}, "cuda"), 2)] == ["cuda:0", "cuda:1"]
+    with pytest.raises(UnavailableError, match="this machine has 2 GPUs; give --jobs 2"):
+        places(Setup("tiny-llada", {}, "cuda"), 3)
+
+
+# bad lines
+
+
+def test_a_bad_line_is_told_with_its_number_and_the_rest_is_done(run: Run) -> None:
+    lines = [
+        '{"prompt": "Who are you?"}',
+        "not json",
+        "",
+        '{"prompt": ""}',
+        '{"text": "Who are you?"}',
+        '["Who are you?"]',
+        json.dumps({"prompt": "word " * 2000}),
+        json.dumps({"prompt": "a", "messages": [{"role": "user", "content": "b"}]}),
+        json.dumps({"messages": [{"role": "user", "content": "Who are you?"}]}),
+        '{"prompt": "\\ud800"}',
+    ]
+    Path("prompts.jsonl").write_bytes("\n".join(lines).encode() + b'\n{"prompt": "\xff"}\n')
+    code, out, err = run("answers.jsonl", "--json")
+    assert code == 1
+    assert [row["line"] for row in read()] == [1, 9]
+    assert read()[0]["text"] == read()[1]["text"]
+    for said in (
+        "prompts.jsonl, line 2: it is not JSON: Expecting value",
+        "prompts.jsonl, line 4: the prompt is empty; give it at least one token",
+        'prompts.jsonl, line 5: it holds no prompt: write {"prompt": "Who are you?"}, or messages',
+        "prompts.jsonl, line 6: it is no object",
+        "exceed the model's context of 1024; shorten the prompt or gen_length",
+        "prompts.jsonl, line 8: it has both a prompt and messages; give one",
+        "prompts.jsonl, line 10: the prompt is not valid UTF-8 at character 0",
+        "prompts.jsonl, line 11: it is not valid UTF-8 at byte 12",
+        "2 prompts answered: 2 now in 1 batch",
+        ", 8 bad lines: answers.jsonl",
+    ):
+        assert said in err
+    assert [line["number"] for line in json.loads(out)["bad"]] == [2, 4, 5, 6, 7, 8, 10, 11]
+    assert run()[0] == 1  # the exit code of a finished run is the same
+
+
+def test_only_the_first_bad_lines_are_printed(run: Run) -> None:
+    Path("prompts.jsonl").write_text("no\n" * 12)
+    code, _, err = run()
+    assert code == 1
+    assert "and 2 more bad lines" in err
+    assert read() == []
+
+
+# kinds of file
+
+
+def test_csv_goes_in_and_out(run: Run) -> None:
+    with open("prompts.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([["id", "prompt"], ["a", ASKED[0]], ["b", "two\nlines, and a comma"], ["c", ASKED[1]]])
+    assert run("answers.csv", source="prompts.csv")[0] == 0
+    with open("answers.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["line"], row["id"], row["prompt"]) for row in rows] == [
+        ("2", "a", ASKED[0]),
+        ("3", "b", "two\nlines, and a comma"),
+        ("5", "c", ASKED[1]),
+    ]
+    assert run("answers.jsonl", source="prompts.csv")[0] == 0
+    assert [row["text"] for row in read()] == [row["text"] for row in rows]
+
+
+def test_a_csv_line_with_too_many_or_too_few_fields_is_bad(tmp_path: Path) -> None:
+    (tmp_path / "prompts.csv").write_text("id,prompt\na,Hello\nb\nc,Hello,again\n")
+    good, bad = read_lines(tmp_path / "prompts.csv")
+    assert [line.number for line in good] == [2]
+    assert [(line.number, line.reason.split(":")[0]) for line in bad] == [
+        (3, "it holds no prompt"),
+        (4, "it has more fields than the head"),
+    ]
+
+
+def test_parquet_goes_in_and_out(run: Run) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    arrow = pytest.importorskip("pyarrow")
+    table = arrow.table({"id": [7, 8, 9], "prompt": [ASKED[0], None, ASKED[1]]})
+    parquet.write_table(table, "prompts.parquet")
+    code, _, err = run("answers.parquet", source="prompts.parquet")
+    assert code == 1
+    assert "prompts.parquet, line 2: it holds no prompt" in err
+    rows = parquet.read_table("answers.parquet").to_pylist()
+    assert [(row["line"], row["id"], row["prompt"]) for row in rows] == [(1, 7, ASKED[0]), (3, 9, ASKED[1])]
+    assert all(row["text"] and row["tokens"] > 0 for row in rows)
+
+
+def test_parquet_without_pyarrow_names_the_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_prompts(1)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, _, err = run("answers.parquet")
+    assert code == 2
+    assert "Parquet files need pyarrow: pip install esdllm[parquet]" in err
+
+
+def test_ids_of_several_types_become_text_in_parquet(run: Run) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    Path("prompts.jsonl").write_text(
+        '{"id": 1, "prompt": "Hi"}\n{"id": "a", "prompt": "Hi"}\n{"id": [2], "prompt": "Hi"}\n{"prompt": "Hi"}\n'
+    )
+    assert run("answers.parquet")[0] == 0
+    assert parquet.read_table("answers.parquet")["id"].to_pylist() == ["1", '"a"', "[2]", None]
+
+
+# wrong words
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--input", "prompts.jsonl"], "--input alone; give both --input FILE and --output FILE"),
+        (["--output", "a.jsonl"], "--output alone; give both"),
+        (["Hello", "--input", "prompts.jsonl", "--output", "a.jsonl"], "--input and a prompt: give one"),
+        (["-i", "prompts.jsonl", "-o", "a.jsonl", "--watch"], "--input and --watch: give one"),
+        (
+            ["-i", "prompts.txt", "-o", "a.jsonl"],
+            "prompts.txt: files named *.txt are not known; name a .csv, .jsonl, .parquet",
+        ),
+        (["-i", "prompts.jsonl", "-o", "a.txt"], "a.txt: files named *.txt are not known"),
+        (["-i", "missing.jsonl", "-o", "a.jsonl"], "cannot read the prompts missing.jsonl: No such file"),
+        (["-i", "prompts.jsonl", "-o", "prompts.jsonl"], "prompts.jsonl is the input too; name another --output"),
+        (["-i", "headless.csv", "-o", "a.csv"], "headless.csv has no column 'prompt'; it has 'question'"),
+        (["-i", "prompts.jsonl", "-o", "a.jsonl", "--device", "meta"], "the device 'meta' computes no values"),
+        ([], "there is no PROMPT; give one in quotes"),
+    ],
+)
+def test_wrong_words_are_one_line(run: Run, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_prompts(1)
+    Path("headless.csv").write_text("question\nWho?\n")
+    assert main(["generate", *words, "--model", "tiny-llada"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("a.jsonl.run").exists()
+
+
+def test_a_file_that_is_no_parquet_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "prompts.parquet").write_text("text")
+    with pytest.raises(InputError, match="is no Parquet file"):
+        read_lines(tmp_path / "prompts.parquet")
+
+
+# progress
+
+
+def shown(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is shown of a run of which a quarter was done before, and half is done now."""
+    from esdllm.cli import batch
+
+    monkeypatch.setattr(batch, "_PAUSE", 0.0)
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+    with batch._Bar(console) as bar:
+        bar.show(Progress(1, 4, 0.25))
+        time.sleep(0.05)
+        bar.show(Progress(2, 4, 0.5))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_with_an_estimate_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(False, monkeypatch).splitlines() == [
+        "1 of 4 prompts answered",
+        "2 of 4 prompts answered, about 0 s left",
+    ]
+    assert "2 of 4 prompts" in shown(True, monkeypatch)
+    assert "50%" in shown(True, monkeypatch)
+
+
+def test_the_estimate_goes_by_what_this_process_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    from esdllm.cli import batch
+
+    bar = batch._Bar(Console(file=io.StringIO()))
+    monkeypatch.setattr(batch.time, "perf_counter", lambda: 400.0)
+    bar._started = (100.0, 0.25)  # 300 seconds for a quarter of the work, half of which is left
+    assert bar._left(Progress(1, 4, 0.25)) == ""
+    assert bar._left(Progress(2, 4, 0.5)) == ", about 10 min left"

@@ -1,0 +1,283 @@
+"""The chat's laws: answers are the pipeline's, what is decided is kept, a wrong line changes nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from esdllm import Catalogue, Frame, Model, Pipeline, StepPlan, Stream, configure, load_model
+from esdllm.cli import main
+from esdllm.cli.shared import Choice
+from esdllm.cli.talk import Chat
+from esdllm.cli.watch import CanvasPanel
+
+SHORT = ["--gen-length", "16", "--block-length", "8"]
+WHO, SUM = "Who are you?", "What is 12 + 7?"
+
+
+@pytest.fixture(scope="module")
+def tiny(catalogue: Catalogue) -> Model:
+    return load_model("tiny-llada", "cpu", catalogue=catalogue)
+
+
+def told(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def talk(tiny: Model, catalogue: Catalogue, kind: type[Chat] = Chat, watch: bool = False) -> Chat:
+    choice = Choice(None, None, None, {"gen_length": 16, "block_length": 8})
+    console = Console(file=io.StringIO(), width=100, force_terminal=watch)
+    return kind("tiny-llada", Pipeline.of(tiny, choice.config(catalogue), catalogue), choice, console, watch)
+
+
+@pytest.fixture
+def chat(tiny: Model, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Chat:
+    monkeypatch.chdir(tmp_path)
+    return talk(tiny, catalogue)
+
+
+def test_lines_of_a_pipe_are_answered_on_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Model
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{WHO}\n\n{SUM}\n"))
+    assert main(["chat", "--model", "tiny-llada", *SHORT]) == 0
+    pipe = Pipeline.of(tiny, configure("es-dllm", settings={"gen_length": 16, "block_length": 8}))
+    first = pipe(WHO)
+    turns = [{"role": "user", "content": WHO}, first.message, {"role": "user", "content": SUM}]
+    second = pipe.chat(turns)  # type: ignore[arg-type]
+    assert capsys.readouterr().out == f"{first.text}\n{second.text}\n"
+
+
+def test_a_conversation_holds_every_turn(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    assert chat.run(iter([WHO, SUM]), stops=True)
+    assert [turn["role"] for turn in chat.messages] == ["user", "assistant"] * 2
+    said = capsys.readouterr().out.splitlines()
+    assert said == [turn["content"] for turn in chat.messages[1::2]]
+
+
+def test_a_system_message_stays_when_the_conversation_is_forgotten(chat: Chat) -> None:
+    chat.messages.append({"role": "system", "content": "Be short."})
+    chat.run(iter([WHO, "/reset"]), stops=True)
+    assert chat.messages == [{"role": "system", "content": "Be short."}]
+
+
+class Interrupted(Chat):
+    """One whose answers are stopped after some steps."""
+
+    after = 6
+
+    def _follow(self, stream: Stream) -> None:
+        for number, _ in enumerate(stream, 1):
+            if number == self.after:
+                raise KeyboardInterrupt
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_what_is_decided(
+    tiny: Model, catalogue: Catalogue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat = talk(tiny, catalogue, Interrupted)
+    whole = chat.pipe(WHO)
+    assert chat.run(iter([WHO]), stops=True)
+    kept = capsys.readouterr().out.rstrip("\n")
+    assert chat.messages[-1] == {"role": "assistant", "content": kept}
+    pieces = [piece for piece in kept.split("…") if piece]
+    assert pieces
+    assert all(piece in whole.text for piece in pieces)
+    assert "stopped" in told(chat.console)
+    assert chat.pipe(WHO) is not None  # the pipeline is free
+
+
+def test_ctrl_c_ends_a_pipe(tiny: Model, catalogue: Catalogue) -> None:
+    chat = talk(tiny, catalogue, Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        chat.run(iter([WHO]), stops=False)
+    assert chat.messages == []
+
+
+def test_a_message_that_cannot_be_answered_is_forgotten(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not chat.run(iter(["word " * 2000, WHO]), stops=True)
+    assert "exceed the model's context of 1024" in told(chat.console)
+    assert [turn["content"] for turn in chat.messages] == [WHO, capsys.readouterr().out.rstrip("\n")]
+
+
+# commands
+
+
+def test_a_preset_and_settings_go_over_those_of_the_command_line(chat: Chat) -> None:
+    assert chat.run(iter(["/preset dual-cache", "/set gen_length=24", "/set unmasking=threshold"]), stops=True)
+    expected = configure("dual-cache", settings={"gen_length": 24, "block_length": 8}, sets=["unmasking=threshold"])
+    assert chat.pipe.config == expected
+    assert "preset dual-cache, gen_length 24, block_length 8" in told(chat.console)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/preset dual-cash", "unknown preset 'dual-cash'; did you mean 'dual-cache'?"),
+        ("/set gen_lenght=3", "unknown setting 'gen_lenght'; did you mean 'gen_length'?"),
+        ("/set importance.alpa=3", "did you mean 'alpha'?"),
+        ("/set gen_length", "cannot read the setting 'gen_length'"),
+        ("/sav talk.json", "unknown command '/sav'; did you mean '/save'?"),
+        ("/save", "/save needs a file, such as /save talk.json"),
+        ("/save missing/talk.json", "cannot write missing/talk.json: No such file"),
+        ("/load", "/load needs a file"),
+        ("/load missing.json", "cannot read missing.json: No such file"),
+        ("/load bad.json", "bad.json is not JSON"),
+        ("/load other.json", "other.json holds no conversation"),
+    ],
+)
+def test_a_wrong_command_says_so_and_changes_nothing(chat: Chat, line: str, message: str) -> None:
+    Path("bad.json").write_text("{")
+    Path("other.json").write_text('[{"role": "user"}]')
+    config, messages = chat.pipe.config, list(chat.messages)
+    assert not chat.run(iter([line]), stops=True)
+    assert message in told(chat.console)
+    assert (chat.pipe.config, chat.messages) == (config, messages)
+
+
+def test_a_saved_conversation_goes_on(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat.run(iter([WHO, "/save talk.json", SUM]), stops=True)
+    expected = capsys.readouterr().out.splitlines()[-1]
+    saved = json.loads(Path("talk.json").read_text())
+    assert saved["messages"] == chat.messages[:2]
+    assert saved["config"] == chat.pipe.config.to_dict()
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{SUM}\n"))
+    assert main(["chat", "--model", "tiny-llada", *SHORT, "--load", "talk.json"]) == 0
+    assert capsys.readouterr().out == expected + "\n"
+
+
+def test_nothing_after_quit_is_read(chat: Chat) -> None:
+    lines = iter(["/help", "/preset", "/set", "/quit", WHO])
+    assert chat.run(lines, stops=True)
+    assert next(lines) == WHO
+    for name in ("/help", "/preset", "/set", "/save", "/load", "/reset", "/quit"):
+        assert name in told(chat.console)
+    assert "es-dllm-parallel" in told(chat.console)
+
+
+def test_standard_input_that_is_no_text_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8"))
+    assert main(["chat", "--model", "tiny-llada", *SHORT]) == 2
+    assert "standard input is not valid utf-8 at byte 0" in capsys.readouterr().err
+
+
+# the canvas
+
+
+class Letters:
+    """A codec of letters."""
+
+    stop_ids = (9,)
+
+    def decode(self, ids: Any, keep_special: bool = False) -> str:
+        return "".join(" abcdefgh|"[i] for i in ids)
+
+
+def frame(**over: Any) -> Frame:
+    made: dict[str, Any] = {
+        "forwards": 3,
+        "tokens": (1, 2, 0, 0, 0, 0, 9),
+        "guesses": (-1, -1, 3, 4, -1, -1, -1),
+        "committed": (False, True, False, False, False, False, False),
+        "computed": (True, True, True, False, False, False, False),
+        "block": range(5),
+        "number": 0,
+        "plan": StepPlan(8, 4, (8, 4), ()),
+        "revises": False,
+        "mask": 0,
+        "length": 8,
+    }
+    return Frame(**{**made, **over})
+
+
+def styles(made: Frame) -> list[tuple[str, str]]:
+    text = CanvasPanel(Letters(), "title", 80).canvas(made)  # type: ignore[arg-type]
+    return [(text.plain[span.start : span.end], str(span.style)) for span in text.spans]
+
+
+def test_decided_new_candidate_skipped_and_masked_tokens_all_look_different() -> None:
+    assert styles(frame()) == [
+        ("a", "default"),
+        ("b", "bold black on green"),
+        ("c", "italic cyan"),
+        ("d", "italic bright_black"),
+        ("· ", "cyan"),
+        ("· ", "bright_black"),
+        ("∎ ", "bright_black"),
+    ]
+
+
+def test_nothing_is_called_skipped_where_the_run_does_not_tell() -> None:
+    assert ("cd", "italic cyan") in styles(frame(computed=None))
+
+
+def test_a_watched_chat_shows_the_canvas_and_answers_the_same(
+    tiny: Model, catalogue: Catalogue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, watched = talk(tiny, catalogue), talk(tiny, catalogue, watch=True)
+    plain.run(iter([WHO]), stops=True)
+    expected = capsys.readouterr().out
+    watched.run(iter([WHO]), stops=True)
+    assert capsys.readouterr().out == expected
+    assert "of 16 decided" in told(watched.console)
+    assert "of 16 decided" not in told(plain.console)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal")
+def test_a_real_terminal_stops_an_answer_and_leaves(tmp_path: Path) -> None:
+    import pty
+
+    child, terminal = pty.fork()
+    if child == 0:
+        words = ["chat", "--model", "tiny-llada", "--gen-length", "512"]
+        code = f"from esdllm.cli import main; raise SystemExit(main({words!r}))"
+        os.chdir(tmp_path)
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    screen = Screen(terminal)
+    screen.until("/help says")
+    screen.until("> ")
+    os.write(terminal, WHO.encode() + b"\r")
+    screen.until("forward 3")
+    os.write(terminal, b"\x03")
+    screen.until("stopped")
+    os.write(terminal, b"/save talk.json\r")
+    screen.until("2 messages in")
+    os.write(terminal, b"\x04")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert json.loads((tmp_path / "talk.json").read_text())["messages"][1]["content"]
+
+
+class Screen:
+    """What a terminal was written."""
+
+    def __init__(self, terminal: int) -> None:
+        self._terminal, self._text = terminal, ""
+
+    def until(self, awaited: str, seconds: float = 120.0) -> None:
+        deadline = time.monotonic() + seconds
+        for chunk in self._chunks():
+            self._text += chunk
+            if awaited in self._text:
+                self._text = self._text.split(awaited, 1)[1]
+                return
+            assert time.monotonic() < deadline, self._text[-2000:]
+        raise AssertionError(f"the terminal closed before {awaited!r}: {self._text[-2000:]}")
+
+    def _chunks(self) -> Iterator[str]:
+        yield ""
+        while chunk := os.read(self._terminal, 65536):
+            yield chunk.decode(errors="replace")

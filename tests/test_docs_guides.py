@@ -1,0 +1,29 @@
+"""What the guides count is what the plans say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from esdllm.cli import main
+
+PAGE = (Path(__file__).parent.parent / "docs" / "long-prompts.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| `(-p [^`]+)` \| ([\d.]+) % \|$", PAGE, re.MULTILINE)
+RUN = "explain --geometry llada-8b --prompt-length 3072 --gen-length 256 --block-length 64 --dtype bfloat16 --json"
+
+
+def test_there_are_rows() -> None:
+    assert len(ROWS) == 5
+
+
+@pytest.mark.parametrize(("options", "share"), ROWS)
+def test_a_share_of_the_positions_is_the_plan_s(
+    options: str, share: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(f"{RUN} {options}")) == 0
+    assert f"{json.loads(capsys.readouterr().out)['layer_share']:.1%}" == f"{share}%"

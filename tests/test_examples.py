@@ -1,0 +1,86 @@
+"""The example packages as users have them: installed by pip, found through their entry points, checked by their own tests."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+
+PLUGINS = Path(__file__).parent.parent / "examples" / "plugins"
+EXAMPLES = sorted(path.parent for path in PLUGINS.glob("*/pyproject.toml"))
+OFFERED = {
+    "esdllm-example-bfloat16": ("cache", "bfloat16"),
+    "esdllm-example-qwen3": ("model", "a2d-qwen3"),
+    "esdllm-example-recency": ("importance", "recency"),
+}
+
+HAS_PIP = any(distributions(name="pip"))  # importing it would make setuptools give up its distutils
+needs_pip = pytest.mark.skipif(not HAS_PIP, reason="packages are installed with pip")
+
+
+def _python(*arguments: str, cwd: Path, **environment: str) -> str:
+    env = {**os.environ, **environment}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=env, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all example packages, built by what is installed already."""
+    folder = tmp_path_factory.mktemp("installed")
+    options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(folder))
+    _python("-m", "pip", "install", *options, *map(str, EXAMPLES), cwd=folder)
+    return folder
+
+
+def test_every_example_is_known_here() -> None:
+    assert [path.name for path in EXAMPLES] == sorted(OFFERED)
+
+
+@needs_pip
+def test_esdllm_plugins_shows_what_the_examples_offer(installed: Path) -> None:
+    script = "import sys; from esdllm.cli import main; sys.exit(main(['plugins', '--json']))"
+    listed = json.loads(_python("-c", script, cwd=installed, PYTHONPATH=str(installed)))
+    assert {one["package"]: (one["kind"], one["name"]) for one in listed if one["package"] in OFFERED} == OFFERED
+
+
+@pytest.mark.full
+@needs_pip
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_s_own_tests_pass_where_it_is_installed(example: Path, installed: Path, tmp_path: Path) -> None:
+    options = ("-q", "-p", "no:cacheprovider", "--import-mode", "importlib", "--rootdir", str(tmp_path))
+    _python("-m", "pytest", *options, *map(str, example.glob("test_*.py")), cwd=installed, PYTHONPATH=str(installed))
+
+
+def _imports(source: Path) -> Iterator[tuple[str, str]]:
+    """Yield module and name of everything that a file imports from packages of this distribution."""
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_imports_public_names_only(example: Path) -> None:
+    own = example.name.replace("-", "_")
+    found = {pair for source in example.rglob("*.py") for pair in _imports(source) if pair[0].startswith("esdllm")}
+    ours = {(module, name) for module, name in found if module.split(".")[0] != own}
+    assert ours
+    assert {module for module, _ in ours} <= {
+        "esdllm",
+        "esdllm.reading",
+        "esdllm.testing",
+        "esdllm.text",
+        "esdllm.weights",
+    }
+    assert not [name for module, name in ours if name and name not in importlib.import_module(module).__all__]
