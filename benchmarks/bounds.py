@@ -23,7 +23,7 @@ from esdllm.evaluation import load_suite, of_split
 from esdllm.evaluation.plots import COLORS, new_figure, save_figure
 from esdllm.plain import layers
 from esdllm.testing.bounds import attention_bound, attention_drift
-from esdllm.testing.certified import Certified, Commit, Shares, read_cache
+from esdllm.testing.bounds.certified import Certified, Commit, Shares, read_cache
 
 STALENESS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """shares of the real drift of keys and values at which the bound is worked out"""

@@ -182,8 +182,9 @@ def check_setting(name: str, value: Any) -> None:
 
 
 def _plain(field: attrs.Attribute[Any], value: Any) -> Any:
+    kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", "")  # cattrs may resolve it
     try:
-        return converter.structure(value, {"int": int, "float": float, "bool": bool}[str(field.type)])
+        return converter.structure(value, {"int": int, "float": float, "bool": bool}[kind])
     except ValueError as error:
         raise ConfigError(f"setting '{field.name}': {error}") from error
 

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 
 from esdllm.loading import random_model
 from esdllm.plain import full_logits
-from esdllm.testing.backends import check_attention_backend
 from esdllm.testing.conformance import Report, conformance
-from esdllm.testing.families import check_model_family
-from esdllm.testing.generation import check_generation
-from esdllm.testing.kernels import check_importance_scorer, check_token_sampler, check_unmasking_policy
+from esdllm.testing.contracts.backends import check_attention_backend
+from esdllm.testing.contracts.families import check_model_family
+from esdllm.testing.contracts.generation import check_generation
+from esdllm.testing.contracts.kernels import check_importance_scorer, check_token_sampler, check_unmasking_policy
+from esdllm.testing.contracts.others import check_preset, check_step_observer, check_suite
+from esdllm.testing.contracts.planners import check_block_schedule, check_refresh_policy, check_skip_schedule
+from esdllm.testing.contracts.stores import check_cache_store
 from esdllm.testing.models import GEOMETRIES, tiny_model
-from esdllm.testing.others import check_preset, check_step_observer, check_suite
-from esdllm.testing.planners import check_block_schedule, check_refresh_policy, check_skip_schedule
-from esdllm.testing.stores import check_cache_store
 
 __all__ = [
     "CHECKS",

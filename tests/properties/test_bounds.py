@@ -1,4 +1,4 @@
-"""The bounds of `esdllm.testing.bounds` and `esdllm.testing.stack`: never exceeded, and gone with the drift."""
+"""The bounds of `esdllm.testing.bounds` and `esdllm.testing.bounds.stack`: never exceeded, and gone with the drift."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from esdllm import InputError, KeyValue
 from esdllm.plain import layers, plain_attention
-from esdllm.testing.bounds import (
+from esdllm.testing.bounds.attention import (
     attention_bound,
     attention_drift,
     norm_bound,
@@ -25,7 +25,15 @@ from esdllm.testing.bounds import (
     total_variation,
     weight_range,
 )
-from esdllm.testing.stack import Attended, LayerWeights, Path, StackWeights, feed_forward, through_layer, to_logits
+from esdllm.testing.bounds.stack import (
+    Attended,
+    LayerWeights,
+    Path,
+    StackWeights,
+    feed_forward,
+    through_layer,
+    to_logits,
+)
 
 SLACK = 1e-9  # relative, for float64's rounding
 scales = st.floats(-7, 2).map(lambda power: 10**power)

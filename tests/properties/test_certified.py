@@ -13,7 +13,7 @@ from torch import Tensor
 
 from esdllm import ConfigError, Engine, InputError, UnmaskingView, load_model
 from esdllm.plain import full_logits
-from esdllm.testing.certified import Certified, Commit
+from esdllm.testing.bounds.certified import Certified, Commit
 
 ROUNDING = 1e-5  # RoPE's angles and products are float32
 SHAPE = Shape("llada", 2, 2, 1, 4, 0)

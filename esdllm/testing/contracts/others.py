@@ -13,8 +13,8 @@ from esdllm.config import SECTIONS, DecodeConfig
 from esdllm.engine import Engine
 from esdllm.errors import ConfigError, UnavailableError
 from esdllm.interfaces import StepObserver, Suite
-from esdllm.testing.generation import prompts, short_config
-from esdllm.testing.laws import called, law
+from esdllm.testing.contracts.generation import prompts, short_config
+from esdllm.testing.contracts.laws import called, law
 from esdllm.testing.models import tiny_model
 from esdllm.views import ModelSpec, Preset, Problem, StepRecord
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from esdllm.errors import InputError
-from esdllm.testing.bounds import (
+from esdllm.testing.bounds.attention import (
     SILU_CURVATURE,
     SILU_SLOPE,
     AttentionDrift,

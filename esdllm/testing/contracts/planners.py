@@ -11,8 +11,8 @@ import torch
 from esdllm.errors import ConfigError
 from esdllm.interfaces import BlockSchedule, RefreshPolicy, SkipSchedule
 from esdllm.plan import Block, Drift, Moment, Scope, Window
-from esdllm.testing.generation import check_generation
-from esdllm.testing.laws import called, kernel_laws, law, row_laws, tensor_law
+from esdllm.testing.contracts.generation import check_generation
+from esdllm.testing.contracts.laws import called, kernel_laws, law, row_laws, tensor_law
 from esdllm.views import BlockView
 
 __all__ = ["check_block_schedule", "check_refresh_policy", "check_skip_schedule"]

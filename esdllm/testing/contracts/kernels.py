@@ -10,9 +10,9 @@ from torch import Tensor
 from esdllm.catalogue import Catalogue
 from esdllm.errors import ConfigError
 from esdllm.interfaces import ImportanceScorer, TokenSampler, UnmaskingPolicy
-from esdllm.testing.generation import check_generation, short_config
-from esdllm.testing.laws import called, close, kernel_laws, law, numbers, row_laws, tensor_law
-from esdllm.testing.samples import importance_view, sample_view, unmasking_view
+from esdllm.testing.contracts.generation import check_generation, short_config
+from esdllm.testing.contracts.laws import called, close, kernel_laws, law, numbers, row_laws, tensor_law
+from esdllm.testing.contracts.samples import importance_view, sample_view, unmasking_view
 from esdllm.views import ImportanceView, SampleView, Site, UnmaskingView
 
 __all__ = ["check_importance_scorer", "check_token_sampler", "check_unmasking_policy", "selected"]

@@ -16,8 +16,8 @@ from esdllm.interfaces import ModelAdapter, ModelFamily
 from esdllm.loading import Model
 from esdllm.placing import LoadPlan
 from esdllm.plain import full_logits
-from esdllm.testing.generation import SHORT, check_generation, prompts
-from esdllm.testing.laws import called, close, law, numbers, tensor_law
+from esdllm.testing.contracts.generation import SHORT, check_generation, prompts
+from esdllm.testing.contracts.laws import called, close, law, numbers, tensor_law
 from esdllm.views import ModelSpec
 
 __all__ = ["check_model_family"]

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from esdllm.interfaces import AttentionBackend
 from esdllm.plain import plain_attention
-from esdllm.testing.generation import check_generation
-from esdllm.testing.laws import called, close, kernel_laws, law, row_laws, tensor_law
-from esdllm.testing.samples import SPEC, key_value
+from esdllm.testing.contracts.generation import check_generation
+from esdllm.testing.contracts.laws import called, close, kernel_laws, law, row_laws, tensor_law
+from esdllm.testing.contracts.samples import SPEC, key_value
 from esdllm.views import KeyValue
 
 __all__ = ["check_attention_backend"]

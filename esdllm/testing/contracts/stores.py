@@ -11,10 +11,10 @@ from torch import Tensor
 from esdllm.interfaces import Cache, CacheStore
 from esdllm.plain import plain_attention
 from esdllm.plan import Phase
-from esdllm.testing.generation import check_generation
-from esdllm.testing.laws import called, law
+from esdllm.testing.contracts.generation import check_generation
+from esdllm.testing.contracts.laws import called, law
+from esdllm.testing.contracts.samples import SPEC, cache_shape, cache_write, generator
 from esdllm.testing.memory import TensorMemory
-from esdllm.testing.samples import SPEC, cache_shape, cache_write, generator
 from esdllm.views import CacheShape, CacheWrite, KeyValue, Memory
 
 __all__ = ["check_cache_store"]

@@ -22,7 +22,7 @@ from esdllm.loading import Model
 from esdllm.plan import Layout, Phase, Window
 from esdllm.records import Generation
 from esdllm.run import StepFunction
-from esdllm.testing.laws import law
+from esdllm.testing.contracts.laws import law
 from esdllm.testing.models import GEOMETRIES, tiny_model
 from esdllm.views import ModelSpec, StepRecord
 

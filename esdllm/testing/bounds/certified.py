@@ -20,7 +20,7 @@ from esdllm.engine import Engine
 from esdllm.errors import ConfigError
 from esdllm.plain import layers, plain_attention
 from esdllm.plan import Phase
-from esdllm.testing.stack import Attended, Path, StackWeights, through_layer, to_logits
+from esdllm.testing.bounds.stack import Attended, Path, StackWeights, through_layer, to_logits
 from esdllm.views import KeyValue, ModelSpec, Projection, Site, StepRecord
 
 __all__ = ["CachedLayer", "Certified", "Commit", "Shares", "read_cache"]
@@ -38,7 +38,7 @@ class Commit(NamedTuple):
     drift: float
     """the largest difference between a logit of the run and the exact one"""
     bound: float
-    """what `esdllm.testing.stack` says that it is at most; inf if that was not asked for"""
+    """what `esdllm.testing.bounds.stack` says that it is at most; inf if that was not asked for"""
     skipped: bool
     """whether the step skipped positions"""
     greedy: bool
