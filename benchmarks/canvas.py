@@ -126,13 +126,12 @@ class Steps:
     """A step observer that keeps what each step computed and committed."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine, self.rows, self.prompt = engine, [], 0
-        self.rows: list[Row]
+        self._engine, self._shift = engine, 0
+        self.rows: list[Row] = []
 
     def start(self, tokens: Tensor, spec: ModelSpec) -> None:
-        """Count the columns of the prompt."""
+        """Take the model's logit shift."""
         self._shift = spec.logit_shift
-        self.prompt = int((tokens[0] == spec.mask_id).long().argmax())
 
     def step(self, record: StepRecord) -> None:
         """Keep one step; commits by computed position, as the cache counts."""
@@ -160,7 +159,7 @@ def draw_runs(runs: dict[str, Steps], path: Path) -> None:
     axes = figure.subplots(1, len(runs), sharey=True)
     for axis, (preset, run) in zip(axes, runs.items(), strict=True):
         depth = torch.stack([row.computed.sum(0) for row in run.rows])
-        image = axis.imshow(depth, cmap="Blues", vmin=0, vmax=len(run.rows[0].computed), aspect="auto")
+        image = axis.imshow(depth.numpy(), cmap="Blues", vmin=0, vmax=len(run.rows[0].computed), aspect="auto")
         _mark(axis, run, torch.stack([row.committed for row in run.rows]))
         share = depth.sum() / (depth.shape[0] * depth.shape[1] * len(run.rows[0].computed))
         axis.set_title(f"{preset}: {share:.0%} computed", fontsize=10)
@@ -173,7 +172,7 @@ def draw_runs(runs: dict[str, Steps], path: Path) -> None:
 
 def _mark(axis: Axes, run: Steps, committed: Tensor) -> None:
     """Put a dot where a step commits, and lines at the prompt's end and between blocks."""
-    step, position = committed.nonzero(as_tuple=True)
+    step, position = committed.numpy().nonzero()
     axis.scatter(position, step, s=9, color=COLORS[1], label="committed")
     for edge in sorted({row.block.start for row in run.rows}):
         axis.axvline(edge - 0.5, color="black", linewidth=0.8, linestyle=":")
@@ -186,16 +185,16 @@ def draw_step(run: Steps, path: Path) -> None:
     figure = new_figure(7, 3.6)
     axis = figure.subplots()
     computed = row.computed[:, row.block.start : row.block.stop].int()
-    axis.imshow(computed, cmap="Blues", vmin=0, vmax=1.4, aspect="auto", interpolation="nearest")
+    axis.imshow(computed.numpy(), cmap="Blues", vmin=0, vmax=1.4, aspect="auto", interpolation="nearest")
     n_layers, width = computed.shape
-    axis.set_xticks(torch.arange(width), range(row.block.start, row.block.stop), fontsize=8)
-    axis.set_xticks(torch.arange(width + 1) - 0.5, minor=True)
-    axis.set_yticks(torch.arange(n_layers + 1) - 0.5, minor=True)
+    axis.set_xticks(range(width), [str(position) for position in row.block], fontsize=8)
+    axis.set_xticks([edge - 0.5 for edge in range(width + 1)], minor=True)
+    axis.set_yticks([edge - 0.5 for edge in range(n_layers + 1)], minor=True)
     axis.grid(which="minor", color="white", linewidth=1)
     axis.tick_params(which="minor", length=0)
     for layer in row.plan.scored:
         axis.axhline(layer + 0.5, color=COLORS[1], linewidth=1.5)
-    (position,) = row.committed[row.block.start : row.block.stop].nonzero(as_tuple=True)
+    (position,) = row.committed[row.block.start : row.block.stop].numpy().nonzero()
     axis.scatter(position, [n_layers - 1] * len(position), s=30, color=COLORS[1], zorder=3)
     axis.set_xlabel(f"position of the block, at step {index}")
     axis.set_ylabel("layer")

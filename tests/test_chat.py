@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
+import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +244,7 @@ def test_a_real_terminal_stops_an_answer_and_leaves(tmp_path: Path) -> None:
 
     child, terminal = pty.fork()
     if child == 0:
-        words = ["chat", "--model", "tiny-llada", "--gen-length", "512"]
+        words = ["chat", "--model", "tiny-llada", "--gen-length", "512", "--set", "early_stop=false"]
         code = f"from esdllm.cli import main; raise SystemExit(main({words!r}))"
         os.chdir(tmp_path)
         os.execv(sys.executable, [sys.executable, "-c", code])
@@ -254,11 +255,25 @@ def test_a_real_terminal_stops_an_answer_and_leaves(tmp_path: Path) -> None:
     screen.until("forward 3")
     os.write(terminal, b"\x03")
     screen.until("stopped")
+    screen.until("> ")  # what is typed before is lost with the line that it was typed into
     os.write(terminal, b"/save talk.json\r")
     screen.until("2 messages in")
-    os.write(terminal, b"\x04")
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    screen.until("> ")
+    os.write(terminal, b"/quit\r")  # Ctrl-D is lost if it comes before the line is read key by key
+    assert ended(child) == 0
     assert json.loads((tmp_path / "talk.json").read_text())["messages"][1]["content"]
+
+
+def ended(child: int, seconds: float = 60.0) -> int:
+    """Return a process' exit status; kill it if it does not end."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 class Screen:
@@ -269,15 +284,8 @@ class Screen:
 
     def until(self, awaited: str, seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
-        for chunk in self._chunks():
-            self._text += chunk
-            if awaited in self._text:
-                self._text = self._text.split(awaited, 1)[1]
-                return
-            assert time.monotonic() < deadline, self._text[-2000:]
-        raise AssertionError(f"the terminal closed before {awaited!r}: {self._text[-2000:]}")
-
-    def _chunks(self) -> Iterator[str]:
-        yield ""
-        while chunk := os.read(self._terminal, 65536):
-            yield chunk.decode(errors="replace")
+        while awaited not in self._text:
+            ready, _, _ = select.select([self._terminal], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, f"no {awaited!r} in {seconds} s: {self._text[-2000:]}"
+            self._text += os.read(self._terminal, 65536).decode(errors="replace")
+        self._text = self._text.split(awaited, 1)[1]

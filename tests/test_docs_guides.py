@@ -1,4 +1,4 @@
-"""What the guides count is what the plans say."""
+"""What the guides say holds: what they count is what the plans say, and what can be installed is told."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from esdllm.cli import main
+from esdllm.config import read_toml
 
-PAGE = (Path(__file__).parent.parent / "docs" / "long-prompts.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "long-prompts.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| `(-p [^`]+)` \| ([\d.]+) % \|$", PAGE, re.MULTILINE)
 RUN = "explain --geometry llada-8b --prompt-length 3072 --gen-length 256 --block-length 64 --dtype bfloat16 --json"
 
@@ -27,3 +29,9 @@ def test_a_share_of_the_positions_is_the_plan_s(
     monkeypatch.chdir(tmp_path)
     assert main(shlex.split(f"{RUN} {options}")) == 0
     assert f"{json.loads(capsys.readouterr().out)['layer_share']:.1%}" == f"{share}%"
+
+
+def test_every_extra_is_on_the_install_page() -> None:
+    extras = read_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"]
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| `([a-z]+)` \|", page, re.MULTILINE)) == sorted(extras)

@@ -26,7 +26,9 @@ from torch import Tensor
 from esdllm import Engine, KeyValue, ModelSpec, StepRecord
 from esdllm.plain import plain_attention
 
-EXACT = {"rtol": 1e-5, "atol": 1e-6}  # RoPE's angles and products are float32
+EXACT = {"rtol": 1e-3, "atol": 1e-3}
+"""RoPE's cosines are float32, whose last bit depends on where in a vector they stand (6e-8), and a norm of small features
+amplifies up to 1 / sqrt(eps) = 316 times; what is stale is off by the features' own size"""
 
 
 class State(NamedTuple):

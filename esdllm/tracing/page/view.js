@@ -15,7 +15,7 @@ function settings(traces) {
   const head = make("tr", {}, ...["setting", ...traces.map((trace) => trace.name)].map((text) => make("th", { scope: "col", textContent: text })));
   const answers = traces.map((trace) => make("p", {}, make("b", { textContent: `${trace.name}: ` }), trace.answer));
   const section = make("section", { className: "wide" }, make("h2", { textContent: "Answer" }), ...answers,
-    make("details", {}, make("summary", { textContent: "Settings" }), make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows))));
+    make("details", {}, make("summary", { textContent: "Settings" }), make("table", { className: "settings" }, make("thead", {}, head), make("tbody", {}, ...rows))));
   section.setAttribute("aria-label", "Answer and settings");
   return section;
 }
