@@ -120,7 +120,7 @@ def draw(losses: dict[tuple[str, str, str], Interval], title: str, path: Path) -
         axes.set(title=f"refreshed {refresh}", xlabel="share of positions kept in the deep layers")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("points lost against the dual cache")
-    panels[-1].legend()
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=len(SCORERS))
     figure.suptitle(title)
     save_figure(figure, path)
 

@@ -120,7 +120,8 @@ def draw(report: Report, found: dict[str, Outcome], title: str, path: Path) -> N
         spread = [[100 * (s.value - s.low) for s in scores], [100 * (s.high - s.value) for s in scores]]
         axes.errorbar(shares, middles, spread, fmt="o-", color=COLORS[number], capsize=2, linewidth=1.2, label=section)
         for name, x, y in zip(SECTIONS[section], shares, middles, strict=True):
-            axes.annotate(name.split(", ")[1], (x, y), textcoords="offset points", xytext=(4, 5), fontsize=8)
+            place = {"xytext": (4, 5 - 15 * number), "fontsize": 8, "color": COLORS[number]}
+            axes.annotate(name.split(", ")[1], (x, y), textcoords="offset points", **place)
     axes.axhline(100 * report.score(report.reference).value, color="0.6", linewidth=0.8, label="vanilla")
     axes.set(xlabel="computation, % of vanilla's", ylabel="right answers, %", title=title)
     axes.grid(alpha=0.3)
