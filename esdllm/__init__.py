@@ -10,6 +10,7 @@ from typing import Any
 from esdllm.answers import Answer, Answers, Infilled
 from esdllm.catalogue import Catalogue
 from esdllm.config import DEFAULT_PRESET, ComponentConfig, DecodeConfig
+from esdllm.config.project import Project, find_project
 from esdllm.engine import Engine
 from esdllm.errors import (
     CheckpointError,
@@ -50,7 +51,6 @@ from esdllm.noise import gumbel, uniform
 from esdllm.pipeline import Pipeline
 from esdllm.placing import LoadPlan
 from esdllm.plan import Block, Drift, Moment, Phase, Scope, StepPlan, Window
-from esdllm.project import Project, find_project
 from esdllm.records import Generation
 from esdllm.streaming import Stream, StreamEvent
 from esdllm.views import (

@@ -12,12 +12,12 @@ from cattrs.errors import ForbiddenExtraKeysError
 
 from esdllm.attention import AUTO, AutoAttention
 from esdllm.config import ComponentConfig, DecodeConfig, parse_set
-from esdllm.elsewhere import offer
+from esdllm.config.elsewhere import offer
+from esdllm.config.layers import Layer, Settled, file_layer, settle
+from esdllm.config.options import converter, inner_fields
+from esdllm.config.project import Project
 from esdllm.errors import ConfigError, PluginError, known
-from esdllm.layers import Layer, Settled, file_layer, settle
-from esdllm.options import converter, inner_fields
 from esdllm.plugins import Origin, Plugins, load_plugins
-from esdllm.project import Project
 from esdllm.views import Preset
 
 __all__ = ["KINDS", "Catalogue", "Entry", "Option"]
@@ -238,7 +238,7 @@ class Catalogue:
         return self.settle(layers, preset, default).config()
 
     def settle(self, layers: Sequence[Layer], preset: str | None = None, default: str | None = None) -> Settled:
-        """Return what comes out of layers, with origins and problems; see `esdllm.layers.settle`."""
+        """Return what comes out of layers, with origins and problems; see `esdllm.config.layers.settle`."""
         return settle(layers, preset, default, lambda name: self.preset(name).settings)
 
 

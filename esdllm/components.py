@@ -27,8 +27,8 @@ from esdllm.interfaces import (
     UnmaskingPolicy,
 )
 from esdllm.plan import Layout
-from esdllm.quota import moves
-from esdllm.schedule import Planner, Planners
+from esdllm.planning.quota import moves
+from esdllm.planning.schedule import Planner, Planners
 from esdllm.views import CacheShape, ModelSpec
 
 __all__ = ["Components"]

@@ -18,7 +18,7 @@ from esdllm.config import ComponentConfig
 from esdllm.errors import ConfigError, InputError
 from esdllm.footprint import working_bytes
 from esdllm.plan import Layout
-from esdllm.schedule import Planner
+from esdllm.planning.schedule import Planner
 from esdllm.views import Memory, ModelSpec
 
 __all__ = ["EXTRAS", "Device", "Fit", "Machine", "Package", "Serving", "attention_backends", "fits", "packages"]

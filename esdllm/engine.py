@@ -21,10 +21,10 @@ from esdllm.errors import InputError
 from esdllm.interfaces import Cache, StepObserver
 from esdllm.loading import Model
 from esdllm.plan import Layout
+from esdllm.planning.schedule import Planner
 from esdllm.prompts import Prompts, prepare
 from esdllm.records import Generation
 from esdllm.run import Run, StepFunction
-from esdllm.schedule import Planner
 from esdllm.views import CacheShape
 
 __all__ = ["Engine"]

@@ -11,7 +11,7 @@ import torch
 
 from esdllm.catalogue import Catalogue
 from esdllm.config import ComponentConfig
-from esdllm.elsewhere import offer
+from esdllm.config.elsewhere import offer
 from esdllm.errors import CheckpointError, TokenizerError, known
 from esdllm.interfaces import ModelAdapter, ModelFamily, TextCodec
 from esdllm.placing import DeviceMap, LoadPlan, Placement, resolve_device, resolve_dtype

@@ -14,7 +14,7 @@ from esdllm.canvas import Canvas
 from esdllm.forward import Parts, StepInputs
 from esdllm.interfaces import MovingBlocks, StepObserver
 from esdllm.plan import Block, Facts, Step, StepPlan
-from esdllm.schedule import Planner
+from esdllm.planning.schedule import Planner
 from esdllm.step import denoise
 from esdllm.views import BlockView, StepRecord
 

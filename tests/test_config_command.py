@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from projects import Run
 
 from esdllm import Catalogue, ComponentConfig, configure
-from esdllm.layers import line_numbers
+from esdllm.config.layers import line_numbers
 
 CATALOGUE = Catalogue.load()
 

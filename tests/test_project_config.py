@@ -12,7 +12,7 @@ from projects import Run
 
 from esdllm import Catalogue, DecodeConfig, configure, find_project
 from esdllm.cli import app
-from esdllm.project import environment_sets
+from esdllm.config.project import environment_sets
 
 CATALOGUE = Catalogue.load()
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from esdllm import Catalogue
 from esdllm.components import Components
 from esdllm.plan import Block, Facts, Layout, Phase, Step
-from esdllm.schedule import Planner
+from esdllm.planning.schedule import Planner
 
 CATALOGUE = Catalogue.load()
 LAYERS = 8
@@ -300,7 +300,7 @@ sys.meta_path.insert(0, Forbidden())
 package = type(sys)("esdllm")
 package.__path__ = [sys.argv[1]]
 sys.modules["esdllm"] = package
-import esdllm.schedule
+import esdllm.planning.schedule
 assert "esdllm.plan" in sys.modules and "torch" not in sys.modules
 print("planned")
 """

@@ -12,7 +12,7 @@ import torch
 from esdllm.cost import Kind, step_kind
 from esdllm.engine import Engine
 from esdllm.plan import Facts, Layout, Step, StepPlan
-from esdllm.schedule import Planner
+from esdllm.planning.schedule import Planner
 
 __all__ = ["Clock", "ClockedEngine", "StepTime"]
 

@@ -46,9 +46,9 @@ from esdllm.cli.shared import (
     stderr,
     tell_found,
 )
+from esdllm.config.project import MODEL_VARIABLE, current_project, environment_layers
 from esdllm.errors import InputError, known
 from esdllm.evaluation.plots import check_format
-from esdllm.project import MODEL_VARIABLE, current_project, environment_layers
 
 _DEFAULT_GEOMETRY = "tiny"
 

@@ -29,11 +29,11 @@ from esdllm.cli.shared import (
 )
 from esdllm.components import Components
 from esdllm.config import DEFAULT_PRESET, SECTIONS, DecodeConfig
+from esdllm.config.layers import Keys, Settled
+from esdllm.config.project import PROJECT_FILE, current_file, read_project
 from esdllm.errors import ConfigError
-from esdllm.layers import Keys, Settled
 from esdllm.loading import describe_model
 from esdllm.plan import Layout
-from esdllm.project import PROJECT_FILE, current_file, read_project
 from esdllm.views import ModelSpec
 
 app = typer.Typer(name="config", rich_markup_mode=None)
@@ -48,7 +48,7 @@ def config_(context: typer.Context) -> None:
     \b
     esdllm config show --profile fast
     esdllm config validate
-    esdllm config schema > esdllm.schema.json
+    esdllm config schema > esdllm.config.schema.json
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -136,12 +136,12 @@ def schema(debug: Debug = False) -> None:
     """Print a JSON schema for editors.
 
     It holds the components that are installed and their options, in draft 2020-12. A file whose first line is
-    "#:schema ./esdllm.schema.json" is then completed and checked by editors that build on Taplo.
+    "#:schema ./esdllm.config.schema.json" is then completed and checked by editors that build on Taplo.
 
     \b
-    esdllm config schema > esdllm.schema.json
+    esdllm config schema > esdllm.config.schema.json
     """
-    from esdllm.schema import configuration_schema
+    from esdllm.config.schema import configuration_schema
 
     print_json(configuration_schema(Catalogue.load()))
 

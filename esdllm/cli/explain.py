@@ -40,10 +40,10 @@ from esdllm.cli.shared import (
 )
 from esdllm.components import Components
 from esdllm.config import SECTIONS, ComponentConfig, DecodeConfig
+from esdllm.config.options import inner_fields
 from esdllm.cost import Costing, Kind, Machine, step_kind
 from esdllm.errors import InputError
 from esdllm.loading import Weights, describe_weights, resolve_device
-from esdllm.options import inner_fields
 from esdllm.plan import Layout, Phase, StepPlan
 from esdllm.views import ModelSpec
 

@@ -16,10 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from esdllm.catalogue import Catalogue
 from esdllm.config import DEFAULT_MODEL, DEFAULT_PRESET, DecodeConfig, base_preset, parse_set
-from esdllm.errors import CheckpointError, ConfigError, InputError
-from esdllm.layers import Layer, Settled, file_layer
-from esdllm.loading import Model, load_model, shipped_checkpoints
-from esdllm.project import (
+from esdllm.config.layers import Layer, Settled, file_layer
+from esdllm.config.project import (
     MODEL_VARIABLE,
     PRESET_VARIABLE,
     PROFILE_VARIABLE,
@@ -29,6 +27,8 @@ from esdllm.project import (
     environment_layers,
     environment_sets,
 )
+from esdllm.errors import CheckpointError, ConfigError, InputError
+from esdllm.loading import Model, load_model, shipped_checkpoints
 
 ModelName = Annotated[
     str | None,

@@ -17,8 +17,8 @@ from esdllm.batching.rows import is_turn, write_atomically
 from esdllm.cli.shared import Choice, counted
 from esdllm.cli.watch import CanvasPanel
 from esdllm.config import parse_set
+from esdllm.config.layers import Layer
 from esdllm.errors import ConfigError, EsdllmError, InputError, known
-from esdllm.layers import Layer
 from esdllm.pipeline import Pipeline
 from esdllm.streaming import Stream
 from esdllm.views import Message

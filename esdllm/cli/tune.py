@@ -38,11 +38,11 @@ from esdllm.cli.shared import (
     tell_found,
 )
 from esdllm.config import SECTIONS, parse_set
+from esdllm.config.project import current_project, environment_layers
 from esdllm.errors import ConfigError, InputError
 from esdllm.evaluation import Contender, load_suite, taken
 from esdllm.evaluation.plots import check_format
 from esdllm.interfaces import Suite
-from esdllm.project import current_project, environment_layers
 from esdllm.tuning import Goal, Prompts, Search, Space, Trial, Tuning, parted
 from esdllm.views import Problem
 

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from esdllm.config import read_toml
+from esdllm.config.settings import read_toml
 from esdllm.plugins import DISABLE_VARIABLE
 
 __all__ = ["offer"]

@@ -13,9 +13,9 @@ from typing import Any
 
 import attrs
 
-from esdllm.config import SECTIONS, DecodeConfig, check_setting, parse_set, read_toml
+from esdllm.config.layers import Layer, line_numbers
+from esdllm.config.settings import SECTIONS, DecodeConfig, check_setting, parse_set, read_toml
 from esdllm.errors import ConfigError, known
-from esdllm.layers import Layer, line_numbers
 from esdllm.plugins import DISABLE_VARIABLE
 
 __all__ = [

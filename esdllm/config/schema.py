@@ -12,8 +12,8 @@ import attrs
 
 from esdllm.attention import AUTO
 from esdllm.catalogue import Catalogue, Entry
-from esdllm.config import SECTIONS, DecodeConfig
-from esdllm.options import inner_fields
+from esdllm.config.options import inner_fields
+from esdllm.config.settings import SECTIONS, DecodeConfig
 from esdllm.views import Preset
 
 __all__ = ["configuration_schema"]

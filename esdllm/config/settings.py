@@ -15,8 +15,8 @@ import attrs
 import tomli_w
 from attrs import validators
 
+from esdllm.config.options import converter
 from esdllm.errors import ConfigError, known
-from esdllm.options import converter
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from esdllm.config import SECTIONS, ComponentConfig, DecodeConfig, base_preset, check_setting, merge, read_toml
+from esdllm.config.settings import SECTIONS, ComponentConfig, DecodeConfig, base_preset, check_setting, merge, read_toml
 from esdllm.errors import ConfigError, known
 
 if sys.version_info >= (3, 11):

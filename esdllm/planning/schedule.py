@@ -14,8 +14,8 @@ import attrs
 
 from esdllm.errors import ConfigError
 from esdllm.plan import Block, Facts, Layout, Moment, Phase, Scope, Step, StepPlan, Window
-from esdllm.progress import Progress
-from esdllm.quota import Quota, cut
+from esdllm.planning.progress import Progress
+from esdllm.planning.quota import Quota, cut
 
 __all__ = ["Planner", "Planners"]
 

@@ -1,0 +1,30 @@
+"""What plugins receive and return.
+
+Views are NamedTuples, so that they can grow without breaking a plugin, and so that a compiled step can make them.
+
+Shapes: B prompts, R rows of the model's batch (B, or 2 B under guidance), N positions, L canvas, K keys, H heads,
+G key-value heads, D head dimension, C hidden, V vocabulary, F features of a scored tensor.
+"""
+
+from esdllm.views.around import Message, ModelSpec, Preset, Problem, StepRecord
+from esdllm.views.kernels import BlockView, Candidates, ImportanceView, Projection, SampleView, Site, UnmaskingView
+from esdllm.views.stores import CacheShape, CacheWrite, KeyValue, Memory
+
+__all__ = [
+    "BlockView",
+    "CacheShape",
+    "CacheWrite",
+    "Candidates",
+    "ImportanceView",
+    "KeyValue",
+    "Memory",
+    "Message",
+    "ModelSpec",
+    "Preset",
+    "Problem",
+    "Projection",
+    "SampleView",
+    "Site",
+    "StepRecord",
+    "UnmaskingView",
+]

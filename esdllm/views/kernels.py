@@ -1,0 +1,118 @@
+"""What kernels receive and return: in the step, and where blocks are placed."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+__all__ = ["BlockView", "Candidates", "ImportanceView", "Projection", "SampleView", "Site", "UnmaskingView"]
+
+Site = Literal["hidden", "query", "key", "value"]
+"""The tensor whose variation is scored: a layer's output, or its query, key or value after RoPE."""
+
+
+class ImportanceView(NamedTuple):
+    """What a scorer may read of the positions still alive in a layer."""
+
+    layer: int
+    """number of the layer, from 0"""
+    x: Tensor
+    """(R, N, F) the tensor at the scorer's site"""
+    last: Tensor
+    """(R, N, F) the same when the position last survived this layer; `x` itself if the scorer keeps no history"""
+    confidence: Tensor
+    """(R, N) float32, of the last time the position had logits; 0 outside the masked positions of the block"""
+    undecided: Tensor
+    """(R, N) bool, masked positions of the block"""
+    committed: Tensor
+    """(R, N) bool, committed at the last step, or put back"""
+    positions: Tensor
+    """(R, N) int64, in no particular order, counted from the row's first real token, so that padding changes nothing"""
+    seeds: Tensor
+    """(R,) int64, one a row"""
+    step: Tensor
+    """() int64"""
+
+
+class SampleView(NamedTuple):
+    """What a sampler may read."""
+
+    logits: Tensor
+    """(B, N, V) float32"""
+    seeds: Tensor
+    """(B,) int64, one a row"""
+    step: Tensor
+    """() int64"""
+    positions: Tensor
+    """(B, N) int64, positions counted from the row's first real token, so that padding changes nothing"""
+
+
+class Candidates(NamedTuple):
+    """What to put at each position, and how sure the model is of it."""
+
+    tokens: Tensor
+    """(B, N) int64"""
+    confidence: Tensor
+    """(B, N) float32, the token's probability under the unperturbed logits"""
+
+
+class BlockView(NamedTuple):
+    """What a schedule of moving blocks may read, in computed positions."""
+
+    first: Tensor
+    """(B,) int64, each row's first undecided position; L if it has none"""
+    undecided: Tensor
+    """(B, L) bool"""
+    begin: int
+    """the first position that any row had to decide"""
+    stop: int
+    """one beyond the last"""
+    length: int
+    """M, positions of a block"""
+
+
+class UnmaskingView(NamedTuple):
+    """What an unmasking policy may read; every tensor is (B, N, ...), ascending in position, where not said otherwise."""
+
+    logits: Tensor
+    """(B, N, V) float32"""
+    tokens: Tensor
+    """int64, the candidates"""
+    confidence: Tensor
+    """float32, of the candidates"""
+    eligible: Tensor
+    """bool, positions that may be committed now"""
+    positions: Tensor
+    """int64, counted from the row's first real token"""
+    previous_tokens: Tensor
+    """int64, the candidates when the position last had logits; -1 if never"""
+    previous_confidence: Tensor
+    """float32, their confidence; 0 if never"""
+    quota: Tensor
+    """(B,) int64, the planned number; meaningless where `counts` returned None"""
+    step: Tensor
+    """() int64"""
+    seeds: Tensor
+    """(B,) int64"""
+    columns: Tensor
+    """int64, the same positions counted with padding: indices into `undecided`"""
+    undecided: Tensor
+    """(B, L) bool, every masked position of the canvas, those without logits too"""
+    memory: Tensor | None = None
+    """(B, N, M) float32, what the policy remembers of each position; None if it remembers nothing"""
+    held: Tensor | None = None
+    """int64, the tokens that stand there now, the mask's id where undecided; None unless the policy may revoke"""
+    revocable: Tensor | None = None
+    """bool, decided in this run, in the block, and not yet put back as often as may be; None unless the policy may revoke"""
+
+
+class Projection(NamedTuple):
+    """Queries (R, M, H, D), keys and values (R, N, G, D), after RoPE."""
+
+    queries: Tensor
+    """(R, M, H, D), of the positions that attend"""
+    keys: Tensor
+    """(R, N, G, D)"""
+    values: Tensor
+    """(R, N, G, D)"""

@@ -1,0 +1,91 @@
+"""What cache stores receive and return."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import attrs
+import torch
+from torch import Tensor
+
+from esdllm.plan import Phase
+
+__all__ = ["CacheShape", "CacheWrite", "KeyValue", "Memory"]
+
+
+@attrs.frozen
+class CacheShape:
+    """What a cache store is asked to hold."""
+
+    rows: int
+    """R"""
+    length: int
+    """L, columns of the canvas"""
+    n_layers: int
+    """transformer layers"""
+    n_kv_heads: int
+    """G"""
+    head_dim: int
+    """D"""
+    features: int
+    """F of the remembered tensors"""
+    remembered: tuple[int, ...]
+    """layers at which the scored tensor is remembered; none for the key and value sites, which are cached anyway"""
+    dtype: torch.dtype
+    """of keys, values and remembered tensors"""
+    device: torch.device
+    """where to allocate"""
+    compiled: bool = False
+    """whether the cache is called inside a compiled step, where only tensor operations can be"""
+
+
+@attrs.frozen
+class Memory:
+    """What a cache takes at most, in bytes: what it holds, and the whole layers that a call copies for attention to read.
+
+    Not counted is what grows with the positions that a call writes: it is of the step's size, as activations are.
+    """
+
+    device: int
+    """where the model computes"""
+    host: int = 0
+    """in the host's memory, beside `device`; where the model computes on the host, the two add up"""
+    disk: int = 0
+    """in files"""
+
+
+class CacheWrite(NamedTuple):
+    """One layer's keys and values of the positions alive."""
+
+    layer: int
+    """number of the layer, from 0"""
+    positions: Tensor
+    """(R, N) int64; a position that occurs twice comes with equal rows"""
+    queries: Tensor
+    """(R, M, H, D)"""
+    keys: Tensor
+    """(R, N, G, D)"""
+    values: Tensor
+    """(R, N, G, D)"""
+    bias: Tensor | None
+    """(R, L) 0 at tokens, -inf at padding and at what is pruned; None if all is read"""
+    block: Tensor
+    """(R, M) int64, the block's positions"""
+    phase: Phase
+    """what the store does beside writing"""
+    padding: tuple[int, ...] | None = None
+    """R host integers, the columns at the head of each row that are padding, and all that `bias` hides; None if it hides
+    nothing, or more"""
+
+
+class KeyValue(NamedTuple):
+    """What attention reads: keys and values (R, K, G, D), and which of them it leaves out."""
+
+    keys: Tensor
+    """(R, K, G, D)"""
+    values: Tensor
+    """(R, K, G, D)"""
+    bias: Tensor | None = None
+    """(R, K), of the queries' dtype, added to the logits of each key: 0 or -inf; None if all keys are read"""
+    padding: tuple[int, ...] | None = None
+    """R host integers, the first keys of each row, which alone are left out; None where `bias` says more, or nothing"""
