@@ -66,6 +66,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "credit": "es-dllm unmasking=credit",
         "longest-prefix": "es-dllm unmasking=longest-prefix",
         "wino": "es-dllm unmasking=wino",
+        "prophet": "es-dllm unmasking=prophet",
         "threshold at wino's 0.6": "es-dllm-parallel unmasking.threshold=0.6",
     },
     "blocks": {

@@ -274,3 +274,39 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 def test_a_wrong_option_is_refused_by_name(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(name, **options)
+
+
+# -------------------------------------------------------------------------------------------------------- prophet
+
+
+@given(st.integers(0, 2**16), st.floats(0.0, 8.0))
+def test_prophet_takes_all_of_a_row_whose_mean_gap_reaches_the_bar_and_else_the_best(seed: int, bar: float) -> None:
+    found = view(seed)
+    chosen = selected(build("prophet", early=bar, middle=bar, late=bar), found)
+    first, second = found.logits.topk(2, dim=-1).values.unbind(-1)
+    for row in range(len(chosen)):
+        eligible = found.eligible[row]
+        if not eligible.any():
+            assert not chosen[row].any()
+        elif bool((first - second)[row][eligible].mean() >= bar):
+            assert torch.equal(chosen[row], eligible)
+        else:
+            assert chosen[row].nonzero().tolist() == [
+                [found.confidence[row].masked_fill(~eligible, -1).argmax().item()]
+            ]
+
+
+@pytest.mark.parametrize(("decided", "bar"), [(0, 9.0), (2, 9.0), (3, 6.0), (5, 6.0), (6, 3.0), (8, 3.0)])
+def test_prophet_s_bar_falls_with_what_is_decided(decided: int, bar: float) -> None:
+    """Of nine positions: 9 while more than two thirds are masks, 6 while more than one third, then 3."""
+    for gap, sure in ((bar - 0.5, False), (bar + 0.5, True)):
+        found = view(rows=1)
+        eligible = torch.arange(9).unsqueeze(0) >= decided
+        logits = torch.zeros(1, 9, VOCAB)
+        logits[..., 0] = gap
+        undecided = torch.zeros_like(found.undecided).scatter(1, found.columns, eligible)
+        chosen = selected(
+            build("prophet", early=9.0, middle=6.0, late=3.0),
+            found._replace(logits=logits, eligible=eligible, undecided=undecided),
+        )
+        assert bool(chosen.sum() == eligible.sum()) is (sure or decided == 8)

@@ -29,6 +29,7 @@ from esdllm_policies.parallel import (
     FactorUnmasking,
     KlassUnmasking,
     LongestPrefixUnmasking,
+    ProphetUnmasking,
 )
 from esdllm_policies.presets import PRESETS
 from esdllm_policies.refreshing import (
@@ -112,6 +113,7 @@ def esdllm_unmasking_policies() -> Mapping[str, Callable[..., UnmaskingPolicy]]:
         "credit": CreditUnmasking,
         "longest-prefix": LongestPrefixUnmasking,
         "wino": WinoUnmasking,
+        "prophet": ProphetUnmasking,
     }
 
 

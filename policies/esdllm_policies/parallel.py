@@ -242,3 +242,39 @@ class KlassUnmasking(_Deciding):
         assert view.memory is not None
         still = view.memory[..., -1] >= self.history
         return chosen_or_best(still & (view.confidence > self.threshold), view.confidence, view.eligible)
+
+
+def _gap(default: float, share: str) -> float:
+    field: float = attrs.field(
+        default=default,
+        validator=validators.ge(0.0),
+        metadata={"help": f"mean gap that decides everything, {share}", "tune": (1.0, 2.5, 5.0, 7.5, 10.0)},
+    )
+    return field
+
+
+@attrs.frozen
+class ProphetUnmasking(_Deciding):
+    """All that is left at once, as soon as the largest logit is far enough ahead of the second; until then the best one.
+
+    Prophet, arXiv 2508.19982: the mean gap over the masks must reach a bar that is lower the more is decided. Here that is
+    the decided share of the stretch from the first to the last position that has logits: in a step that skips nothing,
+    of the block.
+    """
+
+    early: float = _gap(7.5, "while less than a third is decided")
+    middle: float = _gap(5.0, "while less than two thirds are")
+    late: float = _gap(2.5, "after that")
+
+    def select(self, view: UnmaskingView) -> Tensor:
+        """Return all that is eligible in rows that are sure enough, and the best one in the others."""
+        first, second = view.logits.topk(2, dim=-1).values.unbind(-1)
+        masks = view.eligible.sum(1, keepdim=True)
+        gap = ((first - second) * view.eligible).sum(1, keepdim=True) / masks.clamp(min=1)
+        columns = torch.arange(view.undecided.shape[1], device=gap.device)
+        stretch = (columns >= view.columns.amin(1, keepdim=True)) & (columns <= view.columns.amax(1, keepdim=True))
+        left = (view.undecided & stretch).sum(1, keepdim=True) / stretch.sum(1, keepdim=True)
+        bar = (
+            torch.full_like(gap, self.late).masked_fill(left > 1 / 3, self.middle).masked_fill(left > 2 / 3, self.early)
+        )
+        return chosen_or_best((gap >= bar).expand_as(view.eligible), view.confidence, view.eligible)
