@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import pytest
 import torch
 from drawing import (
     ADAPTIVE,
@@ -38,6 +39,8 @@ from hypothesis import strategies as st
 from esdllm import Model
 from esdllm_models.linear import Dense
 from esdllm_models.transformer import Transformer
+
+pytestmark = pytest.mark.no_cover  # thousands of small generations, which measuring slows fivefold
 
 QUIET = 24
 """from this id on, tokens look to `deaf` models like a mask"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from drawing import (
     ADAPTIVE,
@@ -25,6 +26,8 @@ from torch import Tensor
 
 from esdllm import Engine, KeyValue, ModelSpec, StepRecord
 from esdllm.plain import plain_attention
+
+pytestmark = pytest.mark.no_cover  # thousands of small generations, which measuring slows fivefold
 
 EXACT = {"rtol": 1e-3, "atol": 1e-3}
 """RoPE's cosines are float32, whose last bit depends on where in a vector they stand (6e-8), and a norm of small features
