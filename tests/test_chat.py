@@ -247,6 +247,7 @@ def test_a_real_terminal_stops_an_answer_and_leaves(tmp_path: Path) -> None:
         words = ["chat", "--model", "tiny-llada", "--gen-length", "512", "--set", "early_stop=false"]
         code = f"from esdllm.cli import main; raise SystemExit(main({words!r}))"
         os.chdir(tmp_path)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which jobs in the background of a shell ignore
         os.execv(sys.executable, [sys.executable, "-c", code])
     screen = Screen(terminal)
     screen.until("/help says")

@@ -22,7 +22,7 @@ part "format" ruff format --check .
 part "lint" ruff check .
 part "types" mypy
 part "imports" lint-imports
-part "tests" pytest --cov=esdllm
+part "tests" env OMP_NUM_THREADS=1 pytest --cov=esdllm # small tensors: threads that wait for each other take longest
 part "xformers" tools/check_xformers.sh "$@"
 part "docs" mkdocs build --quiet --strict --site-dir "$room/site"
 echo "== all passed in $SECONDS s"
