@@ -8,16 +8,14 @@ with the dual cache, which computes the same windows and skips nothing. Prints M
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
+from on_suite import measured
 
-from esdllm import Catalogue, load_model
-from esdllm.evaluation import Contender, Interval, Report, evaluate, load_suite, of_split, taken
+from esdllm import Catalogue
+from esdllm.evaluation import Contender, Interval, Report, load_suite, of_split, taken
 from esdllm.evaluation.plots import COLORS, new_figure, save_figure
 
 KEEPS = {
@@ -141,22 +139,9 @@ def main(
     cells = grid()
     texts = {"dual-cache": None, **{text: key for key, text in cells.items()}}
     contenders = [Contender.of(text, catalogue, sets=lengths) for text in texts]
-    with Progress(console=Console(stderr=True)) as bar:
-        shown = bar.add_task("decoding", total=len(problems) * len(contenders))
-        report = evaluate(
-            load_model(model, catalogue=catalogue),
-            suite,
-            problems,
-            contenders,
-            names=(model, "tiny", "test"),
-            batch_size=batch,
-            catalogue=catalogue,
-            progress=lambda _, done: bar.advance(shown, done),
-        )
+    report = measured(model, suite, problems, contenders, batch, catalogue, out)
     outcomes = dict(zip(texts.values(), report.outcomes, strict=True))
     losses = {key: report.loss(outcomes[key]) for key in cells}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
     draw(losses, f"{model}: {len(problems)} problems", out.with_suffix(".png"))
     print(tables(report, losses))
 

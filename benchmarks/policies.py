@@ -8,16 +8,14 @@ and OUT.png, in which the drift controller stands against fixed intervals.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
+from on_suite import measured
 
-from esdllm import Catalogue, load_model
-from esdllm.evaluation import Contender, Outcome, Report, evaluate, load_suite, of_split, taken
+from esdllm import Catalogue
+from esdllm.evaluation import Contender, Outcome, Report, load_suite, of_split, taken
 from esdllm.evaluation.plots import COLORS, new_figure, save_figure
 
 HARD = "block_length=64 skip.keep=[[0,1],[0.125,0.125],[0.25,0.0625]]"
@@ -145,21 +143,8 @@ def main(
     problems = taken(of_split(suite.problems(), "test"), count, ())
     texts = list(dict.fromkeys(["vanilla", *(text for texts in SECTIONS.values() for text in texts.values())]))
     contenders = [Contender.of(text, catalogue, settings=suite.settings) for text in texts]
-    with Progress(console=Console(stderr=True)) as bar:
-        shown = bar.add_task("decoding", total=len(problems) * len(contenders))
-        report = evaluate(
-            load_model(model, catalogue=catalogue),
-            suite,
-            problems,
-            contenders,
-            names=(model, "tiny", "test"),
-            batch_size=batch,
-            catalogue=catalogue,
-            progress=lambda _, done: bar.advance(shown, done),
-        )
+    report = measured(model, suite, problems, contenders, batch, catalogue, out)
     found = dict(zip(texts, report.outcomes, strict=True))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
     if {"refresh, fixed", "refresh, by drift"} <= set(SECTIONS):
         draw(report, found, f"{model}: {len(problems)} problems", out.with_suffix(".png"))
     print(tables(report, found))

@@ -158,23 +158,15 @@ class Canvas:
         self.revoked.zero_().scatter_(1, positions, selected)
         self.undecided.logical_or_(self.revoked)
         self.revisions.sub_(self.revoked.long())
-        self.tokens.masked_fill_(self.revoked.roll(self.spec.logit_shift, 1), self.spec.mask_id)
+        self.tokens.masked_fill_(self.by_column(self.revoked), self.spec.mask_id)
 
-    def committed_columns(self) -> Tensor:
-        """Return (B, L) bool, the columns whose token was committed at the last step."""
-        return self.committed.roll(self.spec.logit_shift, 1)
-
-    def revoked_columns(self) -> Tensor | None:
-        """Return (B, L) bool, the columns that became masks again at the last step; None if the policy never revokes."""
-        return None if self.revoked is None else self.revoked.roll(self.spec.logit_shift, 1)
-
-    def computed_columns(self) -> Tensor | None:
-        """Return (B, L) bool, the columns whose token had logits at the last step; None if nobody watches."""
-        return None if self.computed is None else self.computed.roll(self.spec.logit_shift, 1)
+    def by_column(self, x: Tensor) -> Tensor:
+        """Return x (B, L), which goes by computed position, by the column that each position decides."""
+        return x.roll(self.spec.logit_shift, 1)
 
     def undecided_columns(self) -> Tensor:
         """Return (B, L) bool, the columns still to be decided."""
-        return self.undecided.roll(self.spec.logit_shift, 1)
+        return self.by_column(self.undecided)
 
     def first_stop(self, stop_ids: Tensor) -> Tensor:
         """Return (B,) int64, the first decided column that holds one of `stop_ids`; L if none does."""

@@ -23,7 +23,7 @@ from esdllm.loading import Model
 from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
 from esdllm.prompts import Prompts, prepare
-from esdllm.records import Generation
+from esdllm.records import Generation, until_stop
 from esdllm.run import Run, StepFunction
 from esdllm.views import CacheShape
 
@@ -153,7 +153,7 @@ class Engine:
                 tokens = tokens.masked_fill(canvas.columns > first, self.model.spec.eos_id)
             tokens = tokens.cpu()
             answers = [row[start:] for row, start in zip(tokens.tolist(), starts, strict=True)]
-            answers = [self._cut(row) for row in answers] if cut else answers
+            answers = [until_stop(row, self.model.stop_ids) for row in answers] if cut else answers
         codec = self.model.codec
         vanilla = run.steps * self.model.spec.n_layers * tokens.shape[1]
         return Generation(
@@ -168,7 +168,3 @@ class Engine:
             seconds=run.seconds,
             compile_seconds=run.compile_seconds,
         )
-
-    def _cut(self, row: list[int]) -> list[int]:
-        """Return a row up to its first stop."""
-        return row[: next((i for i, token in enumerate(row) if token in self.model.stop_ids), len(row))]

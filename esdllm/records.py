@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
+
 import attrs
 from torch import Tensor
 
-__all__ = ["Generation"]
+__all__ = ["Generation", "until_stop"]
 
 
 @attrs.frozen(eq=False)
@@ -53,3 +55,8 @@ class Generation:
     def tokens_per_second(self) -> float:
         """Answer tokens a second, over all rows."""
         return self.answer_tokens / self.seconds if self.seconds else 0.0
+
+
+def until_stop(tokens: Sequence[int], stop_ids: Container[int]) -> list[int]:
+    """Return tokens up to the first that ends an answer."""
+    return list(tokens[: next((i for i, token in enumerate(tokens) if token in stop_ids), len(tokens))])

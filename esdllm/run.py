@@ -165,12 +165,12 @@ class Run:
             step.block,
             step.plan,
             canvas.tokens,
-            canvas.committed_columns(),
+            canvas.by_column(canvas.committed),
             canvas.confidence,
-            canvas.revoked_columns(),
+            None if canvas.revoked is None else canvas.by_column(canvas.revoked),
             canvas.padding[: len(canvas.tokens)] if canvas.padding else None,
-            canvas.guess.roll(canvas.spec.logit_shift, 1),
-            canvas.computed_columns(),
+            canvas.by_column(canvas.guess),
+            None if canvas.computed is None else canvas.by_column(canvas.computed),
         )
         for observer in observers:
             observer.step(record)

@@ -21,6 +21,7 @@ from esdllm.answers import Answer
 from esdllm.engine import Engine
 from esdllm.frames import Frame, Frames, spelled
 from esdllm.interfaces import TextCodec
+from esdllm.records import until_stop
 from esdllm.views import ModelSpec, StepRecord
 
 __all__ = ["Stream", "StreamEvent", "feed"]
@@ -101,7 +102,7 @@ class _Writer:
     """A step observer that turns frames into events."""
 
     def __init__(self, codec: TextCodec | None, stop_ids: Sequence[int], handover: _Handover) -> None:
-        self._codec, self._stops, self._handover = codec, frozenset(stop_ids), handover
+        self._codec, self.stops, self._handover = codec, frozenset(stop_ids), handover
         self._frames, self._text = Frames(), ""
         self.frame: Frame | None = None
 
@@ -125,9 +126,9 @@ class _Writer:
         return StreamEvent(text, new, "", (), tuple(tokens), (), self.frame, final=True)
 
     def _event(self, frame: Frame) -> StreamEvent:
-        settled = self._until_stop(frame.tokens[: frame.settled])
+        settled = tuple(until_stop(frame.tokens[: frame.settled], self.stops))
         ended = len(settled) < frame.settled
-        drafted = () if ended else self._until_stop(frame.standing[frame.settled :])
+        drafted = () if ended else tuple(until_stop(frame.standing[frame.settled :], self.stops))
         text, before = self._settled_text(settled), self._text
         self._text = text
         positions = tuple(i for i, new in enumerate(frame.committed) if new)
@@ -135,9 +136,6 @@ class _Writer:
         return StreamEvent(
             text, text[len(before) :], self._draft(text, settled, drafted), positions, settled, tokens, frame
         )
-
-    def _until_stop(self, tokens: Sequence[int]) -> tuple[int, ...]:
-        return tuple(tokens[: next((i for i, token in enumerate(tokens) if token in self._stops), len(tokens))])
 
     def _settled_text(self, settled: Sequence[int]) -> str:
         """Return the text of tokens, without a last character of which bytes are missing; never less than before."""
@@ -177,11 +175,10 @@ class Stream(Iterator[StreamEvent]):
         return self._answer or self._so_far()
 
     def _so_far(self) -> Answer:
-        frame, stops = self._writer.frame, self._writer._stops
+        frame = self._writer.frame
         if frame is None:
             return Answer(self._prompt, "", (), 0, 0.0, complete=False)
-        tokens = [-1 if token == frame.mask else token for token in frame.tokens]
-        tokens = tokens[: next((i for i, token in enumerate(tokens) if token in stops), len(tokens))]
+        tokens = [-1 if token == frame.mask else token for token in until_stop(frame.tokens, self._writer.stops)]
         while tokens and tokens[-1] < 0:
             tokens.pop()
         text = spelled(self._codec, tokens, _GAP, each=False) if self._codec else ""

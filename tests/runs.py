@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from esdllm import Catalogue, Engine, Model, StepRecord
+from esdllm import Catalogue, Engine, Generation, Model, StepPlan, StepRecord
+from esdllm.run import StepFunction
 
 MODELS = ("llada-0", "dream-0")
 MODES = ("vanilla", "prefix-cache", "dual-cache", "es-dllm")
@@ -57,3 +58,17 @@ class Watch:
     def end(self) -> None:
         """Note that the run is over."""
         self.ended = True
+
+
+def compiled(engine: Engine, rows: torch.Tensor) -> tuple[Generation, int, set[StepPlan]]:
+    """Decode with each step compiled; return the result, how many graphs that made, and the distinct plans of its steps."""
+    graphs: list[Any] = []
+
+    def count(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    engine.step_function, watch = StepFunction(compiled=True, backend=count), Watch()
+    found = engine.generate(rows, observers=[watch])
+    return found, len(graphs), {record.plan for record in watch.records}

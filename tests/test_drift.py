@@ -101,7 +101,6 @@ def test_what_is_learned_of_the_block_and_of_the_prompt_are_two_periods() -> Non
 def test_the_measured_drift_is_that_between_what_was_held_and_what_is_computed(name: str, build: Build) -> None:
     """Recomputed by hand from the values that the cache held just before a refresh and just after it."""
     engine = build(name, "es-dllm", refresh="drift", block_length=24)
-    held: dict[int, torch.Tensor] = {}
     found: list[tuple[float, float]] = []
     step_function, layers = engine.step_function, engine.model.spec.n_layers
 
@@ -123,7 +122,6 @@ def test_the_measured_drift_is_that_between_what_was_held_and_what_is_computed(n
             else:
                 assert canvas.drift[1].item() < 0
             found.append((canvas.drift[0].item(), canvas.drift[1].item()))
-        held.clear()
 
     watched.seconds_compiling = 0.0  # type: ignore[attr-defined]
     engine.step_function = watched  # type: ignore[assignment]

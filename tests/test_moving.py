@@ -10,7 +10,7 @@ import torch
 from helpers import CASES
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import MODELS, MODES, Build, Watch, prompts
+from runs import MODELS, MODES, Build, Watch, compiled, prompts
 
 from esdllm import BlockView, Catalogue, ConfigError, load_model
 from esdllm_policies.blocks import OwnBlocks, SlidingBlocks
@@ -107,20 +107,11 @@ def test_infilling_decides_every_mask_of_ragged_rows(blocks: str, build: Build) 
 
 @pytest.mark.parametrize("blocks", MOVING)
 def test_the_compiled_step_is_one_graph_a_plan_with_eager_s_tokens(blocks: str, build: Build) -> None:
-    from esdllm.run import StepFunction
-
-    graphs: list[Any] = []
-
-    def count(graph: Any, inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
-    torch._dynamo.reset()
     engine = build("llada-0", "es-dllm", blocks=blocks)
-    eager, watch = engine.generate(prompts(2)), Watch()
-    engine.step_function = StepFunction(compiled=True, backend=count)
-    assert torch.equal(engine.generate(prompts(2), observers=[watch]).tokens, eager.tokens)
-    assert len(graphs) == len({record.plan for record in watch.records}) <= 4
+    eager = engine.generate(prompts(2))
+    found, graphs, plans = compiled(engine, prompts(2))
+    assert torch.equal(found.tokens, eager.tokens)
+    assert graphs == len(plans) <= 4
 
 
 @given(st.lists(st.integers(10, 40), min_size=1, max_size=4), st.integers(1, 12))

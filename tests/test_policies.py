@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from runs import REFRESH, SHORT, Watch, prompts
+from runs import REFRESH, SHORT, Watch, compiled, prompts
 
 from esdllm import Catalogue, Engine, Generation, Model
-from esdllm.run import StepFunction
 
 CATALOGUE = Catalogue.load()
 FAMILIES = ("llada", "dream")
@@ -130,17 +129,9 @@ def chosen(kind: str, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("kind", "name"), KERNELS)
 def test_every_kernel_compiles_into_one_graph_a_plan_with_eager_s_tokens(kind: str, name: str, build: Any) -> None:
-    graphs: list[Any] = []
-
-    def count(graph: Any, inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
-    torch._dynamo.reset()
     small = {"gen_length": 8, "block_length": 4, "refresh": {"prompt_refresh": 4, "block_refresh": 2}}
     engine = build("llada", "es-dllm", **small, **chosen(kind, name))
-    eager, watch = engine.generate(prompts(2)), Watch()
-    engine.step_function = StepFunction(compiled=True, backend=count)
-    compiled = engine.generate(prompts(2), observers=[watch])
-    assert torch.equal(compiled.tokens, eager.tokens)
-    assert len(graphs) == len({record.plan for record in watch.records})
+    eager = engine.generate(prompts(2))
+    found, graphs, plans = compiled(engine, prompts(2))
+    assert torch.equal(found.tokens, eager.tokens)
+    assert graphs == len(plans)

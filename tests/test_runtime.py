@@ -8,7 +8,7 @@ import pluggy
 import pytest
 import torch
 from helpers import CASES
-from runs import MODELS, MODES, Watch, prompts
+from runs import MODELS, MODES, Watch, compiled, prompts
 
 from esdllm import Catalogue, load_model
 
@@ -79,21 +79,11 @@ def test_no_hook_is_called_while_generating(build: Any, monkeypatch: pytest.Monk
 def test_the_compiled_step_is_one_graph_a_plan_with_eager_s_tokens(
     name: str, mode: str, over: dict[str, Any], build: Any
 ) -> None:
-    from esdllm.run import StepFunction
-
-    graphs: list[Any] = []
-
-    def count(graph: Any, inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
-    torch._dynamo.reset()
     engine = build(name, mode, **over)
-    eager, watch = engine.generate(prompts(2)), Watch()
-    engine.step_function = StepFunction(compiled=True, backend=count)
-    compiled = engine.generate(prompts(2), observers=[watch])
-    assert torch.equal(compiled.tokens, eager.tokens)
-    assert len(graphs) == len({record.plan for record in watch.records})
+    eager = engine.generate(prompts(2))
+    found, graphs, plans = compiled(engine, prompts(2))
+    assert torch.equal(found.tokens, eager.tokens)
+    assert graphs == len(plans)
 
 
 @pytest.mark.full

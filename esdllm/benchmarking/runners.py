@@ -19,6 +19,7 @@ from esdllm.cost import Costing
 from esdllm.errors import InputError
 from esdllm.loading import Model
 from esdllm.plan import Layout
+from esdllm.records import until_stop
 
 __all__ = ["BareRunner", "EngineRunner", "Runner", "Sample", "runner"]
 
@@ -153,12 +154,9 @@ class BareRunner:
             if self.prompts.is_cuda:
                 torch.cuda.synchronize(self.prompts.device)
             seconds = time.perf_counter() - started
-        answers = [self._answer(row) for row in loop.tokens[:, self.prompts.shape[1] :].tolist()]
+        rows = loop.tokens[:, self.prompts.shape[1] :].tolist()
+        answers = [len(until_stop(row, self.model.stop_ids)) for row in rows]
         return Sample(seconds, 0.0, len(steps), sum(answers), len(steps) * len(answers), tuple(clock.steps()))
-
-    def _answer(self, row: list[int]) -> int:
-        """Return the tokens before the first stop."""
-        return next((i for i, token in enumerate(row) if token in self.model.stop_ids), len(row))
 
     def costing(self, weight_bytes: int) -> Costing:
         """Return what counts its steps."""

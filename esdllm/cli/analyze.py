@@ -19,6 +19,7 @@ from esdllm.catalogue import Catalogue
 from esdllm.cli.prompts import read_prompts
 from esdllm.cli.shared import (
     BlockLength,
+    ChatTemplate,
     Choice,
     ConfigFile,
     Debug,
@@ -38,7 +39,6 @@ from esdllm.cli.shared import (
     stderr,
     stdout,
 )
-from esdllm.components import Components
 from esdllm.engine import Engine
 from esdllm.errors import InputError, known
 from esdllm.evaluation import load_suite, of_split, taken
@@ -83,9 +83,7 @@ def analyze_(
     device: Device = None,
     dtype: Dtype = None,
     quantize: Quantize = None,
-    chat: Annotated[
-        bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if there is one].")
-    ] = None,
+    chat: ChatTemplate = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -111,7 +109,6 @@ def analyze_(
     lengths = {"gen_length": gen_length, "block_length": block_length}
     choice = Choice(preset, config, sets, lengths, _PRESET, profile, suited)
     decode = choice.config(catalogue)
-    Components.resolve(decode, catalogue)  # a wrong option is found before weights are read
     name = model or default_model(catalogue)
     loaded = load(name, device, dtype, catalogue, quantize)
     engine = Engine.build(loaded, decode, catalogue)

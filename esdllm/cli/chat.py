@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from esdllm.catalogue import Catalogue
+from esdllm.cli.prompts import text_of_input
 from esdllm.cli.shared import (
     BlockLength,
     Choice,
@@ -30,8 +31,6 @@ from esdllm.cli.shared import (
     stderr,
 )
 from esdllm.cli.talk import Chat
-from esdllm.components import Components
-from esdllm.errors import InputError
 from esdllm.pipeline import Pipeline
 
 
@@ -75,7 +74,6 @@ def chat(
     choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length}, profile=profile)
     catalogue, console = Catalogue.load(), stderr()
     decode = choice.config(catalogue)
-    Components.resolve(decode, catalogue)
     name = model or default_model(catalogue)
     pipe = Pipeline.of(load(name, device, dtype, catalogue, quantize), decode, catalogue)
     talk = Chat(name, pipe, choice, console, watch and console.is_terminal)
@@ -113,10 +111,6 @@ def _typed_line(console: Console) -> str:
 
 def _piped() -> Iterator[str]:
     """Yield the lines of standard input."""
-    try:
-        for line in sys.stdin:
+    with text_of_input() as source:
+        for line in source:
             yield line.rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"standard input is not valid {error.encoding} at byte {error.start}; convert it first, say with iconv"
-        ) from error

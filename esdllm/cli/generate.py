@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +13,10 @@ from rich.console import Console
 from esdllm.batching import BatchRun, Setup
 from esdllm.catalogue import Catalogue
 from esdllm.cli.batch import answer_file
+from esdllm.cli.prompts import text_of_input
 from esdllm.cli.shared import (
     BlockLength,
+    ChatTemplate,
     Choice,
     ConfigFile,
     Debug,
@@ -27,6 +28,7 @@ from esdllm.cli.shared import (
     PresetName,
     ProfileName,
     Quantize,
+    Seed,
     Sets,
     counted,
     default_model,
@@ -35,7 +37,6 @@ from esdllm.cli.shared import (
     stderr,
 )
 from esdllm.cli.watch import ProgressBar, View, Watch
-from esdllm.components import Components
 from esdllm.config import DecodeConfig
 from esdllm.engine import Engine
 from esdllm.errors import InputError, UnavailableError
@@ -74,13 +75,11 @@ def generate(
     sets: Sets = None,
     gen_length: GenLength = None,
     block_length: BlockLength = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampler's noise [0].")] = None,
+    seed: Seed = None,
     device: Device = None,
     dtype: Dtype = None,
     quantize: Quantize = None,
-    chat: Annotated[
-        bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if there is one].")
-    ] = None,
+    chat: ChatTemplate = None,
     as_json: Json = False,
     watch: Annotated[
         bool,
@@ -109,7 +108,6 @@ def generate(
     )
     catalogue, console = Catalogue.load(), stderr()
     decode = choice.config(catalogue)
-    Components.resolve(decode, catalogue)  # a wrong option is found before weights are read
     if source is not None or output is not None:
         if source is None or output is None:
             raise InputError(
@@ -143,12 +141,8 @@ def generate(
 
 
 def _read_prompt() -> str:
-    try:
-        return sys.stdin.read().removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"standard input is not valid {error.encoding} at byte {error.start}; convert it first, say with iconv"
-        ) from error
+    with text_of_input() as source:
+        return source.read().removesuffix("\n")
 
 
 def _load(

@@ -23,6 +23,7 @@ from esdllm.cli.shared import (
     PresetName,
     ProfileName,
     Quantize,
+    Seed,
     Sets,
     default_model,
     load,
@@ -30,7 +31,6 @@ from esdllm.cli.shared import (
     stderr,
 )
 from esdllm.cli.watch import ProgressBar
-from esdllm.components import Components
 from esdllm.pipeline import Pipeline
 
 
@@ -47,7 +47,7 @@ def infill(
     config: ConfigFile = None,
     sets: Sets = None,
     block_length: BlockLength = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampler's noise [0].")] = None,
+    seed: Seed = None,
     device: Device = None,
     dtype: Dtype = None,
     quantize: Quantize = None,
@@ -66,7 +66,6 @@ def infill(
     choice = Choice(preset, config, sets, {"block_length": block_length, "seed": seed}, profile=profile)
     catalogue, console = Catalogue.load(), stderr()
     decode = choice.config(catalogue)
-    Components.resolve(decode, catalogue)
     pipe = Pipeline.of(load(model or default_model(catalogue), device, dtype, catalogue, quantize), decode, catalogue)
     with ExitStack() as stack:
         observers = [stack.enter_context(ProgressBar(console))] if console.is_terminal else []

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from esdllm.errors import InputError
 
-__all__ = ["read_prompts"]
+__all__ = ["read_prompts", "text_of_input"]
 
 
 def read_prompts(words: Sequence[str], file: Path | None) -> list[str]:
@@ -24,6 +27,21 @@ def read_prompts(words: Sequence[str], file: Path | None) -> list[str]:
             "--prompts FILE"
         )
     return texts
+
+
+@contextmanager
+def text_of_input() -> Iterator[TextIO]:
+    """Give standard input, which is text.
+
+    Raises:
+        InputError: it is not; says where.
+    """
+    try:
+        yield sys.stdin
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"standard input is not valid {error.encoding} at byte {error.start}; convert it first, say with iconv"
+        ) from error
 
 
 def _prompts_of(file: Path) -> list[str]:

@@ -81,6 +81,8 @@ Quantize = Annotated[
         help="Hold linear layers' weights in fewer bits: int8, int8-weight-only, int4-weight-only [as they are].",
     ),
 ]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampler's noise [0].")]
+ChatTemplate = Annotated[bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if there is one].")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -154,6 +156,8 @@ class Choice:
 
     def config(self, catalogue: Catalogue) -> DecodeConfig:
         """Return the configuration, with a word on standard error where it is not of the command line alone.
+
+        All components were built by then, so a wrong option is found before weights are read.
 
         Raises:
             ConfigError: as `settled`.

@@ -14,6 +14,7 @@ from rich.progress import Progress, TaskID
 from esdllm.catalogue import Catalogue
 from esdllm.cli.shared import (
     BlockLength,
+    ChatTemplate,
     Choice,
     ConfigFile,
     Debug,
@@ -24,6 +25,7 @@ from esdllm.cli.shared import (
     PresetName,
     ProfileName,
     Quantize,
+    Seed,
     Sets,
     check_writable,
     counted,
@@ -62,16 +64,14 @@ def trace(
     sets: Sets = None,
     gen_length: GenLength = None,
     block_length: BlockLength = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampler's noise [0].")] = None,
+    seed: Seed = None,
     times: Annotated[
         bool, typer.Option("--times/--no-times", help="Decode once more, for the time of each step.")
     ] = True,
     device: Device = None,
     dtype: Dtype = None,
     quantize: Quantize = None,
-    chat: Annotated[
-        bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if there is one].")
-    ] = None,
+    chat: ChatTemplate = None,
     debug: Debug = False,
 ) -> None:
     """Record what a run computes, skips and refreshes, and write a page that shows it.
@@ -97,9 +97,8 @@ def trace(
     if against is not None:
         other = Contender.of(against, catalogue, sets=fixed_sets(gen_length, block_length), project=choice.project)
         check_names([other, *(Contender(name, decode) for name, decode in runs.items())])
+        Components.resolve(other.config, catalogue)  # a wrong option is found before weights are read
         runs[other.name] = other.config
-    for decode in runs.values():
-        Components.resolve(decode, catalogue)  # a wrong option is found before weights are read
     name = model or default_model(catalogue)
     loaded = load(name, device, dtype, catalogue, quantize)
     found = _traces(runs, loaded, name, prompt, loaded.chats(chat), seed, times, catalogue, console)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import attrs
@@ -41,6 +42,8 @@ class Quota:
     """by step and row; None if that depends on the logits"""
     reach: int | None = None
     """positions before each row's own block that its window reaches back to; None if all rows share the block"""
+    suffix: tuple[int, ...] | None = None
+    """positions right of the block that are seen; None for all"""
     limit: int = attrs.field(init=False)
     """the most that a row commits at one step"""
     planned: tuple[int, ...] = attrs.field(init=False)
@@ -77,7 +80,7 @@ def cut(blocks: _Blocks, unmasking: _Unmasking, layout: Layout, block_length: in
     """Return the blocks that hold a mask in any row, with what their steps commit.
 
     Raises:
-        ConfigError: a block lies outside what is to decide, or the counts do not suffice.
+        ConfigError: a block or what is seen beyond it lies outside the canvas, or the counts do not suffice.
     """
     masks = layout.masks
     begin = min((row[0] for row in masks if row), default=0)
@@ -88,14 +91,16 @@ def cut(blocks: _Blocks, unmasking: _Unmasking, layout: Layout, block_length: in
         first = _checked(blocks.next_block(begin, end, block_length), begin, end)
         length, masked = first.stop - first.start, [len(row) for row in masks]
         reach = max(0, min(getattr(blocks, "reach", 0), begin))
-        return [Quota(0, Block(begin, end), length, tuple(masked), _counts(unmasking, masked, 1), reach)]
+        counts, whole = _counts(unmasking, masked, 1), Block(begin, end)
+        return [Quota(0, whole, length, tuple(masked), counts, reach, _suffix(blocks, whole, layout.length))]
     found = []
     ranges = _ranges(blocks, begin, end, block_length)
     for number, block in enumerate(ranges):
         masked = [bisect_left(row, block.stop) - bisect_left(row, block.start) for row in masks]
         if any(masked):
             counts = _counts(unmasking, masked, len(ranges))
-            found.append(Quota(number, block, block.stop - block.start, tuple(masked), counts))
+            suffix = _suffix(blocks, block, layout.length)
+            found.append(Quota(number, block, block.stop - block.start, tuple(masked), counts, suffix=suffix))
     return found
 
 
@@ -111,6 +116,21 @@ def _checked(block: Block, start: int, end: int) -> Block:
     if not start <= block.start < block.stop <= end:
         raise ConfigError(f"the block schedule cut {tuple(block)} out of {(start, end)}; a block lies within it")
     return block
+
+
+def _suffix(blocks: _Blocks, block: Block, length: int) -> tuple[int, ...] | None:
+    """Return the positions right of a block that are seen; None if all are (see `PruningBlocks`)."""
+    prune = getattr(blocks, "suffix", None)
+    if prune is None:
+        return None
+    found = tuple(prune(block, length))
+    bounded = not found or block.stop <= found[0] <= found[-1] < length
+    if not bounded or any(a >= b for a, b in pairwise(found)):
+        raise ConfigError(
+            f"the block schedule sees {found} right of the block {tuple(block)} on a canvas of {length}; "
+            "give ascending positions from the block's end to the canvas'"
+        )
+    return found
 
 
 def _counts(unmasking: _Unmasking, masked: Sequence[int], blocks: int) -> tuple[tuple[int, ...], ...] | None:

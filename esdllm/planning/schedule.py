@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import attrs
 
 from esdllm.errors import ConfigError
-from esdllm.plan import Block, Facts, Layout, Moment, Phase, Scope, Step, StepPlan, Window
+from esdllm.plan import Block, Drift, Facts, Layout, Moment, Phase, Scope, Step, StepPlan, Window
 from esdllm.planning.progress import Progress
 from esdllm.planning.quota import Quota, cut
 
@@ -52,6 +52,12 @@ class Planners:
     blocks: _Blocks
     unmasking: _Unmasking
     store: _Store
+    learn: Callable[[Moment, Drift], Sequence[float]] | None = attrs.field(init=False)
+    """how the refresh policy learns from drift; None if it does not (see `LearningRefresh`)"""
+
+    @learn.default
+    def _learn(self) -> Callable[[Moment, Drift], Sequence[float]] | None:
+        return getattr(self.refresh, "learn", None)
 
 
 class _Frame(NamedTuple):
@@ -80,6 +86,7 @@ class Planner:
     delay_eos: bool = False
     early_stop: bool = False
     check_every: int = 8
+    _quotas: list[Quota] | None = attrs.field(default=None, init=False, repr=False)
     _memo: dict[tuple[int, int, int], tuple[int, ...]] = attrs.field(factory=dict, init=False, repr=False)
 
     def walk(self, read: Callable[[], Facts]) -> Iterator[Step]:
@@ -134,7 +141,9 @@ class Planner:
 
     def quotas(self) -> list[Quota]:
         """Return the blocks that hold a mask in any row, with what their steps commit."""
-        return cut(self.planners.blocks, self.planners.unmasking, self.layout, self.block_length)
+        if self._quotas is None:
+            self._quotas = cut(self.planners.blocks, self.planners.unmasking, self.layout, self.block_length)
+        return self._quotas
 
     def _decided(self, quota: Quota, step_in_block: int, certain: bool, previous: Progress) -> bool:
         """Return whether the block is decided, asking the device only if the plan leaves a doubt."""
@@ -149,7 +158,7 @@ class Planner:
 
     def _learn(self, previous: Progress) -> None:
         """Let a refresh policy that learns have what the refresh before found; asks the device for it."""
-        learn = getattr(self.planners.refresh, "learn", None)
+        learn = self.planners.learn
         if learn is None or (refreshed := previous.refreshed) is None or (drift := previous.facts().drift) is None:
             return
         previous.learned = tuple(learn(refreshed[0], drift))
@@ -158,13 +167,12 @@ class Planner:
         """Return the step but for what the whole run shares."""
         window, refresh = self.planners.refresh.scope(moment)
         phase = self.planners.store.phase(moment.step_in_block)
-        suffix = self._suffix(quota)
-        new = () if suffix is None else previous.unseen(quota.block, suffix)
+        new = () if quota.suffix is None else previous.unseen(quota.block, quota.suffix)
         refresh = refresh or phase is Phase.SELECT or bool(new)  # what comes into sight is computed in every layer
-        self._check_combination(window, quota, phase, suffix)
-        frame = self._frame(window, refresh, quota, phase, previous, suffix, new)
+        self._check_combination(window, quota, phase)
+        frame = self._frame(window, refresh, quota, phase, previous, new)
         keep = (frame.size,) * self.n_layers if refresh else self._keep(frame.size, quota.length, previous)
-        self._check_store(window, frame.size, keep, quota.block, suffix)
+        self._check_store(window, frame.size, keep, quota)
         plan = StepPlan(
             frame.size,
             quota.length,
@@ -174,26 +182,12 @@ class Planner:
             clamped=frame.clamped,
             narrow=frame.shares and keep[-1] == frame.size > quota.length and phase is not Phase.SELECT,
             open=window is Window.OPEN,
-            visible=None if suffix is None else (suffix[-1] + 1 if suffix else quota.block.stop),
-            measured=refresh and moment.step > 0 and hasattr(self.planners.refresh, "learn"),
+            visible=None if quota.suffix is None else (quota.suffix[-1] + 1 if quota.suffix else quota.block.stop),
+            measured=refresh and moment.step > 0 and self.planners.learn is not None,
         )
         counts = quota.at(moment.step_in_block)
         scope = Scope(window, refresh)
-        return Step(plan, moment, frame.start, quota.block, counts, scope, quota.reach, suffix, frame.beyond)
-
-    def _suffix(self, quota: Quota) -> tuple[int, ...] | None:
-        """Return the positions right of the block that are seen; None if all are."""
-        prune = getattr(self.planners.blocks, "suffix", None)
-        if prune is None:
-            return None
-        block, found = quota.block, tuple(prune(quota.block, self.layout.length))
-        bounded = not found or block.stop <= found[0] <= found[-1] < self.layout.length
-        if not bounded or any(a >= b for a, b in pairwise(found)):
-            raise ConfigError(
-                f"the block schedule sees {found} right of the block {tuple(block)} on a canvas of {self.layout.length}; "
-                "give ascending positions from the block's end to the canvas'"
-            )
-        return found
+        return Step(plan, moment, frame.start, quota.block, counts, scope, quota.reach, quota.suffix, frame.beyond)
 
     def _frame(
         self,
@@ -202,7 +196,6 @@ class Planner:
         quota: Quota,
         phase: Phase,
         previous: Progress,
-        suffix: tuple[int, ...] | None,
         new: Sequence[int],
     ) -> _Frame:
         """Return where the window lies."""
@@ -216,10 +209,10 @@ class Planner:
         clamped = window is Window.TRAIL and refresh and phase is not Phase.SELECT and previous.block is not None
         start, stop = self._range(window, quota.block, previous, clamped)
         clamped = clamped and start < quota.block.start
-        if suffix is None:
+        if quota.suffix is None:
             return _Frame(start, stop - start, clamped=clamped)
         whole = window in (Window.CANVAS, Window.SUFFIX)
-        beyond = suffix if whole else tuple(position for position in new if position >= quota.block.stop)
+        beyond = quota.suffix if whole else tuple(position for position in new if position >= quota.block.stop)
         return _Frame(start, quota.block.stop - start + len(beyond), clamped=clamped, beyond=beyond)
 
     def _range(self, window: Window, block: Block, previous: Progress, clamped: bool) -> tuple[int, int]:
@@ -265,27 +258,25 @@ class Planner:
                 f"of one to two blocks nor in the canvas, where it drops at {scored}; only the number may depend on the window"
             )
 
-    def _check_store(
-        self, window: Window, size: int, keep: tuple[int, ...], block: Block, suffix: tuple[int, ...] | None
-    ) -> None:
-        seen = self.layout.length if suffix is None else block.stop + len(suffix)
+    def _check_store(self, window: Window, size: int, keep: tuple[int, ...], quota: Quota) -> None:
+        seen = self.layout.length if quota.suffix is None else quota.block.stop + len(quota.suffix)
         if not self.planners.store.persistent and (size < seen or keep[-1] < size):
             what = "early skipping" if keep[-1] < size else f"a window of '{window.value}'"
             raise ConfigError(f'{what} reads keys that the cache store does not hold; choose cache = "dense"')
 
-    def _check_combination(self, window: Window, quota: Quota, phase: Phase, suffix: tuple[int, ...] | None) -> None:
+    def _check_combination(self, window: Window, quota: Quota, phase: Phase) -> None:
         """Refuse what cannot be planned together."""
-        if phase is not Phase.ALL and (quota.reach is not None or suffix is not None):
+        if phase is not Phase.ALL and (quota.reach is not None or quota.suffix is not None):
             what = "a block for every row" if quota.reach is not None else "a pruned suffix"
             raise ConfigError(
                 f'the cache store chooses keys for one whole block, which {what} has not; choose cache = "dense"'
             )
-        if window is Window.OPEN and (suffix is not None or phase is not Phase.ALL):
+        if window is Window.OPEN and (quota.suffix is not None or phase is not Phase.ALL):
             raise ConfigError(
                 "a window of all that is undecided holds positions beyond what is seen; choose blocks without a pruned "
                 'suffix, and cache = "dense"'
             )
-        if suffix is not None and quota.reach is not None:
+        if quota.suffix is not None and quota.reach is not None:
             raise ConfigError(
                 "a suffix is pruned right of one block, and here every row has its own; choose one of them"
             )

@@ -1,0 +1,40 @@
+"""What the benchmarks of quality share: contenders on held-out problems of the tiny suite, and their report in a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from esdllm import Catalogue, Problem, Suite, load_model
+from esdllm.evaluation import Contender, Report, evaluate
+
+
+def measured(
+    model: str,
+    suite: Suite,
+    problems: Sequence[Problem],
+    contenders: Sequence[Contender],
+    batch: int,
+    catalogue: Catalogue,
+    out: Path,
+) -> Report:
+    """Return a model's report, with a bar meanwhile; it is in OUT.json too."""
+    with Progress(console=Console(stderr=True)) as bar:
+        shown = bar.add_task("decoding", total=len(problems) * len(contenders))
+        report = evaluate(
+            load_model(model, catalogue=catalogue),
+            suite,
+            problems,
+            contenders,
+            names=(model, "tiny", "test"),
+            batch_size=batch,
+            catalogue=catalogue,
+            progress=lambda _, done: bar.advance(shown, done),
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return report
