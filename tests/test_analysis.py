@@ -16,7 +16,7 @@ from torch import Tensor
 
 import esdllm
 from esdllm import Catalogue, Engine, Model
-from esdllm.analysis import Analysis, analyze
+from esdllm.analysis import Analysis, AnalysisInterrupted, analyze
 from esdllm.analysis.measures import midranks, pearson, relative_variation, spearman, top_share
 from esdllm.analysis.plots import PLOTS, draw
 from esdllm.analysis.replay import AGES, confidences, exact_layers, pad, replay
@@ -212,6 +212,29 @@ def test_a_batch_is_its_rows_pooled(model: Model, preset: str, settings: dict[st
     compare(together, alone)
 
 
+@pytest.mark.parametrize(("stage", "batch", "kept"), [("decoding", 2, 2), ("comparing", 1, 1)])
+def test_ctrl_c_keeps_the_batches_that_are_done_and_nothing_of_the_next(
+    llada: Model, stage: str, batch: int, kept: int
+) -> None:
+    def stop(what: str, share: float) -> None:
+        if what == stage and share >= 2 / 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(AnalysisInterrupted) as stopped:
+        analyze(engine(llada), PROMPTS, batch=batch, watch=stop)
+    assert stopped.value.analysis == analyze(engine(llada), PROMPTS[:kept], batch=batch)
+
+
+def test_ctrl_c_in_the_first_batch_has_nothing_to_keep(llada: Model) -> None:
+    def stop(what: str, _: float) -> None:
+        if what == "comparing":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        analyze(engine(llada), PROMPTS[:2], batch=2, watch=stop)
+    assert not isinstance(stopped.value, AnalysisInterrupted)
+
+
 def test_a_row_ends_with_its_answer(llada: Model) -> None:
     tokens, when = np.array([1, 2, 50, 253, 60, 70]), np.array([GIVEN, GIVEN, 0, 1, 2, 3])
     row = Trajectory(tokens, when, tokens == 253, (Block(2, 6),) * 4, llada.spec.mask_id)
@@ -405,11 +428,31 @@ def test_the_command_prints_a_table_for_people(run: Any) -> None:
 
 def test_prompts_come_from_files_too(run: Any, tmp_path: Any) -> None:
     lines, objects = tmp_path / "prompts.txt", tmp_path / "problems.jsonl"
-    lines.write_text("Sort 3 1 2.\n\nWho are you?\n")
+    lines.write_bytes(b"\xef\xbb\xbfSort 3 1 2.\r\n\r\nWho are you?\n")
     objects.write_text('{"prompt": "Sort 3 1 2.", "answer": "1 2 3"}\n{"prompt": "Who are you?"}\n')
     found = [json.loads(run("--prompts", str(file), *SHORT, "--json")[1]) for file in (lines, objects)]
     assert found[0]["prompts"] == 2
     assert found[0] == found[1] == json.loads(run("Sort 3 1 2.", "Who are you?", *SHORT, "--json")[1])
+
+
+def test_ctrl_c_shows_what_was_found_by_then(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    from rich.progress import Progress
+
+    update = Progress.update
+
+    def interrupting(bar: Progress, *words: Any, **facts: Any) -> None:
+        update(bar, *words, **facts)
+        if facts["completed"] == 0.5 and facts["description"] == "decoding":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "update", interrupting)
+    words = ("Sort 3 1 2.", "Who are you?", *SHORT, "--batch", "1", "--json", "--out", str(tmp_path))
+    code, printed, told = run(*words)
+    monkeypatch.undo()
+    assert code == 130
+    assert "interrupted: this is of 1 of the 2 prompts" in told
+    assert json.loads(printed) == json.loads(run("Sort 3 1 2.", *SHORT, "--json")[1])
+    assert json.loads((tmp_path / "analysis.json").read_text()) == json.loads(printed)
 
 
 def test_wrong_words_are_told(run: Any, tmp_path: Any) -> None:
@@ -420,7 +463,7 @@ def test_wrong_words_are_told(run: Any, tmp_path: Any) -> None:
     cases = {
         (): "there is no prompt; give some in quotes, such as",
         ("--prompts", str(tmp_path / "none.txt")): "none.txt: No such file or directory",
-        ("--prompts", str(broken)): "broken.jsonl, line 2 is not JSON",
+        ("--prompts", str(broken)): "broken.jsonl, line 2: it is not JSON",
         ("--prompts", str(wrong)): 'wrong.jsonl, line 1 is {"question": "a"}; write an object such as {"prompt":',
         ("--prompts", str(empty)): "empty.txt holds no prompt; write one a line",
         ("a", "--format", "gif"): "--format gif: known: pdf, png, svg",

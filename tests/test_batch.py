@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from rich.console import Console
 
@@ -147,12 +148,70 @@ def test_a_finished_run_is_not_made_again(run: Run) -> None:
     assert Path("answers.jsonl").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_run_goes_on_with_another_batch_and_another_device_keeping_what_is_done(
+    run: Run, catalogue: Catalogue, batch: int
+) -> None:
+    write_prompts(9)
+    config = configure("vanilla", settings={"gen_length": 16, "block_length": 8})
+    setup = Setup("tiny-llada", config.to_dict(), "cpu")
+    whole = BatchRun(Path("prompts.jsonl"), Path("whole.jsonl"), setup, batch=3)
+    whole(catalogue)
+    job = attrs.evolve(whole, output=Path("answers.jsonl"))
+    with pytest.raises(KilledError):
+        job(catalogue, watch=dying(2))
+    done = {file: file.read_bytes() for file in Path("answers.jsonl.run").glob("batch-*.jsonl")}
+    told: list[Progress] = []
+    other = attrs.evolve(job, batch=batch, setup=attrs.evolve(setup, device=None))
+    with pytest.raises(KilledError):
+        other(catalogue, watch=lambda progress: (told.append(progress), dying(0)(progress) if told[1:] else None))
+    assert all(file.read_bytes() == content for file, content in done.items())
+    report = job(catalogue, watch=told.append)
+    assert [progress.prompts for progress in told[:3]] == [6, 6 + min(3, batch), 6 + min(3, batch)]
+    assert (report.prompts, report.before) == (9, 6 + min(3, batch))
+    assert [row["text"] for row in read()] == [row["text"] for row in read("whole.jsonl")]
+    sizes = json.loads(Path("answers.jsonl.run/run.json").read_text())["finished"]["batches"]
+    assert sum(int(size) * count for size, count in sizes.items()) == 9
+
+
+def test_what_memory_does_not_hold_is_done_with_a_smaller_batch(
+    run: Run, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    write_prompts(5)
+    generate, asked = Engine.generate, []
+
+    def cramped(engine: Engine, prompts: Any, **options: Any) -> Any:
+        asked.append(len(prompts))
+        if len(asked) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(engine, prompts, **options)
+
+    monkeypatch.setattr(Engine, "generate", cramped)
+    code, _, err = run("answers.jsonl", "--batch", "2")
+    assert code == 2
+    assert "2 prompts of up to" in err
+    assert "do not fit into memory; give a smaller --batch" in err
+    code, _, err = run("answers.jsonl", "--batch", "1")
+    assert code == 0
+    assert asked == [2, 2, 1, 1, 1]
+    assert "5 prompts answered, 2 of them before: 3 now in 3 batches" in err
+
+
+def test_the_chat_template_that_is_taken_anyway_is_no_other_setting(run: Run) -> None:
+    write_prompts(1)
+    run()
+    assert run("answers.jsonl", "--chat")[0] == 0
+    assert "other settings: chat was true, is false. Give" in run("answers.jsonl", "--no-chat")[2]
+
+
 def test_other_settings_are_refused_with_what_differs_and_restart_begins_anew(run: Run) -> None:
     write_prompts(3)
     run()
     code, _, err = run("answers.jsonl", "--batch", "2", "--set", "importance.alpha=0.7")
     assert code == 2
-    assert "answers.jsonl.run is of a run with other settings: batch was 8, is 2; config.importance" in err
+    assert "answers.jsonl.run is of a run with other settings: config.importance" in err
     assert "alpha" in err
     assert "give --restart to begin again" in err
     write_prompts(2)
@@ -177,6 +236,24 @@ def test_a_damaged_run_says_so(run: Run) -> None:
     assert "run.json is damaged" in run()[2]
     Path("answers.jsonl.run/run.json").write_text("[]")
     assert "run.json is of no run" in run()[2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"line": 1}\n{"line": ', "batch-00000.jsonl, line 2: it is not JSON"),
+        ('{"text": "a"}\n', "batch-00000.jsonl, line 1 is damaged; remove the file to have its prompts answered again"),
+    ],
+)
+def test_a_damaged_batch_says_so(run: Run, catalogue: Catalogue, content: str, message: str) -> None:
+    write_prompts(2)
+    config = configure("es-dllm", settings={"gen_length": 16, "block_length": 8})
+    job = BatchRun(Path("prompts.jsonl"), Path("answers.jsonl"), Setup("tiny-llada", config.to_dict(), "cpu"), batch=1)
+    with pytest.raises(KilledError):
+        job(catalogue, watch=dying(1))
+    Path("answers.jsonl.run/batch-00000.jsonl").write_text(content)
+    with pytest.raises(InputError, match=message):
+        job(catalogue)
 
 
 def test_an_interrupt_says_how_far_it_came(
@@ -266,7 +343,7 @@ def test_a_bad_line_is_told_with_its_number_and_the_rest_is_done(run: Run) -> No
         "prompts.jsonl, line 2: it is not JSON: Expecting value",
         "prompts.jsonl, line 4: the prompt is empty; give it at least one token",
         'prompts.jsonl, line 5: it holds no prompt: write {"prompt": "Who are you?"}, or messages',
-        "prompts.jsonl, line 6: it is no object",
+        'prompts.jsonl, line 6: it is no object; write {"prompt": "Who are you?"}',
         "exceed the model's context of 1024; shorten the prompt or gen_length",
         "prompts.jsonl, line 8: it has both a prompt and messages; give one",
         "prompts.jsonl, line 10: the prompt is not valid UTF-8 at character 0",

@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from rich.console import Console
 
-from esdllm import Catalogue, Frame, Model, Pipeline, StepPlan, Stream, configure, load_model
+from esdllm import Answer, Catalogue, Frame, Model, Pipeline, StepPlan, Stream, configure, load_model
 from esdllm.cli import main
 from esdllm.cli.shared import Choice
 from esdllm.cli.talk import Chat
@@ -109,6 +110,20 @@ def test_a_message_that_cannot_be_answered_is_forgotten(chat: Chat, capsys: pyte
     assert not chat.run(iter(["word " * 2000, WHO]), stops=True)
     assert "exceed the model's context of 1024" in told(chat.console)
     assert [turn["content"] for turn in chat.messages] == [WHO, capsys.readouterr().out.rstrip("\n")]
+
+
+class Silent(Chat):
+    """One whose answers are empty."""
+
+    def _answer(self, stops: bool) -> Answer:
+        return attrs.evolve(super()._answer(stops), text="")
+
+
+def test_an_empty_answer_is_no_turn_and_says_so(tiny: Model, catalogue: Catalogue) -> None:
+    chat = talk(tiny, catalogue, Silent)
+    assert chat.run(iter([WHO]), stops=True)
+    assert chat.messages == []
+    assert "the answer is empty, so the message is forgotten" in told(chat.console)
 
 
 # commands
@@ -219,6 +234,16 @@ def test_decided_new_candidate_skipped_and_masked_tokens_all_look_different() ->
         ("· ", "cyan"),
         ("· ", "bright_black"),
         ("∎ ", "bright_black"),
+    ]
+
+
+def test_ends_of_the_text_that_are_not_decided_are_hollow() -> None:
+    ended = frame(tokens=(1, 2, 0, 0, 0, 9, 9), guesses=(-1, -1, 9, 9, -1, -1, -1))
+    assert styles(ended)[2:] == [
+        ("□ ", "italic cyan"),
+        ("□ ", "italic bright_black"),
+        ("· ", "cyan"),
+        ("∎ ∎ ", "bright_black"),
     ]
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from threading import Thread
 
+import attrs
 import pytest
 from rich.console import Console
 
@@ -76,6 +77,26 @@ def test_dash_reads_standard_input(run, monkeypatch):
     expected = run("generate", "Hello", *SHORT)[1]
     monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
     assert run("generate", "-", *SHORT)[1] == expected
+
+
+def test_blanks_are_filled_and_the_filled_text_is_alone_on_standard_output(run, monkeypatch):
+    text = "The smallest number is [MASK:2], or [MASK]."
+    found = esdllm.Pipeline.from_pretrained("tiny-llada", device="cpu").infill(text)
+    code, out, err = run("infill", text, "--model", "tiny-llada", "--device", "cpu")
+    assert (code, out) == (0, found.text + "\n")
+    assert err.splitlines()[-1].startswith("3 tokens, 3 forwards, ")
+    told = json.loads(run("infill", text, "--model", "tiny-llada", "--json")[1])
+    assert (told["text"], told["fills"]) == (found.text, list(found.fills))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text + "\n"))
+    assert run("infill", "-", "--model", "tiny-llada")[1] == out
+
+
+def test_blanks_that_hold_no_text_are_told(run, monkeypatch):
+    infill = esdllm.Pipeline.infill
+    monkeypatch.setattr(
+        esdllm.Pipeline, "infill", lambda *words, **facts: attrs.evolve(infill(*words, **facts), fills=("", "a", " "))
+    )
+    assert "2 blanks got ends of the text, which are no text" in run("infill", "a [MASK] b")[2]
 
 
 def test_chat_template_is_used_unless_refused(run):

@@ -126,6 +126,13 @@ def test_the_readme_s_plugin_is_the_example() -> None:
     assert titled[name] == (EXAMPLE / name).read_text()
 
 
+def test_short_inline_code_is_marked_so_that_a_narrow_screen_does_not_break_it() -> None:
+    mark = runpy.run_path(str(ROOT / "docs" / "words.py"))["on_page_content"]
+    short, long, block = "<code>--set</code>", f"<code>{'a b ' * 10}</code>", "<pre><code><span>x</span></code></pre>"
+    assert mark(f"{short} {long} {block}", page=None) == f'<code class="word">--set</code> {long} {block}'
+    assert "code.word" in (ROOT / "docs" / "extra.css").read_text()
+
+
 def test_the_pages_count_the_hooks_right() -> None:
     hooks = [name for name in vars(HookSpecs) if name.startswith("esdllm_")]
     assert len(hooks) == 12

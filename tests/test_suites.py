@@ -51,8 +51,8 @@ def test_a_byte_order_mark_and_empty_lines_are_no_problems(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"line 2 is not JSON: "),
-        ("[1]", r"line 2 holds '\[1\]', where an object with 'prompt' and 'answer' is needed"),
+        ("{", r"line 2: it is not JSON: "),
+        ("[1]", r'line 2: it is no object; write {"prompt": "Sort 3 1 2.", "answer": "1 2 3"}'),
         ({"prompt": "p", "reply": "a"}, r"line 2 has no 'answer'; its keys are prompt, reply"),
         ({"prompt": 3, "answer": "a"}, r"line 2: 'prompt' is 3, where a text is needed"),
         ({"prompt": " ", "answer": "a"}, r"line 2: 'prompt' is ' '; give the model something to answer"),
@@ -66,12 +66,12 @@ def test_a_line_that_is_no_problem_is_named(tmp_path: Path, line: object, messag
 
 
 def test_a_file_without_problems_or_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no problem; write one JSON object a line"):
+    with pytest.raises(InputError, match=r"holds no problem; write one object a line, such as {"):
         JsonlSuite(file_of(tmp_path, "", " ")).problems()
     with pytest.raises(InputError, match=r"cannot read the problems .*none\.jsonl: No such file"):
         JsonlSuite(tmp_path / "none.jsonl").problems()
     (tmp_path / "latin").write_bytes(b"\xe9")
-    with pytest.raises(InputError, match=r"cannot read the problems .*latin: .*utf-8"):
+    with pytest.raises(InputError, match=r"latin, line 1: it is not valid UTF-8 at byte 0"):
         JsonlSuite(tmp_path / "latin").problems()
 
 

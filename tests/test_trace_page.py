@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
 import subprocess
+import sys
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
@@ -411,6 +413,15 @@ def test_one_answer_is_alone_on_standard_output(tmp_path, capsys):
     assert out == shown["answer"] + "\n"
     assert shown["name"] == "es-dllm importance.alpha=1.0"
     assert shown["seconds"] is None
+
+
+def test_dash_traces_standard_input(tmp_path, monkeypatch, capsys):
+    words = [*SHORT, "--no-times", "--html", str(tmp_path / "a.html")]
+    assert main(["trace", "Sort 3 1 2.", *words]) == 0
+    expected = capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Sort 3 1 2.\n"))
+    assert main(["trace", "-", *words]) == 0
+    assert capsys.readouterr().out == expected
 
 
 @pytest.mark.parametrize(

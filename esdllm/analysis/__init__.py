@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from esdllm.analysis.analyze import analyze
+from esdllm.analysis.analyze import AnalysisInterrupted, analyze
 from esdllm.analysis.result import (
     Analysis,
     Concentration,
@@ -22,6 +22,7 @@ from esdllm.analysis.result import (
 
 __all__ = [
     "Analysis",
+    "AnalysisInterrupted",
     "Concentration",
     "ConfidenceChange",
     "Correlation",

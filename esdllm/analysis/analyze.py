@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -15,7 +16,16 @@ from esdllm.engine import Engine
 from esdllm.errors import InputError
 from esdllm.views import Message
 
-__all__ = ["analyze"]
+__all__ = ["AnalysisInterrupted", "analyze"]
+
+
+class AnalysisInterrupted(KeyboardInterrupt):
+    """Ctrl-C, after at least one batch of prompts was compared."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        super().__init__("the analysis was interrupted")
+        self.analysis = analysis
+        """of the batches that were done, as if no other prompt had been given"""
 
 
 def analyze(
@@ -37,6 +47,7 @@ def analyze(
     Raises:
         ConfigError: guidance is on.
         InputError: no prompt, one that cannot be decoded, or no run of two steps.
+        AnalysisInterrupted: Ctrl-C; holds what was found in the batches before. Plain KeyboardInterrupt in the first.
     """
     listed: Any = [prompts] if isinstance(prompts, str) else list(prompts)
     if not listed:
@@ -44,22 +55,41 @@ def analyze(
     if batch < 1:
         raise InputError(f"batch = {batch}: give at least 1 prompt at a time")
     watch = watch or (lambda stage, share: None)
-    tally, steps, pairs = Tally(engine.model.spec), 0, 0
+    tally, done, steps = Tally(engine.model.spec), 0, 0
     with torch.inference_mode():
-        for start in range(0, len(listed), batch):
-            chunk = listed[start : start + batch]
-            watch("decoding", start / len(listed))
-            rows = decode(engine, chunk, chat)
-            most = max(row.states for row in rows)
-            steps += sum(row.states for row in rows)
-            for number, changes in enumerate(replay(engine.model.adapter, rows)):
-                for change in changes:
-                    tally.add(change)
-                pairs += len(changes)
-                watch("comparing", (start + len(chunk) * (number + 1) / most) / len(listed))
-    if not pairs:
+        while done < len(listed):
+            kept = deepcopy(tally) if done else None
+            try:
+                more = _take(engine, listed, done, batch, chat, tally, watch)
+            except KeyboardInterrupt:
+                if kept is None or not kept.pairs:
+                    raise
+                raise AnalysisInterrupted(kept.result(done, steps)) from None
+            done, steps = min(done + batch, len(listed)), steps + more
+    if not tally.pairs:
         raise InputError(
             f"nothing to compare: every answer took a single step with gen_length = {engine.config.gen_length}; raise it, or "
             "commit fewer tokens a step"
         )
     return tally.result(len(listed), steps)
+
+
+def _take(
+    engine: Engine,
+    prompts: Any,
+    start: int,
+    batch: int,
+    chat: bool,
+    tally: Tally,
+    watch: Callable[[str, float], None],
+) -> int:
+    """Add what changes between the steps of the next batch of prompts; return its steps, summed over the prompts."""
+    chunk = prompts[start : start + batch]
+    watch("decoding", start / len(prompts))
+    rows = decode(engine, chunk, chat)
+    most = max(row.states for row in rows)
+    for number, changes in enumerate(replay(engine.model.adapter, rows)):
+        for change in changes:
+            tally.add(change)
+        watch("comparing", (start + len(chunk) * (number + 1) / most) / len(prompts))
+    return sum(row.states for row in rows)

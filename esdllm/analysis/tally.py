@@ -55,7 +55,8 @@ class Tally:
         self._spec, layers = spec, spec.n_layers
         series = len(SITES) * layers
         self._groups = layer_groups(layers)
-        self._pairs = 0
+        self.pairs = 0
+        """pairs of steps that were added"""
         self._confidence = Histogram(len(_POPULATIONS))
         self._confidence_bins = Histogram(len(_POPULATIONS), np.linspace(0, 1, 101))
         self._small = np.zeros(len(_POPULATIONS), dtype=np.int64)
@@ -71,7 +72,7 @@ class Tally:
 
     def add(self, change: Change) -> None:
         """Add one row between two steps."""
-        self._pairs += 1
+        self.pairs += 1
         variation = _floored(change.variation).reshape(-1, change.variation.shape[-1])  # (series, L)
         confidence = np.abs(change.confidence[1] - change.confidence[0])  # (L,)
         answer = change.row.committed_at != GIVEN
@@ -138,7 +139,7 @@ class Tally:
             n_layers=self._spec.n_layers,
             prompts=prompts,
             steps=steps,
-            pairs=self._pairs,
+            pairs=self.pairs,
             confidence={name: self._confidence_change(number_) for number_, name in enumerate(_POPULATIONS)},
             variation=self._by_site([self._variation.spread(i) for i in range(len(SITES) * self._spec.n_layers)]),
             correlation=self._by_site(self._correlations()),

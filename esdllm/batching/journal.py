@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import attrs
 
 from esdllm.batching.rows import write_atomically
 from esdllm.errors import InputError
+from esdllm.jsonl import sound_json_lines
 
 __all__ = ["Journal"]
 
@@ -65,24 +67,33 @@ class Journal:
             shutil.rmtree(self.folder)
         self.output.unlink(missing_ok=True)
 
-    def done(self, count: int) -> set[int]:
-        """Return which of `count` batches are done."""
-        return {number for number in range(count) if self.batch(number).is_file()}
+    def batches(self) -> list[int]:
+        """Return the numbers of the batches that are done."""
+        return sorted(int(file.stem.removeprefix("batch-")) for file in self.folder.glob("batch-*.jsonl"))
 
     def batch(self, number: int) -> Path:
         """Return a batch's file."""
         return self.folder / f"batch-{number:05}.jsonl"
 
-    def rows(self, count: int) -> list[dict[str, Any]]:
-        """Return what `count` batches hold, by line."""
-        texts = (self.batch(number).read_text(encoding="utf-8") for number in range(count))
-        rows = [json.loads(line) for text in texts for line in text.split("\n") if line]
+    def rows(self) -> list[dict[str, Any]]:
+        """Return what is done, by line.
+
+        Raises:
+            InputError: a file is not as it was written.
+        """
+        rows = []
+        for number in self.batches():
+            for where, row in sound_json_lines(self.batch(number), "answers", "{}"):
+                if type(row.get("line")) is not int:
+                    raise InputError(f"{where} is damaged; remove the file to have its prompts answered again")
+                rows.append(row)
         return sorted(rows, key=lambda row: int(row["line"]))
 
     def finish(self, facts: Mapping[str, Any]) -> None:
-        """Note that the output is there, and remove the batches, which it holds."""
+        """Note that the output is there, and how many batches had how many prompts; remove the batches, which it holds."""
         held = self._held() or {}
-        self._write({**held, "finished": dict(facts)})
+        sizes = Counter(self.batch(number).read_bytes().count(b"\n") for number in self.batches())
+        self._write({**held, "finished": {**facts, "batches": {str(size): sizes[size] for size in sorted(sizes)}}})
         for file in self.folder.glob("batch-*"):
             file.unlink()
 

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from esdllm.errors import InputError, UnavailableError
+from esdllm.jsonl import json_lines
 from esdllm.views import Message
 
 __all__ = ["BadLine", "Line", "check_kind", "is_turn", "read_lines", "write_atomically", "write_rows"]
@@ -89,17 +90,7 @@ def is_turn(turn: object) -> bool:
 
 
 def _read_json_lines(path: Path) -> Read:
-    for number, raw in enumerate(path.read_bytes().split(b"\n"), 1):
-        if not raw.strip():
-            continue
-        try:
-            found = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError as error:
-            yield number, f"it is not valid UTF-8 at byte {error.start}"
-        except ValueError as error:
-            yield number, f"it is not JSON: {error}"
-        else:
-            yield number, found if isinstance(found, dict) else f"it is no object; write {_EXAMPLE}"
+    return json_lines(path, _EXAMPLE)
 
 
 def _read_csv(path: Path) -> Read:

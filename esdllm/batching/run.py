@@ -59,8 +59,9 @@ class BatchReport:
 class BatchRun:
     """Answers the prompts of `source` into `output`.
 
-    The batches follow from the input and the settings alone, so a run that was killed and taken up again makes the same
-    file as one that was not. What is done stands in a folder beside the output (`Journal`).
+    What is done stands in a folder beside the output (`Journal`), and what is left is cut into batches as if nothing had
+    happened: a run that was killed and taken up again makes the same file as one that was not. It may go on with another
+    `batch`, as where memory ran out, with other `jobs` and on another device: none of them is part of what was asked.
     """
 
     source: Path
@@ -94,21 +95,22 @@ class BatchRun:
         model, config = setup.load(catalogue), DecodeConfig.from_dict(self.setup.config)
         if model.codec is None:
             raise InputError(f"text needs a tokenizer: {model.codec_error or 'this model has none'}")
+        chat = model.chats(self.chat)
         journal = Journal(self.output)
-        finished = journal.open(self._settings(), restart)
-        lines, prompts, refused = _encoded(model, config, lines, model.chats(self.chat))
+        finished = journal.open(self._settings(chat), restart)
+        lines, prompts, refused = _encoded(model, config, lines, chat)
         bad = sorted([*bad, *refused], key=lambda line: line.number)
-        batches = self._batches(journal, lines, prompts)
-        done = set(range(len(batches))) if finished else journal.done(len(batches))
-        left = [batch for batch in batches if batch.number not in done]
-        stream = decode_elsewhere(elsewhere, left) if elsewhere else _decoded_here(model, config, catalogue, left)
-        made = [] if finished else list(_watched(stream, batches, done, config.gen_length, watch))
+        known = {line.number for line in lines} if finished else {row["line"] for row in journal.rows()}
+        left = [i for i, line in enumerate(lines) if line.number not in known]
+        batches = self._batches(journal, lines, prompts, left)
+        stream = decode_elsewhere(elsewhere, batches) if elsewhere else _decoded_here(model, config, catalogue, batches)
+        made = [] if finished else list(_watched(stream, batches, prompts, config.gen_length, watch))
         if not finished:
-            write_rows(self.output, journal.rows(len(batches)))
+            write_rows(self.output, journal.rows())
             journal.finish({"prompts": len(lines), "bad_lines": [line.number for line in bad]})
         return BatchReport(
             prompts=len(lines),
-            before=sum(len(batches[number].prompts) for number in done),
+            before=len(lines) - len(left),
             bad=tuple(bad),
             batches=len(made),
             tokens=sum(one.tokens for one in made),
@@ -116,28 +118,33 @@ class BatchRun:
             seconds=sum(one.seconds for one in made),
         )
 
-    def _settings(self) -> dict[str, Any]:
-        """Return all that the output depends on."""
+    def _settings(self, chat: bool) -> dict[str, Any]:
+        """Return what was asked, which a run that goes on must share."""
         name = self.setup.model
         return {
             "esdllm": version("esdllm"),
             "model": str(Path(name).expanduser().resolve()) if Path(name).expanduser().is_dir() else name,
             "dtype": self.setup.dtype,
             "quantize": self.setup.quantize,
-            "chat": self.chat,
-            "batch": self.batch,
+            "chat": chat,
             "input": hashlib.sha256(self.source.read_bytes()).hexdigest(),
             "config": self.setup.config,
         }
 
-    def _batches(self, journal: Journal, lines: Sequence[Line], prompts: Sequence[tuple[int, ...]]) -> list[Batch]:
+    def _batches(
+        self, journal: Journal, lines: Sequence[Line], prompts: Sequence[tuple[int, ...]], left: Sequence[int]
+    ) -> list[Batch]:
+        """Return the batches of the prompts that are left; they are numbered on from those that are done."""
         named = any(line.id is not None for line in lines)
         heads = [{"line": line.number, **({"id": line.id} if named else {}), "prompt": line.shown} for line in lines]
-        groups = alike([len(prompt) for prompt in prompts], self.batch)
-        return [
-            Batch(number, tuple(prompts[i] for i in rows), tuple(heads[i] for i in rows), journal.batch(number))
-            for number, rows in enumerate(groups)
-        ]
+        first = max(journal.batches(), default=-1) + 1
+        batches = []
+        for number, group in enumerate(alike([len(prompts[i]) for i in left], self.batch), first):
+            rows = [left[i] for i in group]
+            batches.append(
+                Batch(number, tuple(prompts[i] for i in rows), tuple(heads[i] for i in rows), journal.batch(number))
+            )
+        return batches
 
 
 def _encoded(
@@ -168,21 +175,26 @@ def _decoded_here(model: Model, config: DecodeConfig, catalogue: Catalogue, batc
 def _watched(
     stream: Iterator[Done],
     batches: Sequence[Batch],
-    done: set[int],
+    prompts: Sequence[Sequence[int]],
     gen_length: int,
     watch: Callable[[Progress], None],
 ) -> Iterator[Done]:
-    """Yield what comes, telling `watch` how far the run is."""
-    work = [sum(len(prompt) + gen_length for prompt in batch.prompts) for batch in batches]
-    counts = [len(batch.prompts) for batch in batches]
-    finished = set(done)
+    """Yield what comes, telling `watch` how far the run is; of `prompts`, those in no batch were answered before."""
+    work = {batch.number: _work(batch.prompts, gen_length) for batch in batches}
+    counts = {batch.number: len(batch.prompts) for batch in batches}
+    whole, left = max(1, _work(prompts, gen_length)), set(work)
 
     def tell() -> None:
-        share = sum(work[i] for i in finished) / max(1, sum(work))
-        watch(Progress(sum(counts[i] for i in finished), sum(counts), share))
+        count = len(prompts) - sum(counts[number] for number in left)
+        watch(Progress(count, len(prompts), 1 - sum(work[number] for number in left) / whole))
 
     tell()
     for one in stream:
-        finished.add(one.number)
+        left.remove(one.number)
         tell()
         yield one
+
+
+def _work(prompts: Sequence[Sequence[int]], gen_length: int) -> int:
+    """Return the positions of the prompts' canvases."""
+    return sum(len(prompt) + gen_length for prompt in prompts)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from esdllm.analysis import Analysis, analyze
+from esdllm.analysis import Analysis, AnalysisInterrupted, analyze
 from esdllm.analysis.plots import draw, require_matplotlib
 from esdllm.analysis.tables import tables
 from esdllm.catalogue import Catalogue
@@ -91,6 +91,7 @@ def analyze_(
 
     How much confidence and the hidden states, queries, keys and values of every layer change, where, whether the one
     tells the other, and how stale a cache grows. Every step is computed once more in full, whatever the preset skips.
+    Ctrl-C shows what was found in the batches before.
 
     \b
     esdllm analyze "Sort these numbers: 31, 4, 15." "What is 12 + 7?" --out found
@@ -112,15 +113,21 @@ def analyze_(
     name = model or default_model(catalogue)
     loaded = load(name, device, dtype, catalogue, quantize)
     engine = Engine.build(loaded, decode, catalogue)
-    with _bar(console) as bar:
-        task = bar.add_task("", total=1.0)
-        found = analyze(
-            engine,
-            texts,
-            chat=loaded.chats(chat),
-            batch=batch,
-            watch=lambda stage, share: bar.update(task, description=stage, completed=share),
-        )
+    code = 0
+    try:
+        with _bar(console) as bar:
+            task = bar.add_task("", total=1.0)
+            found = analyze(
+                engine,
+                texts,
+                chat=loaded.chats(chat),
+                batch=batch,
+                watch=lambda stage, share: bar.update(task, description=stage, completed=share),
+            )
+    except AnalysisInterrupted as stopped:
+        found, code = stopped.analysis, 130
+        note = f"interrupted: this is of {found.prompts} of the {counted(len(texts), 'prompt')}"
+        console.print(note, style="yellow", soft_wrap=True)
     told = {"model": name, "preset": choice.base(), "config": decode.to_dict(), **found.to_dict()}
     _show(found, told, as_json)
     summary = f"{name}, {choice.label()}: {counted(found.prompts, 'prompt')}, {counted(found.pairs, 'pair')} of steps"
@@ -130,6 +137,7 @@ def analyze_(
         (out / _NUMBERS).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         names = ", ".join(file.name for file in files)
         console.print(f"in {out}: {names}, {_NUMBERS}", style="dim", soft_wrap=True)
+    raise typer.Exit(code)
 
 
 def _check_folder(out: Path) -> None:

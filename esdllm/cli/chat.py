@@ -53,7 +53,7 @@ def chat(
         typer.Option(
             "--watch/--no-watch",
             help="Show the canvas while it is denoised: dots are masked, italics candidates (grey: skipped), green was just "
-            "decided, squares end the text.",
+            "decided, squares end the text (hollow: perhaps).",
         ),
     ] = True,
     device: Device = None,

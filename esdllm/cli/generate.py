@@ -13,7 +13,7 @@ from rich.console import Console
 from esdllm.batching import BatchRun, Setup
 from esdllm.catalogue import Catalogue
 from esdllm.cli.batch import answer_file
-from esdllm.cli.prompts import text_of_input
+from esdllm.cli.prompts import read_prompt
 from esdllm.cli.shared import (
     BlockLength,
     ChatTemplate,
@@ -87,7 +87,7 @@ def generate(
             "--watch",
             "-w",
             help="Show the canvas while it is denoised: dots are masked, italics candidates (grey: skipped), green was just "
-            "decided, squares end the text; bars are the positions that each layer computes.",
+            "decided, squares end the text (hollow: perhaps); bars are the positions that each layer computes.",
         ),
     ] = False,
     debug: Debug = False,
@@ -125,7 +125,7 @@ def generate(
             'there is no PROMPT; give one in quotes, such as "Sort 3 1 2.", or a file of them with --input'
         )
     engine = Engine.build(_load(model, device, dtype, catalogue, quantize, console), decode, catalogue)
-    text = _read_prompt() if prompt == "-" else prompt
+    text = read_prompt(prompt)
     if watch and not console.is_terminal:
         console.print("standard error is no terminal: nothing to watch on", style="dim", soft_wrap=True)
     with ExitStack() as stack:
@@ -137,12 +137,7 @@ def generate(
         print_json(_as_dict(result, choice.base(), decode), indent=None)
     else:
         typer.echo((result.text or [""])[0])
-    console.print(_summary(result, choice, engine), style="dim", soft_wrap=True)
-
-
-def _read_prompt() -> str:
-    with text_of_input() as source:
-        return source.read().removesuffix("\n")
+    console.print(_summary(result, choice), style="dim", soft_wrap=True)
 
 
 def _load(
@@ -177,13 +172,12 @@ def _view(watch: bool, model: Model, choice: Choice, console: Console) -> View:
     return ProgressBar(console)
 
 
-def _summary(result: Generation, choice: Choice, engine: Engine) -> str:
-    speed, found = result.tokens_per_second, engine.components.attention_choice
+def _summary(result: Generation, choice: Choice) -> str:
+    speed = result.tokens_per_second
     return (
         f"{counted(result.answer_tokens, 'token')} in {counted(result.forwards, 'forward')}, "
         f"{result.tokens_per_forward:.2f} tokens per forward, "
         f"{speed:.{0 if speed >= 10 else 2}f} tokens/s, {choice.label()}"
-        + (f", attention {found.name}" if found else "")
     )
 
 

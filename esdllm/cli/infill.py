@@ -11,6 +11,7 @@ import typer
 from esdllm.answers import Infilled
 from esdllm.blanks import parse_template
 from esdllm.catalogue import Catalogue
+from esdllm.cli.prompts import read_prompt
 from esdllm.cli.shared import (
     BlockLength,
     Choice,
@@ -25,6 +26,7 @@ from esdllm.cli.shared import (
     Quantize,
     Seed,
     Sets,
+    counted,
     default_model,
     load,
     print_json,
@@ -38,7 +40,9 @@ def infill(
     template: Annotated[
         str,
         typer.Argument(
-            metavar="TEXT", help="A text with blanks: [MASK:4] where 4 tokens are missing, [MASK] where one is."
+            metavar="TEXT",
+            help="A text with blanks: [MASK:4] where 4 tokens are missing, [MASK] where one is; - reads "
+            "standard input.",
         ),
     ],
     model: ModelName = None,
@@ -62,6 +66,7 @@ def infill(
     esdllm infill "The smallest number is [MASK:2]."
     esdllm infill "The [MASK:4] sat on the [MASK:2]." --model GSAI-ML/LLaDA-8B-Base
     """
+    template = read_prompt(template)
     parse_template(template)  # a wrong blank is found before weights are read
     choice = Choice(preset, config, sets, {"block_length": block_length, "seed": seed}, profile=profile)
     catalogue, console = Catalogue.load(), stderr()
@@ -74,6 +79,11 @@ def infill(
         print_json(_as_dict(answer), indent=None)
     else:
         typer.echo(answer.text)
+    if empty := sum(not fill.strip() for fill in answer.fills):
+        note = (
+            f"{counted(empty, 'blank')} got ends of the text, which are no text; other lengths may do, or a base model"
+        )
+        console.print(note, style="dim", soft_wrap=True)
     console.print(f"{answer.facts()}, {choice.label()}", style="dim", soft_wrap=True)
 
 

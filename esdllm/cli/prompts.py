@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from esdllm.errors import InputError
+from esdllm.jsonl import sound_json_lines
 
-__all__ = ["read_prompts", "text_of_input"]
+__all__ = ["read_prompt", "read_prompts", "text_of_input"]
+
+_EXAMPLE = '{"prompt": "Who are you?"}'
+
+
+def read_prompt(word: str) -> str:
+    """Return the prompt that a command was given: the word itself, or standard input's text if it is `-`.
+
+    Raises:
+        InputError: standard input is no text.
+    """
+    if word != "-":
+        return word
+    with text_of_input() as source:
+        return source.read().removesuffix("\n")
 
 
 def read_prompts(words: Sequence[str], file: Path | None) -> list[str]:
@@ -45,29 +60,29 @@ def text_of_input() -> Iterator[TextIO]:
 
 
 def _prompts_of(file: Path) -> list[str]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"cannot read the prompts {file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{file} is not valid UTF-8 at byte {error.start}; convert it first, say with iconv"
-        ) from error
-    texts = [
-        _prompt(line, f"{file}, line {number}") if file.suffix == ".jsonl" else line
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
+    if file.suffix.lower() == ".jsonl":
+        texts = [_prompt(read, where) for where, read in sound_json_lines(file, "prompts", _EXAMPLE)]
+    else:
+        texts = [line for line in _text(file).split("\n") if line.strip()]
     if not texts:
         raise InputError(f"{file} holds no prompt; write one a line")
     return texts
 
 
-def _prompt(line: str, where: str) -> str:
+def _text(file: Path) -> str:
     try:
-        read = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where} is not JSON: {error}") from error
-    if not isinstance(read, dict) or not isinstance(read.get("prompt"), str):
-        raise InputError(f'{where} is {line.strip():.60}; write an object such as {{"prompt": "Who are you?"}}')
-    return str(read["prompt"])
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"cannot read the prompts {file}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{file} is not valid UTF-8 at byte {error.start}; convert it first, say with iconv"
+        ) from error
+
+
+def _prompt(read: Mapping[str, Any], where: str) -> str:
+    prompt = read.get("prompt")
+    if not isinstance(prompt, str):
+        held = json.dumps(read, ensure_ascii=False)
+        raise InputError(f"{where} is {held:.60}; write an object such as {_EXAMPLE}")
+    return prompt

@@ -89,6 +89,7 @@ class Chat:
             self.messages.append(answer.message)
         else:
             del self.messages[before:]
+            self._tell("the answer is empty, so the message is forgotten")
 
     def _answer(self, stops: bool) -> Answer:
         self.pipe.check_chat()

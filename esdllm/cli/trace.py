@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from esdllm.catalogue import Catalogue
+from esdllm.cli.prompts import read_prompt
 from esdllm.cli.shared import (
     BlockLength,
     ChatTemplate,
@@ -46,7 +47,7 @@ from esdllm.tracing import trace as traced
 
 
 def trace(
-    prompt: Annotated[str, typer.Argument(help="The prompt, in quotes.")],
+    prompt: Annotated[str, typer.Argument(help="The prompt, in quotes; - reads standard input.")],
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page here.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers here.")] = None,
     against: Annotated[
@@ -99,9 +100,10 @@ def trace(
         check_names([other, *(Contender(name, decode) for name, decode in runs.items())])
         Components.resolve(other.config, catalogue)  # a wrong option is found before weights are read
         runs[other.name] = other.config
+    text = read_prompt(prompt)
     name = model or default_model(catalogue)
     loaded = load(name, device, dtype, catalogue, quantize)
-    found = _traces(runs, loaded, name, prompt, loaded.chats(chat), seed, times, catalogue, console)
+    found = _traces(runs, loaded, name, text, loaded.chats(chat), seed, times, catalogue, console)
     for one in found:
         typer.echo(one.text if len(found) == 1 else f"{one.name}: {one.text}")
         console.print(_summary(one), style="dim", soft_wrap=True, markup=False)

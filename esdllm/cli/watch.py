@@ -119,7 +119,7 @@ class CanvasPanel:
     """Draws an answer's canvas.
 
     Decided tokens are plain, those decided just now on green; candidates are in italics, grey if the step skipped them;
-    masks without a candidate are dots; squares end the text. Below stands each layer's work.
+    masks without a candidate are dots; squares end the text, hollow ones perhaps. Below stands each layer's work.
     """
 
     def __init__(self, codec: TextCodec, title: str, width: int) -> None:
@@ -143,7 +143,7 @@ class CanvasPanel:
         token, decided = frame.standing[i], frame.tokens[i] != frame.mask
         if token < 0:
             return "mask", _NEXT if i in frame.block else _LATER
-        kind = "end" if token in self._codec.stop_ids else "text"
+        kind = "text" if token not in self._codec.stop_ids else "end" if decided else "perhaps end"
         if decided:
             return kind, _NEW if frame.committed[i] else _END if kind == "end" else _OLD
         skipped = i not in frame.block or (frame.computed is not None and not frame.computed[i])
@@ -152,7 +152,7 @@ class CanvasPanel:
     def _text(self, kind: str, tokens: Sequence[int]) -> str:
         if kind == "text":
             return self._codec.decode(tokens)
-        return ("· " if kind == "mask" else "∎ ") * len(tokens)
+        return {"mask": "· ", "end": "∎ ", "perhaps end": "□ "}[kind] * len(tokens)
 
     def _status(self, frame: Frame) -> Text:
         if frame.plan is None:

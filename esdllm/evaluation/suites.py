@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +12,13 @@ from esdllm.catalogue import Catalogue
 from esdllm.config import ComponentConfig
 from esdllm.errors import ConfigError, InputError, known
 from esdllm.interfaces import Suite
+from esdllm.jsonl import sound_json_lines
 from esdllm.views import Problem
 
 __all__ = ["JsonlSuite", "Split", "load_suite", "of_split", "taken"]
 
 Split = Literal["tune", "test", "all"]
+_EXAMPLE = '{"prompt": "Sort 3 1 2.", "answer": "1 2 3"}'
 
 
 @attrs.frozen
@@ -50,23 +51,13 @@ def read_problems(path: Path) -> list[Problem]:
     Raises:
         InputError: the file cannot be read or is empty, or a line is no problem; names the line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut at U+2028 within a text
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the problems {path}: {getattr(error, 'strerror', None) or error}") from error
-    found = [_problem(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    found = [_problem(read, where) for where, read in sound_json_lines(path, "problems", _EXAMPLE)]
     if not found:
-        raise InputError(f"{path} holds no problem; write one JSON object a line, with 'prompt' and 'answer'")
+        raise InputError(f"{path} holds no problem; write one object a line, such as {_EXAMPLE}")
     return found
 
 
-def _problem(line: str, where: str) -> Problem:
-    try:
-        read = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where} is not JSON: {error}") from error
-    if not isinstance(read, dict):
-        raise InputError(f"{where} holds {line[:40]!r}, where an object with 'prompt' and 'answer' is needed")
+def _problem(read: Mapping[str, Any], where: str) -> Problem:
     for key in ("prompt", "answer"):
         if key not in read:
             raise InputError(f"{where} has no '{key}'; its keys are {', '.join(map(str, read)) or 'none'}")

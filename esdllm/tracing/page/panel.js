@@ -63,7 +63,7 @@ class Panel {
     this.runLegend = make("div", { className: "legend" });
     const axis = (...texts) => make("div", { className: "axis" }, ...texts.map((text) => make("span", { textContent: text })));
     const edge = `left: clamp(5.5em, ${(100 * trace.start) / trace.length}%, 100% - 8em)`;
-    const positions = () => axis("position 0", `${trace.length - 1}`);
+    const positions = () => axis("0", `${trace.length - 1}`);
     const split = () => { const line = positions(); line.append(make("span", { className: "answer", style: edge, textContent: `answer from ${trace.start}` })); return line; };
     const top = this.timed ? `highest bar ${seconds(this.highest)}` : `highest bar ${percent(this.highest)}`;
     return [
