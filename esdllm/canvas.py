@@ -103,6 +103,16 @@ class Canvas:
             branches=branches,
         )
 
+    def take_over(self, other: Canvas) -> bool:
+        """Copy another canvas into this one's tensors, and return True; if it is of another form, leave both as they are."""
+        pairs = [(getattr(self, field.name), getattr(other, field.name)) for field in attrs.fields(Canvas)]
+        if not all(_alike(mine, theirs) for mine, theirs in pairs):
+            return False
+        for mine, theirs in pairs:
+            if isinstance(mine, Tensor):
+                mine.copy_(theirs)
+        return True
+
     def rows(self, x: Tensor) -> Tensor:
         """Return x (B, ...) for every row of the model's batch: (R, ...)."""
         return x if self.branches == 1 else torch.cat([x] * self.branches)
@@ -204,6 +214,13 @@ class Canvas:
         undecided, committed, leftmost, open_, finished, *drift = found.tolist()
         measured = Drift(drift[0], None if drift[1] < 0 else drift[1]) if drift else None
         return Facts(bool(undecided), int(committed), int(leftmost), bool(finished), int(open_), measured)
+
+
+def _alike(mine: object, theirs: object) -> bool:
+    """Return whether two fields are equal, or tensors of one form."""
+    if isinstance(mine, Tensor) and isinstance(theirs, Tensor):
+        return (mine.shape, mine.dtype, mine.device) == (theirs.shape, theirs.dtype, theirs.device)
+    return mine is theirs or (not isinstance(mine, Tensor) and not isinstance(theirs, Tensor) and mine == theirs)
 
 
 def undecided_positions(tokens: Tensor, spec: ModelSpec) -> Tensor:

@@ -18,6 +18,7 @@ from esdllm.components import Components
 from esdllm.config import DecodeConfig
 from esdllm.diagnosis import raise_if_poisoned
 from esdllm.errors import InputError
+from esdllm.graphs import CudaCapture
 from esdllm.interfaces import Cache, StepObserver
 from esdllm.loading import Model
 from esdllm.plan import Layout
@@ -39,6 +40,7 @@ class Engine:
     components: Components
     step_function: StepFunction
     _cache: tuple[CacheShape, Cache] | None = attrs.field(default=None, init=False)
+    _canvas: Canvas | None = attrs.field(default=None, init=False)
 
     @classmethod
     def build(cls, model: Model, config: DecodeConfig, catalogue: Catalogue | None = None) -> Engine:
@@ -51,7 +53,8 @@ class Engine:
         catalogue, adapter = catalogue or Catalogue.load(), model.adapter
         components = Components.resolve(config, catalogue)
         components = components.serving(catalogue, model.spec, adapter.device, adapter.dtype)
-        engine = cls(model, config, components, StepFunction(config.compile))
+        graphs = CudaCapture() if config.compile and config.cuda_graphs and adapter.device.type == "cuda" else None
+        engine = cls(model, config, components, StepFunction(config.compile, graphs=graphs))
         engine.planner(Layout.of(2, config.gen_length, model.spec.logit_shift)).rehearse()  # finds contradictions
         return engine
 
@@ -96,11 +99,20 @@ class Engine:
                 measures=hasattr(self.components.refresh, "learn"),
                 watched=bool(self.components.observers or observers),
             )
+            canvas = self._standing(canvas)
             planner = self.planner(layout(prepared.tokens, adapter.spec), early_stop)
             parts = self.components.parts(adapter, self.allocated(canvas, planner))
             run = Run(canvas, parts, self._stop_ids(canvas), blocks=self.components.moving)
             run.denoise(planner, self.step_function, [*self.components.observers, *observers])
             return self._result(run, prepared.starts, fill=early_stop, cut=not infill)
+
+    def _standing(self, canvas: Canvas) -> Canvas:
+        """Return a canvas for this run: with graphs the last run's, which they were recorded with, if it can be that one."""
+        if self.step_function.graphs is None:
+            return canvas
+        if self._canvas is None or not self._canvas.take_over(canvas):
+            self._canvas = canvas
+        return self._canvas
 
     def _seeds(self, seed: int | Sequence[int] | None, rows: int) -> Tensor:
         seed = self.config.seed if seed is None else seed

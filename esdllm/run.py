@@ -12,6 +12,7 @@ from torch import Tensor
 
 from esdllm.canvas import Canvas
 from esdllm.forward import Parts, StepInputs
+from esdllm.graphs import Capture, StepGraphs
 from esdllm.interfaces import MovingBlocks, StepObserver
 from esdllm.plan import Block, Facts, Step, StepPlan
 from esdllm.planning.schedule import Planner
@@ -25,22 +26,26 @@ _LIMITS = ("recompile_limit", "accumulated_recompile_limit", "cache_size_limit",
 
 
 class StepFunction:
-    """The step, eager or compiled once for each distinct plan."""
+    """The step, eager or compiled once for each distinct plan; `graphs`, if given, records it once for each."""
 
-    def __init__(self, compiled: bool, backend: Any = "inductor") -> None:
+    def __init__(self, compiled: bool, backend: Any = "inductor", graphs: Capture | None = None) -> None:
         self.seconds_compiling = 0.0
         """wall-clock time of the first call of each compiled plan"""
         self._compiled = compiled
+        self._step: Any = denoise
         self._seen: set[tuple[StepPlan, torch.Size]] = set()
         if compiled:  # torch._dynamo takes a second to import, which eager decoding does not need
             config = torch._dynamo.config
             self._limits = config.patch({name: _GRAPHS for name in _LIMITS if hasattr(config, name)})
             self._step = torch.compile(denoise, fullgraph=True, dynamic=False, backend=backend)
+        self.graphs = None if graphs is None else StepGraphs(self._step, graphs)
+        """what records the steps; None if nothing does"""
+        self._step = self.graphs or self._step
 
     def __call__(self, parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> None:
         """Make one step."""
         if not self._compiled:
-            denoise(parts, plan, canvas, inputs)
+            self._step(parts, plan, canvas, inputs)
             return
         started = time.perf_counter()
         with self._limits:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -52,3 +53,14 @@ def write_checkpoint(folder: Path, config: object, weights: Mapping[str, Tensor]
         index.update(dict.fromkeys(names[shard::shards], file))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}), encoding="utf-8")
     return folder
+
+
+def zeros(config: dict[str, Any]) -> dict[str, Tensor]:
+    """Return a LLaDA checkpoint's weights, all zero."""
+    d, mlp, vocab = config["d_model"], config["mlp_hidden_size"], config["vocab_size"]
+    square = dict.fromkeys(("q_proj", "k_proj", "v_proj", "attn_out"), (d, d))
+    layer = {**square, "attn_norm": (d,), "ff_norm": (d,), "ff_proj": (mlp, d), "up_proj": (mlp, d), "ff_out": (d, mlp)}
+    shapes: dict[str, tuple[int, ...]] = {"wte": (vocab, d), "ff_out": (vocab, d), "ln_f": (d,)}
+    for number in range(config["n_layers"]):
+        shapes |= {f"blocks.{number}.{name}": shape for name, shape in layer.items()}
+    return {f"model.transformer.{name}.weight": torch.zeros(shape) for name, shape in shapes.items()}

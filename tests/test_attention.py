@@ -19,16 +19,18 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from esdllm import Catalogue, Engine, KeyValue, Model, ModelSpec, describe_model
+from esdllm import Catalogue, Engine, KeyValue, Model, ModelSpec, describe_model, load_model
 from esdllm.attention import choose_attention
 from esdllm.cli import main
 from esdllm.config import ComponentConfig
 from esdllm.errors import ConfigError, PluginError, UnavailableError
 from esdllm.run import StepFunction
 from esdllm_backends.attention import flex as flex_module
+from esdllm_backends.attention import matmul as matmul_module
 from esdllm_backends.attention import xformers as xformers_module
 from esdllm_backends.attention.eager import EagerAttention
 from esdllm_backends.attention.flex import FlexAttention
+from esdllm_backends.attention.matmul import MatmulAttention
 from esdllm_backends.attention.sdpa import SdpaAttention
 from esdllm_backends.attention.xformers import XformersAttention
 
@@ -37,6 +39,10 @@ SPEC = describe_model(CASES / "dream-0", CATALOGUE)
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 BACKENDS = {name: CATALOGUE.build("attention", ComponentConfig(name)) for name in CATALOGUE.names("attention")}
 HERE = [name for name, backend in BACKENDS.items() if not backend.problems(SPEC, CPU, torch.float32)]
+LAWFUL = [*HERE, "matmul"]
+"""those that obey the laws in float32; `matmul` refuses it for its speed alone"""
+_MISSING = MatmulAttention().problems(SPEC, CPU, torch.bfloat16)
+in_bfloat16 = pytest.mark.skipif(bool(_MISSING), reason=f"matmul: {'; '.join(_MISSING)}")
 Attend = Callable[[Tensor, KeyValue], Tensor]
 
 
@@ -90,6 +96,11 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 def formula(queries: Tensor, read: KeyValue) -> Tensor:
     """Attention of one position after the other, in float64, reading only the keys that are not left out."""
+    return exact(queries, read).to(queries.dtype)
+
+
+def exact(queries: Tensor, read: KeyValue) -> Tensor:
+    """The same, before it is rounded."""
     result = torch.empty_like(queries, dtype=torch.float64)
     each = queries.shape[2] // read.keys.shape[2]
     for r in range(queries.shape[0]):
@@ -98,16 +109,16 @@ def formula(queries: Tensor, read: KeyValue) -> Tensor:
             keys, values = (x[r, seen, head // each].double() for x in (read.keys, read.values))
             weights = (queries[r, :, head].double() @ keys.T / math.sqrt(queries.shape[-1])).softmax(-1)
             result[r, :, head] = weights @ values
-    return result.to(queries.dtype)
+    return result
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", LAWFUL)
 @given(case=cases())
 def test_attention_is_the_softmax_of_scaled_products_over_the_keys_that_are_read(name: str, case: Case) -> None:
     close(BACKENDS[name].attend(*case), formula(*case))
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", LAWFUL)
 @given(case=cases())
 def test_a_row_alone_attends_as_in_its_batch(name: str, case: Case) -> None:
     together = BACKENDS[name].attend(*case)
@@ -116,7 +127,7 @@ def test_a_row_alone_attends_as_in_its_batch(name: str, case: Case) -> None:
         close(alone, together[index : index + 1])
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", LAWFUL)
 @given(case=cases(), data=st.data())
 def test_permuted_rows_attend_permuted(name: str, case: Case, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(case.queries.shape[0])))
@@ -130,7 +141,7 @@ def test_permuted_rows_attend_permuted(name: str, case: Case, data: st.DataObjec
     close(BACKENDS[name].attend(case.queries[order], permuted), BACKENDS[name].attend(*case)[order])
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", LAWFUL)
 @given(case=cases(masked=True))
 def test_a_key_that_is_left_out_is_never_read(name: str, case: Case) -> None:
     assert case.read.bias is not None
@@ -142,7 +153,7 @@ def test_a_key_that_is_left_out_is_never_read(name: str, case: Case) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", LAWFUL)
 def test_a_backend_answers_in_the_dtype_of_the_queries(name: str, dtype: torch.dtype) -> None:
     queries, read = case(padding=(3, 0))
     assert read.bias is not None
@@ -208,6 +219,114 @@ def test_a_generation_whose_steps_are_compiled_gives_eager_s_tokens(dream: Model
     assert torch.equal(*found)
 
 
+# matmul: its laws above hold in float32 too; here what bfloat16 adds, and that it works in parts.
+
+
+def in_half(made: Case) -> Case:
+    """Return a case in bfloat16."""
+    bias = None if made.read.bias is None else made.read.bias.bfloat16()
+    keys, values = made.read.keys.bfloat16(), made.read.values.bfloat16()
+    return Case(made.queries.bfloat16(), KeyValue(keys, values, bias, made.read.padding))
+
+
+HALF = 2.0**-8
+"""the most that rounding to bfloat16 changes a number by, of the number"""
+
+
+def off_at_most(queries: Tensor, read: KeyValue) -> Tensor:
+    """How far bfloat16 may be off, (R, N, H, D), where queries, scores, weights and the result are rounded.
+
+    With u = HALF, A = sum |q k| / sqrt(D) and s = q k / sqrt(D): a score is off by e = u A + u (|s| + u A) at most. With E the
+    largest e of the keys that are read, a weight is between exp(-2 E) and exp(2 E) times the right one, then rounded. What
+    float32 sums lose is 1 % of that and 1e-6 at most.
+    """
+    result = torch.empty_like(queries, dtype=torch.float64)
+    each = queries.shape[2] // read.keys.shape[2]
+    for r in range(queries.shape[0]):
+        seen = slice(None) if read.bias is None else read.bias[r] == 0
+        for head in range(queries.shape[2]):
+            keys, values = (x[r, seen, head // each].double() for x in (read.keys, read.values))
+            scaled = queries[r, :, head].double() / math.sqrt(queries.shape[-1])
+            scores, sizes = scaled @ keys.T, scaled.abs() @ keys.abs().T
+            off = (HALF * sizes + HALF * (scores.abs() + HALF * sizes)).amax(1, keepdim=True)
+            weights = scores.softmax(-1)
+            mixed = (torch.expm1(2 * off) * (1 + HALF) + HALF) * (weights @ values.abs())
+            result[r, :, head] = mixed * (1 + HALF) + HALF * (weights @ values).abs()
+    return 1.01 * result + 1e-6
+
+
+@in_bfloat16
+@given(case=cases())
+def test_matmul_in_bfloat16_is_off_by_what_rounding_allows_at_most(case: Case) -> None:
+    narrow = in_half(case)
+    found = MatmulAttention().attend(*narrow)
+    assert found.dtype == torch.bfloat16
+    assert ((found.double() - exact(*narrow)).abs() <= off_at_most(*narrow)).all()
+
+
+@in_bfloat16
+def test_matmul_is_off_by_less_than_three_times_as_much_as_sdpa_on_average() -> None:
+    narrow = in_half(case(rows=1, window=16, keys=768, groups=2, each=1, dim=128))
+    expected = exact(*narrow)
+    off = {
+        type(backend): (backend.attend(*narrow).double() - expected).square().mean().sqrt()
+        for backend in (MatmulAttention(), SdpaAttention())
+    }
+    assert 0 < off[MatmulAttention] < 3 * off[SdpaAttention]
+
+
+@pytest.mark.parametrize("padding", [None, (0, 13, 36)], ids=["even", "padded"])
+@pytest.mark.parametrize("scores", [1, 400, 1 << 23])
+@pytest.mark.parametrize("keys", [1, 2 * 37 * 2 * 16, 1 << 21], ids=["a row", "two rows", "all rows"])
+def test_matmul_gives_the_same_in_parts(monkeypatch: pytest.MonkeyPatch, padding: Any, scores: int, keys: int) -> None:
+    made = case(rows=3, padding=padding)
+    whole = MatmulAttention().attend(*made)
+    monkeypatch.setattr(matmul_module, "_SCORES", scores)
+    monkeypatch.setattr(matmul_module, "_KEYS", keys)
+    close(MatmulAttention().attend(*made), whole)
+    close(whole, formula(*made))
+
+
+@given(case=cases())
+def test_matmul_s_shapes_are_foretold_to_the_compiler(case: Case) -> None:
+    queries, (keys, values, bias, _) = case
+    both = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.esdllm_backends.matmul_attention, (queries, keys, values, bias), test_utils=both)
+
+
+def test_matmul_takes_what_lies_apart() -> None:
+    queries, read = case(rows=2, window=5, groups=2, each=2)
+    wide = torch.cat([queries, queries, queries], 2)[:, :, 4:8]
+    keys, values = (x.transpose(0, 1).contiguous().transpose(0, 1) for x in (read.keys, read.values))
+    assert not wide.is_contiguous()
+    assert not keys.is_contiguous()
+    close(MatmulAttention().attend(wide, KeyValue(keys, values, None, None)), formula(queries, read))
+
+
+def test_matmul_gives_all_its_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert MatmulAttention().problems(SPEC, GPU, torch.float16) == [
+        "it multiplies by oneDNN, which computes on a CPU, not on cuda",
+        "it is for bfloat16, not for float16",
+        "this processor or this torch has no bfloat16 products by oneDNN",
+    ]
+    assert MatmulAttention().problems(SPEC, CPU, torch.bfloat16) == [
+        "this processor or this torch has no bfloat16 products by oneDNN"
+    ]
+
+
+@in_bfloat16
+@pytest.mark.parametrize("name", ["llada-0", "dream-0"])
+def test_a_generation_with_matmul_whose_steps_are_compiled_gives_the_same_tokens(name: str) -> None:
+    model = load_model(CASES / name, "cpu", "bfloat16", CATALOGUE)
+    settings = {"gen_length": 6, "block_length": 6, "attention": "matmul"}
+    engine = Engine.build(model, CATALOGUE.configure("es-dllm", settings=settings), CATALOGUE)
+    torch._dynamo.reset()
+    expected = engine.generate([[5, 6, 7, 8], [9]], seed=0).tokens
+    engine.step_function = StepFunction(True, backend="aot_eager")
+    assert engine.generate([[5, 6, 7, 8], [9]], seed=0).tokens.equal(expected)
+
+
 # Memory: no (N, K) tensor where none is needed.
 
 LONG = 8192
@@ -240,6 +359,15 @@ def test_no_operator_makes_a_tensor_of_queries_by_keys(name: str, padding: Any) 
     window, heads, dim = 512, 2, 16
     assert largest(EagerAttention().attend, window, padding) >= 4 * heads * window * LONG  # what is looked for is seen
     assert largest(BACKENDS[name].attend, window, padding) <= 4 * heads * dim * LONG
+
+
+def test_matmul_makes_no_tensor_of_more_products_than_it_may_hold() -> None:
+    queries, (keys, values, bias, _) = case(rows=1, window=1024, keys=LONG, groups=1, each=2, padding=(100,))
+    held = 4 * matmul_module._SCORES
+    assert 4 * queries.shape[1] * queries.shape[2] * LONG >= 2 * held
+    with torch.inference_mode(), Largest() as seen:
+        matmul_module._matmul_attention(queries, keys, values, bias)
+    assert 0 < seen.nbytes <= held
 
 
 _PEAKS = """
@@ -448,7 +576,7 @@ def test_auto_takes_the_lowest_rank_that_can_serve_whoever_offers_it() -> None:
     choice = choose_attention(offering(fast=Fast, refusing=Refusing), SPEC, CPU, torch.float32)
     assert choice.name == "fast"
     assert choice.backend == Fast()
-    assert list(choice.others)[:3] == ["refusing", "xformers", "sdpa"]
+    assert list(choice.others)[:4] == ["refusing", "xformers", "matmul", "sdpa"]
     assert choice.others["refusing"] == ("too early", "too late")
     assert choice.others["sdpa"] == ("fast comes first",)
 
@@ -495,7 +623,21 @@ def test_a_misspelt_auto_is_pointed_at() -> None:
 
 
 def test_a_backend_that_is_named_needs_no_choice(dream: Model) -> None:
-    assert Engine.build(dream, CATALOGUE.configure("es-dllm"), CATALOGUE).components.attention_choice is None
+    config = CATALOGUE.configure("es-dllm", settings={"attention": "sdpa"})
+    assert Engine.build(dream, config, CATALOGUE).components.attention_choice is None
+
+
+def test_a_preset_leaves_the_choice_to_auto(dream: Model) -> None:
+    choice = Engine.build(dream, CATALOGUE.configure("es-dllm"), CATALOGUE).components.attention_choice
+    assert choice is not None
+    assert choice.name == "sdpa"
+
+
+@in_bfloat16
+def test_auto_takes_matmul_on_a_cpu_in_bfloat16() -> None:
+    choice = choose_attention(CATALOGUE, SPEC, CPU, torch.bfloat16)
+    assert choice.name == "matmul"
+    assert choice.others["sdpa"] == ("matmul comes first",)
 
 
 def test_explain_shows_what_auto_chose(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,6 +37,7 @@ from esdllm.benchmarking import (
 )
 from esdllm.benchmarking.bare import BareLayer, BareLoop, BareWeights
 from esdllm.benchmarking.clock import ClockedEngine
+from esdllm.benchmarking.kernels import matrix
 from esdllm.benchmarking.memory import MemoryMeter, Waiting
 from esdllm.benchmarking.plots import plot_curve, plot_report
 from esdllm.benchmarking.profiling import profile
@@ -150,7 +151,7 @@ def test_a_family_that_does_not_tell_its_feed_forward_cannot_be_counted(catalogu
 def _weights(model: Model) -> BareWeights:
     adapter: Any = model.adapter
     layers = [
-        BareLayer(
+        BareLayer.of(
             one.attn_norm,
             one.qkv.weight,
             one.qkv.bias,
@@ -158,11 +159,12 @@ def _weights(model: Model) -> BareWeights:
             one.mlp_norm,
             one.gate_up.weight,
             one.down.weight,
+            model.spec.n_heads * model.spec.head_dim if one is adapter.layers[-1] else None,
         )
         for one in adapter.layers
     ]
     theta, eps = adapter.geometry.rope_theta, adapter.geometry.norm_eps
-    return BareWeights(adapter.embedding, tuple(layers), adapter.norm, adapter.head.weight, theta, eps)
+    return BareWeights(adapter.embedding, tuple(layers), adapter.norm, matrix(adapter.head.weight), theta, eps)
 
 
 @pytest.mark.parametrize("family", ["llada", "Dream"])

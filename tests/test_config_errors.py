@@ -31,7 +31,7 @@ WRONG_COMPONENTS: list[tuple[dict[str, Any], str]] = [
         {"unmasking": {"name": "threshold", "tokens_per_step": 2}},
         "'threshold' has no option 'tokens_per_step'; it is an option of unmasking 'top-k'",
     ),
-    ({"attention": {"window": 3}}, "attention 'sdpa' has no option 'window'; there are none"),
+    ({"attention": {"window": 3}}, "attention 'auto' has no option 'window'; there are none"),
     ({"refresh": {"prompt_refresh": "x"}}, "refresh 'periodic': option 'prompt_refresh': 'x' is not an int"),
     ({"refresh": {"prompt_refresh": 0.5}}, "option 'prompt_refresh': 0.5 is not an int"),
     ({"refresh": {"prompt_refresh": True}}, "option 'prompt_refresh': True is not an int"),

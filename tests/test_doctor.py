@@ -13,6 +13,7 @@ import torch
 from helpers import CASES, offers, read_config
 
 from esdllm import Catalogue, Engine, Model, describe_model
+from esdllm.attention import choose_attention
 from esdllm.cli import main
 from esdllm.components import Components
 from esdllm.config import ComponentConfig
@@ -44,10 +45,11 @@ def doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_shipped_model_is_served(doctor: Doctor) -> None:
-    code, told, _ = doctor()
+    code, told, _ = doctor("--dtype", "float32")
     assert code == 0
     for word in ("Machine", "cpu", "Optional packages", "Attention backends", "sdpa *", "Memory", "dense *"):
         assert word in told
+    assert doctor()[0] == 0
 
 
 def test_every_attention_backend_is_listed_with_all_its_reasons(doctor: Doctor, catalogue: Catalogue) -> None:
@@ -102,9 +104,13 @@ def test_an_attention_backend_that_cannot_serve_exits_with_1(doctor: Doctor) -> 
     assert doctor("-s", "attention=eager")[0] == 0
 
 
-def test_auto_is_told_as_the_backend_that_it_chooses(doctor: Doctor) -> None:
-    code, told, _ = doctor("-s", "attention=auto", "--json")
-    assert (code, json.loads(told)["chosen"]["attention"]) == (0, "sdpa")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_auto_is_told_as_the_backend_that_it_chooses(doctor: Doctor, catalogue: Catalogue, dtype: str) -> None:
+    code, told, _ = doctor("-s", "attention=auto", "--json", "--dtype", dtype)
+    spec = describe_model("tiny-llada", catalogue)
+    chosen = choose_attention(catalogue, spec, torch.device("cpu"), getattr(torch, dtype)).name
+    assert (code, json.loads(told)["chosen"]["attention"]) == (0, chosen)
+    assert dtype == "bfloat16" or chosen == "sdpa"
 
 
 def test_the_configuration_s_own_store_is_looked_at_as_it_is_set(doctor: Doctor, tmp_path: Path) -> None:

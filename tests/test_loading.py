@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CASES, write_checkpoint
+from helpers import CASES, write_checkpoint, zeros
 from lookalikes import bidirectional_logits, dream_config, llada_config, llada_weights, llama, qwen2
 from torch import Tensor
 
@@ -175,17 +175,6 @@ def test_loading_takes_no_more_memory_than_the_checkpoint_has(tmp_path: Path) ->
     assert result.returncode == 0, result.stderr
     peak, after = (1024 * int(number) / size for number in result.stdout.split())
     assert 0.9 < after <= peak <= 1.15
-
-
-def zeros(config: dict[str, Any]) -> dict[str, Tensor]:
-    """Return a LLaDA checkpoint's weights, all zero."""
-    d, mlp, vocab = config["d_model"], config["mlp_hidden_size"], config["vocab_size"]
-    square = dict.fromkeys(("q_proj", "k_proj", "v_proj", "attn_out"), (d, d))
-    layer = {**square, "attn_norm": (d,), "ff_norm": (d,), "ff_proj": (mlp, d), "up_proj": (mlp, d), "ff_out": (d, mlp)}
-    shapes: dict[str, tuple[int, ...]] = {"wte": (vocab, d), "ff_out": (vocab, d), "ln_f": (d,)}
-    for number in range(config["n_layers"]):
-        shapes |= {f"blocks.{number}.{name}": shape for name, shape in layer.items()}
-    return {f"model.transformer.{name}.weight": torch.zeros(shape) for name, shape in shapes.items()}
 
 
 def test_nothing_in_a_checkpoint_is_run(catalogue: Catalogue, tmp_path: Path) -> None:

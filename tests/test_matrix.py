@@ -14,6 +14,7 @@ from esdllm import Catalogue, Engine, Generation, Model, describe_model, load_mo
 from esdllm.components import Components
 from esdllm.doctor import attention_backends
 from esdllm.evaluation.statistics import agreement
+from esdllm_backends.attention.matmul import MatmulAttention
 
 MODES: Mapping[str, Mapping[str, Any]] = {
     "vanilla": {},
@@ -26,6 +27,8 @@ LOSSY = {"int8": 0.9}
 """stores that change numbers, and the share of a trained model's tokens that stays the same at least"""
 OTHERWISE = ("sparse",)
 """stores that make attention read less: an answer of their own, the same with every attention backend"""
+NEARLY = 0.9
+"""the share of a trained model's tokens that `matmul`, which rounds scores, gives as `sdpa` does, at least"""
 NEEDS = {"none": ("vanilla",)}
 """stores that serve some modes only"""
 
@@ -120,6 +123,24 @@ def test_every_backend_with_a_lossy_store_says_nearly_what_eager_and_dense_say(
     found = decode(model, catalogue, mode, attention, store, TEXTS[padded])
     pairs = list(zip(found.tokens.tolist(), known[key].tokens.tolist(), strict=True))
     assert sum(agreement(mine, theirs) for mine, theirs in pairs) / len(pairs) >= LOSSY[store]
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
+@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize(
+    ("mode", "store"), [(mode, store) for mode, attention, store in cells() if attention == "sdpa"]
+)
+def test_matmul_in_bfloat16_says_nearly_what_sdpa_says(
+    mode: str, store: str, family: str, padded: bool, trained: dict[str, Model], catalogue: Catalogue
+) -> None:
+    model = trained[family]
+    missing = MatmulAttention().problems(model.spec, torch.device("cpu"), torch.bfloat16)
+    if missing:
+        pytest.skip("; ".join(missing))
+    assert model.adapter.dtype == torch.bfloat16
+    found, expected = (decode(model, catalogue, mode, name, store, TEXTS[padded]) for name in ("matmul", "sdpa"))
+    pairs = list(zip(found.tokens.tolist(), expected.tokens.tolist(), strict=True))
+    assert sum(agreement(mine, theirs) for mine, theirs in pairs) / len(pairs) >= NEARLY
 
 
 def test_the_matrix_holds_every_backend_and_store_that_is_registered(catalogue: Catalogue) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from esdllm import AttentionBackend, CacheStore, hookimpl
 from esdllm_backends.attention.eager import EagerAttention
 from esdllm_backends.attention.flex import FlexAttention
+from esdllm_backends.attention.matmul import MatmulAttention
 from esdllm_backends.attention.sdpa import SdpaAttention
 from esdllm_backends.attention.xformers import XformersAttention
 from esdllm_backends.cache.dense import DenseStore
@@ -20,7 +21,13 @@ from esdllm_backends.cache.sparse import SparseStore
 @hookimpl
 def esdllm_attention_backends() -> Mapping[str, Callable[..., AttentionBackend]]:
     """Offer the attention backends."""
-    return {"eager": EagerAttention, "flex": FlexAttention, "sdpa": SdpaAttention, "xformers": XformersAttention}
+    return {
+        "eager": EagerAttention,
+        "flex": FlexAttention,
+        "matmul": MatmulAttention,
+        "sdpa": SdpaAttention,
+        "xformers": XformersAttention,
+    }
 
 
 @hookimpl

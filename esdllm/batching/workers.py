@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import attrs
 import torch
 
+from esdllm.allocator import keep_freed_memory
 from esdllm.batching.rows import write_rows
 from esdllm.catalogue import Catalogue
 from esdllm.config import DecodeConfig
@@ -162,6 +163,7 @@ def _hear(connection: Connection, batch: Batch | None) -> Done | None:
 
 def _work(connection: Connection, settings: dict[str, Any]) -> None:
     """Load, and decode what comes until nothing comes; the other end's death ends it too."""
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the first process ends the others
     try:
         setup = Setup(**settings)

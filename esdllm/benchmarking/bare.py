@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from esdllm.benchmarking.kernels import Matrix, attend, matrix
 from esdllm.plan import Step
 from esdllm.views import ModelSpec
 
@@ -20,15 +21,32 @@ __all__ = ["BareLayer", "BareLoop", "BareWeights"]
 
 
 class BareLayer(NamedTuple):
-    """One layer's weights; queries, keys and values are one matrix, gate and up another."""
+    """One layer's weights; queries, keys and values are one matrix (the last layer's queries another), gate and up one."""
 
     attn_norm: Tensor
-    qkv: Tensor
-    bias: Tensor | None
-    out: Tensor
+    qkv: tuple[Matrix, ...]
+    out: Matrix
     mlp_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Matrix
+    down: Matrix
+
+    @classmethod
+    def of(
+        cls,
+        attn_norm: Tensor,
+        qkv: Tensor,
+        bias: Tensor | None,
+        out: Tensor,
+        mlp_norm: Tensor,
+        gate_up: Tensor,
+        down: Tensor,
+        queries: int | None = None,
+    ) -> BareLayer:
+        """Return the layer of its weights; `queries` are the features of the queries in the last layer, None in others."""
+        sizes = [len(qkv)] if queries is None else [queries, len(qkv) - queries]
+        biases = [None] * len(sizes) if bias is None else bias.split(sizes)
+        joint = tuple(matrix(part, own) for part, own in zip(qkv.split(sizes), biases, strict=True))
+        return cls(attn_norm, joint, matrix(out), mlp_norm, matrix(gate_up), matrix(down))
 
 
 class BareWeights(NamedTuple):
@@ -37,7 +55,7 @@ class BareWeights(NamedTuple):
     embedding: Tensor
     layers: tuple[BareLayer, ...]
     norm: Tensor
-    head: Tensor
+    head: Matrix
     theta: float = 500000.0
     eps: float = 1e-5
 
@@ -54,7 +72,7 @@ class BareWeights(NamedTuple):
         one = torch.ones(hidden, dtype=dtype, device=device)
         joint = (spec.n_heads + 2 * spec.n_kv_heads) * dim
         layers = [
-            BareLayer(
+            BareLayer.of(
                 one,
                 weight(joint, hidden),
                 None,
@@ -62,10 +80,11 @@ class BareWeights(NamedTuple):
                 one,
                 weight(2 * inside, hidden),
                 weight(hidden, inside),
+                spec.n_heads * dim if layer == spec.n_layers - 1 else None,
             )
-            for _ in range(spec.n_layers)
+            for layer in range(spec.n_layers)
         ]
-        return cls(weight(spec.vocab, hidden), tuple(layers), one, weight(spec.vocab, hidden))
+        return cls(weight(spec.vocab, hidden), tuple(layers), one, matrix(weight(spec.vocab, hidden)))
 
 
 _Places = tuple[Tensor, Tensor]  # cosine and sine (B, N, 1, D / 2)
@@ -117,9 +136,9 @@ class BareLoop:
             q = self._project(layer, weights, h, positions, places, readers if narrow else None)
             if narrow:
                 h, positions = h[:, readers], positions[:, readers]
-            h = h + F.linear(self._attend(q, layer), weights.out)
-            gate, up = F.linear(self._norm(h, weights.mlp_norm), weights.gate_up).chunk(2, -1)
-            h = h + F.linear(F.silu(gate) * up, weights.down)
+            h = h + weights.out(attend(q, self.keys[layer], self.values[layer]))
+            gate, up = weights.gate_up(self._norm(h, weights.mlp_norm)).chunk(2, -1)
+            h = h + weights.down(F.silu(gate) * up)
             if plan.keep[layer] < h.shape[1] and not narrow:
                 chosen = self._score(layer, h, positions, block.start, block.stop).topk(plan.keep[layer], sorted=False)
                 h, positions = _take(h, chosen.indices), positions.gather(1, chosen.indices)
@@ -152,29 +171,22 @@ class BareLoop:
         self, layer: int, weights: BareLayer, h: Tensor, positions: Tensor, places: _Places, readers: slice | None
     ) -> Tensor:
         """Return the queries, of `readers` if given; write keys and values."""
-        queries, kv_heads, dim = self.spec.n_heads * self.spec.head_dim, self.spec.n_kv_heads, self.spec.head_dim
-        x, (matrix, bias) = self._norm(h, weights.attn_norm), (weights.qkv, weights.bias)
+        kv_heads, dim = self.spec.n_kv_heads, self.spec.head_dim
+        x, first = self._norm(h, weights.attn_norm), weights.qkv[0]
         if readers is None:
-            joint = F.linear(x, matrix, bias).unflatten(-1, (-1, dim))
+            joint = torch.cat([part(x) for part in weights.qkv], -1) if weights.qkv[1:] else first(x)
+            joint = joint.unflatten(-1, (-1, dim))
             turned, v = joint.split([self.spec.n_heads + kv_heads, kv_heads], 2)
             q, k = _rotate(turned, places).tensor_split([self.spec.n_heads], 2)
         else:
-            q = F.linear(x[:, readers], matrix[:queries], None if bias is None else bias[:queries])
-            q = _rotate(q.unflatten(-1, (-1, dim)), (places[0][:, readers], places[1][:, readers]))
-            joint = F.linear(x, matrix[queries:], None if bias is None else bias[queries:]).unflatten(-1, (-1, dim))
-            k, v = joint.split([kv_heads, kv_heads], 2)
+            q = first(x[:, readers]).unflatten(-1, (-1, dim))
+            q = _rotate(q, (places[0][:, readers], places[1][:, readers]))
+            k, v = weights.qkv[1](x).unflatten(-1, (-1, dim)).split([kv_heads, kv_heads], 2)
             k = _rotate(k, places)
         index = self._flat(positions)
         self.keys[layer].flatten(0, 1).index_copy_(0, index, k.flatten(0, 1))
         self.values[layer].flatten(0, 1).index_copy_(0, index, v.flatten(0, 1))
         return q
-
-    def _attend(self, q: Tensor, layer: int) -> Tensor:
-        rows, window, heads, dim = q.shape
-        groups = self.spec.n_kv_heads
-        lined = q.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).reshape(rows, groups, -1, dim)
-        a = F.scaled_dot_product_attention(lined, self.keys[layer].transpose(1, 2), self.values[layer].transpose(1, 2))
-        return a.view(rows, groups, -1, window, dim).permute(0, 3, 1, 2, 4).reshape(rows, window, heads * dim)
 
     def _open(self, positions: Tensor, start: int, stop: int) -> Tensor:
         return self.undecided.gather(1, positions) & (positions >= start) & (positions < stop)
@@ -191,7 +203,7 @@ class BareLoop:
         return score.masked_fill(positions == leftmost, float("inf"))
 
     def _commit(self, h: Tensor, positions: Tensor, start: int, stop: int) -> None:
-        logits = F.linear(self._norm(h, self.weights.norm), self.weights.head).float()
+        logits = self.weights.head(self._norm(h, self.weights.norm)).float()
         best, tokens = logits.max(-1)
         confidence = (logits - best[..., None]).exp_().sum(-1).reciprocal()
         eligible = self._open(positions, start, stop)

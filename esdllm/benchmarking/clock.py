@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import attrs
 import torch
 
+from esdllm.benchmarking.sampling import refuse, sample
 from esdllm.cost import Kind, step_kind
 from esdllm.engine import Engine
 from esdllm.plan import Facts, Layout, Step, StepPlan
@@ -24,6 +25,8 @@ class StepTime(NamedTuple):
     window: str
     plan: StepPlan
     seconds: float
+    weight: float = 1.0
+    """steps of the run that it stands for"""
 
 
 class Clock:
@@ -32,11 +35,20 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self.marks: list[tuple[str, Any, Any]] = []
         """what happened (step, end, enter, leave), to what, and when"""
+        self.planning = 0.0
+        """seconds that it took to plan the run, where that was done before its first step"""
+        self.weights: list[float] = []
+        """of the steps, as `StepTime` has them"""
         self._cuda = device.type == "cuda"
 
     def mark(self, what: str, about: Any = None) -> None:
         """Note that something happens now."""
         self.marks.append((what, about, self._event() if self._cuda else time.perf_counter()))
+
+    def begin(self, step: Step, weight: float = 1.0) -> None:
+        """Note that a step begins, which stands for `weight` of them."""
+        self.weights.append(weight)
+        self.mark("step", step)
 
     def between(self, first: Any, second: Any) -> float:
         """Return the seconds from one noted moment to another, once the device has come to both."""
@@ -44,14 +56,15 @@ class Clock:
 
     def steps(self) -> list[StepTime]:
         """Return the steps noted so far."""
-        found, begun = [], None
+        found: list[StepTime] = []
+        begun = None
         for what, about, moment in self.marks:
             if what == "step":
                 begun = about, moment
             elif what == "end" and begun:
                 step, start = begun
-                seconds = self.between(start, moment)
-                found.append(StepTime(step_kind(step), step.scope.window.value, step.plan, seconds))
+                seconds, weight = self.between(start, moment), self.weights[len(found)]
+                found.append(StepTime(step_kind(step), step.scope.window.value, step.plan, seconds, weight))
         return found
 
     @staticmethod
@@ -64,13 +77,23 @@ class Clock:
 @attrs.define(eq=False)
 class _ClockedPlanner(Planner):
     clock: Clock = attrs.field(kw_only=True)
+    sample: int | None = attrs.field(kw_only=True)
 
     def walk(self, read: Callable[[], Facts]) -> Iterator[Step]:
-        """Yield the steps; one ends when the next is asked for."""
-        for step in Planner.walk(self, read):
-            self.clock.mark("step", step)
+        """Yield the steps, or a sample of them; one ends when the next is asked for."""
+        for step, weight in self._weighted(read):
+            self.clock.begin(step, weight)
             yield step
             self.clock.mark("end")
+
+    def _weighted(self, read: Callable[[], Facts]) -> Iterator[tuple[Step, float]]:
+        if self.sample is None:
+            yield from ((step, 1.0) for step in Planner.walk(self, read))
+            return
+        started = time.perf_counter()
+        steps = list(Planner.walk(self, refuse))
+        self.clock.planning = time.perf_counter() - started
+        yield from sample(steps, self.sample)
 
 
 @attrs.define(eq=False)
@@ -79,6 +102,8 @@ class ClockedEngine(Engine):
 
     clock: Clock = attrs.field(init=False)
     """of the last run"""
+    sample: int | None = attrs.field(default=None, kw_only=True)
+    """the most steps of each plan that are made; None for all"""
 
     @clock.default
     def _clock(self) -> Clock:
@@ -89,4 +114,4 @@ class ClockedEngine(Engine):
         self.clock = self._clock()
         made = Engine.planner(self, canvas, early_stop)
         fields = [field.name for field in attrs.fields(Planner) if field.init]
-        return _ClockedPlanner(**{name: getattr(made, name) for name in fields}, clock=self.clock)
+        return _ClockedPlanner(**{name: getattr(made, name) for name in fields}, clock=self.clock, sample=self.sample)

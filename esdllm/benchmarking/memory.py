@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import torch
 
+from esdllm.allocator import give_back
 from esdllm.benchmarking.report import Memory
 
 __all__ = ["MemoryMeter", "Waiting"]
@@ -28,7 +27,7 @@ class MemoryMeter:
             torch.cuda.reset_peak_memory_stats(device)
             self._before = torch.cuda.memory_allocated(device)
             return
-        _give_back()
+        give_back()
         self._before = psutil.Process().memory_info().rss
         self._reset = _forget_peak()
 
@@ -59,12 +58,6 @@ class Waiting:
             return int(_SCHEDULER.read_text(encoding="ascii").split()[1])
         except (OSError, ValueError, IndexError):
             return None
-
-
-def _give_back() -> None:
-    """Give back to the system what glibc keeps of freed memory; elsewhere do nothing."""
-    if trim := getattr(ctypes.CDLL(None) if sys.platform == "linux" else None, "malloc_trim", None):
-        trim(0)
 
 
 def _forget_peak() -> bool:

@@ -113,7 +113,8 @@ def _watched(engine: ClockedEngine) -> _WatchedEngine:
         unmasking=wrap(engine.components.unmasking, _POLICY),
     )
     model = attrs.evolve(engine.model, adapter=wrap(engine.model.adapter, _MODEL))
-    return _WatchedEngine(model, engine.config, components, StepFunction(compiled=False), current=current)
+    step = StepFunction(compiled=False)
+    return _WatchedEngine(model, engine.config, components, step, sample=engine.sample, current=current)
 
 
 def _shares(clock: Clock) -> dict[str, dict[str, float]]:

@@ -90,8 +90,8 @@ class Outcome:
     """of a run, round by round"""
     forwards: int
     """of one run"""
-    answer_tokens: int
-    """of one run, up to the first end of text of each row"""
+    answer_tokens: int | None
+    """of one run, up to the first end of text of each row; None if not all of its steps were made"""
     committed: int
     """positions decided in one run, over all rows"""
     compile_seconds: float
@@ -168,7 +168,9 @@ class Report:
         found: dict[str, Any] = {"format": FORMAT, **_CONVERTER.unstructure(self)}
         for outcome, told in zip(self.outcomes, found["outcomes"], strict=True):
             told["derived"] = {
-                "tokens_per_second": attrs.asdict(outcome.rate(outcome.answer_tokens)),
+                "tokens_per_second": None
+                if outcome.answer_tokens is None
+                else attrs.asdict(outcome.rate(outcome.answer_tokens)),
                 "canvas_tokens_per_second": attrs.asdict(outcome.rate(outcome.committed)),
                 "milliseconds_a_forward": attrs.asdict(outcome.milliseconds_a_forward),
                 "speedup": attrs.asdict(self.speedup(outcome)),

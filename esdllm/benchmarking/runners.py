@@ -12,6 +12,7 @@ from torch import Tensor
 from esdllm.benchmarking.bare import BareLoop, BareWeights
 from esdllm.benchmarking.clock import Clock, ClockedEngine, StepTime
 from esdllm.benchmarking.report import Memory
+from esdllm.benchmarking.sampling import refuse, sample
 from esdllm.benchmarking.setting import Entry, Setting
 from esdllm.catalogue import Catalogue
 from esdllm.components import Components
@@ -29,11 +30,12 @@ class Sample:
     """One run of a contender."""
 
     seconds: float
-    """of the steps and what is between them"""
+    """of the steps and what is between them; where not all were made, what all would take at the times of those"""
     compile_seconds: float
     forwards: int
-    answer_tokens: int
-    """up to the first end of text of each row"""
+    """of a whole run"""
+    answer_tokens: int | None
+    """up to the first end of text of each row; None if not all steps were made"""
     committed: int
     """positions decided, ends of text and what is behind them included"""
     steps: tuple[StepTime, ...]
@@ -78,21 +80,35 @@ class EngineRunner:
     prompts: Tensor
 
     @classmethod
-    def of(cls, entry: Entry, model: Model, prompts: Tensor, catalogue: Catalogue) -> EngineRunner:
-        """Return an engine that is ready to decode."""
-        return cls(entry, cast(ClockedEngine, ClockedEngine.build(model, entry.config, catalogue)), prompts)
+    def of(
+        cls, entry: Entry, model: Model, prompts: Tensor, catalogue: Catalogue, sample: int | None = None
+    ) -> EngineRunner:
+        """Return an engine that is ready to decode, or to make at most `sample` steps of each plan.
+
+        Raises:
+            InputError: some steps are to be made only, but the plan depends on what is decoded.
+        """
+        engine = cast(ClockedEngine, ClockedEngine.build(model, entry.config, catalogue))
+        if sample is not None:
+            canvas = Layout.of(prompts.shape[1], entry.config.gen_length, model.spec.logit_shift, prompts.shape[0])
+            list(engine.planner(canvas, entry.config.early_stop).walk(refuse))
+        engine.sample = sample
+        return cls(entry, engine, prompts)
 
     def run(self) -> Sample:
         """Decode once."""
         found = self.engine.generate(self.prompts)
-        return Sample(
+        clock = self.engine.clock
+        made = Sample(
             found.seconds,
             found.compile_seconds,
             found.forwards,
             found.answer_tokens,
             found.committed,
-            tuple(self.engine.clock.steps()),
+            tuple(clock.steps()),
         )
+        decided = self.prompts.shape[0] * self.entry.config.gen_length
+        return made if self.engine.sample is None else _whole(made, clock.planning, decided)
 
     def costing(self, weight_bytes: int) -> Costing:
         """Return what counts its steps."""
@@ -122,10 +138,13 @@ class BareRunner:
     prompts: Tensor
     weights: BareWeights
     catalogue: Catalogue
+    sample: int | None = None
 
     @classmethod
-    def of(cls, entry: Entry, model: Model, prompts: Tensor, catalogue: Catalogue) -> BareRunner:
-        """Return the loop with random weights of the model's size.
+    def of(
+        cls, entry: Entry, model: Model, prompts: Tensor, catalogue: Catalogue, sample: int | None = None
+    ) -> BareRunner:
+        """Return the loop with random weights of the model's size, ready to decode or to make `sample` steps of each plan.
 
         Raises:
             InputError: the model's weights are quantised, which the loop does not know.
@@ -136,7 +155,7 @@ class BareRunner:
             )
         adapter = model.adapter
         weights = BareWeights.random(model.spec, adapter.dtype, adapter.device)
-        return cls(entry, model, prompts.to(adapter.device), weights, catalogue)
+        return cls(entry, model, prompts.to(adapter.device), weights, catalogue, sample)
 
     def run(self) -> Sample:
         """Decode once, by a plan that is made before."""
@@ -147,8 +166,8 @@ class BareRunner:
             scored = steps[0].plan.scored
             loop = BareLoop(spec, self.weights, self.prompts, config.gen_length, scored, config.delay_eos)
             started = time.perf_counter()
-            for step in steps:
-                clock.mark("step", step)
+            for step, weight in sample(steps, self.sample):
+                clock.begin(step, weight)
                 loop.step(step)
                 clock.mark("end")
             if self.prompts.is_cuda:
@@ -156,7 +175,9 @@ class BareRunner:
             seconds = time.perf_counter() - started
         rows = loop.tokens[:, self.prompts.shape[1] :].tolist()
         answers = [len(until_stop(row, self.model.stop_ids)) for row in rows]
-        return Sample(seconds, 0.0, len(steps), sum(answers), len(steps) * len(answers), tuple(clock.steps()))
+        decided = len(steps) * len(answers)
+        made = Sample(seconds, 0.0, len(steps), sum(answers), decided, tuple(clock.steps()))
+        return made if self.sample is None else _whole(made, 0.0, decided)
 
     def costing(self, weight_bytes: int) -> Costing:
         """Return what counts its steps."""
@@ -172,6 +193,15 @@ class BareRunner:
         """Nothing is kept but weights."""
 
 
+def _whole(made: Sample, planning: float, decided: int) -> Sample:
+    """Return what a whole run would be, of some of its steps; `planning` seconds of theirs were spent on the whole plan."""
+    forwards = round(sum(step.weight for step in made.steps))
+    between = (made.seconds - planning - sum(step.seconds for step in made.steps)) / len(made.steps)
+    steps = sum(step.weight * step.seconds for step in made.steps)
+    seconds = steps + planning + between * forwards
+    return attrs.evolve(made, seconds=seconds, forwards=forwards, answer_tokens=None, committed=decided)
+
+
 def _costing(components: Components, model: Model, entry: Entry, prompts: Tensor, weight_bytes: int) -> Costing:
     batch, length = prompts.shape[0], prompts.shape[1] + entry.config.gen_length
     return Costing.of(components, model.spec, batch, length, model.adapter.dtype.itemsize, weight_bytes)
@@ -184,4 +214,4 @@ def runner(entry: Entry, setting: Setting, model: Model, catalogue: Catalogue) -
         InputError, ConfigError, UnavailableError: it cannot be decoded with this model here.
     """
     make = BareRunner.of if entry.bare else EngineRunner.of
-    return make(entry, model, setting.prompts(model), catalogue)
+    return make(entry, model, setting.prompts(model), catalogue, setting.sample)

@@ -125,7 +125,7 @@ def outcome(
 ) -> Outcome:
     """Return what a contender took, of its measured runs and the one before them."""
     last, waits = samples[-1], [sample.waiting for sample in samples if sample.waiting is not None]
-    between = [1e3 * (s.seconds - sum(step.seconds for step in s.steps)) / max(1, len(s.steps)) for s in samples]
+    between = [1e3 * (s.seconds - sum(t.weight * t.seconds for t in s.steps)) / max(1, s.forwards) for s in samples]
     return Outcome(
         name=entry.name,
         config=entry.config.to_dict(),
@@ -135,7 +135,7 @@ def outcome(
         answer_tokens=last.answer_tokens,
         committed=last.committed,
         compile_seconds=first.compile_seconds,
-        flops=costing.run([step.plan for step in last.steps]),
+        flops=round(sum(step.weight * costing.step(step.plan).flops for step in last.steps)),
         memory=max((s.memory for s in samples if s.memory), key=lambda found: found.bytes, default=None),
         kinds=_kinds(samples, costing),
         between_milliseconds=spread(between),
@@ -151,15 +151,16 @@ def _kinds(samples: Sequence[Sample], costing: Costing) -> tuple[KindTimes, ...]
             groups[step.kind, step.window].append(step)
     found = []
     for (kind, window), steps in groups.items():
-        costs = [costing.step(step.plan) for step in steps]
+        costs = [(step.weight, costing.step(step.plan)) for step in steps]
+        weight = sum(step.weight for step in steps)
         found.append(
             KindTimes(
                 kind=kind,
                 window=window,
-                steps=round(len(steps) / len(samples)),
-                milliseconds=spread([1e3 * step.seconds for step in steps]),
-                flops=statistics.fmean(cost.flops for cost in costs),
-                bytes=statistics.fmean(cost.bytes for cost in costs),
+                steps=round(weight / len(samples)),
+                milliseconds=spread([1e3 * step.seconds for step in steps for _ in range(round(step.weight))]),
+                flops=sum(share * cost.flops for share, cost in costs) / weight,
+                bytes=sum(share * cost.bytes for share, cost in costs) / weight,
             )
         )
     return tuple(found)

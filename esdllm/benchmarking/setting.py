@@ -42,6 +42,8 @@ class Setting:
     quantize: str | None = None
     threads: int = attrs.field(factory=torch.get_num_threads)
     """that torch uses"""
+    sample: int | None = None
+    """the most steps of each plan that a run makes, the others taken to last as long; None for all"""
 
     def load(self, catalogue: Catalogue) -> Model:
         """Return the model."""

@@ -6,6 +6,7 @@ import json
 import sys
 from typing import Any
 
+from esdllm.allocator import keep_freed_memory
 from esdllm.benchmarking.fresh import CONVERTER, Found, Job
 from esdllm.benchmarking.runners import runner
 from esdllm.benchmarking.running import decoded, environment, own_peak, parts, threads
@@ -38,4 +39,5 @@ def _silent(name: str) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     print(json.dumps(answer(sys.stdin.read())))

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from esdllm.allocator import keep_freed_memory
 from esdllm.cli import (
     analyze,
     bench,
@@ -87,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     The one place where errors become a line on standard error; `--debug` lets the traceback through.
     """
+    if arguments is None:  # the process is the command's own
+        keep_freed_memory()
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         return int(app(words, prog_name="esdllm", standalone_mode=False) or 0)

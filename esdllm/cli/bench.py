@@ -96,6 +96,14 @@ _PromptLength = Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of 
 _Batch = Annotated[int, typer.Option(metavar="N", min=1, help="Prompts decoded together.")]
 _Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="Threads that torch uses [as it is].")]
 _Rounds = Annotated[int, typer.Option(metavar="N", min=1, help="Measured runs of each contender.")]
+_Sample = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Make at most N steps of each plan, and take the others of the plan to last as long [all].",
+    ),
+]
 _Fresh = Annotated[bool, typer.Option("--fresh", help="Measure each run in a process of its own.")]
 _WithPeak = Annotated[
     bool, typer.Option("--peak/--no-peak", help="Measure what matrix products and memory reach at best.")
@@ -125,6 +133,7 @@ def run(
     threads: _Threads = None,
     sets: Sets = None,
     rounds: _Rounds = 5,
+    sample: _Sample = None,
     fresh: _Fresh = False,
     profile: Annotated[bool, typer.Option("--profile", help="Tell where the time of each kind of step goes.")] = False,
     peak: _WithPeak = True,
@@ -141,7 +150,7 @@ def run(
     check_format(plot)
     check_writable(plot)
     catalogue = Catalogue.load()
-    setting = _setting(catalogue, model, geometry_name, prompt_length, batch, device, dtype, quantize, threads)
+    setting = _setting(catalogue, model, geometry_name, prompt_length, batch, device, dtype, quantize, threads, sample)
     named = _contenders(contenders or [], catalogue, gen_length, block_length, sets)
     report = _measure(catalogue, named, rounds, fresh, profile, peak)(setting)
     if as_json:
@@ -170,6 +179,7 @@ def curve_(
     threads: _Threads = None,
     sets: Sets = None,
     rounds: _Rounds = 3,
+    sample: _Sample = None,
     fresh: _Fresh = False,
     plot: _Plot = None,
     as_json: Json = False,
@@ -189,7 +199,7 @@ def curve_(
         raise InputError(f"--over {over}; {known(over, AXES)}")
     catalogue = Catalogue.load()
     sizes, others = [int(word) for word in words if word.isdecimal()], [word for word in words if not word.isdecimal()]
-    setting = _setting(catalogue, model, geometry_name, prompt_length, batch, device, dtype, quantize, threads)
+    setting = _setting(catalogue, model, geometry_name, prompt_length, batch, device, dtype, quantize, threads, sample)
     named = _contenders(others, catalogue, gen_length, block_length, sets)
     measure = _measure(catalogue, named, rounds, fresh, profile=False, peak=False)
     found = curve(setting, named, over, sizes, measure)
@@ -223,12 +233,13 @@ def _setting(
     dtype: str | None,
     quantize: str | None,
     threads: int | None,
+    sample: int | None,
 ) -> Setting:
     """Return the setting."""
     name, found = named_model(model, geometry_name or (None if model else _DEFAULT_GEOMETRY), catalogue)
     made = None if isinstance(found, str) else found
     given = {"threads": threads} if threads else {}
-    return Setting(name, made, prompt_length, batch, device, dtype, quantize, **given)
+    return Setting(name, made, prompt_length, batch, device, dtype, quantize, **given, sample=sample)
 
 
 def named_model(

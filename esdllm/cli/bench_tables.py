@@ -92,6 +92,8 @@ def _title(report: Report, without: str = "") -> str:
     }
     how = "each run in a process of its own" if report.fresh else "in turns in one process"
     told = ", ".join(text for key, text in said.items() if key != without)
+    if setting.sample is not None:
+        how += f", at most {counted(setting.sample, 'step')} of each plan, the others of the plan taken to last as long"
     return f"{setting.model}: {told}; {counted(report.rounds, 'round')}, {how}; medians, quartiles after them"
 
 
@@ -105,7 +107,7 @@ def _speeds(report: Report) -> Table:
         times, speedup = outcome.milliseconds_a_forward, report.speedup(outcome)
         table.add_row(
             Text(outcome.name),
-            _number(outcome.rate(outcome.answer_tokens).median),
+            "" if outcome.answer_tokens is None else _number(outcome.rate(outcome.answer_tokens).median),
             _number(outcome.rate(outcome.committed).median),
             str(outcome.forwards),
             _number(times.median),

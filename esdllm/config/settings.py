@@ -110,6 +110,7 @@ class DecodeConfig:
         8, "steps between two looks at whether to stop early, where nothing else asks the device", validators.ge(1)
     )
     compile: bool = _setting(False, "compile one step a distinct plan with torch.compile")
+    cuda_graphs: bool = _setting(True, "on a GPU, record each compiled step as a CUDA graph")
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> DecodeConfig:

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -20,7 +21,7 @@ class TensorMemory(TorchDispatchMode):
             engine.generate("Sort 3 1 2.")
         print(memory.peak, memory.held)
 
-    What a kernel takes for itself and gives back before it returns is not seen.
+    What a kernel takes for itself and gives back before it returns is not seen, nor are tensors in a layout of a kernel's own.
     """
 
     def __init__(self) -> None:
@@ -41,10 +42,10 @@ class TensorMemory(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run an operation and count what it made."""
-        before = {_storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        before = {_storage(x) for x in _tensors((args, kwargs))}
         made = func(*args, **(kwargs or {}))
-        for x in tree_leaves(made):
-            if isinstance(x, Tensor) and _storage(x) not in before:
+        for x in _tensors(made):
+            if _storage(x) not in before:
                 self._count(x)
         return made
 
@@ -60,6 +61,11 @@ class TensorMemory(TorchDispatchMode):
 
     def _forget(self, address: int) -> None:
         self.held -= self._known.pop(address, 0)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    """Return the tensors that have a storage, as those in a kernel's own layout do not."""
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor) and x.layout == torch.strided]
 
 
 def _storage(x: Tensor) -> int:

@@ -1,11 +1,12 @@
-"""Building a transformer by a plan, layer by layer: a layer's weights are filled, quantised and freed before the next's come.
+"""Building a transformer by a plan, layer by layer: a layer's weights are filled and quantised, and the next's take their place.
 
-So the most memory that loading takes is the finished model's and one layer's in full.
+So the most memory that loading takes is the finished model's and one layer's in full; or what the embedding takes and the head
+twice, full and quantised or packed, where the layers are smaller than the head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, UnavailableError
 from esdllm.weights import Checkpoint
-from esdllm_models.linear import Linear, cut
+from esdllm_models.linear import Dense, Linear, Split, cut
 from esdllm_models.quantized import quantizer
 from esdllm_models.spread import Spread
 from esdllm_models.transformer import Geometry, Layer, Transformer
@@ -42,6 +43,11 @@ class Names:
     def all(self, n_layers: int) -> list[str]:
         """Return the names of all weights."""
         return [*self.outer.values(), *(self.of(layer, name) for layer in range(n_layers) for name in self.inner)]
+
+
+_Make = Callable[[Tensor, Tensor | None], Linear]
+_Room = dict[tuple[torch.device, str], Tensor]
+"""where matrices stand in full until they are quantised or packed, by device and name; freed with each layer, it left holes"""
 
 
 class _Fill(Protocol):
@@ -132,21 +138,24 @@ def _build(spec: ModelSpec, geometry: Geometry, plan: LoadPlan, fill: _Fill) -> 
         fill(None, {"embedding": embedding, "norm": norm, "head": full})
         head = quantizer(plan.quantize).make(full, None)
         del full  # before the layers come
-        layers = tuple(_layer(spec, geometry, plan, number, fill) for number in range(spec.n_layers))
+        room: _Room = {}
+        layers = tuple(_layer(spec, geometry, plan, number, fill, room) for number in range(spec.n_layers))
     whole = Transformer(spec, geometry, embedding, layers, norm, head)
     if len(plan.devices) == 1:
         return whole
     return Spread(whole, plan.device, tuple(plan.layer(number) for number in range(spec.n_layers)), head_device)
 
 
-def _layer(spec: ModelSpec, geometry: Geometry, plan: LoadPlan, number: int, fill: _Fill) -> Layer:
+def _layer(spec: ModelSpec, geometry: Geometry, plan: LoadPlan, number: int, fill: _Fill, room: _Room) -> Layer:
     """Return one layer, filled and then quantised, one matrix after the other."""
     device, make, shapes = plan.layer(number), quantizer(plan.quantize).make, _shapes(spec)
+    last = number == spec.n_layers - 1
 
     def empty(*size: int) -> Tensor:
         return torch.empty(*size, device=device, dtype=plan.dtype)
 
-    full = {name: empty(*shapes[name]) for name in ("qkv", "out", "gate_up", "down")}
+    names = ("qkv", "out", "gate_up", "down")
+    full = {name: room.pop((device, name)) if (device, name) in room else empty(*shapes[name]) for name in names}
     norms = {name: empty(spec.hidden) for name in ("attn_norm", "mlp_norm")}
     sizes = [spec.n_heads * spec.head_dim, *[spec.n_kv_heads * spec.head_dim] * 2]
     slots = {**norms, "out": full["out"], "down": full["down"]}
@@ -156,16 +165,38 @@ def _layer(spec: ModelSpec, geometry: Geometry, plan: LoadPlan, number: int, fil
     if bias is not None:
         slots.update(zip(("q_bias", "k_bias", "v_bias"), bias.split(sizes), strict=True))
     fill(number, slots)
-    slots.clear()  # which holds what `pop` is to free
+    slots.clear()  # which holds what `made` is to free
+
+    def made(name: str, bias: Tensor | None = None) -> Linear:
+        weight = full.pop(name)
+        found = _joint(make, weight, bias, sizes[0] if last and name == "qkv" else None)
+        if not last and not isinstance(found, Dense):  # which keeps it
+            room[device, name] = weight
+        return found
+
     return made_of(
         spec,
         attn_norm=norms["attn_norm"],
-        qkv=make(full.pop("qkv"), bias),
-        out=make(full.pop("out"), None),
+        qkv=made("qkv", bias),
+        out=made("out"),
         mlp_norm=norms["mlp_norm"],
-        gate_up=make(full.pop("gate_up"), None),
-        down=make(full.pop("down"), None),
+        gate_up=made("gate_up"),
+        down=made("down"),
     )
+
+
+def _joint(make: _Make, weight: Tensor, bias: Tensor | None, queries: int | None) -> Linear:
+    """Return the layer of queries, keys and values; two side by side if `queries` tells where to part them.
+
+    The last layer's are computed apart at a refresh, and what is quantised or packed cannot be cut once it is made.
+    """
+    whole = make(weight, bias)
+    if queries is None or isinstance(whole, Dense):
+        return whole
+    del whole
+    sizes = (queries, len(weight) - queries)
+    biases = (None, None) if bias is None else bias.split(sizes)
+    return Split(tuple(make(part, own) for part, own in zip(weight.split(sizes), biases, strict=True)), sizes)
 
 
 def _drawing(seed: int) -> _Fill:

@@ -1,4 +1,4 @@
-"""The arithmetic of quantised linear layers: rounding weights and inputs, and products that torch's kernels compute.
+"""The arithmetic of linear layers: rounding weights and inputs, and products that torch's kernels compute.
 
 The products are torch operators of their own, opaque to the compiler: inductor asks of oneDNN's kernel that weights be constants.
 """
@@ -10,7 +10,18 @@ from functools import cache
 import torch
 from torch import Tensor
 
-__all__ = ["GROUP", "four_bits", "has_onednn", "in_bytes", "int8_is_exact", "pack_eight", "pack_four", "whole_numbers"]
+__all__ = [
+    "GROUP",
+    "four_bits",
+    "has_onednn",
+    "in_bytes",
+    "int8_is_exact",
+    "pack",
+    "pack_eight",
+    "pack_four",
+    "packs",
+    "whole_numbers",
+]
 
 GROUP = 32
 """input features that share a step in 4 bits"""
@@ -18,9 +29,11 @@ GROUP = 32
 _LEVELS = 127
 _ZERO = 128  # the byte that stands for 0, since the kernel multiplies unsigned by signed bytes
 _CHUNK = 1024 * 1024  # values of a weight that stand in full while it is quantised or multiplied
+_ROWS = 16  # of an input, for which oneDNN lays a weight out; the layout serves any number
 _FEW = 16  # rows of an input, up to which the weight-only kernel is faster than turning the weights back
 
 _LIBRARY = torch.library.Library("esdllm_models", "DEF")
+_LIBRARY.define("packed(Tensor x, Tensor packed, Tensor? bias, int outputs) -> Tensor")
 _LIBRARY.define("int8(Tensor rows, Tensor packed, Tensor scale, Tensor zero) -> Tensor")
 _LIBRARY.define("int8_weight_only(Tensor x, Tensor levels, Tensor scale) -> Tensor")
 
@@ -85,6 +98,18 @@ def _chunks(outputs: int, inputs: int) -> list[slice]:
     return [slice(first, min(first + size, outputs)) for first in range(0, outputs, size)]
 
 
+def pack(weight: Tensor) -> Tensor:
+    """Return a bfloat16 weight (O, I) in the layout in which oneDNN multiplies, which it otherwise makes at each call."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+    return packed
+
+
+def _packed(x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+    """Return (..., O) of x (..., I) and a weight from `pack`."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return product
+
+
 def _int8(rows: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """Return (..., O) float32 of rows (..., I) from `in_bytes`: the whole numbers' product times the weights' scale (O,)."""
     nothing: list[float] = []
@@ -105,6 +130,10 @@ def _int8_weight_only(x: Tensor, levels: Tensor, scale: Tensor) -> Tensor:
     return made.mul_(scale)
 
 
+def _packed_shape(x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], outputs))
+
+
 def _int8_shape(rows: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     return rows.new_empty((*rows.shape[:-1], scale.shape[0]), dtype=torch.float32)
 
@@ -114,10 +143,19 @@ def _int8_weight_only_shape(x: Tensor, levels: Tensor, scale: Tensor) -> Tensor:
 
 
 for _key in ("CPU", "MkldnnCPU"):  # the packed weight's layout decides
+    _LIBRARY.impl("packed", _packed, _key)
     _LIBRARY.impl("int8", _int8, _key)
 _LIBRARY.impl("int8_weight_only", _int8_weight_only, "CompositeExplicitAutograd")
+torch.library.register_fake("esdllm_models::packed", _packed_shape, lib=_LIBRARY)
 torch.library.register_fake("esdllm_models::int8", _int8_shape, lib=_LIBRARY)
 torch.library.register_fake("esdllm_models::int8_weight_only", _int8_weight_only_shape, lib=_LIBRARY)
+
+
+def packs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether `pack` gains there: a CPU that multiplies bfloat16."""
+    if device.type != "cpu" or dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def has_onednn() -> bool:

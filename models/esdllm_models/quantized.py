@@ -17,8 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from esdllm_models.kernels import GROUP, has_onednn, in_bytes, int8_is_exact, pack_eight, pack_four, whole_numbers
-from esdllm_models.linear import Dense, Linear
+from esdllm_models.kernels import (
+    GROUP,
+    has_onednn,
+    in_bytes,
+    int8_is_exact,
+    pack_eight,
+    pack_four,
+    packs,
+    whole_numbers,
+)
+from esdllm_models.linear import Dense, Linear, Packed
 
 __all__ = ["QUANTIZERS", "Int4WeightOnly", "Int8", "Int8Matmul", "Int8WeightOnly", "Quantizer", "quantizer"]
 
@@ -151,6 +160,10 @@ def _scaled(product: Tensor, step: Tensor, bias: Tensor | None) -> Tensor:
     return product * step if bias is None else torch.addcmul(bias, product, step)
 
 
+def _whole(weight: Tensor, bias: Tensor | None) -> Linear:
+    return Packed.of(weight, bias) if packs(weight.device, weight.dtype) else Dense(weight, bias)
+
+
 def _int8(weight: Tensor, bias: Tensor | None) -> Linear:
     packs = weight.device.type == "cpu" and has_onednn()
     return Int8.of(weight, bias) if packs else Int8Matmul.of(weight, bias)
@@ -177,7 +190,7 @@ def _kernels_for(types: tuple[str, ...], device: torch.device) -> list[str]:
     return [] if device.type in types else [f"its kernels are for {' and '.join(types)}, not for {device.type}"]
 
 
-_WHOLE = Quantizer(Dense, lambda device, dtype: [], lambda outputs, inputs, size: outputs * inputs * size)
+_WHOLE = Quantizer(_whole, lambda device, dtype: [], lambda outputs, inputs, size: outputs * inputs * size)
 
 QUANTIZERS: Mapping[str, Quantizer] = {
     "int8": Quantizer(_int8, _int8_problems, lambda outputs, inputs, size: outputs * (inputs + 4 + 8)),

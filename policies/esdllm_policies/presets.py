@@ -16,7 +16,7 @@ _COMMON: Mapping[str, Any] = {
     "sampler": "gumbel",
     "unmasking": "top-k",
     "cache": "dense",
-    "attention": "sdpa",
+    "attention": "auto",
 }
 
 _MODES: Mapping[str, tuple[str, Mapping[str, Any]]] = {

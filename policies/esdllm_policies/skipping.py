@@ -18,9 +18,21 @@ PUBLISHED = ((0.0, 1.0), (0.125, 0.5), (0.25, 0.25))
 _ROUNDING = 1e-9  # what a solved ratio may be short of the one meant
 
 
-def least(committed: int, block: int, window: int) -> int:
-    """Return the fewest positions that a skip step hands on: what was just committed and two more (ES-dLLM)."""
-    return min(committed + 2, block, window)
+def least(committed: int, block: int, window: int, bucket: int = 1) -> int:
+    """Return the fewest positions that a skip step hands on: what was just committed and two more (ES-dLLM).
+
+    Rounded up to a multiple of `bucket`.
+    """
+    return min(-(-(committed + 2) // bucket) * bucket, block, window)
+
+
+def _bucket() -> int:
+    help = (
+        "round up to a multiple of it the number kept for what was just committed; with parallel decoding and compile = true "
+        "a larger one means fewer graphs"
+    )
+    field: int = attrs.field(default=1, validator=validators.ge(1), metadata={"help": help})
+    return field
 
 
 @attrs.frozen
@@ -67,11 +79,12 @@ class DepthSkip:
         validator=_check,
         metadata={"help": "from which depth on which share of the window is kept", "tune": _tried},
     )
+    bucket: int = _bucket()
 
     def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]:
         """Return max(floor(ratio * window), min(committed + 2, block)) for each layer, never growing."""
         ratios = [max((d, r) for d, r in self.keep if layer >= d * n_layers)[1] for layer in range(n_layers)]
-        fewest = least(committed, block, window)
+        fewest = least(committed, block, window, self.bucket)
         return tuple(accumulate((max(int(ratio * window), fewest) for ratio in ratios), min))
 
 
@@ -108,6 +121,7 @@ class DecaySkip:
         validator=validators.in_(("cosine", "linear")),
         metadata={"help": "cosine or linear", "tune": ("cosine", "linear")},
     )
+    bucket: int = _bucket()
 
     def __attrs_post_init__(self) -> None:
         if self.first < self.last:
@@ -128,7 +142,7 @@ class DecaySkip:
         Of a window as long as the block that is floor(ratio * window). Sharing the window out by the block makes the
         layers that drop positions the same for every window.
         """
-        fewest = least(committed, block, window)
+        fewest = least(committed, block, window, self.bucket)
         shares = [max(1, int(self.ratio(layer / n_layers) * block)) for layer in range(n_layers)]
         return tuple(accumulate((max(share * window // block, fewest) for share in shares), min))
 
@@ -144,6 +158,7 @@ class BudgetSkip:
     budget: float = _share(
         0.4, "layer work of a skip step as a share of one without skipping", 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75
     )
+    bucket: int = _bucket()
 
     def ratios(self, n_layers: int) -> tuple[float, ...]:
         """Return the share that each layer hands on.
@@ -170,7 +185,7 @@ class BudgetSkip:
 
         Where both ratios keep equally many positions of a block, the second drop is none, in a longer window neither.
         """
-        ratios, fewest = self.ratios(n_layers), least(committed, block, window)
+        ratios, fewest = self.ratios(n_layers), least(committed, block, window, self.bucket)
         if len({int(ratio * block + _ROUNDING) for ratio in ratios if ratio < 1}) == 1:
             ratios = tuple(ratio if ratio == 1 else ratios[-1] for ratio in ratios)
         return tuple(max(int(ratio * window + _ROUNDING), fewest) for ratio in ratios)

@@ -1,0 +1,136 @@
+"""The measurements of docs/performance.md: runs `esdllm bench`, keeps its reports, and prints what they say.
+
+    python benchmarks/performance.py measure --out performance [NAME...]
+    python benchmarks/performance.py table --out performance
+
+An hour on two cores. Reports lie in the folder, one a measurement; a measurement whose report is there is not made again.
+"""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from esdllm.benchmarking import KindTimes, Outcome, Report, read_report
+
+ES, ONCE, COMPILED = "es-dllm", "es-dllm refresh.prompt_refresh=256", "es-dllm compile=true"
+PAIRS = 5
+_SMALL = "--geometry small --dtype bfloat16 --block-length 64"
+_TASK = f"{_SMALL} --prompt-length 512 --gen-length 256"
+_FOUR = f"--sample 4 --rounds 5 --profile vanilla dual-cache {ES} '{ONCE}'"
+_ONE = f"run {_TASK} --sample 4 --rounds 1 --no-peak"
+_CURVE = f"{_SMALL} --gen-length 64 --sample 1 --rounds 3 vanilla dual-cache {ES}"
+_BIG = "run --geometry llada-8b --dtype bfloat16 --quantize int8 --prompt-length 128 --gen-length 128 --block-length 32"
+
+MEASUREMENTS = {
+    "batch-1": f"run {_TASK} {_FOUR} '{COMPILED}' bare",
+    "batch-8": f"run {_TASK} --batch 8 {_FOUR} bare",
+    "whole": f"run {_TASK} --rounds 1 --no-peak dual-cache {ES}",
+    **{
+        f"{kind}-{pair}": f"{_ONE} {extra} {ES} '{COMPILED}'"
+        for pair in range(PAIRS)
+        for kind, extra in (("bfloat16", ""), ("int8", "--quantize int8"))
+    },
+    "llada-8b": f"{_BIG} --sample 3 --rounds 5 --profile {ES}",
+    "curve-length": f"curve --over length 256 512 1024 2048 4096 8192 {_CURVE}",
+    "curve-batch": f"curve --over batch 1 2 4 8 16 32 {_CURVE} --prompt-length 192",
+    "curve-layers": f"curve --over layers 8 16 32 {_CURVE} --prompt-length 192",
+    "curve-vocab": f"curve --over vocab 8192 32768 131072 {_CURVE} --prompt-length 192",
+}
+"""By name, the arguments of `esdllm bench`."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+Out = Annotated[Path, typer.Option(help="Folder of the reports.")]
+
+
+@app.command()
+def measure(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")] = None, out: Out = Path("performance")
+) -> None:
+    """Make the measurements that are not there yet, or those named."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in names or MEASUREMENTS:
+        report = out / f"{name}.json"
+        if report.exists():
+            continue
+        arguments = f"bench {MEASUREMENTS[name]} --threads 2 --json --plot {shlex.quote(str(out / name))}.png"
+        print(f"{name}: esdllm {arguments}", file=sys.stderr, flush=True)
+        command = [sys.executable, "-m", "esdllm", *shlex.split(arguments)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        report.write_bytes(done.stdout)
+
+
+@app.command()
+def table(out: Out = Path("performance")) -> None:
+    """Print what the reports say, beside what was aimed at."""
+    one, eight, big = (read_report(out / f"{name}.json") for name in ("batch-1", "batch-8", "llada-8b"))
+    for batch, report in ((1, one), (8, eight)):
+        by = {outcome.name: outcome for outcome in report.outcomes}
+        tell(f"es-dllm over vanilla, batch {batch}", report.speedup(by[ES]).median, 14)
+        tell(f"the same, prompt refreshed once, batch {batch}", report.speedup(by[ONCE]).median, 18)
+        tell(f"es-dllm over dual cache, batch {batch}", ratio(by["dual-cache"].seconds, by[ES].seconds), 1.6)
+        tell(
+            f"speed-up over the ratio of FLOPs, batch {batch}",
+            report.speedup(by[ES]).median / report.flops_ratio(by[ES]),
+            0.8,
+        )
+        shares = (by[ES].shares or {})["skip, block"]
+        rest = 100 * (1 - sum(shares[part] for part in ("linear", "attention", "head")))
+        tell(f"all but linear layers, attention and head of a skip step, %, batch {batch}", rest, 10, most=True)
+        tell(
+            f"es-dllm's time over the bare loop's, batch {batch}",
+            ratio(by[ES].seconds, by["bare"].seconds),
+            1.03,
+            most=True,
+        )
+    by = {outcome.name: outcome for outcome in one.outcomes}
+    tell(
+        "compiled over eager, skip step", skip(by[ES]).milliseconds.median / skip(by[COMPILED]).milliseconds.median, 1.2
+    )
+    pairs = [[read_report(out / f"{kind}-{pair}.json") for kind in ("bfloat16", "int8")] for pair in range(PAIRS)]
+    for name in (ES, COMPILED):
+        found = [[next(o for o in report.outcomes if o.name == name).seconds[0] for report in pair] for pair in pairs]
+        tell(f"int8 over bfloat16, {name}", statistics.median(a / b for a, b in found), 1.8)
+    tell("LLaDA-8B in int8, a skip step over its floor", over_floor(big), 1.6, most=True)
+
+
+def over_floor(report: Report) -> float:
+    """Return a skip step's time over the longer of reading the weights once and doing the arithmetic at the measured peak."""
+    assert report.peak is not None
+    kind, spec = skip(report.first), report.environment["spec"]
+    read = report.weights - 2 * spec["vocab"] * spec["hidden"]  # of the embedding only the rows of tokens are read
+    floor = max(read / (report.peak.bandwidth * 1e9), kind.flops / (report.peak.best.gflops * 1e9))
+    print(
+        f"  reading {1e3 * read / (report.peak.bandwidth * 1e9):.1f} ms, arithmetic "
+        f"{1e3 * kind.flops / (report.peak.best.gflops * 1e9):.1f} ms, measured {kind.milliseconds.median:.1f} ms"
+    )
+    return kind.milliseconds.median / 1e3 / floor
+
+
+def skip(outcome: Outcome) -> KindTimes:
+    """Return what a contender's skip steps took."""
+    return next(kind for kind in outcome.kinds if kind.kind == "skip")
+
+
+def ratio(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the median of the rounds' ratios."""
+    return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+
+def tell(what: str, found: float, aim: float, most: bool = False) -> None:
+    """Print one line."""
+    met: Callable[[float, float], bool] = float.__le__ if most else float.__ge__
+    print(
+        f"{what:72} {found:8.3g}  {'at most' if most else 'at least'} {aim:<5} {'met' if met(found, float(aim)) else 'not met'}"
+    )
+
+
+if __name__ == "__main__":
+    app()
