@@ -108,7 +108,7 @@ class Engine:
 
     def _standing(self, canvas: Canvas) -> Canvas:
         """Return a canvas for this run: with graphs the last run's, which they were recorded with, if it can be that one."""
-        if self.step_function.graphs is None:
+        if getattr(self.step_function, "graphs", None) is None:
             return canvas
         if self._canvas is None or not self._canvas.take_over(canvas):
             self._canvas = canvas

@@ -14,7 +14,7 @@ from runs import prompts
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from esdllm import Catalogue, Engine, Model, StepPlan
+from esdllm import Catalogue, Engine, StepPlan
 from esdllm.benchmarking import (
     PARTS,
     Entry,
@@ -35,9 +35,8 @@ from esdllm.benchmarking import (
     slope,
     spread,
 )
-from esdllm.benchmarking.bare import BareLayer, BareLoop, BareWeights
+from esdllm.benchmarking.bare import BareLoop, BareWeights
 from esdllm.benchmarking.clock import ClockedEngine
-from esdllm.benchmarking.kernels import matrix
 from esdllm.benchmarking.memory import MemoryMeter, Waiting
 from esdllm.benchmarking.plots import plot_curve, plot_report
 from esdllm.benchmarking.profiling import profile
@@ -148,25 +147,6 @@ def test_a_family_that_does_not_tell_its_feed_forward_cannot_be_counted(catalogu
 # who decodes
 
 
-def _weights(model: Model) -> BareWeights:
-    adapter: Any = model.adapter
-    layers = [
-        BareLayer.of(
-            one.attn_norm,
-            one.qkv.weight,
-            one.qkv.bias,
-            one.out.weight,
-            one.mlp_norm,
-            one.gate_up.weight,
-            one.down.weight,
-            model.spec.n_heads * model.spec.head_dim if one is adapter.layers[-1] else None,
-        )
-        for one in adapter.layers
-    ]
-    theta, eps = adapter.geometry.rope_theta, adapter.geometry.norm_eps
-    return BareWeights(adapter.embedding, tuple(layers), adapter.norm, matrix(adapter.head.weight), theta, eps)
-
-
 @pytest.mark.parametrize("family", ["llada", "Dream"])
 @pytest.mark.parametrize("refresh", [(64, 16), (8, 3), (5, 2)])
 def test_the_bare_loop_decodes_what_the_engine_decodes(
@@ -181,7 +161,9 @@ def test_the_bare_loop_decodes_what_the_engine_decodes(
     tokens = engine.generate(given).tokens
     steps = [about for what, about, _ in engine.clock.marks if what == "step"]
     with torch.inference_mode():
-        loop = BareLoop(model.spec, _weights(model), given, 24, steps[0].plan.scored, entry.config.delay_eos)
+        loop = BareLoop(
+            model.spec, BareWeights.of(model.adapter), given, 24, steps[0].plan.scored, entry.config.delay_eos
+        )
         assert torch.equal(loop.decode(steps), tokens)
 
 
@@ -314,10 +296,16 @@ def test_contenders_that_cannot_be_are_refused(words: list[str], message: str, c
         entries(words, catalogue)
 
 
-def test_the_bare_loop_refuses_quantised_weights(setting: Setting, catalogue: Catalogue) -> None:
-    other = attrs.evolve(setting, quantize="int8-weight-only")
-    with pytest.raises(InputError, match="the bare loop has no int8-weight-only weights"):
-        bench(other, entries(["bare"], catalogue, SHORT), rounds=1, catalogue=catalogue)
+def test_the_bare_loop_computes_quantised_weights_and_refuses_a_model_that_it_does_not_know(
+    setting: Setting, catalogue: Catalogue
+) -> None:
+    named = entries(["es-dllm", "bare"], catalogue, SHORT)
+    found = bench(attrs.evolve(setting, quantize="int8-weight-only"), named, rounds=1, catalogue=catalogue)
+    assert found.outcomes[0].answer_tokens == found.outcomes[1].answer_tokens
+    with pytest.raises(
+        InputError, match="the bare loop computes LLaDA and Dream on one device only; object is another"
+    ):
+        BareWeights.of(object())
 
 
 def test_sizes_go_over_a_geometry_and_keep_its_proportions(catalogue: Catalogue) -> None:

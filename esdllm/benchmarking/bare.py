@@ -6,47 +6,33 @@ committed by confidence. It computes what the engine does with the preset `es-dl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from esdllm.benchmarking.kernels import Matrix, attend, matrix
+from esdllm.errors import InputError
 from esdllm.plan import Step
 from esdllm.views import ModelSpec
 
 __all__ = ["BareLayer", "BareLoop", "BareWeights"]
 
+_Matrix = Callable[[Tensor], Tensor]  # features (..., I) to features (..., O)
+
 
 class BareLayer(NamedTuple):
-    """One layer's weights; queries, keys and values are one matrix (the last layer's queries another), gate and up one."""
+    """One layer's weights; queries, keys and values are one matrix, gate and up another."""
 
     attn_norm: Tensor
-    qkv: tuple[Matrix, ...]
-    out: Matrix
+    qkv: _Matrix
+    q: _Matrix
+    kv: _Matrix
+    out: _Matrix
     mlp_norm: Tensor
-    gate_up: Matrix
-    down: Matrix
-
-    @classmethod
-    def of(
-        cls,
-        attn_norm: Tensor,
-        qkv: Tensor,
-        bias: Tensor | None,
-        out: Tensor,
-        mlp_norm: Tensor,
-        gate_up: Tensor,
-        down: Tensor,
-        queries: int | None = None,
-    ) -> BareLayer:
-        """Return the layer of its weights; `queries` are the features of the queries in the last layer, None in others."""
-        sizes = [len(qkv)] if queries is None else [queries, len(qkv) - queries]
-        biases = [None] * len(sizes) if bias is None else bias.split(sizes)
-        joint = tuple(matrix(part, own) for part, own in zip(qkv.split(sizes), biases, strict=True))
-        return cls(attn_norm, joint, matrix(out), mlp_norm, matrix(gate_up), matrix(down))
+    gate_up: _Matrix
+    down: _Matrix
 
 
 class BareWeights(NamedTuple):
@@ -55,36 +41,25 @@ class BareWeights(NamedTuple):
     embedding: Tensor
     layers: tuple[BareLayer, ...]
     norm: Tensor
-    head: Matrix
-    theta: float = 500000.0
-    eps: float = 1e-5
+    head: _Matrix
+    theta: float
+    eps: float
 
     @classmethod
-    def random(cls, spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> BareWeights:
-        """Return weights that keep the hidden states of one size."""
-        draw = torch.Generator(device).manual_seed(0)
+    def of(cls, adapter: Any) -> BareWeights:
+        """Return a model's own weights, so that both are computed from the same memory.
 
-        def weight(*size: int) -> Tensor:
-            width = (3 / size[-1]) ** 0.5
-            return torch.empty(*size, dtype=dtype, device=device).uniform_(-width, width, generator=draw)
-
-        hidden, dim, inside = spec.hidden, spec.head_dim, spec.intermediate
-        one = torch.ones(hidden, dtype=dtype, device=device)
-        joint = (spec.n_heads + 2 * spec.n_kv_heads) * dim
-        layers = [
-            BareLayer.of(
-                one,
-                weight(joint, hidden),
-                None,
-                weight(hidden, spec.n_heads * dim),
-                one,
-                weight(2 * inside, hidden),
-                weight(hidden, inside),
-                spec.n_heads * dim if layer == spec.n_layers - 1 else None,
-            )
-            for layer in range(spec.n_layers)
-        ]
-        return cls(weight(spec.vocab, hidden), tuple(layers), one, matrix(weight(spec.vocab, hidden)))
+        Raises:
+            InputError: they do not lie in it as in LLaDA's and Dream's adapters on one device.
+        """
+        try:
+            layers = tuple(BareLayer(*(getattr(layer, name) for name in BareLayer._fields)) for layer in adapter.layers)
+            theta, eps = adapter.geometry.rope_theta, adapter.geometry.norm_eps
+            return cls(adapter.embedding, layers, adapter.norm, adapter.head, theta, eps)
+        except AttributeError as error:
+            raise InputError(
+                f"the bare loop computes LLaDA and Dream on one device only; {type(adapter).__name__} is another: leave out bare"
+            ) from error
 
 
 _Places = tuple[Tensor, Tensor]  # cosine and sine (B, N, 1, D / 2)
@@ -136,7 +111,7 @@ class BareLoop:
             q = self._project(layer, weights, h, positions, places, readers if narrow else None)
             if narrow:
                 h, positions = h[:, readers], positions[:, readers]
-            h = h + weights.out(attend(q, self.keys[layer], self.values[layer]))
+            h = h + weights.out(_attend(q, self.keys[layer], self.values[layer]))
             gate, up = weights.gate_up(self._norm(h, weights.mlp_norm)).chunk(2, -1)
             h = h + weights.down(F.silu(gate) * up)
             if plan.keep[layer] < h.shape[1] and not narrow:
@@ -172,16 +147,14 @@ class BareLoop:
     ) -> Tensor:
         """Return the queries, of `readers` if given; write keys and values."""
         kv_heads, dim = self.spec.n_kv_heads, self.spec.head_dim
-        x, first = self._norm(h, weights.attn_norm), weights.qkv[0]
+        x = self._norm(h, weights.attn_norm)
         if readers is None:
-            joint = torch.cat([part(x) for part in weights.qkv], -1) if weights.qkv[1:] else first(x)
-            joint = joint.unflatten(-1, (-1, dim))
-            turned, v = joint.split([self.spec.n_heads + kv_heads, kv_heads], 2)
+            turned, v = weights.qkv(x).unflatten(-1, (-1, dim)).split([self.spec.n_heads + kv_heads, kv_heads], 2)
             q, k = _rotate(turned, places).tensor_split([self.spec.n_heads], 2)
         else:
-            q = first(x[:, readers]).unflatten(-1, (-1, dim))
+            q = weights.q(x[:, readers]).unflatten(-1, (-1, dim))
             q = _rotate(q, (places[0][:, readers], places[1][:, readers]))
-            k, v = weights.qkv[1](x).unflatten(-1, (-1, dim)).split([kv_heads, kv_heads], 2)
+            k, v = weights.kv(x).unflatten(-1, (-1, dim)).split([kv_heads, kv_heads], 2)
             k = _rotate(k, places)
         index = self._flat(positions)
         self.keys[layer].flatten(0, 1).index_copy_(0, index, k.flatten(0, 1))
@@ -231,3 +204,16 @@ def _rotate(x: Tensor, places: _Places) -> Tensor:
     first, second = x.float().chunk(2, -1)
     cos, sin = places
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x.dtype)
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Return (B, N, H D): queries (B, N, H, D) attend to keys and values (B, L, G, D)."""
+    rows, window, heads, dim = queries.shape
+    groups = keys.shape[2]
+    lined = queries.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).reshape(rows, groups, -1, dim)
+    if queries.device.type == "cpu" and queries.dtype == torch.bfloat16:  # torch's fused kernel is slow there
+        lines = zip(lined * dim**-0.5, keys.transpose(1, 2), values.transpose(1, 2), strict=True)
+        a = torch.stack([torch.bmm(torch.bmm(q, k.contiguous().transpose(1, 2)).softmax(-1), v) for q, k, v in lines])
+    else:
+        a = F.scaled_dot_product_attention(lined, keys.transpose(1, 2), values.transpose(1, 2))
+    return a.view(rows, groups, -1, window, dim).permute(0, 3, 1, 2, 4).reshape(rows, window, heads * dim)

@@ -17,7 +17,6 @@ from esdllm.benchmarking.setting import Entry, Setting
 from esdllm.catalogue import Catalogue
 from esdllm.components import Components
 from esdllm.cost import Costing
-from esdllm.errors import InputError
 from esdllm.loading import Model
 from esdllm.plan import Layout
 from esdllm.records import until_stop
@@ -127,7 +126,7 @@ class EngineRunner:
 
 @attrs.define(eq=False)
 class BareRunner:
-    """The bare loop, on weights of its own.
+    """The bare loop, on the model's weights.
 
     Its plan is rehearsed, without a device: where a window begins at what was committed last, it is taken to begin at the last
     position of the block before.
@@ -144,17 +143,13 @@ class BareRunner:
     def of(
         cls, entry: Entry, model: Model, prompts: Tensor, catalogue: Catalogue, sample: int | None = None
     ) -> BareRunner:
-        """Return the loop with random weights of the model's size, ready to decode or to make `sample` steps of each plan.
+        """Return the loop over the model's weights, ready to decode or to make `sample` steps of each plan.
 
         Raises:
-            InputError: the model's weights are quantised, which the loop does not know.
+            InputError: the model is none that the loop computes.
         """
-        if model.quantize is not None:
-            raise InputError(
-                f"the bare loop has no {model.quantize} weights; leave out --quantize, or the contender bare"
-            )
         adapter = model.adapter
-        weights = BareWeights.random(model.spec, adapter.dtype, adapter.device)
+        weights = BareWeights.of(adapter)
         return cls(entry, model, prompts.to(adapter.device), weights, catalogue, sample)
 
     def run(self) -> Sample:

@@ -1,6 +1,7 @@
 """The arithmetic of linear layers: rounding weights and inputs, and products that torch's kernels compute.
 
-The products are torch operators of their own, opaque to the compiler: inductor asks of oneDNN's kernel that weights be constants.
+To the compiler the products are operators of their own, for inductor asks of oneDNN's kernels that weights be constants. Eager
+calls go past them: an operator written in Python costs microseconds a call.
 """
 
 from __future__ import annotations
@@ -104,17 +105,31 @@ def pack(weight: Tensor) -> Tensor:
     return packed
 
 
-def _packed(x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+def packed(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
     """Return (..., O) of x (..., I) and a weight from `pack`."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    if torch.compiler.is_compiling():
+        product: Tensor = torch.ops.esdllm_models.packed(x, weight, bias, outputs)
+        return product
+    return _packed(x, weight, bias, outputs)
+
+
+def int8(rows: Tensor, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """Return (..., O) float32 of rows (..., I) from `in_bytes`: the whole numbers' product times the weights' scale (O,)."""
+    if torch.compiler.is_compiling():
+        product: Tensor = torch.ops.esdllm_models.int8(rows, weight, scale, zero)
+        return product
+    return _int8(rows, weight, scale, zero)
+
+
+def _packed(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return product
 
 
-def _int8(rows: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """Return (..., O) float32 of rows (..., I) from `in_bytes`: the whole numbers' product times the weights' scale (O,)."""
+def _int8(rows: Tensor, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     nothing: list[float] = []
     product: Tensor = torch.ops.onednn.qlinear_pointwise(
-        rows, 1.0, _ZERO, packed, scale, zero, None, 1.0, 0, torch.float32, "none", nothing, ""
+        rows, 1.0, _ZERO, weight, scale, zero, None, 1.0, 0, torch.float32, "none", nothing, ""
     )
     return product
 

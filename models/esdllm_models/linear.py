@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from esdllm_models.kernels import pack
+from esdllm_models.kernels import pack, packed
 
 __all__ = ["Dense", "Linear", "Packed", "Part", "Split", "cut"]
 
@@ -63,8 +63,7 @@ class Packed:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return x (..., I) times the matrix, and the bias."""
-        product: Tensor = torch.ops.esdllm_models.packed(x, self.packed, self.bias, self.outputs)
-        return product
+        return packed(x, self.packed, self.bias, self.outputs)
 
 
 @attrs.frozen(eq=False)

@@ -21,6 +21,7 @@ from esdllm_models.kernels import (
     GROUP,
     has_onednn,
     in_bytes,
+    int8,
     int8_is_exact,
     pack_eight,
     pack_four,
@@ -55,8 +56,7 @@ class Int8:
     def __call__(self, x: Tensor) -> Tensor:
         """Return (..., O) of x (..., I)."""
         rows, step = in_bytes(x)
-        product = torch.ops.esdllm_models.int8(rows, self.packed, self.scale, self.zero)
-        return _scaled(product, step, self.bias).to(x.dtype)
+        return _scaled(int8(rows, self.packed, self.scale, self.zero), step, self.bias).to(x.dtype)
 
 
 @attrs.frozen(eq=False)

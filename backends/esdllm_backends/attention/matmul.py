@@ -1,6 +1,6 @@
 """Attention as two matrix products, for processors on which torch's fused kernel does not use the fast bfloat16 instructions.
 
-It is a torch operator of its own, for the compiler would put the fused kernel in its place.
+To the compiler it is an operator of its own, or it would put the fused kernel in its place.
 """
 
 from __future__ import annotations
@@ -40,15 +40,17 @@ class MatmulAttention:
 
     def attend(self, queries: Tensor, read: KeyValue) -> Tensor:
         """Return (R, N, H, D), some rows at a time."""
-        found: Tensor = torch.ops.esdllm_backends.matmul_attention(queries, read.keys, read.values, read.bias)
-        return found
+        if torch.compiler.is_compiling():
+            found: Tensor = torch.ops.esdllm_backends.matmul_attention(queries, read.keys, read.values, read.bias)
+            return found
+        return _matmul_attention(queries, read.keys, read.values, read.bias)
 
 
 def _matmul_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
     at_once = max(1, _KEYS // keys[0].numel())
     biases = [None] * queries.shape[0] if bias is None else bias.split(at_once)
     parts = zip(queries.split(at_once), keys.split(at_once), values.split(at_once), biases, strict=False)
-    return torch.cat([_rows(*part) for part in parts])
+    return _joined([_rows(*part) for part in parts], 0)
 
 
 def _shape(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
@@ -65,8 +67,13 @@ def _rows(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) ->
     values = values.transpose(1, 2).flatten(0, 1)
     shifts = None if bias is None else bias.repeat_interleave(groups, 0).unsqueeze(1)
     at_once = max(1, _SCORES // (rows * groups * length))
-    attended = torch.cat([_attend(some, keys, values, shifts) for some in lined.split(at_once, 1)], 1)
-    return attended.view(rows, groups, -1, window, dim).permute(0, 3, 1, 2, 4).reshape(rows, window, heads, dim)
+    attended = _joined([_attend(some, keys, values, shifts) for some in lined.split(at_once, 1)], 1)
+    turned = attended.view(rows, groups, -1, window, dim).permute(0, 3, 1, 2, 4)
+    return turned.reshape(rows, window, heads, dim).contiguous()
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
