@@ -53,7 +53,8 @@ class Engine:
         catalogue, adapter = catalogue or Catalogue.load(), model.adapter
         components = Components.resolve(config, catalogue)
         components = components.serving(catalogue, model.spec, adapter.device, adapter.dtype)
-        graphs = CudaCapture() if config.compile and config.cuda_graphs and adapter.device.type == "cuda" else None
+        alone = adapter.device.type == "cuda" and len(getattr(adapter, "devices", (adapter.device,))) == 1
+        graphs = CudaCapture() if config.compile and config.cuda_graphs and alone else None
         engine = cls(model, config, components, StepFunction(config.compile, graphs=graphs))
         engine.planner(Layout.of(2, config.gen_length, model.spec.logit_shift)).rehearse()  # finds contradictions
         return engine

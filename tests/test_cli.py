@@ -303,6 +303,14 @@ def test_a_mode_goes_by_its_preset_s_name_too(run):
     assert run(*words, "prefix-cache") == run(*words, "prefix_cache")
 
 
+def test_conformance_with_settings_over_the_cases(run):
+    words = ("conformance", str(DATA), "--model", "llada-0", "--mode", "prefix_cache")
+    assert run(*words, "--set", "attention=eager")[0] == 0
+    code, out, _ = run(*words, "--set", "unmasking.order=random")
+    assert code == 1
+    assert "FAILED" in out
+
+
 def test_conformance_that_fails_names_the_case_and_exits_with_1(run, tmp_path):
     case = next(case for case in json.loads((DATA / "cases.json").read_text()) if case["model"] == "llada-0")
     shutil.copytree(DATA / "llada-0", tmp_path / "llada-0", ignore=shutil.ignore_patterns("logits.safetensors"))

@@ -147,6 +147,7 @@ def test_every_tensor_crosses_to_its_layer_and_back(catalogue: Catalogue, reader
         if readers is not None:
             pretended.put(SECOND, readers)
         spread = Spread(whole, SECOND, (FIRST,) * 4 + (SECOND,) * 4, FIRST)
+        assert spread.devices == {FIRST, SECOND}
         for number in (0, 7):
             made = spread.project(number, hidden, places, readers)
             found = (*made, spread.mix(number, some, made.queries), spread.logits(hidden))

@@ -45,6 +45,17 @@ def counts_of(schedule: Any, n_layers: int, window: int, committed: int, block: 
 # ------------------------------------------------------------------------------------------------ every schedule
 
 
+@given(st.sampled_from([DepthSkip, DecaySkip, BudgetSkip]), layers, windows, st.integers(1, 64), st.integers(1, 70))
+def test_a_bucket_keeps_no_less_and_makes_few_plans_of_many_commits(
+    make: Any, n_layers: int, window: int, block: int, bucket: int
+) -> None:
+    found = [counts_of(make(bucket=bucket), n_layers, window, committed, block) for committed in range(block + 1)]
+    exact = [counts_of(make(), n_layers, window, committed, block) for committed in range(block + 1)]
+    assert all(a >= b for mine, theirs in zip(found, exact, strict=True) for a, b in zip(mine, theirs, strict=True))
+    assert len(set(found)) <= block // bucket + 2
+    assert make(bucket=1) == make()
+
+
 @given(schedules, layers, windows, st.integers(0, 80), st.integers(1, 64))
 def test_keep_counts_never_grow_and_stay_in_the_window(
     schedule: Any, n_layers: int, window: int, committed: int, block: int

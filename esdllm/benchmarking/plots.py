@@ -31,8 +31,9 @@ def plot_report(report: Report, path: Path) -> None:
         UnavailableError: matplotlib is not installed, or the file cannot be written.
     """
     profiled = any(outcome.shares for outcome in report.outcomes)
-    figure = new_figure(15 if profiled else 10, 4.5)
-    axes = figure.subplots(1, 3 if profiled else 2)
+    kinds = sum(len(outcome.kinds) for outcome in report.outcomes)
+    figure = new_figure(16 if profiled else 11, max(4.5, 1.5 + 0.28 * kinds))
+    axes = figure.subplots(1, 3 if profiled else 2, width_ratios=(1, 1.3, 1.2) if profiled else (1, 1.3))
     _draw_speeds(axes[0], report)
     _draw_kinds(axes[1], report)
     if profiled:
@@ -49,7 +50,7 @@ def _draw_speeds(axes: Axes, report: Report) -> None:
     for number, speed in enumerate(speeds):
         spread = [[max(0.0, speed.median - speed.low)], [max(0.0, speed.high - speed.median)]]
         axes.barh(number, speed.median, xerr=spread, color=COLORS[number % len(COLORS)], alpha=0.85)
-    axes.set_yticks(range(len(speeds)), [outcome.name for outcome in report.outcomes])
+    axes.set_yticks(range(len(speeds)), [outcome.name.replace(" ", "\n") for outcome in report.outcomes], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel("tokens decided a second")
 
@@ -85,7 +86,7 @@ def _draw_shares(axes: Axes, report: Report) -> None:
     axes.set_yticks(range(len(bars)), [name for name, _ in bars], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("% of the step's time")
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.13), ncols=3)
+    axes.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1.0, -0.12), ncols=6, columnspacing=0.8, handlelength=1)
 
 
 def _plain_ticks(axes: Axes) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,12 +21,12 @@ from esdllm.benchmarking import (
     compare,
     curve,
     entries,
-    geometry,
     read_report,
 )
 from esdllm.benchmarking.plots import plot_curve, plot_report
 from esdllm.catalogue import Catalogue
 from esdllm.cli.bench_tables import print_comparison, print_curve, print_report
+from esdllm.cli.geometry import GeometryName, named_model
 from esdllm.cli.shared import (
     BlockLength,
     Debug,
@@ -40,13 +39,12 @@ from esdllm.cli.shared import (
     Sets,
     check_writable,
     counting_bar,
-    default_model,
     fixed_sets,
     print_json,
     stderr,
     tell_found,
 )
-from esdllm.config.project import MODEL_VARIABLE, current_project, environment_layers
+from esdllm.config.project import current_project, environment_layers
 from esdllm.errors import InputError, known
 from esdllm.evaluation.plots import check_format
 
@@ -83,15 +81,6 @@ def bench_() -> None:
     """
 
 
-GeometryName = Annotated[
-    str | None,
-    typer.Option(
-        "--geometry",
-        metavar="NAME[,SIZE=N]...",
-        help="Model with random weights, for speed only: tiny, small, medium, llada-8b, dream-7b, and hidden=, layers=, "
-        "heads=, kv_heads=, intermediate=, vocab=, context= over it.",
-    ),
-]
 _PromptLength = Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of each prompt.")]
 _Batch = Annotated[int, typer.Option(metavar="N", min=1, help="Prompts decoded together.")]
 _Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="Threads that torch uses [as it is].")]
@@ -240,21 +229,6 @@ def _setting(
     made = None if isinstance(found, str) else found
     given = {"threads": threads} if threads else {}
     return Setting(name, made, prompt_length, batch, device, dtype, quantize, **given, sample=sample)
-
-
-def named_model(
-    model: str | None, geometry_name: str | None, catalogue: Catalogue
-) -> tuple[str, str | Mapping[str, Any]]:
-    """Return what a model is called, and its name or, of a geometry, its config.json.
-
-    A geometry goes over a model that only the environment names; without either it is the shipped checkpoint.
-    """
-    if geometry_name and model and model != os.environ.get(MODEL_VARIABLE):
-        raise InputError(f"--model {model} and --geometry {geometry_name} are two models; give one")
-    if geometry_name:
-        return geometry_name, geometry(geometry_name, catalogue)
-    name = model or default_model(catalogue)
-    return name, name
 
 
 def _contenders(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from esdllm.cli.shared import Debug, stderr
+from esdllm.cli.shared import Debug, Sets, stderr
 
 
 def conformance(
@@ -18,6 +18,7 @@ def conformance(
     mode: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only one decoding mode's, such as es-dllm, or the logits.")
     ] = None,
+    sets: Sets = None,
     debug: Debug = False,
 ) -> None:
     """Check decoding token by token against recorded cases.
@@ -27,6 +28,7 @@ def conformance(
     \b
     esdllm conformance tests/conformance
     esdllm conformance tests/conformance --model llada-0 --mode es-dllm
+    esdllm conformance tests/conformance --set compile=true
     """
     from esdllm.testing.conformance import conformance as run
 
@@ -39,7 +41,7 @@ def conformance(
                 typer.echo(f"FAILED {name}: {problem}")
             status.update(f"{seen[0]} passed, {seen[1]} failed  {name}")
 
-        report = run(folder, model, mode, show)
+        report = run(folder, model, mode, show, sets=sets or ())
     typer.echo(str(report))
     if report.failures:
         raise typer.Exit(1)

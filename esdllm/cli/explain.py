@@ -17,8 +17,8 @@ from rich.text import Text
 
 from esdllm.attention import AUTO
 from esdllm.catalogue import Catalogue
-from esdllm.cli.bench import GeometryName, named_model
 from esdllm.cli.cost import Measure, PeakBandwidth, PeakGflops, Prediction, as_dicts, machine, predict, print_cost
+from esdllm.cli.geometry import GeometryName, named_model
 from esdllm.cli.shared import (
     BlockLength,
     Choice,

@@ -143,7 +143,10 @@ class AttentionBackend(Protocol):
 
 
 class ModelAdapter(Protocol):
-    """A model cut where the runtime needs to reach in: between its layers, and between attention's two halves."""
+    """A model cut where the runtime needs to reach in: between its layers, and between attention's two halves.
+
+    One that computes on several devices names them in a property `devices`; its steps are then not recorded as CUDA graphs.
+    """
 
     @property
     def spec(self) -> ModelSpec:

@@ -7,7 +7,7 @@ modelling code gives in `logits.safetensors`. A case names a checkpoint, prompts
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,13 @@ def conformance(
     show: Callable[[str, str | None], None] = lambda name, problem: None,
     overrides: Mapping[str, Any] | None = None,
     catalogue: Catalogue | None = None,
+    sets: Sequence[str] = (),
 ) -> Report:
     """Run the cases of a folder and compare tokens, steps and forwards; and the logits of its checkpoints to 1e-4.
 
     `model` and `mode` take only the cases of one checkpoint or decoding mode ("logits" for the logits files; a mode goes by
     its preset's name too). `show` is called with each case's name and problem. `overrides` are settings over those of
-    every case, say another cache store.
+    every case, say another cache store; `sets` are the same as `section.option=value`.
 
     Raises:
         InputError: the folder holds no cases, or none that the filters let through.
@@ -78,7 +79,7 @@ def conformance(
             f"{root} holds no case of model {model or '(any)'} and mode {mode or '(any)'}; models: {', '.join(models)}; "
             f"modes: {', '.join(modes)}"
         )
-    runner = _Runner(root, catalogue, overrides or {})
+    runner = _Runner(root, catalogue, overrides or {}, sets)
     outcomes: dict[str, str | None] = {}
     for name, problem in runner.outcomes(checkpoints, cases):
         outcomes[name] = problem
@@ -103,7 +104,9 @@ def _cases(root: Path) -> list[dict[str, Any]]:
     return found
 
 
-def configuration(settings: Mapping[str, Any], catalogue: Catalogue, overrides: Mapping[str, Any]) -> DecodeConfig:
+def configuration(
+    settings: Mapping[str, Any], catalogue: Catalogue, overrides: Mapping[str, Any], sets: Sequence[str] = ()
+) -> DecodeConfig:
     """Return the configuration of a case's settings."""
     mode, sparse = settings["mode"], settings.get("sparse_kv")
     chosen: dict[str, Any] = {
@@ -121,7 +124,7 @@ def configuration(settings: Mapping[str, Any], catalogue: Catalogue, overrides: 
         chosen["skip"] = {"keep": settings["keep"]}
         chosen["importance"] = {"alpha": settings["alpha"], "site": settings["variation"]}
     merged = catalogue.configure(_preset(mode), settings=chosen).to_dict()
-    return catalogue.configure(None, settings={**merged, **overrides})
+    return catalogue.configure(None, settings={**merged, **overrides}, sets=sets)
 
 
 def _unmasking(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,8 +138,10 @@ def _unmasking(settings: Mapping[str, Any]) -> dict[str, Any]:
 class _Runner:
     """Runs cases checkpoint by checkpoint, loading each once."""
 
-    def __init__(self, root: Path, catalogue: Catalogue, overrides: Mapping[str, Any]) -> None:
-        self.root, self.catalogue, self.overrides = root, catalogue, overrides
+    def __init__(
+        self, root: Path, catalogue: Catalogue, overrides: Mapping[str, Any], sets: Sequence[str] = ()
+    ) -> None:
+        self.root, self.catalogue, self.overrides, self.sets = root, catalogue, overrides, sets
         self._loaded: tuple[str, Model] | None = None
 
     def outcomes(self, checkpoints: list[str], cases: list[dict[str, Any]]) -> Iterator[tuple[str, str | None]]:
@@ -161,7 +166,8 @@ class _Runner:
 
     def _tokens(self, case: Mapping[str, Any]) -> str | None:
         model = self._model(case["model"])
-        engine = Engine.build(model, configuration(case["settings"], self.catalogue, self.overrides), self.catalogue)
+        config = configuration(case["settings"], self.catalogue, self.overrides, self.sets)
+        engine = Engine.build(model, config, self.catalogue)
         seen = _Commits()
         prompts, mask = torch.tensor(case["input_ids"]), case.get("attention_mask")
         result = engine.generate(prompts, attention_mask=None if mask is None else torch.tensor(mask), observers=[seen])

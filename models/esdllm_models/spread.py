@@ -34,6 +34,11 @@ class Spread:
         return self.whole.spec
 
     @property
+    def devices(self) -> frozenset[torch.device]:
+        """All that take part."""
+        return frozenset((self.device, *self.layers, self.head))
+
+    @property
     def dtype(self) -> torch.dtype:
         """The weights' and hidden states' dtype."""
         return self.whole.dtype

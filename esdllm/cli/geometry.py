@@ -1,0 +1,42 @@
+"""The model of a command that measures or predicts: a checkpoint, or a geometry with random weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from esdllm.benchmarking import geometry
+from esdllm.catalogue import Catalogue
+from esdllm.cli.shared import default_model
+from esdllm.config.project import MODEL_VARIABLE
+from esdllm.errors import InputError
+
+__all__ = ["GeometryName", "named_model"]
+
+GeometryName = Annotated[
+    str | None,
+    typer.Option(
+        "--geometry",
+        metavar="NAME[,SIZE=N]...",
+        help="Model with random weights, for speed only: tiny, small, medium, llada-8b, dream-7b, and hidden=, layers=, "
+        "heads=, kv_heads=, intermediate=, vocab=, context= over it.",
+    ),
+]
+
+
+def named_model(
+    model: str | None, geometry_name: str | None, catalogue: Catalogue
+) -> tuple[str, str | Mapping[str, Any]]:
+    """Return what a model is called, and its name or, of a geometry, its config.json.
+
+    A geometry goes over a model that only the environment names; without either it is the shipped checkpoint.
+    """
+    if geometry_name and model and model != os.environ.get(MODEL_VARIABLE):
+        raise InputError(f"--model {model} and --geometry {geometry_name} are two models; give one")
+    if geometry_name:
+        return geometry_name, geometry(geometry_name, catalogue)
+    name = model or default_model(catalogue)
+    return name, name
