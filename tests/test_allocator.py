@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+from esdllm import allocator
 
 COUNT = """
 import resource, sys
@@ -29,9 +32,22 @@ print(faults(1))
 """
 
 
+def test_an_allocator_that_the_environment_speaks_to_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(allocator, "_glibc", asked.append)
+    for name, value in (("MALLOC_TRIM_THRESHOLD_", "131072"), ("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=131072")):
+        monkeypatch.setenv(name, value)
+        assert not allocator.keep_freed_memory()
+        monkeypatch.delenv(name)
+    assert not asked
+    assert not allocator.keep_freed_memory()
+    assert asked == ["mallopt"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the pages that Linux maps")
 def test_what_is_freed_is_used_again_without_mapping_a_page_until_it_is_given_back() -> None:
-    found = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True)
+    quiet = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    found = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, env=quiet)
     if found.returncode and "assert keep_freed_memory" in found.stderr:
         pytest.skip("this C library has no mallopt")
     (usual, kept), (again,) = (map(int, line.split()) for line in found.stdout.splitlines())
