@@ -79,7 +79,8 @@ def conversation(model: Model, *turns: tuple[str, str]) -> str:
 
 def likelihood(model: Model, **options: Any) -> Likelihood:
     config = Catalogue.load().configure("vanilla")
-    return Likelihood(model.adapter, Components.resolve(config, Catalogue.load()).attention, **options)
+    components = Engine.build(model, config).components
+    return Likelihood(model.adapter, components.attention, **options)
 
 
 @pytest.fixture(params=["llada", "dream"])
