@@ -73,7 +73,7 @@ def table(out: Out = Path("performance")) -> None:
     """Print what the reports say, beside what was aimed at."""
     one, eight, big = (read_report(out / f"{name}.json") for name in ("batch-1", "batch-8", "llada-8b"))
     for batch, report in ((1, one), (8, eight)):
-        by = {outcome.name: outcome for outcome in report.outcomes}
+        by = by_name(report)
         tell(f"es-dllm over vanilla, batch {batch}", report.speedup(by[ES]).median, 14)
         tell(f"the same, prompt refreshed once, batch {batch}", report.speedup(by[ONCE]).median, 18)
         tell(f"es-dllm over dual cache, batch {batch}", ratio(by["dual-cache"].seconds, by[ES].seconds), 1.6)
@@ -87,13 +87,13 @@ def table(out: Out = Path("performance")) -> None:
         tell(f"all but linear layers, attention and head of a skip step, %, batch {batch}", rest, 10, most=True)
     framework, bare = read_report(out / "overhead.json").outcomes
     tell("es-dllm's time over the bare loop's, batch 1", ratio(framework.seconds, bare.seconds), 1.03, most=True)
-    by = {outcome.name: outcome for outcome in one.outcomes}
+    by = by_name(one)
     tell(
         "compiled over eager, skip step", skip(by[ES]).milliseconds.median / skip(by[COMPILED]).milliseconds.median, 1.2
     )
     pairs = [[read_report(out / f"{kind}-{pair}.json") for kind in ("bfloat16", "int8")] for pair in range(PAIRS)]
     for name in (ES, COMPILED):
-        found = [[next(o for o in report.outcomes if o.name == name).seconds[0] for report in pair] for pair in pairs]
+        found = [[by_name(report)[name].seconds[0] for report in pair] for pair in pairs]
         tell(f"int8 over bfloat16, {name}", statistics.median(a / b for a, b in found), 1.8)
     tell("LLaDA-8B in int8, a skip step over its floor", over_floor(big), 1.6, most=True)
 
@@ -109,6 +109,11 @@ def over_floor(report: Report) -> float:
         f"{1e3 * kind.flops / (report.peak.best.gflops * 1e9):.1f} ms, measured {kind.milliseconds.median:.1f} ms"
     )
     return kind.milliseconds.median / 1e3 / floor
+
+
+def by_name(report: Report) -> dict[str, Outcome]:
+    """Return what a report's contenders took."""
+    return {outcome.name: outcome for outcome in report.outcomes}
 
 
 def skip(outcome: Outcome) -> KindTimes:

@@ -7,7 +7,8 @@ bandwidth (the roofline: Williams, Waterman, Patterson 2009).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Literal
 
 import attrs
@@ -133,10 +134,12 @@ class Costing:
             activations=activations + decided * spec.vocab * (2 * self.itemsize + 2 * _FLOAT),
         )
 
-    def run(self, plans: Sequence[StepPlan]) -> int:
-        """Return the FLOPs of steps with these plans."""
-        known = {plan: self.step(plan).flops for plan in set(plans)}
-        return sum(known[plan] for plan in plans)
+    def run(self, steps: Iterable[tuple[StepPlan, float]]) -> int:
+        """Return the FLOPs of a run: its plans, each with a number of steps; a plan may come again."""
+        counts: dict[StepPlan, float] = defaultdict(float)
+        for plan, number in steps:
+            counts[plan] += number
+        return round(sum(number * self.step(plan).flops for plan, number in counts.items()))
 
     def _layer(self, plan: StepPlan, layer: int) -> tuple[int, int, int, int]:
         """Return a layer's FLOPs (linear, attention) and bytes (cache, activations), of one row."""

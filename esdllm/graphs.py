@@ -55,8 +55,6 @@ class StepGraphs:
 
     step: Step
     capture: Capture = attrs.field(factory=CudaCapture)
-    recorded: int = 0
-    """graphs made so far"""
     _owner: tuple[Canvas, Any] | None = None
     _known: dict[Any, _Recorded] = attrs.field(factory=dict)
 
@@ -75,7 +73,6 @@ class StepGraphs:
         _fill(known.inputs, inputs)
         if known.replay is None:
             known.replay = self.capture(lambda: self.step(parts, plan, canvas, known.inputs))
-            self.recorded += 1
         known.replay()
 
 

@@ -102,14 +102,22 @@ def formula(queries: Tensor, read: KeyValue) -> Tensor:
 def exact(queries: Tensor, read: KeyValue) -> Tensor:
     """The same, before it is rounded."""
     result = torch.empty_like(queries, dtype=torch.float64)
+    for place, scaled, keys, values in by_head(queries, read):
+        result[place] = (scaled @ keys.T).softmax(-1) @ values
+    return result
+
+
+def by_head(queries: Tensor, read: KeyValue) -> Iterator[tuple[Any, Tensor, Tensor, Tensor]]:
+    """Yield every head of every row, in float64: where it stands in the result, its queries (N, D) over sqrt(D), and the keys
+    and values (K', D) that are read.
+    """
     each = queries.shape[2] // read.keys.shape[2]
     for r in range(queries.shape[0]):
         seen = slice(None) if read.bias is None else read.bias[r] == 0
         for head in range(queries.shape[2]):
             keys, values = (x[r, seen, head // each].double() for x in (read.keys, read.values))
-            weights = (queries[r, :, head].double() @ keys.T / math.sqrt(queries.shape[-1])).softmax(-1)
-            result[r, :, head] = weights @ values
-    return result
+            place = r, slice(None), head
+            yield place, queries[place].double() / math.sqrt(queries.shape[-1]), keys, values
 
 
 @pytest.mark.parametrize("name", LAWFUL)
@@ -241,17 +249,12 @@ def off_at_most(queries: Tensor, read: KeyValue) -> Tensor:
     float32 sums lose is 1 % of that and 1e-6 at most.
     """
     result = torch.empty_like(queries, dtype=torch.float64)
-    each = queries.shape[2] // read.keys.shape[2]
-    for r in range(queries.shape[0]):
-        seen = slice(None) if read.bias is None else read.bias[r] == 0
-        for head in range(queries.shape[2]):
-            keys, values = (x[r, seen, head // each].double() for x in (read.keys, read.values))
-            scaled = queries[r, :, head].double() / math.sqrt(queries.shape[-1])
-            scores, sizes = scaled @ keys.T, scaled.abs() @ keys.abs().T
-            off = (HALF * sizes + HALF * (scores.abs() + HALF * sizes)).amax(1, keepdim=True)
-            weights = scores.softmax(-1)
-            mixed = (torch.expm1(2 * off) * (1 + HALF) + HALF) * (weights @ values.abs())
-            result[r, :, head] = mixed * (1 + HALF) + HALF * (weights @ values).abs()
+    for place, scaled, keys, values in by_head(queries, read):
+        scores, sizes = scaled @ keys.T, scaled.abs() @ keys.abs().T
+        off = (HALF * sizes + HALF * (scores.abs() + HALF * sizes)).amax(1, keepdim=True)
+        weights = scores.softmax(-1)
+        mixed = (torch.expm1(2 * off) * (1 + HALF) + HALF) * (weights @ values.abs())
+        result[place] = mixed * (1 + HALF) + HALF * (weights @ values).abs()
     return 1.01 * result + 1e-6
 
 

@@ -135,7 +135,7 @@ def outcome(
         answer_tokens=last.answer_tokens,
         committed=last.committed,
         compile_seconds=first.compile_seconds,
-        flops=round(sum(step.weight * costing.step(step.plan).flops for step in last.steps)),
+        flops=costing.run((step.plan, step.weight) for step in last.steps),
         memory=max((s.memory for s in samples if s.memory), key=lambda found: found.bytes, default=None),
         kinds=_kinds(samples, costing),
         between_milliseconds=spread(between),
