@@ -123,6 +123,11 @@ class Canvas:
             return self.tokens
         return torch.cat([self.tokens, self.tokens.masked_fill(self.given, self.spec.mask_id)])
 
+    def masked(self, positions: Tensor, block: Tensor) -> Tensor:
+        """Return (B, N) bool, which of the positions (B, N) are masked ones of the block (B, M)."""
+        in_block = (positions >= block[:, :1]) & (positions <= block[:, -1:])
+        return self.undecided.gather(1, positions) & in_block
+
     def leftmost_committed(self) -> Tensor:
         """Return () int64, the leftmost position committed at the last step, over all rows; L if none."""
         return self._first(self.committed).amin()
@@ -200,7 +205,7 @@ class Canvas:
         first_undecided = self._first(self.undecided_columns())
         found = torch.stack(
             [
-                self.undecided[:, block.start : block.stop].any().long(),
+                self.undecided[:, block.start : block.stop].sum(1).amax(),
                 self.committed.sum(1).amax(),
                 self.leftmost_committed(),
                 (self.undecided | self.committed).sum(1).amax(),
@@ -213,7 +218,7 @@ class Canvas:
             found = torch.cat([found.double(), self.drift.double()])
         undecided, committed, leftmost, open_, finished, *drift = found.tolist()
         measured = Drift(drift[0], None if drift[1] < 0 else drift[1]) if drift else None
-        return Facts(bool(undecided), int(committed), int(leftmost), bool(finished), int(open_), measured)
+        return Facts(int(undecided), int(committed), int(leftmost), bool(finished), int(open_), measured)
 
 
 def _alike(mine: object, theirs: object) -> bool:

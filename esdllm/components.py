@@ -77,6 +77,7 @@ class Components:
             delay_eos=self.config.delay_eos,
             early_stop=early_stop,
             check_every=self.config.check_every,
+            head_lengths=1 if self.config.compile else 4,  # four would compile four times as many plans
         )
 
     def parts(self, model: ModelAdapter, cache: Cache) -> Parts:

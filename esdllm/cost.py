@@ -124,7 +124,7 @@ class Costing:
         """Return the cost of a step of this plan."""
         layers = [self._layer(plan, layer) for layer in range(len(plan.keep))]
         linear, attention, cache, activations = (self.rows * sum(part) for part in zip(*layers, strict=True))
-        decided, spec = self.rows * decided_positions(plan), self.spec
+        decided, spec = self.rows * plan.decided, self.spec
         return Cost(
             linear=linear,
             attention=attention,
@@ -157,10 +157,3 @@ class Costing:
         cache = size * (keys * pair + (alive * pair if self.persistent else 0) + remembered)
         activations = 2 * size * (given * (spec.hidden + pair) + reading * (2 * spec.hidden + 2 * joint + inside))
         return linear, attention, cache, activations
-
-
-def decided_positions(plan: StepPlan) -> int:
-    """Return the positions of a row whose logits a step computes."""
-    if plan.skips:
-        return plan.keep[-1]
-    return plan.window if plan.open else plan.block

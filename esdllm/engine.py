@@ -25,7 +25,7 @@ from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
 from esdllm.prompts import Prompts, prepare
 from esdllm.records import Generation, until_stop
-from esdllm.run import Run, StepFunction
+from esdllm.run import Run, StepFunction, check_backend
 from esdllm.views import CacheShape
 
 __all__ = ["Engine"]
@@ -54,8 +54,10 @@ class Engine:
         components = Components.resolve(config, catalogue)
         components = components.serving(catalogue, model.spec, adapter.device, adapter.dtype)
         alone = adapter.device.type == "cuda" and len(getattr(adapter, "devices", (adapter.device,))) == 1
+        if config.compile:
+            check_backend(config.compile_backend)
         graphs = CudaCapture() if config.compile and config.cuda_graphs and alone else None
-        engine = cls(model, config, components, StepFunction(config.compile, graphs=graphs))
+        engine = cls(model, config, components, StepFunction(config.compile, config.compile_backend, graphs))
         engine.planner(Layout.of(2, config.gen_length, model.spec.logit_shift)).rehearse()  # finds contradictions
         return engine
 

@@ -70,7 +70,10 @@ class _Alive(NamedTuple):
 
 
 def forward(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> tuple[Tensor, Tensor]:
-    """Return hidden states (R, n, C) and positions (R, n), ascending: the survivors of a skip step, else the block."""
+    """Return hidden states (R, n, C) and positions (B, n), ascending, of what may be decided.
+
+    Those are the survivors of a skip step, or the block; of those the masked ones, filled up with others to the plan's n.
+    """
     window = canvas.open(plan.window) if plan.open else inputs.window
     if plan.clamped:  # the window's head repeats its first position: equal inputs, equal results
         window = window.clamp(min=canvas.leftmost_committed().minimum(inputs.block[0, 0]))
@@ -81,17 +84,24 @@ def forward(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
         canvas.drift.zero_()
     for layer in range(len(plan.keep)):
         alive = _layer(parts, plan, canvas, inputs, layer, alive)
-    if plan.open and not plan.skips:
-        return alive.hidden, alive.positions
+    return _decidable(plan, canvas, inputs, alive.hidden, alive.positions[: inputs.block.shape[0]])
+
+
+def _decidable(
+    plan: StepPlan, canvas: Canvas, inputs: StepInputs, hidden: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor]:
     if plan.skips:
-        positions, order = alive.positions.sort(dim=1)
-        return _take(alive.hidden, order), positions
-    if inputs.readers.dim() == 2:
-        readers = canvas.rows(inputs.readers)
-        return _take(alive.hidden, readers), alive.positions.gather(1, readers)
-    if alive.hidden.shape[1] > plan.block:
-        return alive.hidden[:, inputs.readers], alive.positions[:, inputs.readers]
-    return alive.hidden, alive.positions
+        positions, order = positions.sort(dim=1)
+        hidden = _take(hidden, canvas.rows(order))
+    elif inputs.readers.dim() == 2:
+        hidden, positions = _take(hidden, canvas.rows(inputs.readers)), positions.gather(1, inputs.readers)
+    elif not plan.open and hidden.shape[1] > plan.block:
+        hidden, positions = hidden[:, inputs.readers], positions[:, inputs.readers]
+    if plan.decided == positions.shape[1]:
+        return hidden, positions
+    rank = positions + canvas.columns.shape[0] * ~canvas.masked(positions, inputs.block)
+    chosen = rank.topk(plan.decided, dim=1, largest=False).indices.sort(dim=1).values
+    return _take(hidden, canvas.rows(chosen)), positions.gather(1, chosen)
 
 
 def _standing(parts: Parts, canvas: Canvas, hidden: Tensor, positions: Tensor) -> _Alive:
@@ -135,9 +145,7 @@ def _survivors(
     if keep >= positions.shape[1]:
         return None
     last = parts.cache.recall(layer, parts.scorer.site, positions) if parts.scorer.keeps_history else x
-    block = canvas.rows(inputs.block)
-    in_block = (positions >= block[:, :1]) & (positions <= block[:, -1:])
-    undecided = canvas.rows(canvas.undecided).gather(1, positions) & in_block
+    undecided = canvas.rows(canvas.masked(positions[: inputs.block.shape[0]], inputs.block))
     confidence = canvas.rows(canvas.confidence).gather(1, positions)
     committed = canvas.rows(canvas.changed()).gather(1, positions)
     seeds = canvas.rows(canvas.seeds)

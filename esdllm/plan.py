@@ -109,8 +109,8 @@ class Layout(NamedTuple):
 class Facts(NamedTuple):
     """What planning may ask of the device between two steps."""
 
-    undecided: bool
-    """whether any row still has a masked position in the block"""
+    undecided: int
+    """masked positions of the block, the largest number over the rows"""
     committed: int
     """positions committed at the last step, the largest number over the rows"""
     leftmost: int
@@ -130,6 +130,8 @@ class StepPlan(NamedTuple):
     """N, positions computed in the first layer"""
     block: int
     """M, positions that can be decoded"""
+    decided: int
+    """of each row, the positions whose logits are computed: the block's masked ones, and others if a row has fewer"""
     keep: tuple[int, ...]
     """for every layer, the number of positions it hands on"""
     scored: tuple[int, ...]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from esdllm.canvas import Canvas
+from esdllm.errors import ConfigError, known
 from esdllm.forward import Parts, StepInputs
 from esdllm.graphs import Capture, StepGraphs
 from esdllm.interfaces import MovingBlocks, StepObserver
@@ -19,10 +20,21 @@ from esdllm.planning.schedule import Planner
 from esdllm.step import denoise
 from esdllm.views import BlockView, StepRecord
 
-__all__ = ["Run", "StepFunction"]
+__all__ = ["Run", "StepFunction", "check_backend"]
 
 _GRAPHS = 4096  # that one process may hold; torch's own limits (8 and 256) are meant to find accidental recompiling
 _LIMITS = ("recompile_limit", "accumulated_recompile_limit", "cache_size_limit", "accumulated_cache_size_limit")
+
+
+def check_backend(name: str) -> None:
+    """Return if torch.compile knows a backend of this name.
+
+    Raises:
+        ConfigError: it does not; names those that it knows.
+    """
+    found = torch._dynamo.list_backends(None)
+    if name not in found:
+        raise ConfigError(f"torch.compile has no backend '{name}'; {known(name, found)}")
 
 
 class StepFunction:

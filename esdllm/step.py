@@ -18,15 +18,15 @@ __all__ = ["denoise"]
 def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> None:
     """Make one step: write the canvas and the cache in place."""
     hidden, positions = forward(parts, plan, canvas, inputs)
-    logits = parts.model.logits(hidden).float()
+    logits = parts.model.logits(hidden)
     if canvas.branches > 1:
-        logits, positions = _guide(logits, parts.cfg_scale), positions[: inputs.block.shape[0]]
+        logits = _guide(logits.float(), parts.cfg_scale)
     places = canvas.logical.gather(1, positions)
     found = parts.sampler.sample(SampleView(logits, canvas.seeds, inputs.step, places))
-    masked = _masked(canvas, positions, inputs.block)
+    masked = canvas.masked(positions, inputs.block)
     eligible = masked & ~_forbidden(canvas, positions, inputs.block, found.tokens) if parts.delay_eos else masked
     view = UnmaskingView(
-        logits=logits,
+        raw=logits,
         tokens=found.tokens,
         confidence=found.confidence,
         eligible=eligible,
@@ -76,11 +76,6 @@ def _guide(logits: Tensor, scale: float) -> Tensor:
     """Return guided logits (B, N, V) of the branches' (2 B, N, V): u + (scale + 1) (c - u)."""
     conditional, unconditional = logits.chunk(2)
     return unconditional + (scale + 1) * (conditional - unconditional)
-
-
-def _masked(canvas: Canvas, positions: Tensor, block: Tensor) -> Tensor:
-    in_block = (positions >= block[:, :1]) & (positions <= block[:, -1:])
-    return canvas.undecided.gather(1, positions) & in_block
 
 
 def _forbidden(canvas: Canvas, positions: Tensor, block: Tensor, tokens: Tensor) -> Tensor:

@@ -212,7 +212,7 @@ def frame(**over: Any) -> Frame:
         "computed": (True, True, True, False, False, False, False),
         "block": range(5),
         "number": 0,
-        "plan": StepPlan(8, 4, (8, 4), ()),
+        "plan": StepPlan(8, 4, 4, (8, 4), ()),
         "revises": False,
         "mask": 0,
         "length": 8,

@@ -163,8 +163,8 @@ def test_a_run_that_fails_gives_the_terminal_back():
 
 
 def test_layer_bars_fall_with_what_layers_compute():
-    assert layer_bars(StepPlan(64, 64, (64, 32, 8, 8), ()), 64) == "██▄▁"
-    assert len(layer_bars(StepPlan(64, 64, (64,) * 80, ()), 64)) <= 32
+    assert layer_bars(StepPlan(64, 64, 64, (64, 32, 8, 8), ()), 64) == "██▄▁"
+    assert len(layer_bars(StepPlan(64, 64, 64, (64,) * 80, ()), 64)) <= 32
 
 
 # plugins
@@ -231,7 +231,8 @@ def test_explain_reads_no_weights(run, tmp_path):
 def test_vanilla_is_the_full_computation(run):
     told = explained(run, "--model", RANDOM, "--preset", "vanilla", "--gen-length", "32")
     assert told["layer_share"] == 1.0
-    assert [(plan["steps"], plan["positions"], plan["share"]) for plan in told["plans"]] == [(32, 96, 1.0)]
+    assert [(plan["steps"], plan["positions"], plan["share"]) for plan in told["plans"]] == [(8, 96, 1.0)] * 4
+    assert [plan["decided"] for plan in told["plans"]] == [32, 24, 16, 8]
 
 
 @pytest.mark.parametrize(

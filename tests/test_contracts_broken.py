@@ -266,8 +266,9 @@ class Broken(DenseCache):
             super().reset()
 
     def update(self, write: CacheWrite) -> KeyValue:
-        if self.fault == "late" and write.positions.shape[1] < self.keys[0].x.shape[1]:
-            return KeyValue(self.keys[write.layer].all(), self.values[write.layer].all(), write.bias, write.padding)
+        if self.fault == "late" and write.positions.shape[1] < self._shape.length:  # it writes what it holds already
+            held = (self.recall(write.layer, site, write.positions).view_as(write.keys) for site in ("key", "value"))
+            write = write._replace(**dict(zip(("keys", "values"), held, strict=True)))
         found = super().update(write)
         return found._replace(bias=None) if self.fault == "padding" else found
 

@@ -182,7 +182,7 @@ def unmasking_view(confidence: list[float], eligible: list[int], quota: int) -> 
     logits = torch.stack([score, 1 - score], -1).clamp(min=1e-9).log()
     places = torch.arange(len(confidence))[None]
     return UnmaskingView(
-        logits=logits,
+        raw=logits,
         tokens=none.long(),
         confidence=score,
         eligible=torch.tensor([eligible], dtype=torch.bool),

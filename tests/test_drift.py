@@ -35,7 +35,7 @@ def walk(drift: Callable[[int], float], steps: int = 256, tolerance: float = 0.1
     def read() -> Facts:
         moment = found[-1].moment
         stale = drift(moment.since_refresh or 1)
-        return Facts(True, 1, 4, False, 1, Drift(stale, stale if found[-1].scope.window is Window.PREFIX else None))
+        return Facts(1, 1, 4, False, 1, Drift(stale, stale if found[-1].scope.window is Window.PREFIX else None))
 
     for step in planner.walk(read):
         found.append(step)  # noqa: PERF402 - read() looks at the last one
@@ -77,7 +77,7 @@ def test_only_refreshes_ask_the_device() -> None:
 
     def read() -> Facts:
         asked.append(len(found) - 1)
-        return Facts(True, 1, 4, False, 1, Drift(0.1, 0.1))
+        return Facts(1, 1, 4, False, 1, Drift(0.1, 0.1))
 
     for step in components.planner(Layout.of(4, 64, 0), 8).walk(read):
         found.append(step)  # noqa: PERF402 - read() looks at the last one

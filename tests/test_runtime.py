@@ -10,7 +10,7 @@ import torch
 from helpers import CASES
 from runs import MODELS, MODES, Watch, compiled, prompts
 
-from esdllm import Catalogue, load_model
+from esdllm import Catalogue, ConfigError, load_model
 
 # --------------------------------------------------------------------------------------- what the step may not do
 
@@ -84,6 +84,22 @@ def test_the_compiled_step_is_one_graph_a_plan_with_eager_s_tokens(
     found, graphs, plans = compiled(engine, prompts(2))
     assert torch.equal(found.tokens, eager.tokens)
     assert graphs == len(plans)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_another_backend_of_torch_compile_gives_eager_s_tokens(name: str, build: Any) -> None:
+    """One that needs no C++ compiler, and lowers the step to the operators that inductor sees."""
+    torch._dynamo.reset()
+    eager = build(name, "es-dllm", gen_length=8).generate(prompts(2))
+    lowered = build(name, "es-dllm", gen_length=8, compile=True, compile_backend="aot_eager").generate(prompts(2))
+    assert torch.equal(lowered.tokens, eager.tokens)
+    assert lowered.compile_seconds > 0
+
+
+def test_a_backend_that_torch_does_not_know_is_refused_before_anything_is_made(build: Any) -> None:
+    with pytest.raises(ConfigError, match="no backend 'aot-eager'; did you mean 'aot_eager'"):
+        build("llada-0", "es-dllm", compile=True, compile_backend="aot-eager")
+    build("llada-0", "es-dllm", compile_backend="aot-eager")  # nothing is compiled
 
 
 @pytest.mark.full

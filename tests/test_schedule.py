@@ -134,7 +134,7 @@ def test_windows_refreshes_and_keep_counts_are_those_of_the_paper(
     layout = Layout.of(prompt, gen_length, shift)
     leftmost = first  # what the made-up device says was committed last
     c, last, previous = 0, 0, None
-    walk = planner("es-dllm", layout, **settings).walk(lambda: Facts(True, 1, leftmost, False))
+    walk = planner("es-dllm", layout, **settings).walk(lambda: Facts(1, 1, leftmost, False))
     for number, start in enumerate(range(first, first + gen_length, block_length)):
         block = Block(start, min(start + block_length, first + gen_length))
         c = -(-c // block_length) * block_length
@@ -248,7 +248,7 @@ def test_stopping_early_looks_every_few_steps_and_no_more() -> None:
 
     def read() -> Facts:
         asked.append(len(made))
-        return Facts(True, 1, 0, finished=len(made) >= 20)
+        return Facts(1, 1, 0, finished=len(made) >= 20)
 
     made: list[Step] = []
     for step in planner("dual-cache", Layout.of(4, 64, 0), True, block_length=32, check_every=8).walk(read):
@@ -262,7 +262,7 @@ def test_where_the_logits_decide_it_stops_at_once_for_it_asks_anyway() -> None:
 
     def read() -> Facts:
         asked.append(len(made))
-        return Facts(True, 1, 0, finished=len(made) >= 5)
+        return Facts(1, 1, 0, finished=len(made) >= 5)
 
     made: list[Step] = []
     layout = Layout.of(4, 64, 0)

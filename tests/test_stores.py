@@ -165,7 +165,7 @@ LAYER = 2 * 256 * 64 * 4
 """bytes of one layer's keys in float32"""
 HOLDING: dict[str, tuple[CacheStore, int]] = {
     "none": (NoStore(), 0),
-    "dense": (DenseStore(), 12 * LAYER + 16),
+    "dense": (DenseStore(), 12 * LAYER + 16 + 64),
     "offloaded": (OffloadedStore(), 6 * LAYER + 16 + 12 * LAYER),
     "offloaded, some at home": (OffloadedStore(8 * LAYER + 16), (6 + 2) * LAYER + 16 + 10 * LAYER),
     "disk": (DiskStore(), 6 * LAYER + 16),

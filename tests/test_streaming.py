@@ -270,7 +270,7 @@ def test_a_frame_tells_which_positions_the_step_computed(
         frame = event.frame
         assert frame.computed is not None
         assert frame.plan is not None
-        assert sum(frame.computed) == (frame.plan.keep[-1] if frame.plan.skips else frame.plan.block)
+        assert sum(frame.computed) == frame.plan.decided
         assert all(frame.computed[i] for i in event.positions)
         skipped += frame.plan.skips
     assert skipped

@@ -35,7 +35,7 @@ def view(seed: int = 0, rows: int = 3, length: int = 9, sharp: float = 4.0, **ov
     undecided = torch.zeros(rows, length + 6, dtype=torch.bool).scatter(1, columns, eligible)
     undecided[:, -3:] = True  # a later block
     found = UnmaskingView(
-        logits=logits,
+        raw=logits,
         tokens=tokens,
         confidence=confidence,
         eligible=eligible,
@@ -307,6 +307,6 @@ def test_prophet_s_bar_falls_with_what_is_decided(decided: int, bar: float) -> N
         undecided = torch.zeros_like(found.undecided).scatter(1, found.columns, eligible)
         chosen = selected(
             build("prophet", early=9.0, middle=6.0, late=3.0),
-            found._replace(logits=logits, eligible=eligible, undecided=undecided),
+            found._replace(raw=logits, eligible=eligible, undecided=undecided),
         )
         assert bool(chosen.sum() == eligible.sum()) is (sure or decided == 8)

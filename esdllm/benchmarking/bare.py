@@ -87,8 +87,9 @@ class BareLoop:
         self.committed = torch.zeros_like(self.given)
         self.confidence = torch.zeros(self.tokens.shape, device=self.tokens.device)
         self.columns = torch.arange(self.length, device=self.tokens.device)
-        self.starts = torch.arange(self.rows, device=self.tokens.device)[:, None] * self.length
-        store = weights.embedding.new_zeros(spec.n_layers, self.rows, self.length, spec.n_kv_heads, spec.head_dim)
+        starts = torch.arange(self.rows * spec.n_kv_heads, device=self.tokens.device) * self.length
+        self.starts, self.head_starts = starts[: self.rows, None], starts.view(self.rows, -1, 1)
+        store = weights.embedding.new_zeros(spec.n_layers, self.rows, spec.n_kv_heads, self.length, spec.head_dim)
         self.keys, self.values = store, torch.zeros_like(store)
         self.last = {layer: store.new_zeros(self.rows, self.length, spec.hidden) for layer in scored}
         powers = torch.arange(0, spec.head_dim, 2, device=self.tokens.device) / spec.head_dim
@@ -125,6 +126,10 @@ class BareLoop:
             h = _take(h, order)
         elif h.shape[1] > plan.block:
             h, positions = h[:, readers], positions[:, readers]
+        if plan.decided < h.shape[1]:
+            rank = positions + self.length * ~self._open(positions, block.start, block.stop)
+            undecided = rank.topk(plan.decided, largest=False).indices.sort(1).values
+            h, positions = _take(h, undecided), positions.gather(1, undecided)
         self._commit(h, positions, block.start, block.stop)
 
     def decode(self, steps: Sequence[Step]) -> Tensor:
@@ -156,9 +161,9 @@ class BareLoop:
             q = _rotate(q, (places[0][:, readers], places[1][:, readers]))
             k, v = weights.kv(x).unflatten(-1, (-1, dim)).split([kv_heads, kv_heads], 2)
             k = _rotate(k, places)
-        index = self._flat(positions)
-        self.keys[layer].flatten(0, 1).index_copy_(0, index, k.flatten(0, 1))
-        self.values[layer].flatten(0, 1).index_copy_(0, index, v.flatten(0, 1))
+        index = (positions[:, None] + self.head_starts).flatten()
+        self.keys[layer].flatten(0, 2).index_copy_(0, index, k.transpose(1, 2).flatten(0, 2))
+        self.values[layer].flatten(0, 2).index_copy_(0, index, v.transpose(1, 2).flatten(0, 2))
         return q
 
     def _open(self, positions: Tensor, start: int, stop: int) -> Tensor:
@@ -207,13 +212,13 @@ def _rotate(x: Tensor, places: _Places) -> Tensor:
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Return (B, N, H D): queries (B, N, H, D) attend to keys and values (B, L, G, D)."""
+    """Return (B, N, H D): queries (B, N, H, D) attend to keys and values (B, G, L, D)."""
     rows, window, heads, dim = queries.shape
-    groups = keys.shape[2]
+    groups = keys.shape[1]
     lined = queries.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).reshape(rows, groups, -1, dim)
     if queries.device.type == "cpu" and queries.dtype == torch.bfloat16:  # torch's fused kernel is slow there
-        lines = zip(lined * dim**-0.5, keys.transpose(1, 2), values.transpose(1, 2), strict=True)
-        a = torch.stack([torch.bmm(torch.bmm(q, k.contiguous().transpose(1, 2)).softmax(-1), v) for q, k, v in lines])
+        lines = zip(lined * dim**-0.5, keys, values, strict=True)
+        a = torch.stack([torch.bmm(torch.bmm(q, k.transpose(1, 2)).softmax(-1), v) for q, k, v in lines])
     else:
-        a = F.scaled_dot_product_attention(lined, keys.transpose(1, 2), values.transpose(1, 2))
+        a = F.scaled_dot_product_attention(lined, keys, values)
     return a.view(rows, groups, -1, window, dim).permute(0, 3, 1, 2, 4).reshape(rows, window, heads * dim)

@@ -218,6 +218,7 @@ def _as_dict(run: RunPlan, components: Components) -> dict[str, Any]:
                 "window": line.window,
                 "positions": line.plan.window,
                 "keep": line.plan.keep,
+                "decided": line.plan.decided,
                 "phase": line.plan.phase.value,
                 "share": line.share,
             }
@@ -272,7 +273,7 @@ def _print_run(run: RunPlan, config: DecodeConfig, model: str, console: Console)
         table.add_column(header, justify=justify)  # type: ignore[arg-type]
     table.add_column("positions that each layer hands on")
     table.add_column("share", justify="right")
-    for line in run.lines:
+    for line in _folded(run.lines):
         keep = keep_text(line.plan.keep) + ("" if line.plan.phase is Phase.ALL else f"  {line.plan.phase.value}")
         table.add_row(str(line.steps), line.kind, line.window, str(line.plan.window), keep, f"{line.share:.1%}")
     console.print(table)
@@ -284,6 +285,16 @@ def _print_run(run: RunPlan, config: DecodeConfig, model: str, console: Console)
         console.print("  The logits decide how many tokens a step commits; one is assumed here.", style="yellow")
     if config.early_stop:
         console.print("  An answer that ends early takes fewer.", style="bright_black")
+
+
+def _folded(lines: Sequence[PlanLine]) -> list[PlanLine]:
+    """Return lines that differ only in how many positions the head computes as one, at the place of the first."""
+    found: dict[tuple[str, str, StepPlan], PlanLine] = {}
+    for line in lines:
+        key = line.window, line.kind, line.plan._replace(decided=0)
+        before = found[key].steps if key in found else 0
+        found[key] = attrs.evolve(line, steps=before + line.steps)
+    return list(found.values())
 
 
 def keep_text(keep: Sequence[int]) -> str:

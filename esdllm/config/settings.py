@@ -110,6 +110,9 @@ class DecodeConfig:
         8, "steps between two looks at whether to stop early, where nothing else asks the device", validators.ge(1)
     )
     compile: bool = _setting(False, "compile one step a distinct plan with torch.compile")
+    compile_backend: str = _setting(
+        "inductor", "what compiles it: a backend of torch.compile, such as inductor or aot_eager"
+    )
     cuda_graphs: bool = _setting(True, "on a GPU, record each compiled step as a CUDA graph")
 
     @classmethod
@@ -185,7 +188,7 @@ def check_setting(name: str, value: Any) -> None:
 def _plain(field: attrs.Attribute[Any], value: Any) -> Any:
     kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", "")  # cattrs may resolve it
     try:
-        return converter.structure(value, {"int": int, "float": float, "bool": bool}[kind])
+        return converter.structure(value, {"int": int, "float": float, "bool": bool, "str": str}[kind])
     except ValueError as error:
         raise ConfigError(f"setting '{field.name}': {error}") from error
 

@@ -46,19 +46,18 @@ class Quota:
     """positions right of the block that are seen; None for all"""
     limit: int = attrs.field(init=False)
     """the most that a row commits at one step"""
-    planned: tuple[int, ...] = attrs.field(init=False)
-    """for every planned step, the most that a row commits if all went as planned"""
+    left: tuple[tuple[int, ...], ...] = attrs.field(init=False)
+    """for every planned step, each row's masks before it, if all goes as planned"""
 
     @limit.default
     def _limit(self) -> int:
         return self.length if self.counts is None else max(1, *(max(row) for row in self.counts))
 
-    @planned.default
-    def _planned(self) -> tuple[int, ...]:
-        left, found = self.masked, []
+    @left.default
+    def _left(self) -> tuple[tuple[int, ...], ...]:
+        found = [self.masked]
         for counts in self.counts or ():
-            found.append(max(map(min, counts, left)))
-            left = tuple(max(0, rest - count) for rest, count in zip(left, counts, strict=True))
+            found.append(tuple(max(0, rest - count) for rest, count in zip(found[-1], counts, strict=True)))
         return tuple(found)
 
     def at(self, step_in_block: int) -> tuple[int, ...]:
@@ -73,7 +72,8 @@ class Quota:
         """Return the numbers of positions that a step may commit, largest over the rows; `certain` if as planned."""
         if self.counts is None or not certain:
             return range((self.limit if self.counts is None else max(self.at(step_in_block))) + 1)
-        return range(self.planned[step_in_block], self.planned[step_in_block] + 1)
+        most = max(map(min, self.at(step_in_block), self.left[step_in_block]))
+        return range(most, most + 1)
 
 
 def cut(blocks: _Blocks, unmasking: _Unmasking, layout: Layout, block_length: int) -> list[Quota]:

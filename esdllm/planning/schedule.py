@@ -86,6 +86,8 @@ class Planner:
     delay_eos: bool = False
     early_stop: bool = False
     check_every: int = 8
+    head_lengths: int = 4
+    """in how many lengths the head computes a block as it is decided; each makes plans of its own"""
     _quotas: list[Quota] | None = attrs.field(default=None, init=False, repr=False)
     _memo: dict[tuple[int, int, int], tuple[int, ...]] = attrs.field(factory=dict, init=False, repr=False)
 
@@ -110,7 +112,8 @@ class Planner:
                 made = self._step(moment, quota, previous)
                 self._check_drops(made.plan, scored)
                 narrow = made.plan.narrow and self.n_layers - 1 not in scored
-                made = made._replace(plan=made.plan._replace(scored=scored, narrow=narrow))
+                decided = self._logits(made.plan, quota, step_in_block, certain, previous)
+                made = made._replace(plan=made.plan._replace(decided=decided, scored=scored, narrow=narrow))
                 doubtful = made.plan.skips or self.delay_eos or quota.reach is not None
                 certain = certain and (quota.limit <= 1 or not doubtful)
                 previous.see(quota.block, made.beyond)
@@ -124,12 +127,13 @@ class Planner:
         Every step is taken to commit what was planned; one position where the logits decide.
         """
         steps: list[Step] = []
-        adaptive = {quota.number: max(quota.masked) for quota in self.quotas() if quota.counts is None}
+        quotas = {quota.number: quota for quota in self.quotas()}
 
         def read() -> Facts:
             step, moment = steps[-1], steps[-1].moment
-            undecided = moment.step_in_block + 1 < adaptive.get(moment.block, 0)
-            committed = 1 if moment.block in adaptive else max(step.counts)
+            quota, made = quotas[moment.block], moment.step_in_block + 1
+            undecided = max(quota.left[made]) if quota.counts else max(0, max(quota.masked) - made)
+            committed = max(step.counts) if quota.counts else 1
             left = max(len(row) for row in self.layout.masks) - len(steps)
             return Facts(
                 undecided, committed, leftmost=step.block.stop - 1, finished=False, open=max(1, left + committed)
@@ -176,6 +180,7 @@ class Planner:
         plan = StepPlan(
             frame.size,
             quota.length,
+            quota.length,
             keep,
             (),
             phase,
@@ -188,6 +193,23 @@ class Planner:
         counts = quota.at(moment.step_in_block)
         scope = Scope(window, refresh)
         return Step(plan, moment, frame.start, quota.block, counts, scope, quota.reach, quota.suffix, frame.beyond)
+
+    def _logits(self, plan: StepPlan, quota: Quota, step_in_block: int, certain: bool, previous: Progress) -> int:
+        """Return of how many positions of a row the logits are computed: as few as are masked, as far as that is known.
+
+        Rounded up to one of a few lengths, so that a block has not a plan for each step.
+        """
+        handed = plan.keep[-1] if plan.skips or plan.open else quota.length
+        if plan.open or quota.reach is not None or getattr(self.planners.unmasking, "revisions", 0) > 0:
+            return handed  # where every row has its own block, or what is decided is looked at again
+        if step_in_block == 0:
+            masked = max(quota.masked)
+        elif quota.counts is not None and certain:
+            masked = max(quota.left[step_in_block])
+        else:
+            masked = previous.facts().undecided if previous.known else quota.length
+        part = -(-quota.length // self.head_lengths)
+        return min(handed, max(1, -(-masked // part)) * part)
 
     def _frame(
         self,

@@ -38,14 +38,19 @@ class ImportanceView(NamedTuple):
 class SampleView(NamedTuple):
     """What a sampler may read."""
 
-    logits: Tensor
-    """(B, N, V) float32"""
+    raw: Tensor
+    """(B, N, V) logits as the head gives them, in the model's dtype; guided ones are float32"""
     seeds: Tensor
     """(B,) int64, one a row"""
     step: Tensor
     """() int64"""
     positions: Tensor
     """(B, N) int64, positions counted from the row's first real token, so that padding changes nothing"""
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, N, V) float32, made anew at each use if the model's dtype is another."""
+        return self.raw.float()
 
 
 class Candidates(NamedTuple):
@@ -75,8 +80,8 @@ class BlockView(NamedTuple):
 class UnmaskingView(NamedTuple):
     """What an unmasking policy may read; every tensor is (B, N, ...), ascending in position, where not said otherwise."""
 
-    logits: Tensor
-    """(B, N, V) float32"""
+    raw: Tensor
+    """(B, N, V) logits as the head gives them, in the model's dtype; guided ones are float32"""
     tokens: Tensor
     """int64, the candidates"""
     confidence: Tensor
@@ -105,6 +110,11 @@ class UnmaskingView(NamedTuple):
     """int64, the tokens that stand there now, the mask's id where undecided; None unless the policy may revoke"""
     revocable: Tensor | None = None
     """bool, decided in this run, in the block, and not yet put back as often as may be; None unless the policy may revoke"""
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, N, V) float32, made anew at each use if the model's dtype is another."""
+        return self.raw.float()
 
 
 class Projection(NamedTuple):

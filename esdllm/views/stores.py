@@ -79,7 +79,10 @@ class CacheWrite(NamedTuple):
 
 
 class KeyValue(NamedTuple):
-    """What attention reads: keys and values (R, K, G, D), and which of them it leaves out."""
+    """What attention reads: keys and values (R, K, G, D), and which of them it leaves out.
+
+    Strides are the store's choice; only the D numbers of a key lie side by side in any case.
+    """
 
     keys: Tensor
     """(R, K, G, D)"""

@@ -219,7 +219,7 @@ class KlassUnmasking(_Deciding):
     def divergences(self, view: UnmaskingView) -> Tensor:
         """Return (B, N) float32, KL(now | last) over the remembered tokens and the rest; `view.memory` as it was left."""
         assert view.memory is not None
-        count = min(self.tokens, view.logits.shape[-1])
+        count = min(self.tokens, view.raw.shape[-1])
         last = view.memory[..., :count]
         ids = view.memory[..., self.tokens : self.tokens + count].long()
         now = torch.cat(_shares(view.logits, ids), dim=-1)
@@ -231,8 +231,8 @@ class KlassUnmasking(_Deciding):
         assert view.memory is not None
         still = (self.divergences(view) < self.divergence) & (view.previous_tokens >= 0)
         steps = (view.memory[..., -1] + 1) * still
-        count = min(self.tokens, view.logits.shape[-1])
-        ids = view.logits.topk(count, dim=-1).indices
+        count = min(self.tokens, view.raw.shape[-1])
+        ids = view.raw.topk(count, dim=-1).indices
         shares, rest = _shares(view.logits, ids)
         unused = view.memory.new_zeros(*steps.shape, self.tokens - count)
         return torch.cat([shares, unused, ids.to(shares.dtype), unused, rest, steps.unsqueeze(-1)], dim=-1)
@@ -268,7 +268,7 @@ class ProphetUnmasking(_Deciding):
 
     def select(self, view: UnmaskingView) -> Tensor:
         """Return all that is eligible in rows that are sure enough, and the best one in the others."""
-        first, second = view.logits.topk(2, dim=-1).values.unbind(-1)
+        first, second = view.raw.topk(2, dim=-1).values.float().unbind(-1)
         masks = view.eligible.sum(1, keepdim=True)
         gap = ((first - second) * view.eligible).sum(1, keepdim=True) / masks.clamp(min=1)
         columns = torch.arange(view.undecided.shape[1], device=gap.device)

@@ -49,5 +49,6 @@ class WinoUnmasking:
         """Return the decided positions whose token is no longer believed."""
         assert view.held is not None
         assert view.revocable is not None
-        now = view.logits.gather(-1, view.held.unsqueeze(-1)).squeeze(-1) - view.logits.logsumexp(-1)
+        logits = view.logits
+        now = logits.gather(-1, view.held.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
         return view.revocable & (now.exp() < self.verify)

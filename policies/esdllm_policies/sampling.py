@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import attrs
+import torch
 from attrs import validators
 from torch import Tensor
 
 from esdllm import Candidates, SampleView, gumbel
+
+_SLICE = 1 << 20
+"""logits that exist in float32 or float64 at once"""
 
 
 @attrs.frozen
@@ -31,26 +37,53 @@ class GumbelSampler:
 
     def sample(self, view: SampleView) -> Candidates:
         """Return tokens, and their probability at temperature 1."""
-        best, tokens = view.logits.max(-1)
+        top, tokens = view.raw.max(-1)
+        best = top.unsqueeze(-1).to(torch.promote_types(top.dtype, torch.float32))
         # relative to the maximum: exp(best - logsumexp) would lose the digits that tell confidences near 1 apart
-        most = (view.logits - best.unsqueeze(-1)).exp_().sum(-1).reciprocal()
+        parts = [(part - best).exp_().sum(-1, keepdim=True) for _, part in _slices(view.raw)]
+        most = torch.cat(parts, -1).sum(-1).reciprocal()
         if self.temperature == 0:
-            return Candidates(tokens, most)
-        scaled, ids = self._nucleus(view.logits.double() / self.temperature)
-        drawn = (scaled + gumbel(view.seeds, view.step, view.positions, ids)).argmax(-1, keepdim=True)
-        tokens = drawn if isinstance(ids, int) else ids.gather(-1, drawn)
-        chosen = view.logits.gather(-1, tokens).squeeze(-1)
-        return Candidates(tokens.squeeze(-1), most * (chosen - best).exp())
+            return Candidates(tokens, most.float())
+        every = self.top_p == 1 and not 0 < self.top_k < view.raw.shape[-1]
+        tokens = self._drawn(view) if every else self._drawn_from_nucleus(view)
+        chosen = view.raw.gather(-1, tokens) - best
+        return Candidates(tokens.squeeze(-1), (most * chosen.squeeze(-1).exp()).float())
 
-    def _nucleus(self, logits: Tensor) -> tuple[Tensor, Tensor | int]:
-        """Return the logits (B, N, K) that top_k and top_p leave, others at -inf, and their ids; K = V if they are all."""
+    def _drawn(self, view: SampleView) -> Tensor:
+        """Return (B, N, 1) int64, drawn from the whole vocabulary: the best of the slices' best."""
+        values: list[Tensor] = []
+        tokens: list[Tensor] = []
+        for first, part in _slices(view.raw):
+            ids = torch.arange(first, first + part.shape[-1], device=part.device)
+            noisy = part.double() / self.temperature + gumbel(view.seeds, view.step, view.positions, ids)
+            value, token = noisy.max(-1, keepdim=True)
+            values.append(value)
+            tokens.append(token + first)
+        return torch.cat(tokens, -1).gather(-1, torch.cat(values, -1).argmax(-1, keepdim=True))
+
+    def _drawn_from_nucleus(self, view: SampleView) -> Tensor:
+        """Return (B, N, 1) int64, drawn from what top_k and top_p leave."""
+        kept, ids = self._nucleus(view.raw.double() / self.temperature)
+        drawn = (kept + gumbel(view.seeds, view.step, view.positions, ids)).argmax(-1, keepdim=True)
+        return ids.gather(-1, drawn)
+
+    def _nucleus(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits (B, N, K) that top_k and top_p leave, others at -inf, and their ids."""
         vocab = logits.shape[-1]
         count = min(self.top_k, vocab) or vocab
-        if count == vocab and self.top_p == 1:
-            return logits, vocab
         kept, ids = logits.topk(count, dim=-1)
         if self.top_p < 1:
             probability = (kept - logits.logsumexp(-1, keepdim=True)).exp()
             before = probability.cumsum(-1) - probability
             kept = kept.masked_fill(before >= self.top_p, float("-inf"))
         return kept, ids
+
+
+def _slices(logits: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield logits (B, N, V) along the vocabulary, with the first id of each slice.
+
+    All at once where the step is compiled: there the float32 copy exists in registers only.
+    """
+    vocab = logits.shape[-1]
+    count = vocab if torch.compiler.is_compiling() else max(1, _SLICE // logits[..., 0].numel())
+    return ((first, logits[..., first : first + count]) for first in range(0, vocab, count))

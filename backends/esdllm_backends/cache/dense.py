@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import attrs
 import torch
 from torch import Tensor
@@ -38,49 +36,58 @@ class DenseStore:
 
 
 class Held:
-    """A tensor (R, L, ...) held as it is."""
+    """Lines of W numbers, held as they are."""
 
-    def __init__(self, shape: CacheShape, *size: int) -> None:
-        self.x = torch.zeros(shape.rows, shape.length, *size, dtype=shape.dtype, device=shape.device)
+    def __init__(self, lines: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.x = torch.zeros(lines, width, dtype=dtype, device=device)
 
     @staticmethod
-    def nbytes(shape: CacheShape, *size: int) -> int:
+    def nbytes(lines: int, width: int, dtype: torch.dtype) -> int:
         """Return the bytes that it takes."""
-        return shape.rows * shape.length * math.prod(size) * shape.dtype.itemsize
+        return lines * width * dtype.itemsize
 
     def reset(self) -> None:
         """Zero everything."""
         self.x.zero_()
 
     def write(self, index: Tensor, x: Tensor) -> None:
-        """Write x (R, N, ...) at index (R N,), of the rows one after the other."""
-        self.x.flatten(0, 1).index_copy_(0, index, x.flatten(0, 1).to(self.x.dtype))
+        """Write x (M, W) at the lines `index` (M,)."""
+        self.x.index_copy_(0, index, x.to(self.x.dtype))
 
     def all(self) -> Tensor:
-        """Return the whole tensor."""
+        """Return all lines, (lines, W)."""
         return self.x
 
     def take(self, index: Tensor) -> Tensor:
-        """Return (M, ...) at index (M,)."""
-        return self.x.flatten(0, 1).index_select(0, index)
+        """Return (M, W), the lines `index` (M,)."""
+        return self.x.index_select(0, index)
 
 
 class DenseCache:
-    """Keys and values (R, L, G, D) for each layer, a tensor (R, L, F) for each remembered layer, held as `held` holds them."""
+    """Keys and values (R, L, G, D) for each layer, a tensor (R, L, F) for each remembered layer, held as `held` holds them.
+
+    The keys of one head lie together, a line for each position, which is how attention reads them.
+    """
 
     def __init__(self, shape: CacheShape, held: type[Held] = Held) -> None:
-        heads = (shape.n_kv_heads, shape.head_dim)
-        self.keys = [held(shape, *heads) for _ in range(shape.n_layers)]
-        self.values = [held(shape, *heads) for _ in range(shape.n_layers)]
-        self.remembered = {layer: held(shape, shape.features) for layer in shape.remembered}
-        self._row_starts = torch.arange(shape.rows, device=shape.device).unsqueeze(1) * shape.length
+        self._shape, rows, heads = shape, shape.rows, shape.rows * shape.n_kv_heads
+
+        def lines(number: int, width: int) -> Held:
+            return held(number * shape.length, width, shape.dtype, shape.device)
+
+        self.keys = [lines(heads, shape.head_dim) for _ in range(shape.n_layers)]
+        self.values = [lines(heads, shape.head_dim) for _ in range(shape.n_layers)]
+        self.remembered = {layer: lines(rows, shape.features) for layer in shape.remembered}
+        starts = torch.arange(heads, device=shape.device) * shape.length
+        self._row_starts, self._head_starts = starts[:rows, None].clone(), starts.view(rows, -1, 1)
 
     @staticmethod
     def nbytes(shape: CacheShape, held: type[Held] = Held) -> int:
         """Return the bytes that it takes."""
-        keys = held.nbytes(shape, shape.n_kv_heads, shape.head_dim)
-        remembered = len(shape.remembered) * held.nbytes(shape, shape.features)
-        return 2 * shape.n_layers * keys + remembered + shape.rows * torch.int64.itemsize
+        heads = shape.rows * shape.n_kv_heads
+        keys = held.nbytes(heads * shape.length, shape.head_dim, shape.dtype)
+        remembered = len(shape.remembered) * held.nbytes(shape.rows * shape.length, shape.features, shape.dtype)
+        return 2 * shape.n_layers * keys + remembered + (shape.rows + heads) * torch.int64.itemsize
 
     def reset(self) -> None:
         """Zero everything."""
@@ -90,20 +97,30 @@ class DenseCache:
     def update(self, write: CacheWrite) -> KeyValue:
         """Write in place; return the layer's whole cache."""
         keys, values = self.keys[write.layer], self.values[write.layer]
-        index = self._flat(write.positions)
-        keys.write(index, write.keys)
-        values.write(index, write.values)
-        return KeyValue(keys.all(), values.all(), write.bias, write.padding)
+        index = self._head_lines(write.positions)
+        keys.write(index, write.keys.transpose(1, 2).flatten(0, 2))
+        values.write(index, write.values.transpose(1, 2).flatten(0, 2))
+        return KeyValue(self._by_position(keys.all()), self._by_position(values.all()), write.bias, write.padding)
 
     def recall(self, layer: int, site: Site, positions: Tensor) -> Tensor:
         """Return (R, N, F): the remembered tensor, or the cached key or value itself."""
-        held = self.remembered if site in ("hidden", "query") else self.keys if site == "key" else self.values
-        return held[layer].take(self._flat(positions)).view(*positions.shape, -1)
+        if site in ("hidden", "query"):
+            return self.remembered[layer].take(self._lines(positions)).view(*positions.shape, -1)
+        held = self.keys if site == "key" else self.values
+        return self._by_position(held[layer].take(self._head_lines(positions))).flatten(2)
 
     def remember(self, layer: int, positions: Tensor, x: Tensor) -> None:
         """Write in place."""
-        self.remembered[layer].write(self._flat(positions), x)
+        self.remembered[layer].write(self._lines(positions), x.flatten(0, 1))
 
-    def _flat(self, positions: Tensor) -> Tensor:
-        """Return (R N,), indices of positions (R, N) in a cache whose rows lie one after the other."""
+    def _lines(self, positions: Tensor) -> Tensor:
+        """Return (R N,), the lines of positions (R, N) where a position has one."""
         return (positions + self._row_starts).flatten()
+
+    def _head_lines(self, positions: Tensor) -> Tensor:
+        """Return (R G N,), the lines of positions (R, N) where a position has one for each head."""
+        return (positions.unsqueeze(1) + self._head_starts).flatten()
+
+    def _by_position(self, lines: Tensor) -> Tensor:
+        """Return lines (R G N, D) as (R, N, G, D), without a copy."""
+        return lines.view(self._shape.rows, self._shape.n_kv_heads, -1, self._shape.head_dim).transpose(1, 2)

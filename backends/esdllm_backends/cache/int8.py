@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import attrs
 import torch
 from torch import Tensor
@@ -30,34 +28,32 @@ class Int8Store(DenseStore):
 
 
 class _Int8(Held):
-    """A tensor (R, L, ..., D) held in int8, with a float32 scale (R, L, ..., 1): the largest of D numbers is 127 scales."""
+    """Lines of W numbers in int8, each with a float32 scale: its largest number is 127 scales."""
 
-    def __init__(self, shape: CacheShape, *size: int) -> None:
-        places = (shape.rows, shape.length)
-        self.numbers = torch.zeros(*places, *size, dtype=torch.int8, device=shape.device)
-        self.scales = torch.zeros(*places, *size[:-1], 1, dtype=torch.float32, device=shape.device)
-        self.dtype = shape.dtype
+    def __init__(self, lines: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.numbers = torch.zeros(lines, width, dtype=torch.int8, device=device)
+        self.scales = torch.zeros(lines, 1, dtype=torch.float32, device=device)
+        self.dtype = dtype
 
     @staticmethod
-    def nbytes(shape: CacheShape, *size: int) -> int:
+    def nbytes(lines: int, width: int, dtype: torch.dtype) -> int:
         """Return the bytes that it takes."""
-        heads = math.prod(size[:-1])
-        return shape.rows * shape.length * heads * (size[-1] + torch.float32.itemsize)
+        return lines * (width + torch.float32.itemsize)
 
     def reset(self) -> None:
         self.numbers.zero_()
         self.scales.zero_()
 
     def write(self, index: Tensor, x: Tensor) -> None:
-        x = x.flatten(0, 1).float()
+        x = x.float()
         scales = x.abs().amax(-1, keepdim=True) / _LARGEST
         numbers = (x / scales.clamp(min=torch.finfo(torch.float32).tiny)).round()
-        self.numbers.flatten(0, 1).index_copy_(0, index, numbers.to(torch.int8))
-        self.scales.flatten(0, 1).index_copy_(0, index, scales)
+        self.numbers.index_copy_(0, index, numbers.to(torch.int8))
+        self.scales.index_copy_(0, index, scales)
 
     def all(self) -> Tensor:
         return (self.numbers * self.scales).to(self.dtype)
 
     def take(self, index: Tensor) -> Tensor:
-        numbers, scales = (x.flatten(0, 1).index_select(0, index) for x in (self.numbers, self.scales))
+        numbers, scales = (x.index_select(0, index) for x in (self.numbers, self.scales))
         return (numbers * scales).to(self.dtype)

@@ -30,8 +30,8 @@ def check_attention_backend(
     """Check an attention backend, by itself and in whole generations of a tiny model.
 
     It gives softmax(q k^T / sqrt(D)) v within `tolerance`, computed here in float64: for one and several query heads a key
-    head, for one query and many, with padding and with any keys left out, which are never read; in the dtype of the queries;
-    a row's as for the row alone. And what every kernel holds to.
+    head, for one query and many, for keys that lie by position and by head, with padding and with any keys left out, which
+    are never read; in the dtype of the queries; a row's as for the row alone. And what every kernel holds to.
 
     Raises:
         AssertionError: a law fails; says which.
@@ -74,7 +74,10 @@ class _Case(NamedTuple):
 
 
 def _cases() -> Iterator[_Case]:
-    """Yield grouped and ungrouped queries, one and many, with padding, with any keys left out, and with nothing left out."""
+    """Yield grouped and ungrouped queries, one and many, with padding, with any keys left out, and with nothing left out.
+
+    Each with keys and values laid out by position, and by head.
+    """
     for queries, read in (
         key_value(),
         key_value(1, window=1, groups=1, each=4),
@@ -83,7 +86,9 @@ def _cases() -> Iterator[_Case]:
         key_value(4, holes=True),
         key_value(5, rows=3, keys=1),
     ):
-        yield _Case(queries, *read)
+        yield (case := _Case(queries, *read))
+        keys, values = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (case.keys, case.values))
+        yield case._replace(keys=keys, values=values)
 
 
 def _moved(case: _Case, device: torch.device, dtype: torch.dtype) -> _Case:

@@ -91,7 +91,7 @@ def _candidate_laws(who: str, sampler: TokenSampler, found: Any, view: SampleVie
         f"{who}: confidence {numbers(found.confidence)} is not the tokens' probability under the unperturbed logits, "
         f"{numbers(expected)}",
     )
-    flipped = sampler.sample(view._replace(logits=view.logits.flip(1), positions=view.positions.flip(1)))
+    flipped = sampler.sample(view._replace(raw=view.raw.flip(1), positions=view.positions.flip(1)))
     law(
         torch.equal(flipped.tokens.flip(1), found.tokens),
         f"{who}: a candidate does not go with its position: {numbers(flipped.tokens.flip(1))} where the positions came "

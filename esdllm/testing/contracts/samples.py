@@ -71,7 +71,7 @@ def sample_view(seed: int = 0, rows: int = 3, window: int = 7, vocab: int = 11, 
     """Return what a sampler may read; `sharp` is the logits' standard deviation."""
     draw = generator(seed)
     return SampleView(
-        logits=sharp * torch.randn(rows, window, vocab, generator=draw),
+        raw=sharp * torch.randn(rows, window, vocab, generator=draw),
         seeds=torch.randint(0, 2**40, (rows,), generator=draw),
         step=torch.tensor(3),
         positions=torch.arange(4, 4 + window).expand(rows, -1),
@@ -106,7 +106,7 @@ def unmasking_view(
     held = torch.randint(0, mask, (rows, window), generator=draw).masked_fill(eligible, mask)
     revocable = ~eligible & (torch.rand(rows, window, generator=draw) < 0.7)
     return UnmaskingView(
-        logits=logits,
+        raw=logits,
         tokens=tokens,
         confidence=confidence,
         eligible=eligible,
