@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +12,7 @@ from runs import MODELS, MODES, Watch, prompts
 
 from esdllm import Catalogue, SampleView, UnmaskingView
 from esdllm.components import Components
-from esdllm.plan import Facts, Layout, Step
+from esdllm.plan import Facts, Layout, Step, StepPlan
 from esdllm.planning.schedule import Planner
 from esdllm.testing.contracts.samples import sample_view
 from esdllm_policies import sampling
@@ -28,9 +27,9 @@ def planner(preset: str, layout: Layout, **settings: Any) -> Planner:
     return Components.resolve(config, CATALOGUE).planner(layout, 8, early_stop=False)
 
 
-def whole_block(self: Planner, plan: Any, quota: Any, *_: Any) -> int:
+def handed(plan: StepPlan) -> int:
     """Return what the head would take if it did not look at what is masked."""
-    return plan.keep[-1] if plan.skips or plan.open else quota.length
+    return plan.keep[-1] if plan.skips or plan.open else plan.block
 
 
 # ------------------------------------------------------------------------------------------------------- planning
@@ -109,12 +108,7 @@ def test_what_is_not_known_takes_all_that_may_be_masked(preset: str, settings: d
     steps = planner(preset, Layout.of(9, 32, 0), block_length=16, **settings).rehearse()
     inside = [step for step in steps if step.moment.step_in_block]
     assert inside
-    assert all(step.plan.decided == whole_block(None, step.plan, _Length(step.plan.block)) for step in inside)  # type: ignore[arg-type]
-
-
-@attrs.frozen
-class _Length:
-    length: int
+    assert all(step.plan.decided == handed(step.plan) for step in inside)
 
 
 # -------------------------------------------------------------------------------------------------------- decoding
@@ -142,10 +136,9 @@ def test_tokens_are_those_with_logits_for_all_that_a_step_hands_on(
     rows = [prompts(1, length, seed=length)[0].tolist() for length in (12, 5)]
     watch = Watch()
     found = build(name, preset, **over).generate(rows, observers=[watch])
-    monkeypatch.setattr(Planner, "_logits", whole_block)
+    monkeypatch.setattr(Planner, "_logits", lambda self, plan, *_: handed(plan))
     assert torch.equal(found.tokens, build(name, preset, **over).generate(rows).tokens)
-    handed = [whole_block(None, record.plan, _Length(record.plan.block)) for record in watch.records]  # type: ignore[arg-type]
-    assert any(record.plan.decided < most for record, most in zip(watch.records, handed, strict=True))
+    assert any(record.plan.decided < handed(record.plan) for record in watch.records)
 
 
 @pytest.mark.parametrize("name", MODELS)
