@@ -34,6 +34,7 @@ from esdllm_backends.attention.matmul import MatmulAttention
 from esdllm_backends.attention.sdpa import SdpaAttention
 from esdllm_backends.attention.xformers import XformersAttention
 
+pytestmark = pytest.mark.processor
 CATALOGUE = Catalogue.load()
 SPEC = describe_model(CASES / "dream-0", CATALOGUE)
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -641,6 +642,13 @@ def test_auto_takes_matmul_on_a_cpu_in_bfloat16() -> None:
     choice = choose_attention(CATALOGUE, SPEC, CPU, torch.bfloat16)
     assert choice.name == "matmul"
     assert choice.others["sdpa"] == ("matmul comes first",)
+
+
+def test_auto_takes_sdpa_in_bfloat16_where_it_is_not_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    choice = choose_attention(CATALOGUE, SPEC, CPU, torch.bfloat16)
+    assert choice.name == "sdpa"
+    assert choice.others["matmul"] == ("this processor or this torch has no bfloat16 products by oneDNN",)
 
 
 def test_explain_shows_what_auto_chose(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from processor import INT8_REFUSED
 
-from esdllm import Catalogue, DecodeConfig
+from esdllm import Catalogue, DecodeConfig, UnavailableError
 from esdllm.cli import main
 from esdllm.config import SECTIONS
 from esdllm.hookspecs import HookSpecs
@@ -21,6 +22,8 @@ from esdllm.hookspecs import HookSpecs
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))
 EXAMPLE = ROOT / "examples" / "plugins" / "esdllm-example-recency"
+VNNI = "# needs a processor with VNNI instructions\n"
+"""how a code block begins that is refused without them"""
 
 
 class Fence(NamedTuple):
@@ -40,12 +43,23 @@ def _fences(page: Path) -> list[Fence]:
     return [Fence(*groups) for groups in found]
 
 
+def _marked(page: Path) -> Any:
+    """A page as a test's parameter."""
+    return pytest.param(page, marks=pytest.mark.processor if VNNI in page.read_text() else (), id=_id(page))
+
+
 def _outside_fences(page: Path) -> str:
     return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
-def _call_command(line: str) -> None:
-    assert main(shlex.split(line)[1:]) == 0, line
+def _run(fence: Fence, module: ModuleType) -> None:
+    """Run a code block."""
+    code = fence.code.removeprefix(VNNI)
+    if fence.language == "python":
+        exec(compile(code, module.__name__, "exec", dont_inherit=True), vars(module))
+    elif fence.language == "bash" and code.startswith("esdllm "):
+        for line in code.strip().splitlines():
+            assert main(shlex.split(line)[1:]) == 0, line
 
 
 def _forget_modules() -> None:
@@ -62,8 +76,10 @@ def forgets_modules() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("forgets_modules")
-@pytest.mark.parametrize("page", [page for page in PAGES if _fences(page)], ids=_id)
-def test_the_code_of_a_page_runs_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", [_marked(page) for page in PAGES if _fences(page)])
+def test_the_code_of_a_page_runs_in_order(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     module = ModuleType("page")
@@ -72,11 +88,12 @@ def test_the_code_of_a_page_runs_in_order(page: Path, tmp_path: Path, monkeypatc
         if fence.title:
             (tmp_path / fence.title).parent.mkdir(exist_ok=True)
             (tmp_path / fence.title).write_text(fence.code)
-        elif fence.language == "python":
-            exec(compile(fence.code, _id(page), "exec", dont_inherit=True), vars(module))
-        elif fence.language == "bash" and fence.code.startswith("esdllm "):
-            for line in fence.code.strip().splitlines():
-                _call_command(line)
+        elif INT8_REFUSED and fence.code.startswith(VNNI):
+            with pytest.raises((UnavailableError, AssertionError)) as refusal:
+                _run(fence, module)
+            assert "int8-weight-only does without them" in str(refusal.value) + capsys.readouterr().err
+        else:
+            _run(fence, module)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_id)

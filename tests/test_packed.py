@@ -11,6 +11,7 @@ from helpers import CASES
 from hypothesis import given
 from hypothesis import strategies as st
 from lookalikes import dream_config, llada_config, qwen2
+from processor import CPU, needs_bfloat16
 from torch import Tensor
 
 from esdllm import Catalogue, Engine, Model, from_module, load_model
@@ -21,13 +22,10 @@ from esdllm_models.kernels import packs
 from esdllm_models.linear import Dense, Packed, Part, Split
 from esdllm_models.quantized import quantizer
 
-CPU = torch.device("cpu")
 TOKENS = torch.randint(0, 250, (2, 13), generator=torch.Generator().manual_seed(0))
 FAMILIES = ("llada-0", "dream-0")
 CONFIGS = {"wide": llada_config(4), "grouped": llada_config(2), "dream": dream_config()}
-here = pytest.mark.skipif(
-    not packs(CPU, torch.bfloat16), reason="this processor or this torch has no bfloat16 products by oneDNN"
-)
+pytestmark = pytest.mark.processor
 Load = Callable[..., Model]
 
 
@@ -47,7 +45,7 @@ def dense(monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue) -> Load:
     return make
 
 
-@here
+@needs_bfloat16
 @given(
     rows=st.lists(st.integers(1, 40), min_size=1, max_size=2),
     outputs=st.integers(1, 300),
@@ -65,7 +63,7 @@ def test_a_packed_weight_gives_a_plain_one_s_numbers_to_the_bit(
     assert found.equal(expected)
 
 
-@here
+@needs_bfloat16
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("rows", [0, 1, 2, 15, 16, 17, 64, 200, 768])
 def test_the_layout_serves_any_number_of_rows(rows: int, biased: bool) -> None:
@@ -73,7 +71,7 @@ def test_the_layout_serves_any_number_of_rows(rows: int, biased: bool) -> None:
     assert Packed.of(weight, bias)(x).equal(Dense(weight, bias)(x))
 
 
-@here
+@needs_bfloat16
 @pytest.mark.parametrize("biased", [False, True])
 def test_rows_that_lie_apart_are_computed_as_in_one_piece(biased: bool) -> None:
     layer = Packed.of(drawn(1, 40, 96), drawn(2, 40) if biased else None)
@@ -82,7 +80,7 @@ def test_rows_that_lie_apart_are_computed_as_in_one_piece(biased: bool) -> None:
     assert layer(apart).equal(layer(apart.contiguous()))
 
 
-@here
+@needs_bfloat16
 def test_a_packed_weight_holds_a_copy_that_what_it_was_made_of_may_leave() -> None:
     weight, x = drawn(1, 64, 64), drawn(0, 3, 64)
     layer = Packed.of(weight)
@@ -106,7 +104,7 @@ def test_a_torch_without_onednn_packs_nothing(monkeypatch: pytest.MonkeyPatch) -
     assert isinstance(quantizer(None).make(drawn(1, 8, 8), None), Dense)
 
 
-@here
+@needs_bfloat16
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_model_of_packed_weights_gives_a_plain_one_s_logits(name: str, catalogue: Catalogue, dense: Load) -> None:
     packed: Any = load_model(CASES / name, "cpu", "bfloat16", catalogue).adapter
@@ -118,7 +116,7 @@ def test_a_model_of_packed_weights_gives_a_plain_one_s_logits(name: str, catalog
     assert full_logits(packed, TOKENS).equal(full_logits(plain, TOKENS))
 
 
-@here
+@needs_bfloat16
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_last_layer_computes_some_queries_without_the_rest(
     config: dict[str, Any], catalogue: Catalogue, dense: Load
@@ -136,7 +134,7 @@ def test_the_last_layer_computes_some_queries_without_the_rest(
             assert mine.equal(theirs)
 
 
-@here
+@needs_bfloat16
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_compiled_step_over_packed_weights_gives_the_same_tokens(name: str, catalogue: Catalogue) -> None:
     config = catalogue.configure("es-dllm", settings={"gen_length": 8, "block_length": 4})
@@ -147,7 +145,7 @@ def test_a_compiled_step_over_packed_weights_gives_the_same_tokens(name: str, ca
     assert engine.generate([[1, 2, 3]]).tokens.equal(expected)
 
 
-@here
+@needs_bfloat16
 @pytest.mark.full
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_model_of_packed_weights_compiled_by_inductor_gives_nearly_the_same_logits(

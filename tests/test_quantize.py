@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from helpers import CASES, read_config, write_checkpoint, zeros
 from hypothesis import given
 from hypothesis import strategies as st
 from lookalikes import dream_config, llada_config
+from processor import INT8_REFUSED, needs_int8
 from torch import Tensor
 
 from esdllm import Catalogue, CheckpointError, Engine, LoadPlan, Model, UnavailableError, load_model
@@ -30,7 +32,8 @@ from esdllm_models.kernels import GROUP, four_bits
 from esdllm_models.linear import Dense, Linear, Part, Split
 from esdllm_models.quantized import QUANTIZERS, Int8, Int8Matmul, quantizer
 
-KINDS = tuple(QUANTIZERS)
+pytestmark = pytest.mark.processor
+KINDS = [pytest.param(kind, marks=needs_int8 if kind == "int8" else ()) for kind in QUANTIZERS]
 TOKENS = torch.randint(0, 250, (2, 13), generator=torch.Generator().manual_seed(0))
 TINY = {"gen_length": 8, "block_length": 4}
 
@@ -58,6 +61,7 @@ def products(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
     return x, drawn(seed + 1, outputs, inputs) * 10.0 ** draw(st.integers(-3, 2)), drawn(seed + 2, outputs)
 
 
+@needs_int8
 @given(products())
 @pytest.mark.parametrize("make", [Int8.of, Int8Matmul.of])
 def test_int8_is_off_by_half_a_step_of_each_number_at_most(
@@ -105,11 +109,13 @@ def test_int4_weight_only_multiplies_by_what_it_holds(product: tuple[Tensor, Ten
     assert ((found - exact).abs() <= 0.02 * (x.float().abs() @ held.abs().t()) + 0.01 * bias.float().abs() + 1e-6).all()
 
 
+@needs_int8
 def test_both_int8_kernels_compute_the_same() -> None:
     x, weight, bias = drawn(0, 3, 7, 100), drawn(1, 30, 100), drawn(2, 30)
     torch.testing.assert_close(Int8.of(weight, bias)(x), Int8Matmul.of(weight, bias)(x), atol=1e-5, rtol=1e-5)
 
 
+@needs_int8
 @pytest.mark.parametrize("make", [Int8.of, Int8Matmul.of])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_row_in_int8_does_not_depend_on_the_rows_beside_it(make: Callable[..., Linear], dtype: torch.dtype) -> None:
@@ -183,6 +189,7 @@ def test_a_batch_row_in_fewer_bits_is_the_row_alone(catalogue: Catalogue, kind: 
     assert together == [engine.generate([row]).answers[0] for row in ([1, 2, 3], [4, 5])]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_compiled_step_gives_the_same_tokens(catalogue: Catalogue, kind: str) -> None:
     engine = Engine.build(load("llada-0", kind, catalogue), catalogue.configure("es-dllm", settings=TINY), catalogue)
@@ -201,7 +208,11 @@ def test_a_step_compiled_by_inductor_gives_nearly_the_same_logits(catalogue: Cat
     assert (found - expected).float().norm() < 0.05 * expected.float().norm()
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [(None, "bfloat16"), *((kind, serving(kind)) for kind in (None, *KINDS))])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [(None, "bfloat16"), (None, "float32")]
+    + [pytest.param(*case.values, serving(*case.values), marks=case.marks) for case in KINDS],
+)
 @pytest.mark.parametrize("config", [llada_config(4), llada_config(2), dream_config()], ids=["wide", "grouped", "dream"])
 def test_the_bytes_that_are_told_are_those_of_the_tensors(
     catalogue: Catalogue, tmp_path: Path, kind: str | None, dtype: str, config: dict[str, Any]
@@ -284,6 +295,7 @@ SLACK = 30e6  # of which 8.4 MB are values read at once
 WAYS = [None, *KINDS]  # None: in bfloat16, packed where the processor multiplies it
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("kind", WAYS)
 def test_loading_takes_the_model_s_size_and_one_layer_in_full(
@@ -297,6 +309,7 @@ def test_loading_takes_the_model_s_size_and_one_layer_in_full(
     assert peak < size + layer + SLACK < (0.7 if kind else 1.2) * full
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_leaves_no_holes_but_for_one_layer(large: Any) -> None:
     folder, size, layer = large
@@ -304,6 +317,7 @@ def test_loading_leaves_no_holes_but_for_one_layer(large: Any) -> None:
     assert 0.9 * size < after <= peak < size + layer + SLACK
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_a_model_that_is_mostly_head_takes_the_head_twice(catalogue: Catalogue, tmp_path: Path) -> None:
     sizes = {"d_model": 448, "n_layers": 2, "mlp_hidden_size": 1536, "vocab_size": 65536, "embedding_size": 65536}
@@ -336,10 +350,34 @@ def test_a_kind_that_cannot_serve_gives_all_its_reasons(catalogue: Catalogue) ->
         load_model(CASES / "llada-0", "meta", catalogue=catalogue, quantize="int8")
 
 
-def test_a_processor_whose_sums_overflow_is_told(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_whose_sums_overflow_is_told(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("esdllm_models.quantized.int8_is_exact", lambda: False)
-    with pytest.raises(UnavailableError, match=r"8-bit products overflow .*; int8-weight-only does without them"):
+    reason = r"8-bit products overflow .*; int8-weight-only does without them"
+    with pytest.raises(UnavailableError, match=reason):
         load("llada-0", "int8", catalogue)
+    with pytest.raises(UnavailableError, match=reason):
+        random_model(llada_config(4), "cpu", "float32", catalogue, quantize="int8")
+    assert main(["generate", "hello", "--model", str(CASES / "llada-0"), "--quantize", "int8"]) == 2
+    assert re.search(reason, capsys.readouterr().err)
+
+
+@needs_int8
+@pytest.mark.parametrize("inputs", [2, 64, 100, 512])
+@pytest.mark.parametrize("make", [Int8.of, Int8Matmul.of])
+def test_int8_adds_the_largest_products_up_right_where_it_serves(make: Callable[..., Linear], inputs: int) -> None:
+    signs = torch.tensor([1.0, -1.0]).repeat(inputs // 2)
+    x = 127 * torch.stack([signs.abs(), -signs.abs(), signs])  # a step of 1, so that whole numbers stay what they are
+    exact = x.double() @ x.double().t()
+    assert make(x)(x).double().equal(exact)
+
+
+@pytest.mark.skipif(not INT8_REFUSED, reason="int8 serves here")
+@pytest.mark.parametrize("make", [Int8.of, Int8Matmul.of])
+def test_int8_is_refused_only_where_a_sum_overflows(make: Callable[..., Linear]) -> None:
+    x = torch.full((16, 64), 127.0)
+    assert not make(x)(x).equal(x @ x.t())
 
 
 def test_a_family_without_quantisation_or_random_weights_says_so() -> None:
@@ -387,9 +425,20 @@ def test_a_command_holds_weights_as_it_is_told(capsys: pytest.CaptureFixture[str
     common = ["--model", str(CASES / "llada-0"), "--quantize"]
     assert main(["generate", "hello", *common, "int9"]) != 0
     assert "the quantisation 'int9' is not available" in capsys.readouterr().err
-    arguments = ["eval", "--model", "tiny-llada", "--quantize", "int8", "-p", "vanilla", "--count", "1", "--json"]
+    arguments = [
+        "eval",
+        "--model",
+        "tiny-llada",
+        "--quantize",
+        "int8-weight-only",
+        "-p",
+        "vanilla",
+        "--count",
+        "1",
+        "--json",
+    ]
     assert main([*arguments, "--gen-length", "4", "--block-length", "4", "--task", "lists"]) == 0
-    assert json.loads(capsys.readouterr().out)["environment"]["quantize"] == "int8"
+    assert json.loads(capsys.readouterr().out)["environment"]["quantize"] == "int8-weight-only"
 
 
 @pytest.mark.parametrize("command", ["generate", "eval", "tune", "analyze"])
