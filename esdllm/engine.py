@@ -18,7 +18,7 @@ from esdllm.components import Components
 from esdllm.config import DecodeConfig
 from esdllm.diagnosis import raise_if_poisoned
 from esdllm.errors import InputError
-from esdllm.graphs import CudaCapture
+from esdllm.graphs import CudaCapture, current
 from esdllm.interfaces import Cache, StepObserver
 from esdllm.loading import Model
 from esdllm.plan import Layout
@@ -56,7 +56,7 @@ class Engine:
         alone = adapter.device.type == "cuda" and len(getattr(adapter, "devices", (adapter.device,))) == 1
         if config.compile:
             check_backend(config.compile_backend)
-        graphs = CudaCapture() if config.compile and config.cuda_graphs and alone else None
+        graphs = CudaCapture(adapter.device) if config.cuda_graphs and alone else None
         engine = cls(model, config, components, StepFunction(config.compile, config.compile_backend, graphs))
         engine.planner(Layout.of(2, config.gen_length, model.spec.logit_shift)).rehearse()  # finds contradictions
         return engine
@@ -88,7 +88,7 @@ class Engine:
         """
         prepared = prepare(self.model, prompts, attention_mask, self.config.gen_length, infill, chat)
         adapter, early_stop = self.model.adapter, self.config.early_stop and not infill
-        with torch.inference_mode():
+        with torch.inference_mode(), current(adapter.device):
             canvas = Canvas.of(
                 prepared.tokens,
                 prepared.attention_mask,
@@ -102,16 +102,16 @@ class Engine:
                 measures=hasattr(self.components.refresh, "learn"),
                 watched=bool(self.components.observers or observers),
             )
-            canvas = self._standing(canvas)
             planner = self.planner(layout(prepared.tokens, adapter.spec), early_stop)
             parts = self.components.parts(adapter, self.allocated(canvas, planner))
+            canvas = self._standing(canvas)
             run = Run(canvas, parts, self._stop_ids(canvas), blocks=self.components.moving)
             run.denoise(planner, self.step_function, [*self.components.observers, *observers])
             return self._result(run, prepared.starts, fill=early_stop, cut=not infill)
 
     def _standing(self, canvas: Canvas) -> Canvas:
         """Return a canvas for this run: with graphs the last run's, which they were recorded with, if it can be that one."""
-        if getattr(self.step_function, "graphs", None) is None:
+        if not self.step_function.recording:
             return canvas
         if self._canvas is None or not self._canvas.take_over(canvas):
             self._canvas = canvas
@@ -135,8 +135,14 @@ class Engine:
             self.close()  # the old one goes before room for the new one is sought
             self.components.check_store(shape)
             self._cache = (shape, self.components.cache.allocate(shape))
+            self.step_function.recording = self._can_record(shape)
         self._cache[1].reset()
         return self._cache[1]
+
+    def _can_record(self, shape: CacheShape) -> bool:
+        """Return whether steps over a cache are recorded: what cannot be called inside a compiled step cannot be recorded."""
+        wanted = self.step_function.graphs is not None
+        return wanted and not self.components.cache.problems(attrs.evolve(shape, compiled=True))
 
     @property
     def cache(self) -> Cache | None:
@@ -144,8 +150,10 @@ class Engine:
         return self._cache[1] if self._cache else None
 
     def close(self) -> None:
-        """Free the cache that is kept for the next run, which then allocates anew; nothing else changes."""
-        kept, self._cache = self._cache, None
+        """Free what is kept for the next run (cache, canvas, recorded steps), which then makes it anew; nothing else changes."""
+        kept, self._cache, self._canvas = self._cache, None, None
+        if self.step_function.graphs is not None:
+            self.step_function.graphs.forget()
         if kept is not None and (close := getattr(kept[1], "close", None)):
             close()
 

@@ -6,8 +6,10 @@ step to step is copied into tensors of its own before it is replayed.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import attrs
 import torch
@@ -17,26 +19,66 @@ from esdllm.canvas import Canvas
 from esdllm.forward import Parts, StepInputs
 from esdllm.plan import StepPlan
 
-__all__ = ["Capture", "CudaCapture", "StepGraphs"]
+__all__ = ["Capture", "CudaCapture", "StepGraphs", "current"]
 
 Step = Callable[[Parts, StepPlan, Canvas, StepInputs], None]
-Capture = Callable[[Callable[[], None]], Callable[[], None]]
-"""Records what a function launches, without running it, and returns what launches it again."""
+
+
+class Capture(Protocol):
+    """What records steps."""
+
+    def prepare(self, work: Callable[[], None]) -> None:
+        """Run work that is recorded later."""
+        ...
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Record what `work` launches, without running it, and return what launches it again."""
+        ...
+
+    def forget(self) -> None:
+        """Let go of what was recorded."""
+        ...
+
+
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which a CUDA device is the current one, for events, streams and graphs are made for that."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class CudaCapture:
-    """Records CUDA graphs that share their memory, since no two of them run at a time."""
+    """Records CUDA graphs that share their memory, since no two of them run at a time.
 
-    def __init__(self) -> None:
+    Work is recorded, and made ready for it, on a stream of its own: libraries keep what they set up (handles, workspaces)
+    by stream. Other threads may go on allocating meanwhile.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: Any = None
         self._pool: Any = None
 
-    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+    def prepare(self, work: Callable[[], None]) -> None:
+        """Run `work` as it will be recorded, so that what libraries set up the first time is not part of it."""
+        with current(self._device):
+            self._stream = self._stream or torch.cuda.Stream()
+            here = torch.cuda.current_stream()
+            self._stream.wait_stream(here)
+            with torch.cuda.stream(self._stream):
+                work()
+            here.wait_stream(self._stream)
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """Return what replays the kernels that `work` launches."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            work()
-        self._pool = self._pool or graph.pool()
+        with current(self._device):
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                work()
         return graph.replay
+
+    def forget(self) -> None:
+        """Let go of the graphs' memory: those recorded so far are not replayed again."""
+        self._pool = None
 
 
 @attrs.define
@@ -51,29 +93,60 @@ class _Recorded:
 
 @attrs.define(eq=False)
 class StepGraphs:
-    """A step that is recorded at the second time that its plan is made over the same canvas, and replayed from then on."""
+    """A step that is recorded at the second time that its plan is made over the same canvas, and replayed from then on.
+
+    A plan that comes once, such as a refresh of a whole prompt, is not worth a graph: its kernels take longer than their
+    launches.
+    """
 
     step: Step
-    capture: Capture = attrs.field(factory=CudaCapture)
-    _owner: tuple[Canvas, Any] | None = None
-    _known: dict[Any, _Recorded] = attrs.field(factory=dict)
+    capture: Capture
+    failure: str | None = attrs.field(default=None, init=False)
+    """why steps are not recorded any more; None if they are"""
+    _owner: tuple[Canvas, Any] | None = attrs.field(default=None, init=False)
+    _known: dict[Any, _Recorded] = attrs.field(factory=dict, init=False)
 
     def __call__(self, parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> None:
         """Make one step."""
+        if self.failure is not None:
+            self.step(parts, plan, canvas, inputs)
+            return
         if self._owner is None or self._owner[0] is not canvas or self._owner[1] is not parts.cache:
+            self.forget()
             self._owner = canvas, parts.cache
-            self._known.clear()
         key = plan, inputs.bias is None, inputs.padding
-        if key not in self._known:  # once as it is: libraries set themselves up, which must not be recorded
+        if key not in self._known:
             held = StepInputs(*(x.clone() if isinstance(x, Tensor) else x for x in inputs))  # type: ignore[arg-type]
             self._known[key] = _Recorded(held)
-            self.step(parts, plan, canvas, held)
+            self.capture.prepare(lambda: self.step(parts, plan, canvas, held))
             return
         known = self._known[key]
         _fill(known.inputs, inputs)
         if known.replay is None:
-            known.replay = self.capture(lambda: self.step(parts, plan, canvas, known.inputs))
+            try:
+                known.replay = self.capture.record(lambda: self.step(parts, plan, canvas, known.inputs))
+            except RuntimeError as error:
+                self._give_up(error)
+                self.step(parts, plan, canvas, inputs)
+                return
         known.replay()
+
+    def forget(self) -> None:
+        """Let go of the canvas, the cache and all that was recorded."""
+        self._owner = None
+        self._known.clear()
+        self.capture.forget()
+
+    def _give_up(self, error: RuntimeError) -> None:
+        """Go on without recording, and say so: what cannot be recorded can still be run."""
+        self.forget()
+        self.failure = str(error).splitlines()[0]
+        warnings.warn(
+            f"a step cannot be recorded as a CUDA graph, and runs without: {self.failure}; a component that waits for the "
+            "device or copies from the host is the usual cause. cuda_graphs = false leaves recording out",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _fill(held: StepInputs, inputs: StepInputs) -> None:

@@ -52,16 +52,18 @@ class StepFunction:
             self._step = torch.compile(denoise, fullgraph=True, dynamic=False, backend=backend)
         self.graphs = None if graphs is None else StepGraphs(self._step, graphs)
         """what records the steps; None if nothing does"""
-        self._step = self.graphs or self._step
+        self.recording = graphs is not None
+        """whether steps are recorded at present"""
 
     def __call__(self, parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> None:
         """Make one step."""
+        step = self.graphs if self.graphs is not None and self.recording else self._step
         if not self._compiled:
-            self._step(parts, plan, canvas, inputs)
+            step(parts, plan, canvas, inputs)
             return
         started = time.perf_counter()
         with self._limits:
-            self._step(parts, plan, canvas, inputs)
+            step(parts, plan, canvas, inputs)
         key = (plan, canvas.tokens.shape)
         if key not in self._seen:
             self._seen.add(key)

@@ -418,6 +418,9 @@ def problems(spec: ModelSpec = SPEC, device: torch.device = GPU, dtype: torch.dt
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine on which xformers serves."""
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *sizes, device, dtype: zeros(*sizes, dtype=dtype))
+    monkeypatch.setattr(xformers_module, "_run", lambda queries, *rest: queries)
     fits = type("kernels", (), {"_fwd_kernel_splitK": object()})
     monkeypatch.setattr(xformers_module, "find_spec", lambda name: name)
     monkeypatch.setattr(xformers_module, "import_module", lambda name: fits)
@@ -454,6 +457,18 @@ def test_a_triton_that_xformers_cannot_use_is_a_reason(gpu: pytest.MonkeyPatch) 
     assert problems() == [
         "xformers cannot use the triton that is installed; install the one that your torch comes with"
     ]
+
+
+def test_an_xformers_without_kernels_for_this_torch_is_a_reason(gpu: pytest.MonkeyPatch) -> None:
+    def missing(*inputs: Any) -> None:
+        raise NotImplementedError(
+            "No operator found\n`fa2F` is not supported because:\n    xFormers wasn't build with CUDA support"
+        )
+
+    gpu.setattr(xformers_module, "_run", missing)
+    (reason,) = problems()
+    assert reason.startswith("xformers fails here: NotImplementedError: ")
+    assert "xFormers wasn't build with CUDA support; `python -m xformers.info`" in reason
 
 
 def test_an_old_gpu_is_a_reason(gpu: pytest.MonkeyPatch) -> None:

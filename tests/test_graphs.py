@@ -17,8 +17,15 @@ class Recorder:
 
     def __init__(self) -> None:
         self.replays: list[int] = []
+        self.forgotten = 0
 
-    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+    def prepare(self, work: Callable[[], None]) -> None:
+        work()
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
         self.replays.append(0)
         number = len(self.replays) - 1
 
@@ -93,6 +100,46 @@ def test_a_canvas_takes_over_one_of_its_form_only(build: Build) -> None:
         engine.generate(prompts(rows, length))
         assert engine._canvas is not canvas
         assert torch.equal(canvas.tokens, before)
+
+
+def test_what_cannot_be_recorded_runs_without_and_says_so_once(build: Build) -> None:
+    class Failing(Recorder):
+        def record(self, work: Callable[[], None]) -> Callable[[], None]:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    engine, expected = build("llada-0", "es-dllm"), build("llada-0", "es-dllm")
+    engine.step_function = StepFunction(compiled=False, graphs=Failing())
+    why = "cannot be recorded as a CUDA graph, and runs without: operation not permitted"
+    with pytest.warns(RuntimeWarning, match=why) as seen:
+        found = [engine.generate(prompts(2, seed=seed)).tokens for seed in (0, 1)]
+    assert len(seen) == 1
+    for seed, tokens in enumerate(found):
+        assert torch.equal(tokens, expected.generate(prompts(2, seed=seed)).tokens)
+
+
+def test_a_store_that_cannot_be_called_in_a_compiled_step_is_not_recorded(build: Build) -> None:
+    engine = build("llada-0", "es-dllm", cache="offloaded")
+    recorder = recorded(engine)
+    expected = build("llada-0", "es-dllm").generate(prompts(2)).tokens
+    for _ in range(2):
+        assert torch.equal(engine.generate(prompts(2)).tokens, expected)
+    assert recorder.replays == []
+    assert not engine.step_function.recording
+
+
+def test_closing_lets_go_of_canvas_cache_and_what_was_recorded(build: Build) -> None:
+    engine = build("llada-0", "es-dllm")
+    recorder = recorded(engine)
+    found = engine.generate(prompts(2)).tokens
+    assert engine.step_function.graphs is not None
+    assert engine.step_function.graphs._known
+    engine.close()
+    assert engine._canvas is None
+    assert engine.cache is None
+    assert engine.step_function.graphs._known == {}
+    assert engine.step_function.graphs._owner is None
+    assert recorder.forgotten > 0
+    assert torch.equal(engine.generate(prompts(2)).tokens, found)
 
 
 def test_without_recording_every_run_has_a_canvas_of_its_own(build: Build) -> None:

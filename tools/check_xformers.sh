@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs xformers' kernels on the CPU, by Triton's interpreter, in a virtual environment of their own: the versions that
+# Runs xformers' kernels and our own on the CPU, by Triton's interpreter, in a virtual environment of their own: the versions that
 # this works with are not those of the other checks. Fails if nothing ran. Arguments go to `pip install`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

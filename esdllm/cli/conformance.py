@@ -18,6 +18,8 @@ def conformance(
     mode: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only one decoding mode's, such as es-dllm, or the logits.")
     ] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", help="Where to decode, such as cuda.")] = "cpu",
+    every: Annotated[int, typer.Option(metavar="N", min=1, help="Run one case of N.")] = 1,
     sets: Sets = None,
     debug: Debug = False,
 ) -> None:
@@ -41,7 +43,7 @@ def conformance(
                 typer.echo(f"FAILED {name}: {problem}")
             status.update(f"{seen[0]} passed, {seen[1]} failed  {name}")
 
-        report = run(folder, model, mode, show, sets=sets or ())
+        report = run(folder, model, mode, show, sets=sets or (), device=device, every=every)
     typer.echo(str(report))
     if report.failures:
         raise typer.Exit(1)

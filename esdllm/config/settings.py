@@ -113,7 +113,7 @@ class DecodeConfig:
     compile_backend: str = _setting(
         "inductor", "what compiles it: a backend of torch.compile, such as inductor or aot_eager"
     )
-    cuda_graphs: bool = _setting(True, "on a GPU, record each compiled step as a CUDA graph")
+    cuda_graphs: bool = _setting(True, "on a GPU, record the step of each plan as a CUDA graph, compiled or not")
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> DecodeConfig:

@@ -54,32 +54,37 @@ def conformance(
     overrides: Mapping[str, Any] | None = None,
     catalogue: Catalogue | None = None,
     sets: Sequence[str] = (),
+    device: str = "cpu",
+    every: int = 1,
 ) -> Report:
     """Run the cases of a folder and compare tokens, steps and forwards; and the logits of its checkpoints to 1e-4.
 
     `model` and `mode` take only the cases of one checkpoint or decoding mode ("logits" for the logits files; a mode goes by
     its preset's name too). `show` is called with each case's name and problem. `overrides` are settings over those of
-    every case, say another cache store; `sets` are the same as `section.option=value`.
+    every case, say another cache store; `sets` are the same as `section.option=value`. `device` is where to decode; of the
+    cases that the filters leave, one of `every` is run.
 
     Raises:
         InputError: the folder holds no cases, or none that the filters let through.
     """
     root, catalogue = Path(folder), catalogue or Catalogue.load()
     wanted = _preset(mode) if mode else None
-    every = _cases(root)
-    cases = [case for case in every if _wanted(case["model"], _preset(case["settings"]["mode"]), model, wanted)]
+    known = _cases(root)
+    cases = [case for case in known if _wanted(case["model"], _preset(case["settings"]["mode"]), model, wanted)][
+        ::every
+    ]
     logits = [path.parent.name for path in sorted(root.glob("*/logits.safetensors"))]
     checkpoints = [name for name in logits if _wanted(name, _LOGITS, model, wanted)]
     if not cases and not checkpoints:
-        if not every and not logits:
+        if not known and not logits:
             raise InputError(f"{root} holds no cases; they are in tests/conformance of a clone of esdllm")
-        models = sorted({case["model"] for case in every} | set(logits))
-        modes = sorted({case["settings"]["mode"] for case in every} | ({_LOGITS} if logits else set()))
+        models = sorted({case["model"] for case in known} | set(logits))
+        modes = sorted({case["settings"]["mode"] for case in known} | ({_LOGITS} if logits else set()))
         raise InputError(
             f"{root} holds no case of model {model or '(any)'} and mode {mode or '(any)'}; models: {', '.join(models)}; "
             f"modes: {', '.join(modes)}"
         )
-    runner = _Runner(root, catalogue, overrides or {}, sets)
+    runner = _Runner(root, catalogue, overrides or {}, sets, device)
     outcomes: dict[str, str | None] = {}
     for name, problem in runner.outcomes(checkpoints, cases):
         outcomes[name] = problem
@@ -139,9 +144,9 @@ class _Runner:
     """Runs cases checkpoint by checkpoint, loading each once."""
 
     def __init__(
-        self, root: Path, catalogue: Catalogue, overrides: Mapping[str, Any], sets: Sequence[str] = ()
+        self, root: Path, catalogue: Catalogue, overrides: Mapping[str, Any], sets: Sequence[str], device: str
     ) -> None:
-        self.root, self.catalogue, self.overrides, self.sets = root, catalogue, overrides, sets
+        self.root, self.catalogue, self.overrides, self.sets, self.device = root, catalogue, overrides, sets, device
         self._loaded: tuple[str, Model] | None = None
 
     def outcomes(self, checkpoints: list[str], cases: list[dict[str, Any]]) -> Iterator[tuple[str, str | None]]:
@@ -155,12 +160,13 @@ class _Runner:
 
     def _model(self, name: str) -> Model:
         if self._loaded is None or self._loaded[0] != name:
-            self._loaded = (name, load_model(self.root / name, device="cpu", catalogue=self.catalogue))
+            self._loaded = (name, load_model(self.root / name, device=self.device, catalogue=self.catalogue))
         return self._loaded[1]
 
     def _logits(self, name: str) -> str | None:
         expected = load_file(self.root / name / "logits.safetensors")
-        found = full_logits(self._model(name).adapter, expected["input_ids"])
+        adapter = self._model(name).adapter
+        found = full_logits(adapter, expected["input_ids"].to(adapter.device)).cpu()
         worst = float((found - expected["logits"]).abs().max())
         return None if worst <= 1e-4 else f"logits differ by up to {worst:.3g}, where 1e-4 is allowed"
 

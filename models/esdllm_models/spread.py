@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from esdllm import ModelSpec, Projection
-from esdllm_models.transformer import Rotation, Transformer
+from esdllm_models.elementwise import PLAIN, Rotation
+from esdllm_models.transformer import Transformer
 
 __all__ = ["Spread"]
 
@@ -27,6 +28,9 @@ class Spread:
     """where each layer lies"""
     head: torch.device
     """where the final norm and the head lie"""
+
+    def __attrs_post_init__(self) -> None:
+        self.whole.elementwise = PLAIN  # the fused kernels start on the current device
 
     @property
     def spec(self) -> ModelSpec:

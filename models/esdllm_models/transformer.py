@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from esdllm import ModelSpec, Projection
-from esdllm_models.linear import Linear
+from esdllm_models.elementwise import PLAIN, Elementwise, Rotation, elementwise
+from esdllm_models.linear import Dense, Linear
 
-__all__ = ["Geometry", "Layer", "Rotation", "Transformer"]
+__all__ = ["Geometry", "Layer", "Transformer"]
 
 
 @attrs.frozen
@@ -26,13 +27,6 @@ class Geometry:
     rope_theta: float
     norm_eps: float
     qkv_bias: bool
-
-
-class Rotation(NamedTuple):
-    """RoPE's cosine and sine of a set of positions, (R, N, 1, D / 2) float32."""
-
-    cos: Tensor
-    sin: Tensor
 
 
 class Layer(NamedTuple):
@@ -74,6 +68,12 @@ class Transformer:
     """C -> V"""
     frequencies: Tensor = attrs.field(init=False)
     """(D / 2,) float32, RoPE's"""
+    elementwise: Elementwise = attrs.field(init=False)
+    """what is computed between the products, outside compiled steps"""
+
+    @elementwise.default
+    def _elementwise(self) -> Elementwise:
+        return elementwise(self.device)
 
     @frequencies.default
     def _frequencies(self) -> Tensor:
@@ -103,34 +103,40 @@ class Transformer:
         """Return queries of `readers` (all if None), keys and values; queries and keys rotated."""
         weights = self.layers[layer]
         heads, kv_heads, dim = self.spec.n_heads, self.spec.n_kv_heads, self.spec.head_dim
-        x = self._normed(hidden, weights.attn_norm)
+        x, rotate = self._normed(hidden, weights.attn_norm), self._between.rotate
         if readers is None:
             joint = weights.qkv(x).unflatten(-1, (-1, dim))
             turned, values = joint.split([heads + kv_heads, kv_heads], dim=2)
-            queries, keys = _rotate(turned, places).split([heads, kv_heads], dim=2)
+            queries, keys = rotate(turned, places).split([heads, kv_heads], dim=2)
             return Projection(queries, keys, values)
         queries = weights.q(x[:, readers]).unflatten(-1, (-1, dim))
         keys, values = weights.kv(x).unflatten(-1, (-1, dim)).split([kv_heads, kv_heads], dim=2)
         there = Rotation(places.cos[:, readers], places.sin[:, readers])
-        return Projection(_rotate(queries, there), _rotate(keys, places), values)
+        return Projection(rotate(queries, there), rotate(keys, places), values)
 
     def mix(self, layer: int, hidden: Tensor, attended: Tensor) -> Tensor:
         """Return the layer's output: attention's result added, then the feed-forward's."""
-        weights = self.layers[layer]
-        hidden = hidden + weights.out(attended.flatten(2))
-        gate, up = weights.gate_up(self._normed(hidden, weights.mlp_norm)).chunk(2, dim=-1)
-        return hidden + weights.down(F.silu(gate) * up)
+        weights, between = self.layers[layer], self._between
+        attended = weights.out(attended.flatten(2))
+        hidden, normed = between.add_norm(hidden, attended, weights.mlp_norm, self.geometry.norm_eps)
+        inner = weights.gate_up(normed)
+        del attended, normed  # before the widest tensors are made
+        return self._plus(hidden, weights.down, between.gate(inner))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (R, N, V), in the model's dtype."""
         return self.head(self._normed(hidden, self.norm))
 
+    @property
+    def _between(self) -> Elementwise:
+        return PLAIN if torch.compiler.is_compiling() else self.elementwise
+
+    def _plus(self, hidden: Tensor, linear: Linear, x: Tensor) -> Tensor:
+        """Return hidden + linear(x); `hidden` is the caller's own, and may be overwritten."""
+        if hidden.is_cuda and isinstance(linear, Dense) and linear.bias is None and not torch.compiler.is_compiling():
+            hidden.flatten(0, 1).addmm_(x.flatten(0, 1), linear.weight.t())  # added by the product's own kernel
+            return hidden
+        return hidden + linear(x)
+
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, (self.spec.hidden,), weight, self.geometry.norm_eps)
-
-
-def _rotate(x: Tensor, places: Rotation) -> Tensor:
-    """Return x (R, N, H, D) with its halves rotated, as Llama does, computed in float32."""
-    first, second = x.float().chunk(2, dim=-1)
-    cos, sin = places
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

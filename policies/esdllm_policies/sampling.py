@@ -11,8 +11,8 @@ from torch import Tensor
 
 from esdllm import Candidates, SampleView, gumbel
 
-_SLICE = 1 << 20
-"""logits that exist in float32 or float64 at once"""
+_SLICE = {"cpu": 1 << 20, "cuda": 1 << 25}
+"""logits that exist in float32 or float64 at once, by device: as many as a processor's cache holds, or few launches"""
 
 
 @attrs.frozen
@@ -85,5 +85,9 @@ def _slices(logits: Tensor) -> Iterator[tuple[int, Tensor]]:
     All at once where the step is compiled: there the float32 copy exists in registers only.
     """
     vocab = logits.shape[-1]
-    count = vocab if torch.compiler.is_compiling() else max(1, _SLICE // logits[..., 0].numel())
+    count = (
+        vocab
+        if torch.compiler.is_compiling()
+        else max(1, _SLICE.get(logits.device.type, 1 << 20) // logits[..., 0].numel())
+    )
     return ((first, logits[..., first : first + count]) for first in range(0, vocab, count))

@@ -28,7 +28,9 @@ class SdpaAttention:
         rows, window, heads, dim = queries.shape
         keys, values = read.keys.transpose(1, 2), read.values.transpose(1, 2)
         groups = keys.shape[1]
-        lined = queries.view(rows, window, groups, heads // groups, dim).permute(0, 2, 3, 1, 4)
         mask = None if read.bias is None else read.bias[:, None, None, :]
+        if groups == heads:
+            return F.scaled_dot_product_attention(queries.transpose(1, 2), keys, values, attn_mask=mask).transpose(1, 2)
+        lined = queries.view(rows, window, groups, heads // groups, dim).permute(0, 2, 3, 1, 4)
         attended = F.scaled_dot_product_attention(lined.reshape(rows, groups, -1, dim), keys, values, attn_mask=mask)
         return attended.view(rows, groups, -1, window, dim).permute(0, 3, 1, 2, 4).reshape(rows, window, heads, dim)

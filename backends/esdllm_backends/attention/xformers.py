@@ -41,7 +41,8 @@ class XformersAttention:
 
     def problems(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[str]:
         """Return all that is missing here: packages, a GPU, a dtype, a head size."""
-        return [*_device(device), *_packages(device), *_numbers(spec, dtype)]
+        found = [*_device(device), *_packages(device), *_numbers(spec, dtype)]
+        return found or list(_trial(spec, device, dtype))
 
     def attend(self, queries: Tensor, read: KeyValue) -> Tensor:
         """Return (R, N, H, D). Heads of a group read one copy of the keys; no tensor of N x K is made.
@@ -84,6 +85,20 @@ def _packages(device: torch.device) -> Iterator[str]:
         return
     if kernels._fwd_kernel_splitK is None:
         yield "xformers cannot use the triton that is installed; install the one that your torch comes with"
+
+
+def _trial(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Iterator[str]:
+    """Attend once: a release may be installed without kernels for this torch or this GPU, which its import does not show."""
+    queries = torch.zeros(1, 1, spec.n_heads, spec.head_dim, device=device, dtype=dtype)
+    keys = torch.zeros(1, 1, spec.n_kv_heads, spec.head_dim, device=device, dtype=dtype)
+    try:
+        _attend(queries, keys, keys, None, None, 0)
+    except Exception as error:
+        reasons = " ".join(str(error).split())[-200:]
+        yield (
+            f"xformers fails here: {type(error).__name__}: ... {reasons}; `python -m xformers.info` tells what it was "
+            "built with; install the release that was built for your torch"
+        )
 
 
 def _numbers(spec: ModelSpec, dtype: torch.dtype) -> Iterator[str]:

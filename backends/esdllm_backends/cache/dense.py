@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.util import find_spec
+
 import attrs
 import torch
 from torch import Tensor
@@ -79,6 +82,7 @@ class DenseCache:
         self.values = [lines(heads, shape.head_dim) for _ in range(shape.n_layers)]
         self.remembered = {layer: lines(rows, shape.features) for layer in shape.remembered}
         starts = torch.arange(heads, device=shape.device) * shape.length
+        self._write_lines = _kernel(shape.device) if held is Held else None
         self._row_starts, self._head_starts = starts[:rows, None].clone(), starts.view(rows, -1, 1)
 
     @staticmethod
@@ -97,9 +101,12 @@ class DenseCache:
     def update(self, write: CacheWrite) -> KeyValue:
         """Write in place; return the layer's whole cache."""
         keys, values = self.keys[write.layer], self.values[write.layer]
-        index = self._head_lines(write.positions)
-        keys.write(index, write.keys.transpose(1, 2).flatten(0, 2))
-        values.write(index, write.values.transpose(1, 2).flatten(0, 2))
+        if self._write_lines is not None and not torch.compiler.is_compiling():
+            self._write_lines(keys.x, values.x, write.positions, write.keys, write.values)
+        else:
+            index = self._head_lines(write.positions)
+            keys.write(index, write.keys.transpose(1, 2).flatten(0, 2))
+            values.write(index, write.values.transpose(1, 2).flatten(0, 2))
         return KeyValue(self._by_position(keys.all()), self._by_position(values.all()), write.bias, write.padding)
 
     def recall(self, layer: int, site: Site, positions: Tensor) -> Tensor:
@@ -124,3 +131,12 @@ class DenseCache:
     def _by_position(self, lines: Tensor) -> Tensor:
         """Return lines (R G N, D) as (R, N, G, D), without a copy."""
         return lines.view(self._shape.rows, self._shape.n_kv_heads, -1, self._shape.head_dim).transpose(1, 2)
+
+
+def _kernel(device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None] | None:
+    """Return what writes keys and values at once on a device; None where nothing does."""
+    if device.type != "cuda" or torch.version.hip or find_spec("triton") is None:
+        return None
+    from esdllm_backends.cache.lines import write_lines  # Triton takes a second to import, and is not on every machine
+
+    return write_lines

@@ -1,0 +1,67 @@
+"""Breadth: weights in 8 bits, a cache in the host's memory at a long canvas, and memory beside what was predicted."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from esdllm import Catalogue
+from esdllm.footprint import working_bytes
+from esdllm.loading import Model
+from esdllm.plan import Layout
+from on_gpu.ground import Ground
+
+
+def run(ground: Ground) -> None:
+    """Run the stage."""
+    catalogue = Catalogue.load()
+    long = 40 if ground.rehearse else 4096 - ground.setting["gen_length"]
+    model: Model | None = ground.model(catalogue)
+    for store in ("dense", "int8", "offloaded"):
+        ground.attempt(f"canvas 4096, {store}", "ms a forward", partial(_one, ground, catalogue, model, store, long))
+    model = None  # room for the next
+    for kind in ("int8", "int8-weight-only"):
+        ground.attempt(kind, "ms a forward", partial(_quantised, ground, catalogue, kind))
+
+
+def _one(ground: Ground, catalogue: Catalogue, model: Model, store: str, length: int, rows: int = 2) -> float:
+    engine = ground.build(model, catalogue, "es-dllm", f"cache={store}")
+    given = ground.prompts(rows, length)
+    before = 0
+    if ground.device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_reserved()
+    engine.generate(given)
+    found = engine.generate(given)
+    if ground.device.type == "cuda" and engine._cache is not None:
+        taken = torch.cuda.max_memory_reserved() - before
+        shape = engine._cache[0]
+        planner = engine.planner(Layout.of(length, engine.config.gen_length, engine.model.spec.logit_shift, rows))
+        windows = [step.plan for step in planner.rehearse()]
+        spec, dtype = engine.model.spec, engine.model.adapter.dtype
+        working = max(working_bytes(spec, rows, plan.window, plan.decided, dtype) for plan in windows)
+        ground.tell(f"canvas 4096, {store}", "GB taken", taken / 1e9)
+        ground.tell(
+            f"canvas 4096, {store}", "GB predicted", (engine.components.cache.memory(shape).device + working) / 1e9
+        )
+    engine.close()
+    return 1e3 * found.seconds / found.forwards
+
+
+def _quantised(ground: Ground, catalogue: Catalogue, kind: str) -> float:
+    model = ground.model(catalogue, kind)
+    engine = ground.build(model, catalogue, "es-dllm")
+    given = ground.prompts(8)
+    for _ in range(2):
+        engine.generate(given)
+    found = engine.generate(given)
+    kinds: dict[str, list[float]] = {}
+    for step in engine.clock.steps():
+        kinds.setdefault(step.kind, []).append(1e3 * step.seconds)
+    for name, taken in kinds.items():
+        ground.tell(kind, f"ms: {name}", sorted(taken)[len(taken) // 2])
+    engine.close()
+    return 1e3 * found.seconds / found.forwards

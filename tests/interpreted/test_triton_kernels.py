@@ -1,0 +1,86 @@
+"""Our own Triton kernels, run by Triton's interpreter on the CPU, give what torch's operators give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import CASES
+from torch import Tensor
+
+from esdllm import CacheShape, CacheWrite, Catalogue, Engine, Phase, load_model
+from esdllm_backends.cache import dense
+from esdllm_backends.cache.lines import write_lines
+from esdllm_models.elementwise import PLAIN, Rotation
+from esdllm_models.fused import Fused
+
+FUSED = Fused()
+DTYPES = (torch.float32, torch.float16)
+"""bfloat16 is one of numpy's no more than of its interpreter's"""
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    """A last digit of the dtype at most."""
+    torch.testing.assert_close(found, expected, rtol=2 * torch.finfo(expected.dtype).eps, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("rows", "window", "heads", "dim"), [(1, 1, 1, 2), (2, 5, 3, 8), (3, 4, 17, 12), (2, 3, 16, 64)]
+)
+def test_rotation(rows: int, window: int, heads: int, dim: int, dtype: torch.dtype) -> None:
+    joint = drawn(rows, window, heads + 2, dim, dtype=dtype)
+    x = joint[:, :, :heads]  # a part of a joint projection, as the model passes it
+    angles = drawn(rows, window, 1, dim // 2, seed=1) * 100
+    places = Rotation(angles.cos(), angles.sin())
+    found = FUSED.rotate(x, places)
+    assert found.is_contiguous()
+    close(found, PLAIN.rotate(x, places))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("features", [1, 7, 64, 600, 1024])
+def test_sum_and_norm(features: int, dtype: torch.dtype) -> None:
+    x, y = (drawn(2, 3, features, dtype=dtype, seed=seed) for seed in (0, 1))
+    weight = drawn(features, dtype=dtype, seed=2)
+    kept = x.clone()
+    (both, normed), expected = FUSED.add_norm(x, y, weight, 1e-5), PLAIN.add_norm(x, y, weight, 1e-5)
+    assert torch.equal(both, expected[0])
+    assert torch.equal(x, kept)
+    torch.testing.assert_close(normed, expected[1], rtol=4 * torch.finfo(dtype).eps, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("features", [1, 5, 64, 1500])
+def test_gate(features: int, dtype: torch.dtype) -> None:
+    joint = 4 * drawn(2, 3, 2 * features, dtype=dtype)
+    torch.testing.assert_close(FUSED.gate(joint), PLAIN.gate(joint), rtol=4 * torch.finfo(dtype).eps, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "heads", "dim"), [(1, 1, 4), (2, 3, 8), (3, 4, 12)])
+def test_lines_are_written_where_index_copy_writes_them(rows: int, heads: int, dim: int) -> None:
+    shape = CacheShape(rows, 9, 1, heads, dim, 4, (), torch.float32, torch.device("cpu"))
+    plain, fused = dense.DenseStore().allocate(shape), dense.DenseStore().allocate(shape)
+    fused._write_lines = write_lines  # type: ignore[attr-defined]
+    order = torch.stack([torch.randperm(9, generator=torch.Generator().manual_seed(row))[:5] for row in range(rows)])
+    for positions in (order, torch.arange(2, 6).expand(rows, -1)):
+        count = positions.shape[1]
+        keys = drawn(rows, count, heads, dim)
+        values = drawn(rows, count, heads + 2, dim, seed=1)[:, :, 1:-1]  # a part of a joint projection
+        write = CacheWrite(0, positions, keys, keys, values, None, positions, Phase.ALL, None)
+        found, expected = fused.update(write), plain.update(write)
+        assert torch.equal(found.keys, expected.keys)
+        assert torch.equal(found.values, expected.values)
+
+
+@pytest.mark.parametrize("name", ["llada-0", "dream-0"])
+def test_a_run_with_the_kernels_gives_the_tokens_of_one_without(name: str) -> None:
+    model, catalogue = load_model(CASES / name), Catalogue.load()
+    config = catalogue.configure("es-dllm", settings={"gen_length": 8, "block_length": 8, "early_stop": False})
+    prompts = torch.arange(20, 32).repeat(2, 1)
+    expected = Engine.build(model, config, catalogue).generate(prompts).tokens
+    model.adapter.elementwise = FUSED  # type: ignore[attr-defined]
+    assert torch.equal(Engine.build(model, config, catalogue).generate(prompts).tokens, expected)

@@ -1,0 +1,50 @@
+"""What a GPU would be asked is rehearsed on the CPU: every stage of `benchmarks/gpu.py` comes to its end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """What a rehearsal of all stages wrote."""
+    out = tmp_path_factory.mktemp("gpu")
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--rehearse", "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    return [json.loads(line) for line in (out / "gpu.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_stage_comes_to_its_end(lines: list[dict[str, str]]) -> None:
+    ended = {line["stage"]: line["value"] for line in lines if line["what"] == "ended"}
+    assert list(ended) == ["right", "fast-8", "fast-1", "where", "fast-32", "breadth"]
+    assert all(value.startswith("whole") for value in ended.values()), ended
+
+
+def test_nothing_fails_but_what_needs_a_gpu(lines: list[dict[str, str]]) -> None:
+    failed = {line["of"] for line in lines if "of" in line and str(line["value"]).startswith("FAILED")}
+    assert failed == {"flex", "xformers"}
+
+
+def test_what_is_said_to_be_equal_is_equal(lines: list[dict[str, str]]) -> None:
+    found = {(line["of"], line["what"]): line["value"] for line in lines if line["stage"] == "right" and "of" in line}
+    for how in ("graphs", "eager", "compiled"):
+        assert str(found["conformance", how]).endswith(" passed, 0 failed")
+    for family in ("llada", "Dream"):
+        assert found[family, "graphs against eager"] == "16 of 16 equal"
+        assert found[family, "fused kernels against plain"] == "8 of 8 equal"
+
+
+def test_a_run_that_was_cut_is_still_read(tmp_path: Path) -> None:
+    whole = {"stage": "right", "of": "waits", "what": "in steps", "value": "none"}
+    (tmp_path / "gpu.jsonl").write_text(json.dumps(whole) + '\n{"stage": "fast-8", "of": "dual', encoding="utf-8")
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--table", "--out", str(tmp_path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "waits" in done.stdout
+    assert "fast-8" not in done.stdout
