@@ -34,7 +34,7 @@ __all__ = [
 
 _FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 _TOKENIZER = ("config.json", "tokenizer_config.json", "tokenizer.json")
-_MASK = "mask_token_id"
+_MASK, _EOS = "mask_token_id", "eos_token_id"
 
 
 @attrs.frozen(eq=False)
@@ -61,7 +61,8 @@ class Model:
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer."""
-        return self.codec.stop_ids if self.codec else (self.spec.eos_id,)
+        own = self.codec.stop_ids if self.codec else ()
+        return tuple(dict.fromkeys((self.spec.eos_id, *self.spec.stop_ids, *own)))
 
 
 @attrs.frozen
@@ -161,6 +162,7 @@ def from_module(module: Any, tokenizer: Any = None, catalogue: Catalogue | None 
     config = {**values, "model_type": getattr(found, "model_type", values.get("model_type"))}
     if config.get(_MASK) is None:
         config[_MASK] = getattr(tokenizer, _MASK, None)
+    config[_EOS] = _ends(config.get(_EOS), getattr(getattr(module, "generation_config", None), _EOS, None))
     family = _family("the module's config", config, catalogue)
     adapter = family.from_module(module, config)
     if tokenizer is None or hasattr(tokenizer, "stop_ids"):
@@ -279,12 +281,23 @@ def _download(name: str, files: tuple[str, ...]) -> Path:
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
-    """Return a folder's config.json, with the mask token's id from the tokenizer's files where it does not say."""
+    """Return a folder's config.json, completed by others: the mask token's id by the tokenizer's files, where it does not say.
+
+    Its ends of text are those of generation_config.json too.
+    """
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} is no checkpoint: it has no config.json")
-    config = json_object(path)
-    return config if config.get(_MASK) is not None else {**config, _MASK: mask_token_id(folder)}
+    config, generation = json_object(path), folder / "generation_config.json"
+    told = json_object(generation) if generation.is_file() else {}
+    mask = mask_token_id(folder) if config.get(_MASK) is None else config[_MASK]
+    return {**config, _MASK: mask, _EOS: _ends(config.get(_EOS), told.get(_EOS))}
+
+
+def _ends(*told: Any) -> Any:
+    """Return what ends a text by several configs, each with an id, a list or None: one id or a list, None if none says."""
+    listed = [each for one in told if one is not None for each in (one if isinstance(one, (list, tuple)) else [one])]
+    return listed[0] if len(listed) == 1 else listed or None
 
 
 def _family(source: str | Path, config: Mapping[str, Any], catalogue: Catalogue) -> ModelFamily:

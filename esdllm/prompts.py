@@ -10,6 +10,7 @@ from torch import Tensor
 
 from esdllm.errors import InputError
 from esdllm.loading import Model
+from esdllm.text import check_unicode
 from esdllm.views import Message, ModelSpec
 
 __all__ = ["Prepared", "Prompts", "prepare"]
@@ -73,7 +74,7 @@ def _ids(model: Model, prompt: object, chat: bool) -> list[int]:
             raise InputError(f"text needs a tokenizer: {model.codec_error or 'this model has none'}")
         if not isinstance(prompt, str):
             return model.codec.encode_chat(prompt)
-        _check_text(prompt)
+        check_unicode("the prompt", prompt)
         if not chat:
             return model.codec.encode(prompt)
         return model.codec.encode_chat([{"role": "user", "content": prompt}]) if prompt.strip() else []
@@ -82,22 +83,14 @@ def _ids(model: Model, prompt: object, chat: bool) -> list[int]:
     return list(prompt)
 
 
-def _check_text(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"the prompt is not valid UTF-8 at character {error.start}; convert it first, say with iconv"
-        ) from error
-
-
 def _is_conversation(prompt: object) -> TypeGuard[Sequence[Message]]:
     if not isinstance(prompt, Sequence) or not prompt or not isinstance(prompt[0], dict):
         return False
     for turn in prompt:
         if not isinstance(turn, dict) or any(not isinstance(turn.get(key), str) for key in ("role", "content")):
             raise InputError(f"a turn of a conversation is {{'role': text, 'content': text}}, not {turn!r:.80}")
-        _check_text(turn["content"])
+        check_unicode("the prompt", turn["content"])
+        check_unicode(f"the role {turn['role']!r:.80}", turn["role"])
     return True
 
 

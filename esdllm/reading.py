@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from esdllm.errors import CheckpointError
 
-__all__ = ["head_dim", "json_object", "mask_token_id", "need", "refuse", "rope_theta", "token"]
+__all__ = ["head_dim", "json_object", "mask_token_id", "need", "refuse", "rope_theta", "stop_ids", "token"]
 
 T = TypeVar("T")
 
@@ -46,13 +46,36 @@ def need(config: Mapping[str, Any], key: str, kind: type[T]) -> T:
 
 
 def token(config: Mapping[str, Any], key: str, vocab: int) -> int:
-    """Return the id of a special token.
+    """Return the id of a special token; of several ends of text the first.
 
     Raises:
         CheckpointError: absent, or outside the vocabulary.
     """
     if config.get(key) is None:
         raise CheckpointError(f"config.json: {key} = None, where an int is needed; write the token's id there")
+    return _inside({**config, key: _listed(config, key)[0]}, key, vocab)
+
+
+def stop_ids(config: Mapping[str, Any], vocab: int) -> tuple[int, ...]:
+    """Return the tokens that end an answer by `eos_token_id`, one or a list: those of config.json and generation_config.json.
+
+    The first is the end of text, which pads too, as `token` has it.
+
+    Raises:
+        CheckpointError: one of them is no number, or outside the vocabulary.
+    """
+    key = "eos_token_id"
+    listed = [] if config.get(key) is None else _listed(config, key)
+    return tuple(dict.fromkeys(_inside({key: one}, key, vocab) for one in listed))
+
+
+def _listed(config: Mapping[str, Any], key: str) -> Sequence[Any]:
+    """Return the ids under a key, which only for ends of text may be a list."""
+    value = config[key]
+    return value if key == "eos_token_id" and isinstance(value, (list, tuple)) and value else [value]
+
+
+def _inside(config: Mapping[str, Any], key: str, vocab: int) -> int:
     value = need(config, key, int)
     if not 0 <= value < vocab:
         raise CheckpointError(f"config.json: {key} = {value} is outside the vocabulary of {vocab}")

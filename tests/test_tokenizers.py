@@ -135,7 +135,7 @@ def test_dreams_own_template_is_chatml(ours: Any, qwen2_folder: Path) -> None:
     )
     assert ours.encode_chat(CHAT) == ours.encode(expected)
     assert ours.decode(ours.encode_chat(CHAT), keep_special=True) == expected
-    assert ours.stop_ids == (253, *ours.encode("<|im_end|>"))
+    assert ours.stop_ids == (253, *ours.encode("<|im_end|><|endoftext|>"))
 
 
 LLADA_CHAT = (

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec
-from esdllm.reading import head_dim, need, refuse, rope_theta, token
+from esdllm.reading import head_dim, need, refuse, rope_theta, stop_ids, token
 from esdllm.text import CHATML, Codec
 from esdllm_models.adopting import adopt
 from esdllm_models.building import Names, load, weight_bytes
@@ -102,6 +102,7 @@ class DreamFamily:
             context=need(config, "max_position_embeddings", int),
             mask_id=token(config, "mask_token_id", vocab),
             eos_id=token(config, "eos_token_id", vocab),
+            stop_ids=stop_ids(config, vocab)[1:],
             logit_shift=1,
             intermediate=need(config, "intermediate_size", int),
             remembers_forbidden=True,

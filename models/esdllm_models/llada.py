@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec
-from esdllm.reading import head_dim, need, refuse, token
+from esdllm.reading import head_dim, need, refuse, stop_ids, token
 from esdllm.text import Codec
 from esdllm_models.adopting import adopt
 from esdllm_models.building import Names, load, weight_bytes
@@ -117,6 +117,7 @@ class LladaFamily:
             context=need(config, "max_sequence_length", int),
             mask_id=token(config, "mask_token_id", vocab),
             eos_id=token(config, "eos_token_id", vocab),
+            stop_ids=stop_ids(config, vocab)[1:],
             intermediate=need(config, "mlp_hidden_size", int),
         )
 

@@ -1,4 +1,4 @@
-"""Tokenizers and chat templates, built from a checkpoint's files and never from its code."""
+"""Tokenizers, built from a checkpoint's files and never from its code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from esdllm import CheckpointError, TokenizerError
+from esdllm.foreign import translated
 from esdllm.reading import json_object
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ LLADA_TEMPLATE = (
 _QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_OTHERS = ("additional_special_tokens", "extra_special_tokens")
+"""what transformers 4 and 5 call the special tokens without a name of their own; a mapping of the latter names some"""
 
 
 def tokenizer_of(source: Path | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -36,31 +40,84 @@ def tokenizer_of(source: Path | PreTrainedTokenizerBase) -> PreTrainedTokenizerB
 def fast_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Return the tokenizer of tokenizer.json, or of Qwen2's vocab.json and merges.txt; no class that a config names.
 
+    It has the special tokens and the chat templates that transformers finds in the folder's other files.
+
     Raises:
-        TokenizerError: neither is there, a file cannot be read, or an added token would get another id than it is to have.
+        TokenizerError: neither is there, a file cannot be read, a special token has no id, or an added token would get another
+            id than it is to have.
     """
     from transformers import PreTrainedTokenizerFast  # slow to import, and only text needs it
 
-    whole, about = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    whole = folder / "tokenizer.json"
     if not whole.is_file() and not (folder / "vocab.json").is_file():
         raise TokenizerError(
             f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json and merges.txt; copy them there, or pass "
             "token ids instead of text"
         )
     try:
-        config = json_object(about) if about.is_file() else {}
-        tokenizer = Tokenizer.from_file(str(whole)) if whole.is_file() else _qwen2(folder, config)
+        with translated(TokenizerError, f"the tokenizer files in {folder} cannot be read"):
+            config = _object(folder / "tokenizer_config.json")
+            special = _special(folder, config)
+            tokenizer = Tokenizer.from_file(str(whole)) if whole.is_file() else _qwen2(folder, config, special)
+            return PreTrainedTokenizerFast(
+                tokenizer_object=tokenizer, chat_template=_chat_template(folder, config), **special
+            )
+    except TokenizerError:
+        raise
     except CheckpointError as error:
         raise TokenizerError(str(error)) from error
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise TokenizerError(f"the tokenizer files in {folder} cannot be read: {error}") from error
-    template = folder / "chat_template.jinja"
-    chat = template.read_text(encoding="utf-8") if template.is_file() else config.get("chat_template")
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=chat)
 
 
-def _qwen2(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
-    """Return Qwen2's byte-level BPE with the added tokens of tokenizer_config.json at their own ids."""
+def _object(path: Path) -> dict[str, Any]:
+    """Return what a JSON file holds; nothing if there is none."""
+    return json_object(path) if path.is_file() else {}
+
+
+def _special(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the special tokens by the names that transformers gives them.
+
+    As in transformers, special_tokens_map.json goes before tokenizer_config.json where that has no `added_tokens_decoder`, and
+    does not count where it has one.
+    """
+    told = config if "added_tokens_decoder" in config else {**config, **_object(folder / "special_tokens_map.json")}
+    others: Any = next((told[name] for name in _OTHERS if told.get(name)), [])
+    named = {**told, **others} if isinstance(others, Mapping) else told
+    found: dict[str, Any] = {name: _added(named[name]) for name in _NAMES if named.get(name) is not None}
+    more = {
+        name: one for name, one in named.items() if name.endswith("_token") and name not in _NAMES
+    }  # such as gmask_token
+    found |= {name: _added(one) for name, one in more.items() if isinstance(one, (str, Mapping))}
+    if not isinstance(others, Mapping):
+        found["additional_special_tokens"] = [_added(one) for one in others]
+    return found
+
+
+def _added(told: str | Mapping[str, Any]) -> AddedToken:
+    """Return a token as JSON has it: its text, or that with its flags."""
+    if isinstance(told, str):
+        return AddedToken(told, special=True)
+    keys = ("lstrip", "rstrip", "single_word", "normalized")
+    return AddedToken(told["content"], special=bool(told.get("special", True)), **{k: bool(told.get(k)) for k in keys})
+
+
+def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | dict[str, str] | None:
+    """Return the template, or several by name: those in files of their own, else tokenizer_config.json's, else a processor's."""
+    alone, more = folder / "chat_template.jinja", sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    named = {path.stem: path.read_text(encoding="utf-8") for path in more}
+    if alone.is_file():
+        named["default"] = alone.read_text(encoding="utf-8")
+    told = named or config.get("chat_template") or _object(folder / "chat_template.json").get("chat_template")
+    if isinstance(told, list):
+        told = {one["name"]: one["template"] for one in told}
+    texts = told.values() if isinstance(told, Mapping) else [] if told is None else [told]
+    for text in texts:
+        if not isinstance(text, str):
+            raise TokenizerError(f"a chat template in {folder} is a {type(text).__name__}, where text is needed")
+    return told
+
+
+def _qwen2(folder: Path, config: Mapping[str, Any], special: Mapping[str, Any]) -> Tokenizer:
+    """Return Qwen2's byte-level BPE with its added tokens at their own ids."""
     tokenizer = Tokenizer(BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -70,14 +127,35 @@ def _qwen2(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    added = sorted((int(number), token) for number, token in config.get("added_tokens_decoder", {}).items())
-    for number, token in added:
-        keys = ("lstrip", "rstrip", "single_word", "normalized")
-        new = AddedToken(token["content"], special=bool(token.get("special")), **{k: bool(token.get(k)) for k in keys})
-        (tokenizer.add_special_tokens if token.get("special") else tokenizer.add_tokens)([new])
-        if tokenizer.token_to_id(token["content"]) != number:
-            raise CheckpointError(
-                f"tokenizer_config.json gives '{token['content']}' the id {number}, but after vocab.json it would be "
-                f"{tokenizer.token_to_id(token['content'])}"
+    named = {str(one) for name in _NAMES if (one := special.get(name)) is not None}
+    named |= {str(one) for one in special.get("additional_special_tokens", ())}
+    file, tokens = _added_tokens(folder, config, named)
+    for number, token in tokens:
+        (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
+        if tokenizer.token_to_id(token.content) != number:
+            raise TokenizerError(
+                f"{file} gives '{token.content}' the id {number}, but after vocab.json it would be "
+                f"{tokenizer.token_to_id(token.content)}"
             )
+    missing = sorted(one for one in named if tokenizer.token_to_id(one) is None)
+    if missing:
+        raise TokenizerError(
+            f"{folder} has no id of the special token '{missing[0]}': copy the checkpoint's added_tokens.json there, or its "
+            "tokenizer_config.json with added_tokens_decoder"
+        )
     return tokenizer
+
+
+def _added_tokens(
+    folder: Path, config: Mapping[str, Any], special: set[str]
+) -> tuple[str, list[tuple[int, AddedToken]]]:
+    """Return the file that gives the added tokens' ids, and the tokens by their ids; `special` are those that a config names."""
+    told = config.get("added_tokens_decoder")
+    if told is not None:
+        return "tokenizer_config.json", sorted(
+            ((int(number), _added({"special": False, **one})) for number, one in told.items()), key=lambda pair: pair[0]
+        )
+    listed = sorted((int(number), text) for text, number in _object(folder / "added_tokens.json").items())
+    return "added_tokens.json", [
+        (number, AddedToken(text, special=text in special, normalized=text not in special)) for number, text in listed
+    ]
