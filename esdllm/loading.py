@@ -297,7 +297,7 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
 def _ends(*told: Any) -> Any:
     """Return what ends a text by several configs, each with an id, a list or None: one id or a list, None if none says."""
     listed = [each for one in told if one is not None for each in (one if isinstance(one, (list, tuple)) else [one])]
-    return listed[0] if len(listed) == 1 else listed or None
+    return listed[0] if len(listed) == 1 and not isinstance(listed[0], list) else listed or None
 
 
 def _family(source: str | Path, config: Mapping[str, Any], catalogue: Catalogue) -> ModelFamily:

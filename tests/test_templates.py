@@ -318,7 +318,9 @@ def test_a_template_cannot_render_without_end(text: str) -> None:
 def test_a_long_conversation_is_rendered_and_named_where_it_is_the_reason() -> None:
     long: list[Message] = [{"role": "user", "content": "x" * 3_000_000}]
     assert ChatTemplate("{{ messages[0].content }}", {}).render(long) == "x" * 3_000_000
-    with pytest.raises(InputError, match=r"renders more than 1\d+ characters for this conversation of 3000\d+ characters; shorten it"):
+    with pytest.raises(
+        InputError, match=r"renders more than 1\d+ characters for this conversation of 3000\d+ characters; shorten it"
+    ):
         ChatTemplate("{{ messages[0].content * 9 }}", {}).render(long)
 
 

@@ -59,6 +59,11 @@ def fast_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             config = _object(folder / "tokenizer_config.json")
             special = _special(folder, config)
             tokenizer = Tokenizer.from_file(str(whole)) if whole.is_file() else _qwen2(folder, config, special)
+            mask = special.get("mask_token")
+            if mask is not None and tokenizer.token_to_id(str(mask)) is None:  # transformers would give it a new id
+                raise TokenizerError(
+                    f"the mask token '{mask}' that the configs in {folder} name is not in the vocabulary"
+                )
             return PreTrainedTokenizerFast(
                 tokenizer_object=tokenizer, chat_template=_chat_template(folder, config), **special
             )
