@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,19 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import Qwen2Tokenizer
 
-from esdllm import Catalogue, CheckpointError, ComponentConfig, Engine, InputError, Message, Model, load_model
-from esdllm.text import Codec
+from esdllm import (
+    Catalogue,
+    CheckpointError,
+    ComponentConfig,
+    Engine,
+    InputError,
+    Message,
+    Model,
+    TokenizerError,
+    load_model,
+)
+from esdllm.foreign import translated
+from esdllm.text import CHATML, Codec
 from esdllm_models.tokenizers import LLADA_TEMPLATE, fast_tokenizer
 
 CORPUS = [
@@ -256,3 +268,156 @@ def test_code_that_a_tokenizer_names_is_never_imported(qwen2_folder: Path, tmp_p
     assert codec.decode(codec.encode("safe")) == "safe"
     assert not any("tokenization_dream" in name for name in sys.modules)
     assert not any(folder.rglob("*.pyc"))
+
+
+# ------------------------------------------------------------------------------ special tokens, and what is broken
+
+
+def given_as_added_tokens(folder: Path, tmp_path: Path, **config: Any) -> Path:
+    """A copy of a Dream tokenizer whose added tokens stand in added_tokens.json alone."""
+    copy = Path(shutil.copytree(folder, tmp_path / "it"))
+    told = json.loads((copy / "tokenizer_config.json").read_text(encoding="utf-8"))
+    added = {one["content"]: int(number) for number, one in told.pop("added_tokens_decoder").items()}
+    (copy / "added_tokens.json").write_text(json.dumps(added), encoding="utf-8")
+    (copy / "tokenizer_config.json").write_text(json.dumps({**told, **config}), encoding="utf-8")
+    return copy
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: repr(text)[:30])
+def test_added_tokens_json_gives_transformers_tokens(
+    qwen2_folder: Path, tmp_path: Path, dream: Model, text: str
+) -> None:
+    folder = given_as_added_tokens(qwen2_folder, tmp_path)
+    theirs, ours = (
+        Qwen2Tokenizer.from_pretrained(folder),
+        Codec(fast_tokenizer(folder), dream.spec, "<|im_end|>", CHATML),
+    )
+    expected = theirs(text, add_special_tokens=False)["input_ids"]
+    assert ours.encode(text) == expected
+    for keep in (True, False):
+        assert ours.decode(expected, keep_special=keep) == theirs.decode(expected, skip_special_tokens=not keep)
+
+
+def test_special_tokens_of_added_tokens_json_end_answers_and_stand_in_templates(
+    qwen2_folder: Path, tmp_path: Path, dream: Model
+) -> None:
+    template = "{{ eos_token + messages[0].content + pad_token }}"
+    folder = given_as_added_tokens(qwen2_folder, tmp_path, chat_template=template)
+    codec = Codec(fast_tokenizer(folder), dream.spec, "<|im_end|>", CHATML)
+    expected = codec.encode("<|endoftext|>Be brief.<|endoftext|>")
+    assert codec.encode_chat(CHAT[:1]) == expected
+    assert len(expected) > 3
+    assert codec.stop_ids == (dream.spec.eos_id, *codec.encode("<|im_end|><|endoftext|>"))
+
+
+def test_special_tokens_without_an_id_leave_no_codec_and_a_reason(qwen2_folder: Path, tmp_path: Path) -> None:
+    folder = given_as_added_tokens(qwen2_folder, tmp_path)
+    (folder / "added_tokens.json").unlink()
+    with pytest.raises(
+        TokenizerError, match=r"has no id of the special token '<\|endoftext\|>': copy .* added_tokens.json"
+    ):
+        fast_tokenizer(folder)
+
+
+def test_wrong_ids_of_added_tokens_json_are_named(qwen2_folder: Path, tmp_path: Path) -> None:
+    folder = given_as_added_tokens(qwen2_folder, tmp_path)
+    (folder / "added_tokens.json").write_text('{"<|endoftext|>": 999}', encoding="utf-8")
+    with pytest.raises(
+        TokenizerError, match=r"added_tokens.json gives '<\|endoftext\|>' the id 999, but after vocab.json"
+    ):
+        fast_tokenizer(folder)
+
+
+def test_a_mask_token_that_the_vocabulary_lacks_leaves_no_codec_and_a_reason(tiny_files: Path) -> None:
+    told = json.loads((tiny_files / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (tiny_files / "tokenizer_config.json").write_text(json.dumps({**told, "mask_token": "<M>"}), encoding="utf-8")
+    with pytest.raises(
+        TokenizerError, match=r"the mask token '<M>' that the configs in .* name is not in the vocabulary"
+    ):
+        fast_tokenizer(tiny_files)
+
+
+def test_another_mask_token_than_the_models_is_refused(tiny_files: Path, tiny: Model) -> None:
+    told = json.loads((tiny_files / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (tiny_files / "tokenizer_config.json").write_text(
+        json.dumps({**told, "mask_token": "<|eot_id|>"}), encoding="utf-8"
+    )
+    with pytest.raises(
+        CheckpointError, match=rf"'<\|eot_id\|>' has the id 785, but the model's is {tiny.spec.mask_id}"
+    ):
+        Codec(fast_tokenizer(tiny_files), tiny.spec, "<|eot_id|>", LLADA_TEMPLATE)
+
+
+BROKEN: dict[str, Any] = {
+    "added_tokens_decoder": [5],
+    "bos_token": 5,
+    "eos_token": ["a"],
+    "pad_token": {"text": "a"},
+    "additional_special_tokens": 7,
+}
+
+
+@pytest.mark.parametrize("key", BROKEN)
+def test_special_tokens_of_odd_types_leave_no_codec_and_a_reason(qwen2_folder: Path, tmp_path: Path, key: str) -> None:
+    folder = Path(shutil.copytree(qwen2_folder, tmp_path / "it"))
+    told = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({**told, key: BROKEN[key]}), encoding="utf-8")
+    with pytest.raises(TokenizerError, match=r"the tokenizer files in .* cannot be read: "):
+        fast_tokenizer(folder)
+
+
+def panicking(name: str) -> Callable[[dict[str, Any]], None]:
+    """A change of tokenizer.json at which the tokenizers library panics in Rust."""
+
+    def change(told: dict[str, Any]) -> None:
+        if name == "as it is read":
+            told["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": ""}
+        elif name == "as it encodes":
+            told["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAAAAAAAAA="}
+        else:
+            pattern = {"Regex": "(a+)+$"}
+            split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+            told["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split]}
+
+    return change
+
+
+@pytest.mark.parametrize("name", ["as it is read", "as it encodes", "as it searches"])
+def test_a_panic_of_the_tokenizers_library_is_an_error_like_others(tiny_files: Path, tiny: Model, name: str) -> None:
+    path = tiny_files / "tokenizer.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    panicking(name)(told)
+    path.write_text(json.dumps(told), encoding="utf-8")
+    kind = TokenizerError if name == "as it is read" else InputError
+    with pytest.raises(kind, match=r"(cannot be read|cannot read this text): PanicException: ") as raised:
+        Codec(fast_tokenizer(tiny_files), tiny.spec, "<|eot_id|>", LLADA_TEMPLATE).encode("a" * 40 + "!")
+    assert "\n" not in str(raised.value)
+
+
+def test_the_door_lets_through_what_is_not_the_parsers() -> None:
+    class PanicError(BaseException):
+        """As Rust's panics reach Python."""
+
+    class UnwritableError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    for error, said in (
+        (ValueError("a\nb" * 500), r"^it cannot be read: ValueError: a ba b.{100,300}…$"),
+        (PanicError("lost"), "^it cannot be read: PanicError: lost$"),
+        (UnwritableError(), "^it cannot be read: UnwritableError$"),
+        (RecursionError(), "^it cannot be read: RecursionError$"),
+        (MemoryError(), "^it cannot be read: MemoryError$"),
+    ):
+        with pytest.raises(InputError, match=said), translated(InputError, "it cannot be read"):
+            raise error
+    for passed in (KeyboardInterrupt(), SystemExit(3), CheckpointError("ours")):
+        with pytest.raises(type(passed)) as raised, translated(InputError, "it cannot be read"):
+            raise passed
+        assert raised.value is passed
+
+
+def test_what_the_tokenizer_cannot_write_is_an_error(tiny: Model) -> None:
+    assert tiny.codec
+    with pytest.raises(CheckpointError, match="tokenizer cannot write what was decoded: OverflowError"):
+        tiny.codec.decode([2**64])

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec
-from esdllm.reading import head_dim, need, refuse, rope_theta, token
+from esdllm.reading import head_dim, need, refuse, rope_theta, stop_ids, token
 from esdllm_example_qwen3.model import Qwen3, shapes
 from esdllm_example_qwen3.text import codec_of
 from esdllm_example_qwen3.weights import adopted, drawn, read
@@ -83,6 +83,7 @@ class Qwen3Family:
             context=need(config, "max_position_embeddings", int),
             mask_id=token(config, "mask_token_id", vocab),
             eos_id=token(config, end_of_text, vocab),
+            stop_ids=stop_ids(config, vocab),
             logit_shift=config.get("logit_shift", 0),
             intermediate=need(config, "intermediate_size", int),
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from esdllm import ModelSpec, TokenizerError
+from esdllm.foreign import translated
 from esdllm.text import CHATML, Codec
 
 
@@ -24,7 +25,6 @@ def codec_of(source: Any, spec: ModelSpec) -> Codec:
 def _read(folder: Path) -> Any:
     from transformers import PreTrainedTokenizerFast  # slow to import, and only text needs it
 
-    try:  # this class by name: the one that the config names may be code that came with the checkpoint
+    with translated(TokenizerError, f"the tokenizer in {folder} cannot be read"):
+        # this class by name: the one that the config names may be code that came with the checkpoint
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise TokenizerError(f"the tokenizer in {folder} cannot be read: {error}") from error
