@@ -15,7 +15,7 @@ from esdllm.config.elsewhere import offer
 from esdllm.errors import CheckpointError, TokenizerError, known
 from esdllm.interfaces import ModelAdapter, ModelFamily, TextCodec
 from esdllm.placing import DeviceMap, LoadPlan, Placement, resolve_device, resolve_dtype
-from esdllm.reading import json_object, mask_token_id
+from esdllm.reading import ends_of_text, json_object, mask_token_id
 from esdllm.views import ModelSpec
 
 __all__ = [
@@ -162,7 +162,7 @@ def from_module(module: Any, tokenizer: Any = None, catalogue: Catalogue | None 
     config = {**values, "model_type": getattr(found, "model_type", values.get("model_type"))}
     if config.get(_MASK) is None:
         config[_MASK] = getattr(tokenizer, _MASK, None)
-    config[_EOS] = _ends(config.get(_EOS), getattr(getattr(module, "generation_config", None), _EOS, None))
+    config[_EOS] = ends_of_text(config.get(_EOS), getattr(getattr(module, "generation_config", None), _EOS, None))
     family = _family("the module's config", config, catalogue)
     adapter = family.from_module(module, config)
     if tokenizer is None or hasattr(tokenizer, "stop_ids"):
@@ -281,23 +281,14 @@ def _download(name: str, files: tuple[str, ...]) -> Path:
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
-    """Return a folder's config.json, completed by others: the mask token's id by the tokenizer's files, where it does not say.
-
-    Its ends of text are those of generation_config.json too.
-    """
+    """Return a folder's config.json, with generation_config.json's ends of text and, if need be, the tokenizer's mask."""
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} is no checkpoint: it has no config.json")
     config, generation = json_object(path), folder / "generation_config.json"
     told = json_object(generation) if generation.is_file() else {}
     mask = mask_token_id(folder) if config.get(_MASK) is None else config[_MASK]
-    return {**config, _MASK: mask, _EOS: _ends(config.get(_EOS), told.get(_EOS))}
-
-
-def _ends(*told: Any) -> Any:
-    """Return what ends a text by several configs, each with an id, a list or None: one id or a list, None if none says."""
-    listed = [each for one in told if one is not None for each in (one if isinstance(one, (list, tuple)) else [one])]
-    return listed[0] if len(listed) == 1 and not isinstance(listed[0], list) else listed or None
+    return {**config, _MASK: mask, _EOS: ends_of_text(config.get(_EOS), told.get(_EOS))}
 
 
 def _family(source: str | Path, config: Mapping[str, Any], catalogue: Catalogue) -> ModelFamily:

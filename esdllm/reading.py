@@ -9,7 +9,17 @@ from typing import Any, TypeVar
 
 from esdllm.errors import CheckpointError
 
-__all__ = ["head_dim", "json_object", "mask_token_id", "need", "refuse", "rope_theta", "stop_ids", "token"]
+__all__ = [
+    "ends_of_text",
+    "head_dim",
+    "json_object",
+    "mask_token_id",
+    "need",
+    "refuse",
+    "rope_theta",
+    "stop_ids",
+    "token",
+]
 
 T = TypeVar("T")
 
@@ -67,6 +77,12 @@ def stop_ids(config: Mapping[str, Any], vocab: int) -> tuple[int, ...]:
     key = "eos_token_id"
     listed = [] if config.get(key) is None else _listed(config, key)
     return tuple(dict.fromkeys(_inside({key: one}, key, vocab) for one in listed))
+
+
+def ends_of_text(*told: Any) -> Any:
+    """Return what ends a text by several configs, each with an id, a list or None: one id or a list, None if none says."""
+    listed = [each for one in told if one is not None for each in (one if isinstance(one, (list, tuple)) else [one])]
+    return listed[0] if len(listed) == 1 and not isinstance(listed[0], list) else listed or None
 
 
 def _listed(config: Mapping[str, Any], key: str) -> Sequence[Any]:

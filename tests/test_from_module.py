@@ -188,6 +188,11 @@ def test_a_tokenizer_of_transformers_comes_along(module: Any, catalogue: Catalog
     assert from_module(module, catalogue=catalogue).codec is None
 
 
+def test_an_answer_ends_at_what_the_modules_generation_config_lists(module: Any, catalogue: Catalogue) -> None:
+    module.generation_config = SimpleNamespace(eos_token_id=[9, 253, 7])
+    assert from_module(module, catalogue=catalogue).stop_ids == (253, 9, 7)
+
+
 def test_a_module_of_another_build_is_refused_by_name(module: Any, catalogue: Catalogue) -> None:
     base = module.get_submodule(query(module))
     parent, _, name = query(module).rpartition(".")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from safetensors.torch import load_file
 
 from esdllm import Catalogue, CheckpointError, Engine, ModelSpec, Pipeline, describe_model, load_model
 from esdllm.loading import shipped_checkpoints
-from esdllm.reading import stop_ids, token
+from esdllm.reading import ends_of_text, stop_ids, token
 
 
 @pytest.fixture(params=["tiny-llada", "tiny-dream"])
@@ -192,10 +191,8 @@ def test_a_spec_of_any_family_has_an_end_that_is_no_mask() -> None:
         ModelSpec("any", 1, 8, 1, 1, 8, 16, 32, mask_id=5, eos_id=4, stop_ids=(3, 5))
 
 
-def test_a_modules_generation_config_counts(catalogue: Catalogue) -> None:
-    from esdllm.loading import _ends
-
-    assert _ends(5, None) == 5
-    assert _ends([5, 6], 7) == [5, 6, 7]
-    assert _ends(None, (7,)) == 7
-    assert _ends(None, getattr(SimpleNamespace(), "eos_token_id", None)) is None
+def test_ends_of_several_configs_stand_in_their_order() -> None:
+    assert ends_of_text(5, None) == 5
+    assert ends_of_text([5, 6], (7,)) == [5, 6, 7]
+    assert ends_of_text(None, 7) == 7
+    assert ends_of_text(None, None) is None
