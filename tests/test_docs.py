@@ -1,102 +1,26 @@
-"""What the pages say holds: their code runs, their links lead somewhere, their tables are the code's."""
+"""What the pages say holds: their links lead somewhere, their tables are the code's. test_docs_examples.py runs their code."""
 
 from __future__ import annotations
 
 import re
 import runpy
-import shlex
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
 
 import pytest
-from processor import INT8_REFUSED
+from pages import PAGES, ROOT, fences, name_of
 
-from esdllm import Catalogue, DecodeConfig, UnavailableError
-from esdllm.cli import main
+from esdllm import Catalogue, DecodeConfig
 from esdllm.config import SECTIONS
 from esdllm.hookspecs import HookSpecs
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))
 EXAMPLE = ROOT / "examples" / "plugins" / "esdllm-example-recency"
-VNNI = "# needs a processor with VNNI instructions\n"
-"""how a code block begins that is refused without them"""
-
-
-class Fence(NamedTuple):
-    language: str
-    title: str
-    code: str
-
-
-def _id(page: Path) -> str:
-    return str(page.relative_to(ROOT))
-
-
-def _fences(page: Path) -> list[Fence]:
-    """The code blocks of a page, snippets written out."""
-    text = re.sub(r'^--8<-- "(.+)"$', lambda m: (ROOT / m[1]).read_text(), page.read_text(), flags=re.MULTILINE)
-    found = re.findall(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', text, re.DOTALL | re.MULTILINE)
-    return [Fence(*groups) for groups in found]
-
-
-def _marked(page: Path) -> Any:
-    """A page as a test's parameter."""
-    return pytest.param(page, marks=pytest.mark.processor if VNNI in page.read_text() else (), id=_id(page))
 
 
 def _outside_fences(page: Path) -> str:
     return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
-def _run(fence: Fence, module: ModuleType) -> None:
-    """Run a code block."""
-    code = fence.code.removeprefix(VNNI)
-    if fence.language == "python":
-        exec(compile(code, module.__name__, "exec", dont_inherit=True), vars(module))
-    elif fence.language == "bash" and code.startswith("esdllm "):
-        for line in code.strip().splitlines():
-            assert main(shlex.split(line)[1:]) == 0, line
-
-
-def _forget_modules() -> None:
-    for name in [name for name in sys.modules if name.startswith("esdllm_example_")]:
-        del sys.modules[name]
-
-
-@pytest.fixture
-def forgets_modules() -> Iterator[None]:
-    """Modules that a page wrote are not imported a second time from another page."""
-    _forget_modules()
-    yield
-    _forget_modules()
-
-
-@pytest.mark.usefixtures("forgets_modules")
-@pytest.mark.parametrize("page", [_marked(page) for page in PAGES if _fences(page)])
-def test_the_code_of_a_page_runs_in_order(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    module = ModuleType("page")
-    monkeypatch.setitem(sys.modules, "page", module)
-    for fence in _fences(page):
-        if fence.title:
-            (tmp_path / fence.title).parent.mkdir(exist_ok=True)
-            (tmp_path / fence.title).write_text(fence.code)
-        elif INT8_REFUSED and fence.code.startswith(VNNI):
-            with pytest.raises((UnavailableError, AssertionError)) as refusal:
-                _run(fence, module)
-            assert "int8-weight-only does without them" in str(refusal.value) + capsys.readouterr().err
-        else:
-            _run(fence, module)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=_id)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_internal_links_lead_to_a_file(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", _outside_fences(page))
     missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
@@ -138,7 +62,7 @@ def test_the_readme_s_presets_are_the_catalogue_s() -> None:
 
 
 def test_the_readme_s_plugin_is_the_example() -> None:
-    titled = {fence.title: fence.code for fence in _fences(ROOT / "README.md") if fence.title}
+    titled = {fence.title: fence.code for fence in fences(ROOT / "README.md") if fence.title}
     name = "esdllm_example_recency.py"
     assert titled[name] == (EXAMPLE / name).read_text()
 
