@@ -127,7 +127,8 @@ def _started() -> subprocess.Popen[str]:
     """Return the process, ready."""
     found = (find_spec(name) for name in ("jinja2", "markupsafe"))
     folders = dict.fromkeys(str(Path(str(one and one.origin)).parents[1]) for one in found)
-    command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("template_worker.py")), str(_MEMORY), *folders]
+    worker = Path(__file__).with_name("template_worker.py")
+    command = [sys.executable or "python", "-I", "-S", str(worker), str(_MEMORY), *folders]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     try:
         process = subprocess.Popen(command, encoding="ascii", **pipes)

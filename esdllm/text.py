@@ -44,9 +44,10 @@ class Codec:
     ) -> None:
         _check_mask(tokenizer, spec)
         self._tokenizer = tokenizer
-        self._variables = {**tokenizer.special_tokens_map, **template_options}
+        named = tokenizer.special_tokens_map
+        self._variables = {**named, **template_options}
         words = tokenizer.get_vocab()
-        found = (words.get(word) for word in (end_of_turn, *ends, tokenizer.eos_token, tokenizer.pad_token))
+        found = (words.get(word) for word in (end_of_turn, *ends, named.get("eos_token"), named.get("pad_token")))
         own = (number for number in found if number is not None and number != spec.mask_id)
         self._stop_ids = tuple(dict.fromkeys((spec.eos_id, *spec.stop_ids, *own)))
         self._template = tokenizer.chat_template or template
