@@ -49,6 +49,15 @@ class NumericsError(EsdllmError, ArithmeticError):
     """Numbers that no decision can be based on: NaN among the logits."""
 
 
+def brief(value: object, most: int = 80) -> str:
+    """Return a value as Python writes it, cut where it is longer than `most` characters; never raises."""
+    try:
+        text = repr(value)
+    except Exception:  # a whole number of too many digits, a value of somebody's own class
+        text = f"a {type(value).__name__} that cannot be written"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def known(name: str, names: Iterable[str]) -> str:
     """Return the tail of an error about an unknown `name`: the nearest of `names`, and all of them."""
     names = sorted(names)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from esdllm.errors import InputError
+from esdllm.parsing import parse_json
 
 __all__ = ["json_lines", "sound_json_lines"]
 
@@ -26,10 +26,10 @@ def json_lines(path: Path, example: str) -> Iterator[tuple[int, dict[str, Any] |
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             if not line.strip():
                 continue
-            found = json.loads(line)
+            found = parse_json(line)
         except UnicodeDecodeError as error:
             yield number, f"it is not valid UTF-8 at byte {error.start}"
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             yield number, f"it is not JSON: {error}"
         else:
             yield number, found if isinstance(found, dict) else f"it is no object; write {example}"

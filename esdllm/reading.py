@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from esdllm.errors import CheckpointError
+from esdllm.errors import CheckpointError, brief
+from esdllm.parsing import parse_json
 
 __all__ = [
+    "MOST_LAYERS",
     "ends_of_text",
+    "factor",
     "head_dim",
     "json_object",
     "mask_token_id",
     "need",
     "refuse",
     "rope_theta",
+    "size",
     "stop_ids",
     "token",
 ]
+
+MOST_LAYERS = 10_000
+"""More than any model has; the names of as many layers' weights are listed at once."""
+
+_LARGEST = 2**24  # of any other size
 
 T = TypeVar("T")
 
@@ -28,10 +38,12 @@ def json_object(path: Path) -> dict[str, Any]:
     """Return the content of a file that holds one JSON object.
 
     Raises:
-        CheckpointError: it is not JSON, or holds something else.
+        CheckpointError: it cannot be read, is not JSON, or holds something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
@@ -47,11 +59,38 @@ def need(config: Mapping[str, Any], key: str, kind: type[T]) -> T:
     """
     value = config.get(key)
     if kind is float and type(value) is int:
-        value = float(value)
+        with suppress(OverflowError):  # one beyond all floats stays what it is, and is refused
+            value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise CheckpointError(
-            f"config.json: {key} = {value!r}, where {'an' if kind is int else 'a'} {kind.__name__} is needed"
+            f"config.json: {key} = {brief(value)}, where {'an' if kind is int else 'a'} {kind.__name__} is needed"
         )
+    return value
+
+
+def size(config: Mapping[str, Any], key: str, largest: int = _LARGEST) -> int:
+    """Return a count of something that a model has at least one of: layers, heads, features, words, positions.
+
+    Raises:
+        CheckpointError: absent, of another type, below 1 or above `largest`.
+    """
+    value = need(config, key, int)
+    if not 1 <= value <= largest:
+        raise CheckpointError(
+            f"config.json: {key} = {brief(value)}, where a whole number from 1 to {largest} is needed"
+        )
+    return value
+
+
+def factor(config: Mapping[str, Any], key: str) -> float:
+    """Return a number above 0 that a model computes with, such as the epsilon of a norm.
+
+    Raises:
+        CheckpointError: absent, of another type, 0, negative, infinite or NaN.
+    """
+    value = need(config, key, float)
+    if not 0.0 < value < math.inf:
+        raise CheckpointError(f"config.json: {key} = {brief(config[key])}, where a finite number above 0 is needed")
     return value
 
 
@@ -94,7 +133,7 @@ def _listed(config: Mapping[str, Any], key: str) -> Sequence[Any]:
 def _inside(config: Mapping[str, Any], key: str, vocab: int) -> int:
     value = need(config, key, int)
     if not 0 <= value < vocab:
-        raise CheckpointError(f"config.json: {key} = {value} is outside the vocabulary of {vocab}")
+        raise CheckpointError(f"config.json: {key} = {brief(value)} is outside the vocabulary of {vocab}")
     return value
 
 
@@ -133,13 +172,13 @@ def rope_theta(config: Mapping[str, Any]) -> float:
     """Return RoPE's base: `rope_theta`, or where transformers 5 keeps it, in `rope_parameters`.
 
     Raises:
-        CheckpointError: absent, or a kind of RoPE that is not implemented.
+        CheckpointError: absent, out of range, or a kind of RoPE that is not implemented.
     """
     inner = config.get("rope_parameters")
     if isinstance(inner, Mapping):
         refuse({"rope_type": inner.get("rope_type", "default")}, {"rope_type": ("default",)})
         config = {**config, **inner}
-    return need(config, "rope_theta", float)
+    return factor(config, "rope_theta")
 
 
 def head_dim(hidden: int, heads: int, kv_heads: int, told: int | None = None) -> int:
@@ -167,5 +206,5 @@ def refuse(config: Mapping[str, Any], implemented: Mapping[str, tuple[Any, ...]]
     for key, values in implemented.items():
         if key in config and config[key] not in values:
             raise CheckpointError(
-                f"config.json: {key} = {config[key]!r} is not implemented; only {' or '.join(map(repr, values))} is"
+                f"config.json: {key} = {brief(config[key])} is not implemented; only {' or '.join(map(repr, values))} is"
             )

@@ -6,7 +6,6 @@ after each, so that no more than those are held twice.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -14,11 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from esdllm.errors import CheckpointError
+from esdllm.errors import CheckpointError, brief
+from esdllm.parsing import parse_json
 
 __all__ = ["Checkpoint", "compare"]
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_NAME = 255  # bytes of a file's name at most
 _CHUNK = 4 * 1024 * 1024  # values read at once
 
 
@@ -84,11 +85,15 @@ def _files(folder: Path) -> dict[str, Path]:
     index = folder / _INDEX
     if index.is_file():
         try:
-            named = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
-            raise CheckpointError(f"{index} is no weight index: {error!r}") from error
-        if outside := sorted(name for name in named if Path(name).name != name):
-            raise CheckpointError(f"{index} names '{outside[0]}', which is not in its folder")
+            named = set(map(str, parse_json(index.read_bytes())["weight_map"].values()))
+        except (LookupError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f'{index} is no weight index: it must hold "weight_map": {{name of a weight: file that holds it}}'
+            ) from error
+        except (ValueError, OSError) as error:
+            raise CheckpointError(f"{index} is no weight index: {error}") from error
+        if outside := sorted(name for name in named if Path(name).name != name or len(name) > _NAME):
+            raise CheckpointError(f"{index} names {brief(outside[0], _NAME)}, which is not in its folder")
         shards = {folder / name for name in named}
     elif (folder / _SINGLE).is_file():
         shards = {folder / _SINGLE}
@@ -104,7 +109,7 @@ def _files(folder: Path) -> dict[str, Path]:
 def _open(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="pt", device="cpu")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:  # ValueError: a name that no file can have
         raise CheckpointError(f"the shard {path.name} is missing from {path.parent}") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is truncated or no safetensors file: {error}; download it again") from error

@@ -155,7 +155,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llada-0", {"n_kv_heads": "4"}, "n_kv_heads = '4', where an int is needed"),
     ("llada-0", {"embedding_size": "256"}, "embedding_size = '256', where an int is needed"),
     ("llada-0", {"n_heads": 5}, "64 features, 5 heads and 4 key-value heads do not divide evenly"),
-    ("llada-0", {"n_heads": 0}, "64 features, 0 heads and 4 key-value heads do not divide evenly"),
+    ("llada-0", {"n_heads": 0}, "n_heads = 0, where a whole number from 1 to 16777216 is needed"),
     ("llada-0", {"n_kv_heads": 3}, "64 features, 4 heads and 3 key-value heads do not divide evenly"),
     ("llada-0", {"mask_token_id": 256}, "mask_token_id = 256 is outside the vocabulary of 256"),
     ("llada-0", {"eos_token_id": -1}, "eos_token_id = -1 is outside the vocabulary of 256"),

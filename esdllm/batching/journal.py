@@ -14,6 +14,7 @@ import attrs
 from esdllm.batching.rows import write_atomically
 from esdllm.errors import InputError
 from esdllm.jsonl import sound_json_lines
+from esdllm.parsing import parse_json
 
 __all__ = ["Journal"]
 
@@ -102,7 +103,7 @@ class Journal:
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = parse_json(path.read_bytes())
         except ValueError as error:
             raise InputError(f"{path} is damaged: {error}; give --restart to begin again") from error
         if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):

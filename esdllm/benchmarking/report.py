@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from esdllm.benchmarking.peak import Peak
 from esdllm.benchmarking.setting import Setting
 from esdllm.cost import Kind
 from esdllm.errors import InputError
+from esdllm.parsing import parse_json
 
 __all__ = ["FORMAT", "KindTimes", "Memory", "Outcome", "Report", "Spread", "read_report", "spread"]
 
@@ -204,7 +204,7 @@ def read_report(path: Path) -> Report:
         InputError: no such file, or no such report in it.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

@@ -19,6 +19,7 @@ from esdllm.cli.watch import CanvasPanel
 from esdllm.config import parse_set
 from esdllm.config.layers import Layer
 from esdllm.errors import ConfigError, EsdllmError, InputError, known
+from esdllm.parsing import parse_json
 from esdllm.pipeline import Pipeline
 from esdllm.streaming import Stream
 from esdllm.views import Message
@@ -187,7 +188,7 @@ class Chat:
         if not path:
             raise InputError("/load needs a file, such as /load talk.json")
         try:
-            found = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+            found = parse_json(Path(path).expanduser().read_bytes())
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from error
         except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,7 @@ import attrs
 
 from esdllm.config.settings import SECTIONS, ComponentConfig, DecodeConfig, base_preset, check_setting, merge, read_toml
 from esdllm.errors import ConfigError, known
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from esdllm.parsing import parse_toml
 
 __all__ = ["Keys", "Layer", "Settled", "file_layer", "line_numbers", "settle"]
 
@@ -201,7 +196,7 @@ def file_layer(path: Path | str) -> Layer:
         raise ConfigError(
             f"{path} has profiles, which only a project's file may: name it esdllm.toml, or set ESDLLM_PROJECT={path}"
         )
-    lines = line_numbers(path.read_text(encoding="utf-8")) if path.is_file() else {}  # a pipe is read once
+    lines = line_numbers(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}  # a pipe is read once
     return Layer(str(path), settings, lines=lines)
 
 
@@ -213,8 +208,8 @@ def line_numbers(text: str) -> dict[Keys, int]:
         chunk = "\n".join(lines[start:end])
         table = chunk.lstrip().startswith("[")
         try:
-            parsed = tomllib.loads(chunk if table else f"{header}\n{chunk}")
-        except tomllib.TOMLDecodeError:
+            parsed = parse_toml(chunk if table else f"{header}\n{chunk}")
+        except ValueError:
             continue  # the value goes on
         for keys in _paths(parsed):
             found.setdefault(keys, start + 1)

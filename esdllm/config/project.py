@@ -142,7 +142,7 @@ def read_project(file: Path | str, profile: str | None = None) -> Project:
         table = table.get(key, {})
         if not isinstance(table, Mapping):
             raise ConfigError(f"{file}: {key} is no table; write [tool.esdllm]")
-    shown, lines = _shown(file), line_numbers(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    shown, lines = _shown(file), line_numbers(file.read_text(encoding="utf-8-sig")) if file.is_file() else {}
     own = {key: value for key, value in table.items() if key != "profiles"}
     profiles = _profiles(table, shown)
     layers = [Layer(shown, own, found=True, lines=_below(lines, above))]

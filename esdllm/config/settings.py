@@ -6,7 +6,6 @@ catalogue can say whether a name exists.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,7 @@ from attrs import validators
 
 from esdllm.config.options import converter
 from esdllm.errors import ConfigError, known
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from esdllm.parsing import TOMLDecodeError, parse_toml
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -238,11 +233,10 @@ def read_toml(path: Path | str) -> dict[str, Any]:
         ConfigError: no such file, or not TOML (with the line).
     """
     try:
-        found: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        return found
+        return parse_toml(Path(path).read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
@@ -257,7 +251,9 @@ def parse_set(text: str) -> dict[str, Any]:
     if not equals or not all(keys) or len(keys) > 2:
         raise ConfigError(f"cannot read the setting '{text}'; write setting=value or section.option=value")
     try:
-        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = parse_toml(f"value = {value.strip()}")["value"]
+    except TOMLDecodeError:
         parsed = value.strip()
+    except ValueError as error:
+        raise ConfigError(f"cannot read the setting {path.strip()}: {error}") from error
     return {keys[0]: {keys[1]: parsed} if len(keys) == 2 else parsed}

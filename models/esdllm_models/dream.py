@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec
-from esdllm.reading import head_dim, need, refuse, rope_theta, stop_ids, token
+from esdllm.reading import MOST_LAYERS, factor, head_dim, refuse, rope_theta, size, stop_ids, token
 from esdllm.text import CHATML, Codec
 from esdllm_models.adopting import adopt
 from esdllm_models.building import Names, load, weight_bytes
@@ -89,22 +89,23 @@ class DreamFamily:
     def spec(self, config: Mapping[str, Any]) -> ModelSpec:
         """Return the geometry of a Dream config.json."""
         refuse(config, _IMPLEMENTED)
-        hidden, heads = need(config, "hidden_size", int), need(config, "num_attention_heads", int)
-        kv_heads, vocab = need(config, "num_key_value_heads", int), need(config, "vocab_size", int)
+        _geometry(config)  # refuses what is out of range
+        hidden, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
+        kv_heads, vocab = size(config, "num_key_value_heads"), size(config, "vocab_size")
         return ModelSpec(
             family="Dream",
-            n_layers=need(config, "num_hidden_layers", int),
+            n_layers=size(config, "num_hidden_layers", MOST_LAYERS),
             hidden=hidden,
             n_heads=heads,
             n_kv_heads=kv_heads,
             head_dim=head_dim(hidden, heads, kv_heads),
             vocab=vocab,
-            context=need(config, "max_position_embeddings", int),
+            context=size(config, "max_position_embeddings"),
             mask_id=token(config, "mask_token_id", vocab),
             eos_id=token(config, "eos_token_id", vocab),
             stop_ids=stop_ids(config, vocab)[1:],
             logit_shift=1,
-            intermediate=need(config, "intermediate_size", int),
+            intermediate=size(config, "intermediate_size"),
             remembers_forbidden=True,
         )
 
@@ -128,6 +129,6 @@ class DreamFamily:
 def _geometry(config: Mapping[str, Any]) -> Geometry:
     return Geometry(
         rope_theta=rope_theta(config),
-        norm_eps=need(config, "rms_norm_eps", float),
+        norm_eps=factor(config, "rms_norm_eps"),
         qkv_bias=True,
     )

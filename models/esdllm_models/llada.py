@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec
-from esdllm.reading import head_dim, need, refuse, stop_ids, token
+from esdllm.reading import MOST_LAYERS, factor, head_dim, refuse, size, stop_ids, token
 from esdllm.text import Codec
 from esdllm_models.adopting import adopt
 from esdllm_models.building import Names, load, weight_bytes
@@ -103,22 +103,23 @@ class LladaFamily:
     def spec(self, config: Mapping[str, Any]) -> ModelSpec:
         """Return the geometry of a LLaDA config.json."""
         refuse(config, _IMPLEMENTED)
-        hidden, heads = need(config, "d_model", int), need(config, "n_heads", int)
-        kv_heads = heads if config.get("n_kv_heads") is None else need(config, "n_kv_heads", int)
-        vocab = need(config, "vocab_size" if config.get("embedding_size") is None else "embedding_size", int)
+        _geometry(config)  # refuses what is out of range
+        hidden, heads = size(config, "d_model"), size(config, "n_heads")
+        kv_heads = heads if config.get("n_kv_heads") is None else size(config, "n_kv_heads")
+        vocab = size(config, "vocab_size" if config.get("embedding_size") is None else "embedding_size")
         return ModelSpec(
             family="llada",
-            n_layers=need(config, "n_layers", int),
+            n_layers=size(config, "n_layers", MOST_LAYERS),
             hidden=hidden,
             n_heads=heads,
             n_kv_heads=kv_heads,
             head_dim=head_dim(hidden, heads, kv_heads),
             vocab=vocab,
-            context=need(config, "max_sequence_length", int),
+            context=size(config, "max_sequence_length"),
             mask_id=token(config, "mask_token_id", vocab),
             eos_id=token(config, "eos_token_id", vocab),
             stop_ids=stop_ids(config, vocab)[1:],
-            intermediate=need(config, "mlp_hidden_size", int),
+            intermediate=size(config, "mlp_hidden_size"),
         )
 
     def load(self, folder: Path, config: Mapping[str, Any], plan: LoadPlan) -> ModelAdapter:
@@ -140,7 +141,7 @@ class LladaFamily:
 
 def _geometry(config: Mapping[str, Any]) -> Geometry:
     return Geometry(
-        rope_theta=need(config, "rope_theta", float),
-        norm_eps=need(config, "rms_norm_eps", float),
+        rope_theta=factor(config, "rope_theta"),
+        norm_eps=factor(config, "rms_norm_eps"),
         qkv_bias=False,
     )

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec
-from esdllm.reading import head_dim, need, refuse, rope_theta, stop_ids, token
+from esdllm.reading import MOST_LAYERS, factor, head_dim, refuse, rope_theta, size, stop_ids, token
 from esdllm_example_qwen3.model import Qwen3, shapes
 from esdllm_example_qwen3.text import codec_of
 from esdllm_example_qwen3.weights import adopted, drawn, read
@@ -68,24 +68,24 @@ class Qwen3Family:
         refuse(config, _IMPLEMENTED)
         for kind in config.get("layer_types") or ():
             refuse({"layer_types": kind}, {"layer_types": ("full_attention",)})
-        rope_theta(config)  # refuses other kinds of RoPE
-        hidden, heads = need(config, "hidden_size", int), need(config, "num_attention_heads", int)
-        kv_heads, vocab = need(config, "num_key_value_heads", int), need(config, "vocab_size", int)
+        rope_theta(config), factor(config, "rms_norm_eps")  # which refuse what is out of range
+        hidden, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
+        kv_heads, vocab = size(config, "num_key_value_heads"), size(config, "vocab_size")
         end_of_text = "eos_token_id" if config.get("pad_token_id") is None else "pad_token_id"
         return ModelSpec(
             family="a2d-qwen3",
-            n_layers=need(config, "num_hidden_layers", int),
+            n_layers=size(config, "num_hidden_layers", MOST_LAYERS),
             hidden=hidden,
             n_heads=heads,
             n_kv_heads=kv_heads,
-            head_dim=head_dim(hidden, heads, kv_heads, need(config, "head_dim", int)),
+            head_dim=head_dim(hidden, heads, kv_heads, size(config, "head_dim")),
             vocab=vocab,
-            context=need(config, "max_position_embeddings", int),
+            context=size(config, "max_position_embeddings"),
             mask_id=token(config, "mask_token_id", vocab),
             eos_id=token(config, end_of_text, vocab),
             stop_ids=stop_ids(config, vocab),
             logit_shift=config.get("logit_shift", 0),
-            intermediate=need(config, "intermediate_size", int),
+            intermediate=size(config, "intermediate_size"),
         )
 
     def load(self, folder: Path, config: Mapping[str, Any], plan: LoadPlan) -> ModelAdapter:
@@ -109,4 +109,4 @@ class Qwen3Family:
         return shapes(self.spec(config), tied=bool(config.get("tie_word_embeddings", False)))
 
     def _made(self, config: Mapping[str, Any], weights: Mapping[str, Any]) -> Qwen3:
-        return Qwen3(self.spec(config), rope_theta(config), need(config, "rms_norm_eps", float), weights)
+        return Qwen3(self.spec(config), rope_theta(config), factor(config, "rms_norm_eps"), weights)
