@@ -10,7 +10,7 @@ import torch
 from esdllm.attention import AttentionChoice, AutoAttention, choose_attention
 from esdllm.catalogue import Catalogue
 from esdllm.config import SECTIONS, DecodeConfig
-from esdllm.errors import UnavailableError
+from esdllm.errors import ConfigError, UnavailableError
 from esdllm.forward import Parts
 from esdllm.interfaces import (
     AttentionBackend,
@@ -79,6 +79,19 @@ class Components:
             check_every=self.config.check_every,
             head_lengths=1 if self.config.compile else 4,  # four would compile four times as many plans
         )
+
+    def rehearse(self, spec: ModelSpec) -> None:
+        """Plan a run after a short prompt, which finds settings that contradict each other.
+
+        Raises:
+            ConfigError: they do, or `gen_length` leaves no room for a prompt in the model's context.
+        """
+        if self.config.gen_length >= spec.context:
+            raise ConfigError(
+                f"gen_length = {self.config.gen_length} leaves no room for a prompt in the model's context of {spec.context}; "
+                "give a smaller one"
+            )
+        self.planner(Layout.of(2, self.config.gen_length, spec.logit_shift), spec.n_layers).rehearse()
 
     def parts(self, model: ModelAdapter, cache: Cache) -> Parts:
         """Return what a step calls."""

@@ -58,7 +58,7 @@ class Engine:
             check_backend(config.compile_backend)
         graphs = CudaCapture(adapter.device) if config.cuda_graphs and alone else None
         engine = cls(model, config, components, StepFunction(config.compile, config.compile_backend, graphs))
-        engine.planner(Layout.of(2, config.gen_length, model.spec.logit_shift)).rehearse()  # finds contradictions
+        components.rehearse(model.spec)
         return engine
 
     def planner(self, canvas: Layout, early_stop: bool = False) -> Planner:

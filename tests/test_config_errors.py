@@ -147,3 +147,41 @@ def test_a_contradiction_is_found_before_anything_runs(
     config = catalogue.configure(preset, sets=["gen_length=32", "block_length=8", *sets])
     with pytest.raises(ConfigError, match=message):
         Engine.build(llada, config, catalogue)
+
+
+LONG = "9" * 400
+BEYOND: list[tuple[str, str]] = [
+    (f"cfg_scale={LONG}", "setting 'cfg_scale': 9{79}… has no room in 64 bits; give a smaller number"),
+    (f"cfg_scale={'9' * 5000}", "cannot read the setting cfg_scale: it has a number of more than 4300 digits"),
+    ("cfg_scale=inf", "setting 'cfg_scale': inf is no finite number"),
+    ("cfg_scale=-inf", "setting 'cfg_scale': -inf is no finite number"),
+    ("cfg_scale=nan", "setting 'cfg_scale': nan is no finite number"),
+    ("cfg_scale=1e400", "setting 'cfg_scale': inf is no finite number"),
+    (f"seed={LONG}", "setting 'seed': 9{79}… has no room in 64 bits"),
+    (f"seed={2**63}", f"setting 'seed': {2**63} has no room in 64 bits"),
+    (f"seed=-{LONG}", "setting 'seed': -9{78}… has no room in 64 bits"),
+    (f"refresh.block_refresh={LONG}", "refresh 'periodic': option 'block_refresh': 9{79}… has no room"),
+    (f"importance.alpha={LONG}", "importance 'hybrid': option 'alpha': 9{79}… has no room"),
+    ("importance.alpha=nan", "importance 'hybrid': option 'alpha': nan is no finite number"),
+    ("sampler.temperature=1e999", "sampler 'gumbel': option 'temperature': inf is no finite number"),
+    (f"gen_length={'[' * 3000}", "cannot read the setting gen_length: its brackets are nested too deeply"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BEYOND, ids=[f"{line:.30}" for line, _ in BEYOND])
+def test_a_number_that_no_tensor_can_hold_is_refused_in_a_short_line(
+    catalogue: Catalogue, line: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
+        Components.resolve(catalogue.configure("es-dllm", sets=[line]), catalogue)
+    assert len(str(refused.value)) < 250
+
+
+@pytest.mark.parametrize("gen_length", [512, 10**6, 2**63 - 1])
+def test_an_answer_longer_than_the_context_is_refused_at_once(
+    models: dict[str, Model], catalogue: Catalogue, gen_length: int
+) -> None:
+    model = models["llada-0"]
+    config = catalogue.configure("es-dllm", settings={"gen_length": max(gen_length, model.spec.context)})
+    with pytest.raises(ConfigError, match="leaves no room for a prompt in the model's context of"):
+        Engine.build(model, config, catalogue)

@@ -33,7 +33,6 @@ from esdllm.config.layers import Keys, Settled
 from esdllm.config.project import PROJECT_FILE, current_file, read_project
 from esdllm.errors import ConfigError
 from esdllm.loading import describe_model
-from esdllm.plan import Layout
 from esdllm.views import ModelSpec
 
 app = typer.Typer(name="config", rich_markup_mode=None)
@@ -181,8 +180,7 @@ def _problems(file: Path, profile: str | None, catalogue: Catalogue, spec: Model
         wrong = settled.component_problems(catalogue.build)
         yield from wrong
         if spec and not wrong:
-            canvas = Layout.of(2, settled.config().gen_length, spec.logit_shift)
-            Components.resolve(settled.config(), catalogue).planner(canvas, spec.n_layers).rehearse()
+            Components.resolve(settled.config(), catalogue).rehearse(spec)
     except ConfigError as error:
         yield error_at(project.label(), error)
 

@@ -156,12 +156,12 @@ class RunPlan:
             InputError: prompt and answer exceed the model's context.
             ConfigError: settings that contradict each other.
         """
-        canvas = Layout.of(prompt, components.config.gen_length, spec.logit_shift, batch)
-        if canvas.length > spec.context:
+        if prompt + components.config.gen_length > spec.context:
             raise InputError(
                 f"{prompt} prompt tokens and {components.config.gen_length} to generate exceed the model's context of "
                 f"{spec.context}; lower --prompt-length or --gen-length"
             )
+        canvas = Layout.of(prompt, components.config.gen_length, spec.logit_shift, batch)
         planner = components.planner(canvas, spec.n_layers)
         found: Counter[tuple[str, Kind, StepPlan]] = Counter()
         for step in planner.rehearse():

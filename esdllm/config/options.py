@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, get_args, get_origin
 
 import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
-from esdllm.errors import known
+from esdllm.errors import brief, known
 
 __all__ = ["converter", "inner_fields"]
 
+_BEYOND = 2**63  # of a tensor's whole numbers
+
 
 def _strict(kind: type, accepts: tuple[type, ...]) -> Any:
-    """Return a structuring hook that converts nothing but an int to a float."""
+    """Return a structuring hook that converts nothing but an int to a float, and takes no number that a tensor cannot hold."""
 
     def hook(value: Any, _: Any) -> Any:
         if isinstance(value, bool) is not (kind is bool) or not isinstance(value, accepts):
             hint = "; write true or false" if kind is bool else ""
-            raise ValueError(f"{value!r} is not {'an' if kind is int else 'a'} {kind.__name__}{hint}")
+            raise ValueError(f"{brief(value)} is not {'an' if kind is int else 'a'} {kind.__name__}{hint}")
+        if isinstance(value, int) and not -_BEYOND <= value < _BEYOND:
+            raise ValueError(f"{brief(value)} has no room in 64 bits; give a smaller number")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{value!r} is no finite number; give one that is")
         return kind(value)
 
     return hook
