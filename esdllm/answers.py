@@ -71,9 +71,9 @@ class Infilled(Answer):
     """A text whose blanks were filled in."""
 
     fills: tuple[str, ...] = ()
-    """what came into each blank, from the left"""
+    """what came into each blank, from the left, without a space that stands before or after the blank already"""
     pieces: tuple[str, ...] = ()
-    """what stood around the blanks, one more than `fills`"""
+    """what stands around the blanks, one more than `fills`"""
 
     def _body(self) -> str:
         filled = (f'<mark style="background: #c8e6c9">{escape(fill)}</mark>' for fill in self.fills)

@@ -1,4 +1,7 @@
-"""Templates with blanks: `The [MASK:4] sat on the [MASK:2].`"""
+"""Templates with blanks: `The [MASK:4] sat on the [MASK:2].`
+
+What stands around the blanks comes out as it went in. A backslash makes a blank text, `\\[MASK]`, and a second one itself.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from esdllm.answers import Infilled
-from esdllm.errors import InputError
+from esdllm.errors import InputError, brief
 from esdllm.interfaces import TextCodec
 from esdllm.records import Generation
+from esdllm.text import check_unicode
+from esdllm.views import ModelSpec
 
 __all__ = ["Template", "infilled", "parse_template"]
 
-_ANY = re.compile(r"\[\s*mask\b[^\]\[]*\]?", re.IGNORECASE)
+_ANY = re.compile(r"(\\*)(\[\s*mask\b[^\]\[]*\]?)", re.IGNORECASE)
 _BLANK = re.compile(r"\[MASK(?::([1-9]\d*))?\]")
 _EXAMPLE = "The [MASK:4] sat on the [MASK:2]."
+_DIGITS = 9  # of a blank's length: more tokens than any model's context
 
 
 class Template(NamedTuple):
@@ -26,51 +32,92 @@ class Template(NamedTuple):
     lengths: tuple[int, ...]
     """tokens of each blank"""
 
-    def canvas(self, codec: TextCodec, mask: int) -> tuple[list[int], tuple[range, ...]]:
-        """Return the tokens of the text, `mask` at its blanks, and the columns of each blank."""
-        tokens = codec.encode(self.pieces[0]) if self.pieces[0] else []
+    def canvas(self, codec: TextCodec, spec: ModelSpec) -> tuple[list[int], tuple[range, ...]]:
+        """Return the tokens of the text, masks at its blanks, and the columns of each blank.
+
+        Raises:
+            InputError: the blanks are longer than the model's context; the text holds the model's mask token.
+        """
+        if (blank := sum(self.lengths)) > spec.context:
+            raise InputError(f"blanks of {blank} tokens exceed the model's context of {spec.context}; shorten them")
+        tokens = _encoded(self.pieces[0], codec, spec.mask_id)
         spans = []
         for length, piece in zip(self.lengths, self.pieces[1:], strict=True):
             spans.append(range(len(tokens), len(tokens) + length))
-            tokens += [mask] * length + (codec.encode(piece) if piece else [])
+            tokens += [spec.mask_id] * length + _encoded(piece, codec, spec.mask_id)
         return tokens, tuple(spans)
 
 
+def _encoded(piece: str, codec: TextCodec, mask: int) -> list[int]:
+    """Return the tokens of a text that is to stay."""
+    tokens = codec.encode(piece) if piece else []
+    if mask in tokens:
+        raise InputError(
+            f"{brief(piece)} holds the model's mask token, which would be filled in too; write [MASK] where a token is missing"
+        )
+    return tokens
+
+
 def parse_template(text: str) -> Template:
-    """Return a text's template: [MASK:n] is a blank of n tokens, [MASK] of one.
+    """Return a text's template: [MASK:n] is a blank of n tokens, [MASK] of one, and \\[MASK] the text [MASK].
 
     Raises:
-        InputError: there is no blank, or one is written wrongly.
+        InputError: there is no blank, or one is written wrongly; it is no text.
     """
-    pieces, lengths, start = [], [], 0
+    if not isinstance(text, str):
+        raise InputError(f"a template is a text with blanks, such as {_EXAMPLE!r}, not {brief(text)}")
+    check_unicode("the prompt", text)
+    pieces, lengths, piece, start = [], [], "", 0
     for found in _ANY.finditer(text):
-        blank = _BLANK.fullmatch(found[0])
-        if blank is None:
-            raise InputError(
-                f"'{found[0]}' at character {found.start()} is no blank; write [MASK:4] where 4 tokens are missing, "
-                "[MASK] for one"
-            )
-        pieces.append(text[start : found.start()])
-        lengths.append(int(blank[1] or 1))
+        slashes, written = found.groups()
+        piece += text[start : found.start()] + slashes[: len(slashes) // 2]
         start = found.end()
+        if len(slashes) % 2:
+            piece += written
+            continue
+        pieces.append(piece)
+        lengths.append(_length(written, found.start(2)))
+        piece = ""
     if not lengths:
         raise InputError(
-            f"there is nothing to fill in in {text!r:.80}; write [MASK:4] where 4 tokens are missing, [MASK] for one, "
+            f"there is nothing to fill in in {brief(text)}; write [MASK:4] where 4 tokens are missing, [MASK] for one, "
             f'such as "{_EXAMPLE}"'
         )
-    return Template((*pieces, text[start:]), tuple(lengths))
+    return Template((*pieces, piece + text[start:]), tuple(lengths))
+
+
+def _length(written: str, at: int) -> int:
+    """Return the tokens of a blank that stands at a character of its text."""
+    blank = _BLANK.fullmatch(written)
+    if blank is None:
+        raise InputError(
+            f"'{written:.80}' at character {at} is no blank; write [MASK:4] where 4 tokens are missing, [MASK] for one, or "
+            f"\\{written:.80} for the text itself"
+        )
+    if len(blank[1] or "") > _DIGITS:
+        raise InputError(f"the blank at character {at} is longer than any model's context: {written:.80}")
+    return int(blank[1] or 1)
 
 
 def infilled(
     text: str, template: Template, spans: Sequence[range], row: Sequence[int], codec: TextCodec, result: Generation
 ) -> Infilled:
     """Return what came out of a template's canvas, `row` its tokens."""
+    pieces, fills, whole = list(template.pieces), [], template.pieces[0]
+    for number, span in enumerate(spans, 1):
+        fill = codec.decode(row[span.start : span.stop])
+        fill = fill.lstrip(" ") if whole.endswith(" ") else fill
+        fill = fill.rstrip(" ") if pieces[number].startswith(" ") else fill
+        if not fill and whole.endswith(" "):
+            pieces[number] = pieces[number].removeprefix(" ")
+        whole += fill + pieces[number]
+        fills.append(fill)
     return Infilled(
         prompt=text,
-        text=codec.decode(row),
+        text=whole,
         tokens=tuple(row[i] for span in spans for i in span),
         forwards=result.forwards,
         seconds=result.seconds,
-        fills=tuple(codec.decode(row[span.start : span.stop]) for span in spans),
-        pieces=template.pieces,
+        fills=tuple(fills),
+        pieces=tuple(pieces),
     )

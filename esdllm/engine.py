@@ -71,15 +71,16 @@ class Engine:
         *,
         attention_mask: Tensor | None = None,
         infill: bool = False,
-        chat: bool = False,
+        chat: bool | None = None,
         seed: int | Sequence[int] | None = None,
         observers: Sequence[StepObserver] = (),
     ) -> Generation:
         """Decode prompts: text, lists of token ids, conversations, or a tensor (B, P) int64 with an attention mask.
 
         `infill` takes each prompt as a canvas whose mask tokens are to be filled in, and generates nothing after it.
-        `chat` renders text through the chat template. `seed` is every row's (a row then comes out the same in any
-        batch), or one a row (for several answers to one prompt). `observers` watch beside those of the configuration.
+        `chat` says whether text goes through the chat template: if not told, where the checkpoint brings one. `seed` is every
+        row's (a row then comes out the same in any batch), or one a row (for several answers to one prompt). `observers` watch
+        beside those of the configuration.
 
         Raises:
             InputError: what was passed cannot be decoded; says why.

@@ -165,7 +165,7 @@ class Pipeline:
         rows = cast(Prompts, [prompt])
         self._take()
         try:
-            return Stream(self.engine, rows, _shown(prompt), self._busy.release, chat=self.model.chats(chat), seed=seed)
+            return Stream(self.engine, rows, _shown(prompt), self._busy.release, chat=chat, seed=seed)
         except BaseException:
             self._busy.release()
             raise
@@ -193,16 +193,19 @@ class Pipeline:
     ) -> Infilled | Answers:
         """Return a text with its blanks filled in, or each of a list: [MASK:n] is a blank of n tokens, [MASK] of one.
 
-        A list is decoded together.
+        A list is decoded together. The text around the blanks comes out as it is; `\\[MASK]` writes one that is none.
 
         Raises:
-            InputError: there is no blank, or one is written wrongly; no tokenizer; too long.
+            InputError: there is no blank, or one is written wrongly; the text holds the mask token; no tokenizer; too long.
         """
-        codec, listed = self.model.codec, [templates] if isinstance(templates, str) else list(templates)
+        codec, listed = self.model.codec, list(templates) if isinstance(templates, Iterable) else [templates]
+        listed = [templates] if isinstance(templates, str) else listed
         if codec is None:
             raise InputError(f"text needs a tokenizer: {self.model.codec_error or 'this model has none'}")
+        if not listed:
+            raise InputError("there is no template; give at least one")
         parsed = [parse_template(text) for text in listed]
-        made = [template.canvas(codec, self.model.spec.mask_id) for template in parsed]
+        made = [template.canvas(codec, self.model.spec) for template in parsed]
         result = self._generate([tokens for tokens, _ in made], infill=True, seed=seed, observers=observers)
         rows = zip(listed, parsed, made, result.answers, strict=True)
         found = tuple(infilled(text, template, spans, row, codec, result) for text, template, (_, spans), row in rows)
@@ -230,7 +233,7 @@ class Pipeline:
         return Answers(answers, sum(one.forwards for one in made), sum(one.seconds for one in made))
 
     def _batch(self, prompts: Sequence[Any], chat: bool | None, seed: Any) -> Answers:
-        result = self._generate(prompts, chat=self.model.chats(chat), seed=seed)
+        result = self._generate(prompts, chat=chat, seed=seed)
         texts = result.text or [""] * len(result.answers)
         rows = zip(prompts, texts, result.answers, strict=True)
         answers = tuple(
@@ -245,7 +248,7 @@ class Pipeline:
         return feed(self.stream(prompt, chat=chat, seed=seed), streamer, ids)
 
     def _prepared(self, prompts: Sequence[Any], chat: bool | None) -> Prepared:
-        return prepare(self.model, cast(Prompts, prompts), None, self.config.gen_length, False, self.model.chats(chat))
+        return prepare(self.model, cast(Prompts, prompts), None, self.config.gen_length, False, chat)
 
     def _generate(self, prompts: Any, **options: Any) -> Generation:
         self._take()

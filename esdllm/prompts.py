@@ -30,15 +30,17 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    model: Model, prompts: Prompts, attention_mask: Tensor | None, gen_length: int, infill: bool, chat: bool
+    model: Model, prompts: Prompts, attention_mask: Tensor | None, gen_length: int, infill: bool, chat: bool | None
 ) -> Prepared:
     """Return the canvas of prompts (each followed by `gen_length` masks) or, when infilling, of canvases as they are.
+
+    `chat` says whether text goes through the chat template: None where the checkpoint brings one.
 
     Raises:
         InputError: an empty prompt, a mask token where infilling was not asked for, a canvas over the model's context, a
             token outside the vocabulary, a wrong shape or dtype, an attention mask with holes.
     """
-    spec = model.spec
+    spec, chat = model.spec, model.chats(chat)
     if isinstance(prompts, Tensor):
         tokens, mask = _check_tensor(prompts, attention_mask)
     else:

@@ -201,10 +201,11 @@ def test_a_folders_own_template_goes_before_the_familys(tiny: Model, tiny_files:
 def test_text_goes_in_and_comes_out(tiny: Model, catalogue: Catalogue) -> None:
     config = catalogue.configure("dual-cache", settings={"gen_length": 8, "block_length": 8})
     engine = Engine.build(tiny, config, catalogue)
-    plain, chat = engine.generate("Sort 3 1 2."), engine.generate(["Sort 3 1 2."], chat=True)
+    plain, chat = engine.generate("Sort 3 1 2.", chat=False), engine.generate(["Sort 3 1 2."], chat=True)
     assert plain.tokens[0, :-8].tolist() == tiny.codec.encode("Sort 3 1 2.")
     assert chat.tokens[0, :-8].tolist() == tiny.codec.encode_chat([{"role": "user", "content": "Sort 3 1 2."}])
     assert engine.generate([[{"role": "user", "content": "Sort 3 1 2."}]]).tokens.equal(chat.tokens)
+    assert engine.generate("Sort 3 1 2.").tokens.equal(chat.tokens)  # as a pipeline does, where there is a template
     assert chat.text == [tiny.codec.decode(chat.answers[0])]
 
 

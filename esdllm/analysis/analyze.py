@@ -32,7 +32,7 @@ def analyze(
     engine: Engine,
     prompts: str | Sequence[str] | Sequence[Sequence[int]] | Sequence[Sequence[Message]],
     *,
-    chat: bool = False,
+    chat: bool | None = None,
     batch: int = 8,
     watch: Callable[[str, float], None] | None = None,
 ) -> Analysis:
@@ -79,7 +79,7 @@ def _take(
     prompts: Any,
     start: int,
     batch: int,
-    chat: bool,
+    chat: bool | None,
     tally: Tally,
     watch: Callable[[str, float], None],
 ) -> int:

@@ -116,7 +116,7 @@ class Recorder:
         return found
 
 
-def decode(engine: Engine, prompts: Prompts, chat: bool) -> list[Trajectory]:
+def decode(engine: Engine, prompts: Prompts, chat: bool | None) -> list[Trajectory]:
     """Decode prompts as one batch and return what happened in each row.
 
     Raises:

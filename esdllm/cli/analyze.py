@@ -120,7 +120,7 @@ def analyze_(
             found = analyze(
                 engine,
                 texts,
-                chat=loaded.chats(chat),
+                chat=chat,
                 batch=batch,
                 watch=lambda stage, share: bar.update(task, description=stage, completed=share),
             )

@@ -131,7 +131,7 @@ def generate(
     with ExitStack() as stack:
         view = _view(watch, engine.model, choice, console)
         observers = [stack.enter_context(view)] if console.is_terminal else []
-        result = engine.generate(text, chat=engine.model.chats(chat), observers=observers)
+        result = engine.generate(text, chat=chat, observers=observers)
     result = attrs.evolve(result, seconds=result.seconds - view.seconds)
     if as_json:
         print_json(_as_dict(result, choice.base(), decode), indent=None)

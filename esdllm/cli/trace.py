@@ -103,7 +103,7 @@ def trace(
     text = read_prompt(prompt)
     name = model or default_model(catalogue)
     loaded = load(name, device, dtype, catalogue, quantize)
-    found = _traces(runs, loaded, name, text, loaded.chats(chat), seed, times, catalogue, console)
+    found = _traces(runs, loaded, name, text, chat, seed, times, catalogue, console)
     for one in found:
         typer.echo(one.text if len(found) == 1 else f"{one.name}: {one.text}")
         console.print(_summary(one), style="dim", soft_wrap=True, markup=False)
@@ -121,7 +121,7 @@ def _traces(
     model: Model,
     model_name: str,
     prompt: str,
-    chat: bool,
+    chat: bool | None,
     seed: int | None,
     times: bool,
     catalogue: Catalogue,

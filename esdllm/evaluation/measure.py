@@ -115,7 +115,7 @@ def _prompts(model: Model, problems: Sequence[Problem], gen_length: int, chat: b
     found = []
     for number, problem in enumerate(problems, 1):
         try:
-            prepared = prepare(model, [problem.prompt], None, gen_length, infill=False, chat=model.chats(chat))
+            prepared = prepare(model, [problem.prompt], None, gen_length, infill=False, chat=chat)
         except InputError as error:
             raise InputError(f"problem {number}, {problem.prompt[:40]!r}: {error}") from error
         found.append(prepared.tokens[0, :-gen_length].tolist())

@@ -30,7 +30,7 @@ def trace(
     *,
     name: str = "",
     model: str = "",
-    chat: bool = False,
+    chat: bool | None = None,
     seed: int | None = None,
     timed: bool = True,
     watch: Watch | None = None,

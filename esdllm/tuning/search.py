@@ -169,7 +169,7 @@ class Search:
 
     def _check_prompt(self, prompt: str) -> None:
         try:
-            prepare(self.model, [prompt], None, self.base.config.gen_length, infill=False, chat=self.model.chats())
+            prepare(self.model, [prompt], None, self.base.config.gen_length, infill=False, chat=None)
         except InputError as error:
             raise InputError(f"the prompt {prompt[:40]!r}: {error}") from error
 
