@@ -380,13 +380,46 @@ def test_interrupting_is_quiet(run, monkeypatch):
     assert (code, out + err.strip()) == (130, "")
 
 
-def test_a_fault_of_ours_is_not_hidden(run, monkeypatch):
+class Panic(BaseException):
+    """As pyo3's PanicException, which is no Exception."""
+
+
+FAULTS = [
+    (RuntimeError("broken\nand more"), 3, "unforeseen RuntimeError: broken; `--debug` or ESDLLM_DEBUG=1 shows"),
+    (Panic("x" * 10_000), 3, f"unforeseen Panic: {'x' * 300}; "),
+    (KeyError(), 3, "unforeseen KeyError; "),
+    (RecursionError("maximum recursion depth exceeded"), 3, "unforeseen RecursionError: maximum recursion depth"),
+    (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), 3, "unforeseen UnicodeEncodeError: "),
+    (OSError(28, "No space left on device", "a.jsonl"), 2, "No space left on device: a.jsonl"),
+    (OSError(5, "Input/output error"), 2, "Input/output error"),
+    (MemoryError(), 2, "this does not fit into memory"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), 2, "this does not fit"),
+    (esdllm.InputError("a\n" * 10_000), 2, "a a a"),
+]
+
+
+@pytest.mark.parametrize(("error", "expected", "said"), FAULTS, ids=lambda value: repr(value)[:30])
+def test_an_error_that_nobody_foresaw_is_one_line_that_says_how_to_see_more(run, monkeypatch, error, expected, said):
     def broken(*_, **__):
-        raise RuntimeError("broken")
+        raise error
 
     monkeypatch.setattr(esdllm.Catalogue, "load", broken)
-    with pytest.raises(RuntimeError, match="broken"):
-        run("plugins")
+    code, out, err = run("plugins")
+    assert (code, out) == (expected, "")
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: {said}")
+    assert len(line) < 5000
+    assert (expected == 3) is ("please report it" in line)
+    monkeypatch.setenv("ESDLLM_DEBUG", "1")
+    assert "Traceback" in run("plugins")[2]
+
+
+def test_output_that_nobody_reads_any_more_is_no_error(run, monkeypatch):
+    def closed(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(esdllm.Catalogue, "load", closed)
+    assert run("plugins") == (141, "", "")
 
 
 def test_no_plugin_ships_a_checkpoint(run, monkeypatch):

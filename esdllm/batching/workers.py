@@ -178,5 +178,6 @@ def _work(connection: Connection, settings: dict[str, Any]) -> None:
         return
     except EsdllmError as error:
         connection.send(type(error)(str(error)))
-    except Exception:  # a fault of ours, which should be seen as one
-        connection.send(RuntimeError(f"in another process:\n{traceback.format_exc()}"))
+    except Exception as error:  # a fault of ours, which should be seen as one
+        told = f"in another process: {type(error).__name__}: {error}"
+        connection.send(RuntimeError(f"{told}\n{traceback.format_exc()}"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated
 
+import torch
 import typer
 
 from esdllm.allocator import keep_freed_memory
@@ -28,9 +30,12 @@ from esdllm.cli import (
     trace,
     tune,
 )
+from esdllm.config.project import DEBUG_VARIABLE
 from esdllm.errors import EsdllmError
 
 __all__ = ["app", "main"]
+
+_LONGEST = 4000  # characters of an error
 
 app = typer.Typer(
     name="esdllm",
@@ -84,9 +89,11 @@ def esdllm(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 1 where cases failed, 2 for an error that the user can mend.
+    """Run the command and return its exit code.
 
-    The one place where errors become a line on standard error; `--debug` lets the traceback through.
+    0; 1 where cases failed; 2 for an error that the user can mend; 3 for one that nobody foresaw; 130 for Ctrl-C; 141 where
+    nobody reads the output any more. The one place where errors become a line on standard error; `--debug` and the variable
+    ESDLLM_DEBUG show the traceback too.
     """
     if arguments is None:  # the process is the command's own
         keep_freed_memory()
@@ -95,24 +102,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(app(words, prog_name="esdllm", standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    except Exception as error:
-        if (message := _message(error)) is None:
-            raise
-        if "--debug" in words:
+    except BrokenPipeError:
+        if arguments is None:  # what is still to be written goes nowhere, and Python's end has nothing to say of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of a library that is written in Rust is no Exception
+        if "--debug" in words or os.environ.get(DEBUG_VARIABLE, "").strip():
             traceback.print_exception(error)
-        typer.echo(f"error: {message}", err=True)
-        return 2
+        message = _message(error)
+        typer.echo(f"error: {_cut(message or _unforeseen(error))}", err=True)
+        return 2 if message else 3
 
 
-def _message(error: Exception) -> str | None:
-    """Return what to say of an error that the user can mend, in one line; None if it is a fault of ours."""
+def _message(error: BaseException) -> str | None:
+    """Return what to say of an error that the user can mend; None if it is a fault of ours or of a library."""
     if isinstance(error, EsdllmError):
-        return " ".join(str(error).split())
-    if hasattr(error, "format_message"):  # wrong usage; typer keeps the class to itself
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename is not None else ""
+        return f"{error.strerror}{where}"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "you tried to allocate" in str(error):
+        return "this does not fit into memory; give a smaller batch, a shorter canvas, or see `esdllm doctor`"
+    if isinstance(error, Exception) and hasattr(
+        error, "format_message"
+    ):  # wrong usage; typer keeps the class to itself
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context else ""
-        said = error.format_message().rstrip(".")
+        said = str(error.format_message()).rstrip(".")
         if said.startswith("Got unexpected extra argument") and context and context.info_name == "generate":
             said += "; put the prompt in quotes"
         return f"{said}{hint}"
     return None
+
+
+def _unforeseen(error: BaseException) -> str:
+    told = next(iter(str(error).splitlines()), "")
+    return (
+        f"unforeseen {type(error).__name__}{': ' if told else ''}{told:.300}; `--debug` or {DEBUG_VARIABLE}=1 shows the "
+        f"traceback: please report it with that, and with esdllm {version('esdllm')}, where esdllm's issues are kept"
+    )
+
+
+def _cut(message: str) -> str:
+    """Return a message in one line of bearable length."""
+    line = " ".join(message.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"

@@ -19,6 +19,7 @@ from esdllm.errors import ConfigError, known
 from esdllm.plugins import DISABLE_VARIABLE
 
 __all__ = [
+    "DEBUG_VARIABLE",
     "MODEL_VARIABLE",
     "PRESET_VARIABLE",
     "PROFILE_VARIABLE",
@@ -49,8 +50,11 @@ PROFILE_VARIABLE = "ESDLLM_PROFILE"
 PROJECT_VARIABLE = "ESDLLM_PROJECT"
 """Environment variable: the project's file, in place of the nearest one; `none` for none."""
 
+DEBUG_VARIABLE = "ESDLLM_DEBUG"
+"""Environment variable: where it says anything, the command shows the traceback of every error, as with --debug."""
+
 _PREFIX = "ESDLLM_"
-_OTHERS = (DISABLE_VARIABLE, MODEL_VARIABLE, PRESET_VARIABLE, PROFILE_VARIABLE, PROJECT_VARIABLE)
+_OTHERS = (DEBUG_VARIABLE, DISABLE_VARIABLE, MODEL_VARIABLE, PRESET_VARIABLE, PROFILE_VARIABLE, PROJECT_VARIABLE)
 
 
 @attrs.frozen
