@@ -12,12 +12,13 @@ from typing import Any
 
 import attrs
 
-from esdllm.errors import InputError, UnavailableError
+from esdllm.errors import InputError, UnavailableError, brief
 from esdllm.jsonl import json_lines
 from esdllm.views import Message
 
 __all__ = ["BadLine", "Line", "check_kind", "is_turn", "read_lines", "write_atomically", "write_rows"]
 
+_DEPTH = 64  # brackets that may stand around a value when it is written, beyond those that the parser saw
 _EXAMPLE = '{"prompt": "Who are you?"}'
 
 
@@ -75,13 +76,28 @@ def _line(number: int, found: Mapping[str, Any] | str) -> Line | BadLine:
     if isinstance(found, str):
         return BadLine(number, found)
     prompt, messages = found.get("prompt"), found.get("messages")
+    if not _can_be_written(found.get("id")):
+        return BadLine(number, f"its id cannot be written as JSON: {brief(found['id'])}; give a text or a number")
     if isinstance(prompt, str) and messages is None:
         return Line(number, prompt, found.get("id"))
     if prompt is None and isinstance(messages, list) and messages and all(map(is_turn, messages)):
         return Line(number, tuple(messages), found.get("id"))
     if prompt is not None and messages is not None:
         return BadLine(number, "it has both a prompt and messages; give one")
+    if prompt is not None:
+        return BadLine(number, f"its prompt is a {type(prompt).__name__}, not a text: {brief(prompt)}")
     return BadLine(number, f"it holds no prompt: write {_EXAMPLE}, or messages that are a list of role and content")
+
+
+def _can_be_written(value: Any) -> bool:
+    """Return whether a value can stand in a line of the output, which is JSON: no NaN, and not nested to the parser's limit."""
+    for _ in range(_DEPTH):
+        value = [value]
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def is_turn(turn: object) -> bool:
@@ -94,38 +110,73 @@ def _read_json_lines(path: Path) -> Read:
 
 
 def _read_csv(path: Path) -> Read:
+    text = path.read_bytes().decode(
+        "utf-8-sig", errors="surrogateescape"
+    )  # so that a wrong byte spoils its own row alone
+    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not valid UTF-8 at byte {error.start}; convert it first, say with iconv"
-        ) from error
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    _check_columns(path, reader.fieldnames or ())
-    before = reader.line_num
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        try:
+            _check_columns(path, reader.fieldnames or ())
+        except csv.Error as error:
+            raise InputError(f"{path}, line 1: {error}") from error
+        while (found := _csv_row(reader)) is not None:
+            yield found
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _csv_row(reader: csv.DictReader[str]) -> tuple[int, Mapping[str, Any] | str] | None:
+    """Return the line at which the next row begins, with its values or what is wrong with it; None at the end."""
+    number = reader.line_num + 1
     try:
-        for row in reader:
-            extra = None in row
-            yield before + 1, "it has more fields than the head" if extra else row
-            before = reader.line_num
+        row = next(reader, None)
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}") from error
+        return number, str(error)
+    if row is None:
+        return None
+    if None in row:
+        return number, "it has more fields than the head"
+    if any("\udc80" <= letter <= "\udcff" for value in row.values() for letter in value or ""):
+        return number, "it is not valid UTF-8; convert it first, say with iconv"
+    return number, row
 
 
 def _read_parquet(path: Path) -> Read:
     parquet = _pyarrow("parquet")
     try:
         table = parquet.read_table(path)
-    except ValueError as error:  # pyarrow's errors are ValueErrors
-        raise InputError(f"{path} is no Parquet file: {error}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise InputError(f"{path} is no sound Parquet file: {error!s:.200}") from error
+    except Exception as error:  # pyarrow raises errors of several kinds
+        raise InputError(f"{path} is no Parquet file: {error!s:.200}") from error
     _check_columns(path, table.column_names)
-    names = [name for name in ("prompt", "id") if name in table.column_names]
-    yield from enumerate(table.select(names).to_pylist(), 1)
+    columns = {name: table.column(name) for name in ("prompt", "id") if name in table.column_names}
+    yield from ((row + 1, _cells(columns, row)) for row in range(table.num_rows))
+
+
+def _cells(columns: Mapping[str, Any], row: int) -> Mapping[str, Any] | str:
+    """Return a row's values by column, or what is wrong with it."""
+    try:
+        return {name: _cell(column[row]) for name, column in columns.items()}
+    except Exception as error:  # text that is not UTF-8, a date beyond Python's, and what else pyarrow holds
+        return f"a cell of it cannot be read: {type(error).__name__}: {error!s:.80}"
+
+
+def _cell(held: Any) -> Any:
+    """Return a cell of a Parquet table as JSON has it: of times, decimals and the like their text."""
+    arrow = _pyarrow("")
+    kinds = (arrow.types.is_temporal, arrow.types.is_decimal)
+    return held.cast(arrow.string()).as_py() if any(is_kind(held.type) for is_kind in kinds) else held.as_py()
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:
     if "prompt" not in names:
-        raise InputError(f"{path} has no column 'prompt'; it has {', '.join(map(repr, names)) or 'none'}")
+        raise InputError(f"{path} has no column 'prompt'; it has {brief(list(names), 300) if names else 'none'}")
+    if twice := [name for name in ("prompt", "id") if list(names).count(name) > 1]:
+        raise InputError(f"{path} has more than one column {twice[0]!r}; rename all but one")
 
 
 def check_kind(path: Path) -> None:
@@ -172,9 +223,12 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     arrow, parquet = _pyarrow(""), _pyarrow("parquet")
-    kinds = {type(row["id"]) for row in rows if row.get("id") is not None}
-    if len(kinds) > 1 or kinds & {dict, list}:  # a column has one type
+    ids = [row["id"] for row in rows if row.get("id") is not None]
+    kinds = set(map(type, ids))
+    beyond = any(isinstance(one, int) and not -(2**63) <= one < 2**63 for one in ids)
+    if len(kinds) > 1 or kinds & {dict, list} or beyond:  # a column has one type, of whole numbers 64 bits
         rows = [{**row, "id": _id_text(row["id"])} for row in rows]
+    rows = [{key: _plain(value) for key, value in row.items()} for row in rows]
     sink = io.BytesIO()
     parquet.write_table(arrow.Table.from_pylist(list(rows)), sink)
     return sink.getvalue()
@@ -182,6 +236,11 @@ def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 def _id_text(value: Any) -> str | None:
     return None if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with half a pair of surrogates, which UTF-8 cannot hold, written as an escape."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _pyarrow(module: str) -> Any:

@@ -17,7 +17,7 @@ from esdllm.batching.workers import Batch, Done, Setup, decode, decode_elsewhere
 from esdllm.catalogue import Catalogue
 from esdllm.config import DecodeConfig
 from esdllm.engine import Engine
-from esdllm.errors import InputError
+from esdllm.errors import EsdllmError, InputError
 from esdllm.loading import Model
 from esdllm.prompts import prepare
 
@@ -156,7 +156,7 @@ def _encoded(
         prompt: Any = line.prompt if isinstance(line.prompt, str) else list(line.prompt)
         try:
             prepared = prepare(model, [prompt], None, config.gen_length, False, chat)
-        except InputError as error:
+        except EsdllmError as error:
             bad.append(BadLine(line.number, str(error).replace("prompt 0", "the prompt")))
             continue
         good.append(line)
