@@ -192,6 +192,16 @@ def test_what_a_page_marks_as_free_may_differ(shown: str, came: str) -> None:
     assert difference(shown, came) == ""
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if any(e.shown for e in examples(fences(page)))], ids=name_of)
+def test_a_change_of_any_line_that_a_page_shows_is_found(page: Path) -> None:
+    for shown in [example.shown for example in examples(fences(page)) if example.shown]:
+        lines, came = shown.splitlines(), shown.replace("≈", "")
+        assert difference(shown, came) == ""
+        for place in [place for place, line in enumerate(lines) if line.strip() not in ("", "…")]:
+            changed = [*lines[:place], f"{lines[place]} x", *lines[place + 1 :]]
+            assert difference("\n".join(changed), came)
+
+
 def test_a_changed_output_of_a_page_is_found(room: Room) -> None:
     (example,) = _mutant(PAGE)
     assert wrong(example, room.run(example.fence, example.commands)) == ""
