@@ -1,4 +1,4 @@
-"""The laws of recording steps as graphs. What is recorded on a GPU is here a function that is called again."""
+"""The laws of recording steps as graphs. What is recorded on a GPU is here recorded on a tape of operators."""
 
 from __future__ import annotations
 
@@ -8,68 +8,46 @@ import pytest
 import torch
 from runs import MODELS, MODES, Build, Watch, prompts
 
-from esdllm import Engine
+from esdllm import graphs
 from esdllm.run import StepFunction
+from esdllm.testing.tape import Tape, record_steps
 
 
-class Recorder:
-    """Stands for CUDA: notes what is recorded, runs nothing then, and calls it when it is replayed."""
-
-    def __init__(self) -> None:
-        self.replays: list[int] = []
-        self.forgotten = 0
-
-    def prepare(self, work: Callable[[], None]) -> None:
-        work()
-
-    def forget(self) -> None:
-        self.forgotten += 1
+class Again(Tape):
+    """Records by noting the function, and replays by calling it: what is compiled cannot be compiled under a tape."""
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         self.replays.append(0)
-        number = len(self.replays) - 1
-
-        def replay() -> None:
-            self.replays[number] += 1
-            work()
-
-        return replay
-
-
-def recorded(engine: Engine, compiled: bool = False) -> Recorder:
-    """Let an engine's steps be recorded."""
-    recorder = Recorder()
-    engine.step_function = StepFunction(compiled, backend="eager", graphs=recorder)
-    return recorder
+        return work
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("preset", [*MODES, "es-dllm-parallel"])
 def test_recorded_steps_decode_what_steps_decode(model: str, preset: str, build: Build) -> None:
     engine, expected = build(model, preset), build(model, preset)
-    recorder = recorded(engine)
+    tape = record_steps(engine)
     for seed in (0, 1, 2):
         found, given = engine.generate(prompts(2, seed=seed)), expected.generate(prompts(2, seed=seed))
         assert torch.equal(found.tokens, given.tokens)
         assert (found.forwards, found.layer_work) == (given.forwards, given.layer_work)
-    assert sum(recorder.replays) > 0
+    assert sum(tape.replays) > 0
 
 
 def test_the_next_prompts_of_a_form_record_nothing_anew(build: Build) -> None:
     engine, watch = build("llada-0", "es-dllm"), Watch()
-    recorder = recorded(engine)
+    tape = record_steps(engine)
     engine.generate(prompts(2), observers=[watch])
     engine.generate(prompts(2, seed=1), observers=[watch])
     plans = [record.plan for record in watch.records]
-    assert len(recorder.replays) == len(set(plans))
-    assert sum(recorder.replays) == len(plans) - len(set(plans))  # the first of each plan runs as it is
+    assert len(tape.replays) == len(set(plans))
+    assert sum(tape.replays) == len(plans) - len(set(plans))  # the first of each plan runs as it is
     engine.generate(prompts(2, seed=2), observers=[Watch()])
-    assert len(recorder.replays) == len(set(plans))
+    assert len(tape.replays) == len(set(plans))
 
 
 def test_padded_prompts_and_another_form_decode_as_without_recording(build: Build) -> None:
     engine, expected = build("dream-0", "es-dllm"), build("dream-0", "es-dllm")
-    recorded(engine)
+    record_steps(engine)
     lists = [prompts(1, length).tolist()[0] for length in (12, 7, 9)]
     for given in (lists, lists[::-1], lists[:2], lists):
         assert torch.equal(engine.generate(given).tokens, expected.generate(given).tokens)
@@ -79,17 +57,18 @@ def test_a_compiled_step_is_recorded_as_an_eager_one_and_compiled_once_a_plan(bu
     engine, watch = build("llada-0", "es-dllm", gen_length=16), Watch()
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    recorder = recorded(engine, compiled=True)
+    tape = Again()
+    engine.step_function = StepFunction(compiled=True, backend="eager", graphs=tape)
     found = engine.generate(prompts(2), observers=[watch])
     assert torch.equal(found.tokens, build("llada-0", "es-dllm", gen_length=16).generate(prompts(2)).tokens)
     plans = {record.plan for record in watch.records}
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == len(plans)
-    assert 0 < len(recorder.replays) <= len(plans)
+    assert 0 < len(tape.replays) <= len(plans)
 
 
 def test_a_canvas_takes_over_one_of_its_form_only(build: Build) -> None:
     engine = build("llada-0", "es-dllm")
-    recorded(engine)
+    record_steps(engine)
     engine.generate(prompts(2))
     canvas = engine._canvas
     assert canvas is not None
@@ -103,7 +82,7 @@ def test_a_canvas_takes_over_one_of_its_form_only(build: Build) -> None:
 
 
 def test_what_cannot_be_recorded_runs_without_and_says_so_once(build: Build) -> None:
-    class Failing(Recorder):
+    class Failing(Tape):
         def record(self, work: Callable[[], None]) -> Callable[[], None]:
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
@@ -119,17 +98,17 @@ def test_what_cannot_be_recorded_runs_without_and_says_so_once(build: Build) -> 
 
 def test_a_store_that_cannot_be_called_in_a_compiled_step_is_not_recorded(build: Build) -> None:
     engine = build("llada-0", "es-dllm", cache="offloaded")
-    recorder = recorded(engine)
+    tape = record_steps(engine)
     expected = build("llada-0", "es-dllm").generate(prompts(2)).tokens
     for _ in range(2):
         assert torch.equal(engine.generate(prompts(2)).tokens, expected)
-    assert recorder.replays == []
+    assert tape.replays == []
     assert not engine.step_function.recording
 
 
 def test_closing_lets_go_of_canvas_cache_and_what_was_recorded(build: Build) -> None:
     engine = build("llada-0", "es-dllm")
-    recorder = recorded(engine)
+    tape = record_steps(engine)
     found = engine.generate(prompts(2)).tokens
     assert engine.step_function.graphs is not None
     assert engine.step_function.graphs._known
@@ -138,7 +117,7 @@ def test_closing_lets_go_of_canvas_cache_and_what_was_recorded(build: Build) -> 
     assert engine.cache is None
     assert engine.step_function.graphs._known == {}
     assert engine.step_function.graphs._owner is None
-    assert recorder.forgotten > 0
+    assert tape.forgotten > 0
     assert torch.equal(engine.generate(prompts(2)).tokens, found)
 
 
@@ -147,3 +126,46 @@ def test_without_recording_every_run_has_a_canvas_of_its_own(build: Build) -> No
     engine.generate(prompts(2))
     assert engine._canvas is None
     assert engine.step_function.graphs is None
+
+
+def test_a_replay_is_blind_to_tensors_passed_anew(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the inputs of each step in place of the recorded copies, nothing moves after the first replay."""
+    monkeypatch.setattr(graphs, "_fill", lambda held, inputs: None)
+    engine, expected = build("llada-0", "es-dllm"), build("llada-0", "es-dllm")
+    record_steps(engine)
+    assert not torch.equal(engine.generate(prompts(2)).tokens, expected.generate(prompts(2)).tokens)
+
+
+def reading(x: torch.Tensor) -> None:
+    x.add_(float(x.sum()))
+
+
+def copying(x: torch.Tensor) -> None:
+    x.add_(torch.tensor(2.0))
+
+
+@pytest.mark.parametrize(("work", "why"), [(reading, "reads the device"), (copying, "copies a constant from the host")])
+def test_what_a_gpu_could_not_record_the_tape_refuses(work: Callable[[torch.Tensor], None], why: str) -> None:
+    x = torch.ones(3)
+    with pytest.raises(RuntimeError, match=why):
+        Tape().record(lambda: work(x))
+    assert torch.equal(x, torch.ones(3))
+
+
+def test_recording_runs_nothing_and_a_replay_bakes_tensors_and_numbers() -> None:
+    x, number = torch.ones(3), [2.0]
+    holder = {"x": x}
+
+    def work() -> None:
+        doubled = holder["x"][1:].mul(number[0])
+        holder["x"][:2].add_(doubled)
+        holder["x"].copy_(torch.cat([doubled, holder["x"][:1]]))
+
+    replay = Tape().record(work)
+    assert torch.equal(x, torch.ones(3))
+    number[0], holder["x"] = 100.0, torch.zeros(3)
+    replay()
+    assert x.tolist() == [2.0, 2.0, 3.0]
+    replay()
+    assert x.tolist() == [4.0, 6.0, 6.0]
+    assert torch.equal(holder["x"], torch.zeros(3))

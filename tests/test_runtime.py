@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
-import pluggy
 import pytest
 import torch
 from helpers import CASES
@@ -40,26 +42,40 @@ def test_an_adaptive_run_does_read_the_device(catalogue: Catalogue, build: Any) 
         build(shape_only, "es-dllm-parallel").generate(prompts())
 
 
-def test_no_hook_is_called_while_generating(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = build("llada-0", "es-dllm")
-    calls: list[str] = []
-    call, entry = pluggy.HookCaller.__call__, Catalogue.entry
+PLUGIN_CODE = ("pluggy", "esdllm.plugins", "esdllm.catalogue", "importlib.metadata")
+"""modules none of whose functions runs while a generation does"""
 
-    def note_call(self: Any, **kwargs: Any) -> Any:
-        if self.name.startswith("esdllm_"):
-            calls.append(self.name)
-        return call(self, **kwargs)
 
-    def note_entry(self: Any, kind: str, name: str) -> Any:
-        calls.append(name)
-        return entry(self, kind, name)
+def plugin_calls(work: Callable[[], object]) -> set[str]:
+    """Return the functions of plugins' machinery, and the hooks, that run while `work` does, however they are called."""
+    called: set[str] = set()
 
-    monkeypatch.setattr(pluggy.HookCaller, "__call__", note_call)
-    monkeypatch.setattr(Catalogue, "entry", note_entry)
-    engine.generate(prompts())
-    assert calls == []
-    build("llada-0", "es-dllm")
-    assert calls  # so the monitor really listens
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        module, name = str(frame.f_globals.get("__name__")), frame.f_code.co_name
+        if event == "call" and (
+            name.startswith("esdllm_") or f"{module}.".startswith(tuple(f"{x}." for x in PLUGIN_CODE))
+        ):
+            called.add(f"{module}.{name}")
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return called
+
+
+@pytest.mark.parametrize("mode", ["es-dllm", "es-dllm-parallel"])
+def test_no_hook_is_called_while_generating(mode: str, build: Any) -> None:
+    engine = build("llada-0", mode)
+    assert plugin_calls(lambda: engine.generate(prompts())) == set()
+
+
+def test_building_an_engine_looks_names_up_and_loading_a_catalogue_calls_hooks(build: Any) -> None:
+    """So the law above really listens."""
+    assert "esdllm.catalogue.build" in plugin_calls(lambda: build("llada-0", "es-dllm"))
+    assert any(name.endswith(".esdllm_presets") for name in plugin_calls(Catalogue.load))
 
 
 @pytest.mark.parametrize(
