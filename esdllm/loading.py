@@ -12,10 +12,14 @@ import torch
 from esdllm.catalogue import Catalogue
 from esdllm.config import ComponentConfig
 from esdllm.config.elsewhere import offer
+from esdllm.dtypes import choose_dtype
 from esdllm.errors import CheckpointError, TokenizerError, known
+from esdllm.finding import locate
 from esdllm.interfaces import ModelAdapter, ModelFamily, TextCodec
+from esdllm.lora import base_of
 from esdllm.placing import DeviceMap, LoadPlan, Placement, resolve_device, resolve_dtype
-from esdllm.reading import ends_of_text, json_object, mask_token_id
+from esdllm.reading import ends_of_text, json_object, mask_token_id, refuse_quantized
+from esdllm.stored import has_weights
 from esdllm.views import ModelSpec
 
 __all__ = [
@@ -88,7 +92,9 @@ def load_model(
 ) -> Model:
     """Return a model from a local folder, a hub id, or the name of a checkpoint that ships with a plugin.
 
-    `device` is the GPU if there is one and else the CPU; `dtype` is the checkpoint's own unless given. `quantize` holds
+    `device` is the GPU if there is one and else the CPU; `dtype` is the checkpoint's own unless given: config.json's, or if
+    that has none, that of most of the weights. A folder may hold a LoRA adapter in PEFT's format instead: the model that it
+    names is loaded, and the adapter merged into it. `quantize` holds
     the weights of linear layers in fewer bits: int8, int8-weight-only or int4-weight-only. `device_map` spreads the layers
     over devices instead of `device`: a list of them, "auto" for all GPUs, or a mapping such as {"layers.0-15": "cuda:0",
     "layers.16-31": "cuda:1"}, in which embedding and head may be named too and else go with the first and the last layer.
@@ -104,11 +110,12 @@ def load_model(
     """
     catalogue = catalogue or Catalogue.load()
     placement = Placement.of(device, device_map)
-    folder = _folder(str(name_or_path), catalogue, _FILES)
+    folder, lora = locate(str(name_or_path), shipped_checkpoints(catalogue), _FILES)
     config = _read_config(folder)
     family = _family(folder / "config.json", config, catalogue)
-    plan = _plan(family, config, placement, dtype, quantize)
-    codec, missing = _codec(family, folder, family.spec(config))  # before the weights, which take long
+    _refuse_quantized(family, config)
+    plan = _plan(family, config, placement, choose_dtype(dtype, config, folder), quantize, lora=lora)
+    codec, missing = _codec(family, lora or folder, folder, family.spec(config))  # before the weights, which take long
     return Model(family.load(folder, config, plan), codec, missing, quantize)
 
 
@@ -139,7 +146,7 @@ def random_model(
             raise CheckpointError(f"no geometry '{geometry}'; {known(geometry, offered)}")
         geometry = offered[geometry]
     family = _family("the geometry", geometry, catalogue)
-    plan = _plan(family, geometry, placement, dtype, quantize, seed)
+    plan = _plan(family, geometry, placement, choose_dtype(dtype, geometry), quantize, seed)
     return Model(family.load(Path(), geometry, plan), quantize=quantize)
 
 
@@ -172,7 +179,7 @@ def from_module(module: Any, tokenizer: Any = None, catalogue: Catalogue | None 
 
 def describe_model(name_or_path: str | Path, catalogue: Catalogue | None = None) -> ModelSpec:
     """Return a checkpoint's geometry; no weights are read or downloaded, and tokenizer files only for a mask token's id."""
-    family, config = _described(name_or_path, catalogue or Catalogue.load())
+    family, config, _ = _described(name_or_path, catalogue or Catalogue.load())
     return family.spec(config)
 
 
@@ -183,54 +190,62 @@ def describe_weights(
     catalogue: Catalogue | None = None,
 ) -> Weights:
     """Return what weights would be once loaded, from what `describe_model` reads or from a config.json's content."""
-    family, config = _described(name_or_path, catalogue or Catalogue.load())
-    plan = _plan(family, config, Placement.of("cpu"), dtype, quantize)
+    family, config, weights = _described(name_or_path, catalogue or Catalogue.load())
+    _refuse_quantized(family, config)
+    plan = _plan(family, config, Placement.of("cpu"), choose_dtype(dtype, config, weights), quantize)
     return Weights(family.spec(config), plan.dtype, family.weight_bytes(config, plan))
 
 
 def _described(
     name_or_path: str | Path | Mapping[str, Any], catalogue: Catalogue
-) -> tuple[ModelFamily, Mapping[str, Any]]:
+) -> tuple[ModelFamily, Mapping[str, Any], Path | str | None]:
+    """Return the family, the config, and where the weights are: a folder, or the hub, by their id; None if nowhere."""
     if isinstance(name_or_path, Mapping):
-        return _family("the geometry", name_or_path, catalogue), name_or_path
-    folder = _folder(str(name_or_path), catalogue, ("config.json",))
+        return _family("the geometry", name_or_path, catalogue), name_or_path, None
+    name, shipped = str(name_or_path), shipped_checkpoints(catalogue)
+    folder, lora = locate(name, shipped, ("config.json",))
     config = _read_config(folder)
     if config.get(_MASK) is None:
-        config = _read_config(_folder(str(name_or_path), catalogue, _TOKENIZER))
-    return _family(folder / "config.json", config, catalogue), config
+        config = _read_config(locate(name, shipped, _TOKENIZER)[0])
+    family, name = _family(folder / "config.json", config, catalogue), base_of(lora) if lora else name
+    elsewhere = None if name in shipped or Path(name).expanduser().is_dir() else name
+    return family, config, folder if has_weights(folder) else elsewhere
 
 
 def _plan(
     family: ModelFamily,
     config: Mapping[str, Any],
     placement: Placement,
-    dtype: str | torch.dtype | None,
+    dtype: torch.dtype,
     quantize: str | None,
     seed: int | None = None,
+    lora: Path | None = None,
 ) -> LoadPlan:
     """Return the plan for a model; refuse what its family does not offer."""
     spec = family.spec(config)
-    plan = attrs.evolve(placement.plan(spec, _dtype(dtype, config), quantize), seed=seed)
+    plan = attrs.evolve(placement.plan(spec, dtype, quantize), seed=seed, lora=lora)
     plan.only(
         spec.family,
         quantize=getattr(family, "quantizations", ()),
         spread=getattr(family, "spreads", False),
         random=getattr(family, "draws", False),
+        merge=getattr(family, "merges", False),
     )
     return plan
 
 
-def _codec(family: ModelFamily, folder: Path, spec: ModelSpec) -> tuple[TextCodec | None, str]:
-    """Return a folder's codec, or why there is none."""
+def _codec(family: ModelFamily, tuned: Path, folder: Path, spec: ModelSpec) -> tuple[TextCodec | None, str]:
+    """Return the codec of a fine-tune's folder if that has a tokenizer, else of its model's; or why there is none."""
+    brings = any((tuned / name).is_file() for name in ("tokenizer.json", "vocab.json"))
     try:
-        return family.codec(folder, spec), ""
+        return family.codec(tuned if brings else folder, spec), ""
     except TokenizerError as error:
         return None, str(error)
 
 
-def _dtype(asked: str | torch.dtype | None, config: Mapping[str, Any]) -> torch.dtype:
-    """Return the dtype that is asked for, else the config's."""
-    return resolve_dtype(asked or config.get("torch_dtype", config.get("dtype")))
+def _refuse_quantized(family: ModelFamily, config: Mapping[str, Any]) -> None:
+    if not getattr(family, "unpacks", False):
+        refuse_quantized(config)
 
 
 def _families(catalogue: Catalogue) -> dict[str, ModelFamily]:
@@ -250,34 +265,6 @@ def shipped_checkpoints(catalogue: Catalogue) -> dict[str, Path]:
 def _offered(member: str, catalogue: Catalogue) -> dict[str, Any]:
     """Return what families offer by name; `member` is one of `OfferingFamily` that a family need not have."""
     return {name: one for family in _families(catalogue).values() for name, one in getattr(family, member, {}).items()}
-
-
-def _folder(name: str, catalogue: Catalogue, files: tuple[str, ...]) -> Path:
-    """Return the folder of a shipped checkpoint, a path, or a hub id's download."""
-    shipped = shipped_checkpoints(catalogue)
-    if name in shipped:
-        return shipped[name]
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists() or path.is_absolute() or name.count("/") != 1 or name.startswith((".", "~")):
-        raise CheckpointError(
-            f"no checkpoint '{name}': not a folder, not a hub id like GSAI-ML/LLaDA-8B-Instruct, not shipped; "
-            f"{known(name, shipped)}"
-        )
-    return _download(name, files)
-
-
-def _download(name: str, files: tuple[str, ...]) -> Path:
-    from huggingface_hub import snapshot_download  # slow to import, and only hub ids need it
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(files)))
-    except Exception as error:  # the hub raises errors of many libraries
-        reason = str(error).strip().split("\n")[0].removeprefix("Got: ")
-        raise CheckpointError(
-            f"'{name}' is no local folder, and the hub gave: {reason} (look at the spelling, the network, and HF_HUB_OFFLINE)"
-        ) from error
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:

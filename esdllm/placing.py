@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 import attrs
@@ -12,12 +13,13 @@ import torch
 from esdllm.errors import ConfigError, UnavailableError, known
 from esdllm.views import ModelSpec
 
-__all__ = ["DeviceMap", "LoadPlan", "Placement", "resolve_device", "resolve_dtype"]
+__all__ = ["DTYPES", "DeviceMap", "LoadPlan", "Placement", "resolve_device", "resolve_dtype"]
 
 DeviceMap: TypeAlias = str | Sequence[str | torch.device] | Mapping[str, str | torch.device]
 """Devices over which layers are spread: "auto" for all GPUs, a list, or a mapping from layers."""
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Those that models are computed in, by name."""
 _LAYERS = re.compile(r"layers\.(\d+)(?:-(\d+))?")
 _FORMS = "give 'auto', a list of devices, or a mapping such as {'layers.0-15': 'cuda:0', 'layers.16-31': 'cuda:1'}"
 
@@ -38,6 +40,8 @@ class LoadPlan:
     """how the weights of linear layers are held, by the family's own name; None if as they are"""
     seed: int | None = None
     """draw random weights from this seed instead of reading the folder's; None to read them"""
+    lora: Path | None = None
+    """the folder of a LoRA adapter that is merged into the weights as they are read; None for none"""
 
     def layer(self, number: int) -> torch.device:
         """Return where a layer's weights lie."""
@@ -48,11 +52,18 @@ class LoadPlan:
         """All devices that weights lie on, `device` first."""
         return tuple(dict.fromkeys((self.device, *self.layers, self.head or self.device)))
 
-    def only(self, family: str, quantize: Collection[str] = (), spread: bool = False, random: bool = False) -> None:
+    def only(
+        self,
+        family: str,
+        quantize: Collection[str] = (),
+        spread: bool = False,
+        random: bool = False,
+        merge: bool = False,
+    ) -> None:
         """Return if a family that offers no more than this can follow the plan; `load_model` asks.
 
         Raises:
-            UnavailableError: the plan asks for a quantisation that is not listed, several devices, or random weights.
+            UnavailableError: the plan asks for a quantisation that is not listed, several devices, random weights, or an adapter.
         """
         if self.quantize is not None and self.quantize not in quantize:
             which = f"known: {', '.join(quantize)}" if quantize else "none is"
@@ -61,6 +72,10 @@ class LoadPlan:
             raise UnavailableError(f"{family} cannot be spread over devices: {', '.join(map(str, self.devices))}")
         if self.seed is not None and not random:
             raise UnavailableError(f"{family} makes no random weights; load a checkpoint")
+        if self.lora is not None and not merge:
+            raise UnavailableError(
+                f"{family} merges no LoRA adapters; merge {self.lora} with PEFT's merge_and_unload(), and save the model"
+            )
 
 
 @attrs.frozen
@@ -153,14 +168,12 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 
 def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    """Return the dtype of a name; float32 for None.
+    """Return the dtype of a name, with torch's own prefix or without; float32 for None.
 
     Raises:
         UnavailableError: not one of float32, bfloat16, float16.
     """
-    if isinstance(dtype, torch.dtype):
-        dtype = str(dtype).removeprefix("torch.")
-    found = _DTYPES.get(dtype or "float32")
-    if found is None:
-        raise UnavailableError(f"the dtype '{dtype}' is not available; {known(str(dtype), _DTYPES)}")
-    return found
+    name = "float32" if dtype is None else str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise UnavailableError(f"the dtype '{name}' is not available; {known(name, DTYPES)}")
+    return DTYPES[name]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ __all__ = [
     "mask_token_id",
     "need",
     "refuse",
+    "refuse_quantized",
+    "refuse_unread",
     "rope_theta",
     "size",
     "stop_ids",
@@ -169,16 +172,84 @@ def _added(told: Mapping[str, Any], whole: Path) -> Iterator[tuple[int, str]]:
 
 
 def rope_theta(config: Mapping[str, Any]) -> float:
-    """Return RoPE's base: `rope_theta`, or where transformers 5 keeps it, in `rope_parameters`.
+    """Return RoPE's base: `rope_theta`, or where transformers 5 keeps it, in `rope_parameters`, which goes before.
 
     Raises:
         CheckpointError: absent, out of range, or a kind of RoPE that is not implemented.
     """
-    inner = config.get("rope_parameters")
-    if isinstance(inner, Mapping):
-        refuse({"rope_type": inner.get("rope_type", "default")}, {"rope_type": ("default",)})
-        config = {**config, **inner}
+    refuse(config, {"partial_rotary_factor": (None, 1.0)})
+    for key in ("rope_scaling", "rope_parameters"):
+        if config.get(key) is not None:
+            config = {**config, **_default_rope(key, config[key])}
     return factor(config, "rope_theta")
+
+
+def _default_rope(key: str, told: Any) -> Mapping[str, Any]:
+    """Return what a key says of RoPE, if it says no more than its base."""
+    if not isinstance(told, Mapping):
+        raise CheckpointError(f"config.json: {key} = {brief(told)}, where an object is needed")
+    for name, value in told.items():
+        if name in ("rope_type", "type"):
+            refuse({f"{key}: {name}": value}, {f"{key}: {name}": ("default",)})
+        elif name != "rope_theta" and not _neutral(value):
+            raise CheckpointError(f"config.json: {key}: {name} = {brief(value)} is not implemented")
+    return told
+
+
+_NUMBERS = re.compile(
+    r"expert|moe|router|qk_|q_norm|k_norm|norm_(after|head|topk|position)|post_norm|rope|rotary|yarn|ntk|scal|softcap|soft_cap"
+    r"|multiplier|window|alibi|causal|sink|layer_types"
+)
+"""parts of the keys under which models say how they compute"""
+
+
+def refuse_unread(config: Mapping[str, Any], read: Collection[str]) -> None:
+    """Refuse a config with keys, none of `read`, that by their names change what a model computes; what says no may be there.
+
+    Raises:
+        CheckpointError: names the keys and their values.
+    """
+    unread = [
+        f"{brief(key)[1:-1]} = {brief(value)}"
+        for key, value in config.items()
+        if key not in read and _NUMBERS.search(key) and not _neutral(value)
+    ]
+    if unread:
+        raise CheckpointError(
+            f"config.json: {', '.join(unread[:4])} {'is' if len(unread) == 1 else 'are'} not implemented"
+        )
+
+
+def _neutral(value: Any) -> bool:
+    """Return whether a value says no: nothing, a factor of 1, or full attention in every layer."""
+    if isinstance(value, list):
+        return set(map(str, value)) <= {"full_attention"}
+    return value is None or value is False or (value is not True and value in (0, 1, "", {}))
+
+
+_QUANTIZED = ("quantization_config", "quantization", "compression_config")
+
+
+def refuse_quantized(config: Mapping[str, Any]) -> None:
+    """Refuse a config that says that the weights are quantised.
+
+    Raises:
+        CheckpointError: names the key and the method.
+    """
+    for key in _QUANTIZED:
+        told = config.get(key)
+        if told:
+            parts = told if isinstance(told, Mapping) else {}
+            how = [
+                f"{name} = {brief(parts[name])}"
+                for name in ("quant_method", "bits", "group_size", "fmt")
+                if name in parts
+            ]
+            raise CheckpointError(
+                f"config.json: {key} ({', '.join(how) or type(told).__name__}) says that the weights are quantised, and such are "
+                "not read; load the checkpoint that they were made from, and pass quantize to hold it in fewer bits, or load "
+                "this one with the library that made it, and hand the module to from_module"
+            )
 
 
 def head_dim(hidden: int, heads: int, kv_heads: int, told: int | None = None) -> int:

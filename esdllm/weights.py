@@ -10,16 +10,15 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from esdllm.errors import CheckpointError, brief
-from esdllm.parsing import parse_json
+from esdllm.errors import CheckpointError
+from esdllm.lora import Lora
+from esdllm.naming import compare, matched
+from esdllm.stored import Stored, check_dtype, open_file, stored
 
 __all__ = ["Checkpoint", "compare"]
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_NAME = 255  # bytes of a file's name at most
 _CHUNK = 4 * 1024 * 1024  # values read at once
 
 
@@ -27,15 +26,24 @@ class Checkpoint:
     """The weights in a folder's safetensors: one file, or many with an index.
 
     `names` are those of all weights that the model has; `ignored` may be there too, such as a head that is tied to the
-    embedding and was written all the same.
+    embedding and was written all the same. Names may be wrapped as training leaves them (`module.`, `_orig_mod.`,
+    `base_model.model.`), and begin with `model.` or not. `lora` is the folder of a LoRA adapter, merged as they are read.
 
     Raises:
-        CheckpointError: no weights; a shard is missing or truncated; weights other than `names` are there, or some are not.
+        CheckpointError: no weights; a shard is missing or truncated; weights other than `names` are there, or some are not; one
+            is quantised, or of numbers that are no weights; or the adapter is none of these weights'.
     """
 
-    def __init__(self, folder: Path, names: Iterable[str], ignored: Collection[str] = ()) -> None:
-        self._files = _files(folder)
-        compare(str(folder), self._files, names, ignored)
+    def __init__(
+        self, folder: Path, names: Iterable[str], ignored: Collection[str] = (), lora: Path | None = None
+    ) -> None:
+        held = stored(folder)
+        self._held = {name: held[own] for name, own in matched(str(folder), held, names, ignored).items()}
+        self._lora = None if lora is None else Lora(lora, self._held)
+        if self._lora is not None:
+            self._held.update(self._lora.replaced)
+        for one in self._held.values():
+            check_dtype(one.dtype, f"{one.path.name}: '{one.name}' holds")
 
     def read(self, name: str, slot: Tensor) -> None:
         """Copy a weight into `slot`, a tensor of its shape on any device, converting its dtype.
@@ -44,76 +52,28 @@ class Checkpoint:
             CheckpointError: it has another shape than `slot`, or is not finite.
         """
         with torch.no_grad():
-            _read(self._files[name], name, slot)
+            _read(self._held[name], slot, None if self._lora is None else self._lora.changes.get(name))
 
 
-def compare(source: str, found: Iterable[str], wanted: Iterable[str], ignored: Collection[str] = ()) -> None:
-    """Refuse weights whose names are not those wanted; `ignored` may be there or not. `source` is what holds them.
+def _read(held: Stored, slot: Tensor, change: tuple[Tensor, Tensor] | None) -> None:
+    """Copy one tensor, some rows at a time; the file is closed between, so that its pages leave memory.
 
-    Raises:
-        CheckpointError: names what is missing and what is unexpected.
+    To each row of it, the same row of the product of `change`'s two is added.
     """
-    missing, unexpected = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted) - set(ignored))
-    if missing or unexpected:
-        parts = [
-            f"{what}: {_some(names)}" for what, names in (("missing", missing), ("unexpected", unexpected)) if names
-        ]
+    if held.shape != slot.shape:
         raise CheckpointError(
-            f"the weights in {source} are not the model's that its config describes; {'; '.join(parts)}"
+            f"{held.path.name}: '{held.name}' has the shape {tuple(held.shape)}, but config.json says {tuple(slot.shape)}"
         )
-
-
-def _read(path: Path, name: str, slot: Tensor) -> None:
-    """Copy one tensor, some rows at a time; the file is closed between, so that its pages leave memory."""
     rows = max(1, _CHUNK // max(1, slot[0].numel()))
     for first in range(0, len(slot), rows):
-        with _open(path) as shard:
-            held = shard.get_slice(name)
-            if (shape := tuple(held.get_shape())) != tuple(slot.shape):
-                raise CheckpointError(
-                    f"{path.name}: '{name}' has the shape {shape}, but config.json says {tuple(slot.shape)}"
-                )
-            part = held[first : first + rows]
+        with open_file(held.path) as shard:
+            read = shard.get_slice(held.name)
+            part = read[first : first + rows]
             if not torch.stack(torch.aminmax(part)).isfinite().all():  # one pass, no copy; NaN is carried along
-                raise CheckpointError(f"{path.name}: '{name}' holds values that are not finite; download it again")
+                raise CheckpointError(
+                    f"{held.path.name}: '{held.name}' holds values that are not finite; download it again"
+                )
+            if change is not None:
+                part = torch.addmm(part.float(), change[0][first : first + rows], change[1])
             slot[first : first + rows].copy_(part)
-            del part, held
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """Return the file of each tensor in the folder."""
-    index = folder / _INDEX
-    if index.is_file():
-        try:
-            named = set(map(str, parse_json(index.read_bytes())["weight_map"].values()))
-        except (LookupError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f'{index} is no weight index: it must hold "weight_map": {{name of a weight: file that holds it}}'
-            ) from error
-        except (ValueError, OSError) as error:
-            raise CheckpointError(f"{index} is no weight index: {error}") from error
-        if outside := sorted(name for name in named if Path(name).name != name or len(name) > _NAME):
-            raise CheckpointError(f"{index} names {brief(outside[0], _NAME)}, which is not in its folder")
-        shards = {folder / name for name in named}
-    elif (folder / _SINGLE).is_file():
-        shards = {folder / _SINGLE}
-    else:
-        raise CheckpointError(f"{folder} holds no weights: neither {_SINGLE} nor {_INDEX}; other formats are not read")
-    found = {}
-    for path in sorted(shards):
-        with _open(path) as shard:
-            found.update(dict.fromkeys(shard.keys(), path))
-    return found
-
-
-def _open(path: Path) -> safe_open:
-    try:
-        return safe_open(path, framework="pt", device="cpu")
-    except (FileNotFoundError, ValueError) as error:  # ValueError: a name that no file can have
-        raise CheckpointError(f"the shard {path.name} is missing from {path.parent}") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or no safetensors file: {error}; download it again") from error
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+            del part, read

@@ -162,7 +162,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "dream-0",
         {"rope_scaling": {"type": "yarn"}},
-        r"rope_scaling = \{'type': 'yarn'\} is not implemented; only None is",
+        "rope_scaling: type = 'yarn' is not implemented; only 'default' is",
     ),
     ("dream-0", {"tie_word_embeddings": True}, "tie_word_embeddings = True is not implemented"),
     ("dream-0", {"use_sliding_window": True}, "use_sliding_window = True is not implemented"),

@@ -105,6 +105,16 @@ class OfferingFamily(ModelFamily, Protocol):
         """Whether `load` can draw random weights from a seed."""
         ...
 
+    @property
+    def merges(self) -> bool:
+        """Whether `load` merges a LoRA adapter into the weights that it reads."""
+        ...
+
+    @property
+    def unpacks(self) -> bool:
+        """Whether `load` reads weights that the config says are quantised; else `load_model` refuses them."""
+        ...
+
 
 class Suite(Protocol):
     """Problems to measure quality on."""

@@ -66,7 +66,7 @@ def load(spec: ModelSpec, geometry: Geometry, names: Names, folder: Path, plan: 
     _check(spec, plan)
     if plan.seed is not None:
         return _build(spec, geometry, plan, _drawing(plan.seed))
-    weights = Checkpoint(folder, names.all(spec.n_layers))
+    weights = Checkpoint(folder, names.all(spec.n_layers), lora=plan.lora)
 
     def fill(layer: int | None, slots: Mapping[str, Tensor]) -> None:
         for name, slot in slots.items():

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec
-from esdllm.reading import MOST_LAYERS, factor, head_dim, refuse, rope_theta, size, stop_ids, token
+from esdllm.reading import MOST_LAYERS, factor, head_dim, refuse, refuse_unread, rope_theta, size, stop_ids, token
 from esdllm.text import CHATML, Codec
 from esdllm_models.adopting import adopt
 from esdllm_models.building import Names, load, weight_bytes
@@ -19,11 +19,13 @@ from esdllm_models.transformer import Geometry
 
 _IMPLEMENTED = {
     "hidden_act": ("silu",),
-    "rope_scaling": (None,),
     "tie_word_embeddings": (False,),
     "use_mrope": (False,),
     "use_sliding_window": (False,),
 }
+_WINDOWED = {"sliding_window", "max_window_layers"}  # of no account without use_sliding_window
+_READ = {*_IMPLEMENTED, *_WINDOWED, "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"}
+"""keys that may say how the model computes, because they are read"""
 
 _DREAM_7B = {
     "model_type": "Dream",
@@ -85,9 +87,12 @@ class DreamFamily:
     """Layers may lie on several devices."""
     draws = True
     """Random weights are made from a seed."""
+    merges = True
+    """LoRA adapters are merged into the weights that are read."""
 
     def spec(self, config: Mapping[str, Any]) -> ModelSpec:
         """Return the geometry of a Dream config.json."""
+        refuse_unread(config, _READ)
         refuse(config, _IMPLEMENTED)
         _geometry(config)  # refuses what is out of range
         hidden, heads = size(config, "hidden_size"), size(config, "num_attention_heads")

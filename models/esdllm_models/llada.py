@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec
-from esdllm.reading import MOST_LAYERS, factor, head_dim, refuse, size, stop_ids, token
+from esdllm.reading import MOST_LAYERS, factor, head_dim, refuse, refuse_unread, rope_theta, size, stop_ids, token
 from esdllm.text import Codec
 from esdllm_models.adopting import adopt
 from esdllm_models.building import Names, load, weight_bytes
@@ -36,6 +36,8 @@ _IMPLEMENTED = {
     "scale_logits": (False,),
     "weight_tying": (False,),
 }
+_READ = {*_IMPLEMENTED, "alibi_bias_max", "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"}
+"""keys that may say how the model computes, because they are read"""
 
 _LLADA_8B = {
     "model_type": "llada",
@@ -99,9 +101,12 @@ class LladaFamily:
     """Layers may lie on several devices."""
     draws = True
     """Random weights are made from a seed."""
+    merges = True
+    """LoRA adapters are merged into the weights that are read."""
 
     def spec(self, config: Mapping[str, Any]) -> ModelSpec:
         """Return the geometry of a LLaDA config.json."""
+        refuse_unread(config, _READ)
         refuse(config, _IMPLEMENTED)
         _geometry(config)  # refuses what is out of range
         hidden, heads = size(config, "d_model"), size(config, "n_heads")
@@ -119,7 +124,7 @@ class LladaFamily:
             mask_id=token(config, "mask_token_id", vocab),
             eos_id=token(config, "eos_token_id", vocab),
             stop_ids=stop_ids(config, vocab)[1:],
-            intermediate=size(config, "mlp_hidden_size"),
+            intermediate=_intermediate(config, hidden),
         )
 
     def load(self, folder: Path, config: Mapping[str, Any], plan: LoadPlan) -> ModelAdapter:
@@ -139,9 +144,15 @@ class LladaFamily:
         return Codec(tokenizer_of(source), spec, end_of_turn="<|eot_id|>", template=LLADA_TEMPLATE)
 
 
+def _intermediate(config: Mapping[str, Any], hidden: int) -> int:
+    """Return the features inside an MLP: as told, or by their ratio to those outside, as the modelling code has it."""
+    told = config.get("mlp_hidden_size") is not None or config.get("mlp_ratio") is None
+    return size(config, "mlp_hidden_size") if told else size(config, "mlp_ratio") * hidden
+
+
 def _geometry(config: Mapping[str, Any]) -> Geometry:
     return Geometry(
-        rope_theta=factor(config, "rope_theta"),
+        rope_theta=rope_theta(config),
         norm_eps=factor(config, "rms_norm_eps"),
         qkv_bias=False,
     )
