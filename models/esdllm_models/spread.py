@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 import torch
 from torch import Tensor
@@ -51,16 +53,20 @@ class Spread:
         """Return (R, N, C) of tokens (R, N)."""
         return self.whole.embed(tokens)
 
-    def encode(self, positions: Tensor) -> Rotation:
-        """Return the rotation of positions (R, N)."""
-        return self.whole.encode(positions)
+    def encode(self, positions: Tensor) -> Mapping[torch.device, Rotation]:
+        """Return the rotation of positions (R, N), on every device: sent once, not for each layer."""
+        cos, sin = self.whole.encode(positions)
+        return {device: Rotation(cos.to(device), sin.to(device)) for device in {self.device, *self.layers}}
 
-    def project(self, layer: int, hidden: Tensor, places: Rotation, readers: Tensor | None = None) -> Projection:
+    def project(
+        self, layer: int, hidden: Tensor, places: Mapping[torch.device, Rotation], readers: Tensor | None = None
+    ) -> Projection:
         """Return queries, keys and values, computed where the layer lies."""
         there = self.layers[layer]
-        places = Rotation(places.cos.to(there), places.sin.to(there))
         readers = None if readers is None else readers.to(there)
-        return Projection(*(x.to(self.device) for x in self.whole.project(layer, hidden.to(there), places, readers)))
+        return Projection(
+            *(x.to(self.device) for x in self.whole.project(layer, hidden.to(there), places[there], readers))
+        )
 
     def mix(self, layer: int, hidden: Tensor, attended: Tensor) -> Tensor:
         """Return the layer's output, computed where the layer lies."""

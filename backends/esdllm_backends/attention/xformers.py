@@ -83,7 +83,7 @@ def _packages(device: torch.device) -> Iterator[str]:
     except Exception as error:
         yield f"xformers cannot be imported: {type(error).__name__}: {error}; install the release made for your torch"
         return
-    if kernels._fwd_kernel_splitK is None:
+    if getattr(kernels, "_fwd_kernel_splitK", None) is None:
         yield "xformers cannot use the triton that is installed; install the one that your torch comes with"
 
 
