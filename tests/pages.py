@@ -187,18 +187,18 @@ class Room:
             if fence.language == "python":
                 exec(compile(fence.code, fence.name, "exec", dont_inherit=True), vars(self._module))
             for command in commands:
-                self._call(command)
+                code = self._call(command)
+                assert code == 0, f"exit code {code}: {command}\n{printed.getvalue()}"
         return printed.getvalue()
 
-    def _call(self, command: str) -> None:
+    def _call(self, command: str) -> int:
         words = shlex.split(command.replace("\\\n", " "), comments=True)
         with self._monkeypatch.context() as patch:
             while re.fullmatch(r"[A-Z_]+=.*", words[0]):
                 patch.setenv(*words.pop(0).split("=", 1))
             target = words[-1] if words[-2:-1] == [">"] else None
             with _into(target):
-                code = main(words[1 : -2 if target else None])
-        assert code == 0, f"exit code {code}: {command}"
+                return main(words[1 : -2 if target else None])
 
 
 @contextmanager
