@@ -31,7 +31,7 @@ from esdllm.views import CacheShape
 __all__ = ["Engine"]
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Engine:
     """Decodes with one model under one configuration. Build it with `Engine.build`; reuse it for many prompts."""
 
@@ -60,6 +60,9 @@ class Engine:
         engine = cls(model, config, components, StepFunction(config.compile, config.compile_backend, graphs))
         components.rehearse(model.spec)
         return engine
+
+    def __repr__(self) -> str:
+        return f"Engine({self.model!r}, gen_length={self.config.gen_length}, block_length={self.config.block_length})"
 
     def planner(self, canvas: Layout, early_stop: bool = False) -> Planner:
         """Return the planner of a run over a canvas."""

@@ -41,7 +41,7 @@ _TOKENIZER = ("config.json", "tokenizer_config.json", "tokenizer.json")
 _MASK, _EOS = "mask_token_id", "eos_token_id"
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Model:
     """A loaded model and what turns text into its tokens."""
 
@@ -61,6 +61,11 @@ class Model:
     def chats(self, told: bool | None = None) -> bool:
         """Return whether text goes through the chat template: as told, or where the checkpoint brings one."""
         return (self.codec is not None and self.codec.has_chat) if told is None else told
+
+    def __repr__(self) -> str:
+        spec, codec = self.spec, "text" if self.codec else "token ids alone"
+        held = f"{self.adapter.dtype} on {self.adapter.device}"
+        return f"Model({spec.family}, {spec.n_layers} layers of {spec.hidden}, {held}, {codec})"
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

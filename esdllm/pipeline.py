@@ -22,6 +22,7 @@ from esdllm.components import Components
 from esdllm.config import DEFAULT_PRESET, DecodeConfig, merge
 from esdllm.engine import Engine
 from esdllm.errors import InputError
+from esdllm.incoming import one, prompt_list
 from esdllm.interfaces import StepObserver
 from esdllm.loading import Model, load_model
 from esdllm.placing import DeviceMap
@@ -126,6 +127,9 @@ class Pipeline:
     ) -> Answer | Answers:
         """Return the answer to a prompt, or to each of a list: texts, lists of token ids, or conversations.
 
+        Arrays, tensors, generators and a tokenizer's encoding stand for the lists that they hold; a flat list of token ids or
+        turns is one prompt, with one answer.
+
         A list is decoded `batch` at a time, prompts of like length together. `chat` says whether text goes through the chat
         template: if not told, where the checkpoint brings one. `seed` is every prompt's, or one a prompt. `streamer`, for
         one prompt, is shown the answer as transformers' generate does; see `esdllm.streaming.feed`.
@@ -133,13 +137,14 @@ class Pipeline:
         Raises:
             InputError: a prompt that cannot be decoded; says why.
         """
-        if isinstance(prompts, str):
+        listed, alone = prompt_list(prompts)
+        if alone:
             if streamer is not None:
-                return self._streamed(prompts, chat, seed, streamer)
-            return self._batch([prompts], chat, seed).answers[0]
+                return self._streamed(listed[0], chat, seed, streamer)
+            return self._batch(listed, chat, seed).answers[0]
         if streamer is not None:
             raise InputError("a streamer is shown one answer; give one prompt, as text")
-        return self._batches(prompts, chat, seed, batch)
+        return self._batches(listed, chat, seed, batch)
 
     def chat(self, messages: Sequence[Message], *, seed: int | None = None) -> Answer:
         """Return the assistant's answer to a conversation; `answer.message` is its turn, to go on with.
@@ -148,7 +153,7 @@ class Pipeline:
             InputError: there is no chat template, or the conversation cannot be decoded.
         """
         self.check_chat()
-        return self._batch([messages], True, seed).answers[0]
+        return self._batch([one(messages)], True, seed).answers[0]
 
     def stream(
         self, prompt: str | Sequence[int] | Sequence[Message], *, chat: bool | None = None, seed: int | None = None
@@ -156,16 +161,17 @@ class Pipeline:
         """Return the answer to a prompt or conversation as a stream of events; see `esdllm.streaming.Stream`.
 
         Raises:
-            InputError: the prompt cannot be decoded; raised when the first event is asked for.
+            InputError: the prompt cannot be decoded, or there are several.
         """
-        if not isinstance(prompt, str) and not (isinstance(prompt, Sequence) and prompt):
+        rows, alone = prompt_list(prompt)
+        if not alone:
             raise InputError(
                 f"a stream is of one prompt: text, a conversation or a list of token ids, not {prompt!r:.80}"
             )
-        rows = cast(Prompts, [prompt])
+        self._prepared(rows, chat)
         self._take()
         try:
-            return Stream(self.engine, rows, _shown(prompt), self._busy.release, chat=chat, seed=seed)
+            return Stream(self.engine, rows, _shown(rows[0]), self._busy.release, chat=chat, seed=seed)
         except BaseException:
             self._busy.release()
             raise
@@ -242,7 +248,7 @@ class Pipeline:
         )
         return Answers(answers, result.forwards, result.seconds)
 
-    def _streamed(self, prompt: str, chat: bool | None, seed: Any, streamer: Any) -> Answer:
+    def _streamed(self, prompt: Any, chat: bool | None, seed: Any, streamer: Any) -> Answer:
         prepared = self._prepared([prompt], chat)
         ids = prepared.tokens[0, : prepared.starts[0]].tolist()
         return feed(self.stream(prompt, chat=chat, seed=seed), streamer, ids)

@@ -169,6 +169,9 @@ class Stream(Iterator[StreamEvent]):
         self._finalizer = weakref.finalize(self, _end, self._handover, self._thread)
         self._thread.start()
 
+    def __repr__(self) -> str:
+        return f"Stream({self.answer!r:.150})"
+
     @property
     def answer(self) -> Answer:
         """The answer, once the stream has ended; before, and of a stream that was closed, what is decided, not complete."""

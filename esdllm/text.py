@@ -53,6 +53,9 @@ class Codec:
         self._template = tokenizer.chat_template or template
         self._has_chat = bool(tokenizer.chat_template) or end_of_turn in words
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(stop_ids={self._stop_ids}, has_chat={self._has_chat})"
+
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """End of text, the config's others, end of turn, and what else ends an answer and the vocabulary has."""

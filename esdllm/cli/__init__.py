@@ -31,7 +31,7 @@ from esdllm.cli import (
     tune,
 )
 from esdllm.config.project import DEBUG_VARIABLE
-from esdllm.errors import EsdllmError
+from esdllm.errors import EsdllmError, foreign
 
 __all__ = ["app", "main"]
 
@@ -133,7 +133,8 @@ def _message(error: BaseException) -> str | None:
         said = str(error.format_message()).rstrip(".")
         if said.startswith("Got unexpected extra argument") and context and context.info_name == "generate":
             said += "; put the prompt in quotes"
-        return f"{said}{hint}"
+        told = foreign(str(getattr(error, "option_name", "")))
+        return f"{said}{f'; {told}' if told else ''}{hint}"
     return None
 
 

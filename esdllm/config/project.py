@@ -15,7 +15,7 @@ import attrs
 
 from esdllm.config.layers import Layer, line_numbers
 from esdllm.config.settings import SECTIONS, DecodeConfig, check_setting, parse_set, read_toml
-from esdllm.errors import ConfigError, known
+from esdllm.errors import ConfigError, foreign, known
 from esdllm.plugins import DISABLE_VARIABLE
 
 __all__ = [
@@ -202,7 +202,8 @@ def environment_sets(environ: Mapping[str, str] | None = None) -> dict[str, str]
         key, below, option = name.removeprefix(_PREFIX).lower().partition("__")
         if key not in settings:
             names = [*_OTHERS, *(_PREFIX + setting.upper() for setting in settings)]
-            raise ConfigError(f"unknown environment variable {name}; {known(name, names)}")
+            hint = known(key if foreign(key) else name, names)
+            raise ConfigError(f"unknown environment variable {name}; {hint}")
         found[name] = f"{key}{'.' if below else ''}{option}={environ[name]}"
     return found
 

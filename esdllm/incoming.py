@@ -1,0 +1,85 @@
+"""What people pass as prompts, as lists: arrays, tensors, generators, a tokenizer's encoding, conversations of OpenAI's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from esdllm.errors import InputError, brief
+
+__all__ = ["one", "prompt_list"]
+
+_WANTED = "give text, a list of token ids, a conversation (a list of turns with role and content), or a list of those"
+
+
+def prompt_list(prompts: Any) -> tuple[list[Any], bool]:
+    """Return prompts as a list, and whether it is one that came alone: text, token ids, or a flat conversation.
+
+    Raises:
+        InputError: they are none; says what to pass.
+    """
+    if isinstance(prompts, str):
+        return [prompts], True
+    found = _listed(prompts)
+    if found and (all(map(_is_id, found)) or all(map(_is_turn, found))):
+        return [_turns(found)], True
+    return [one(prompt) for prompt in found], False
+
+
+def one(prompt: Any) -> Any:
+    """Return one prompt: text as it is, token ids or the turns of a conversation as a list.
+
+    Raises:
+        InputError: it is none; says what to pass.
+    """
+    return prompt if isinstance(prompt, str) else _turns(_listed(prompt))
+
+
+def _listed(given: Any) -> list[Any]:
+    """Return anything that holds several things as a list."""
+    if isinstance(given, Mapping):
+        if "input_ids" not in given:
+            raise InputError(f"a prompt is no mapping, such as {brief(dict(given))}; {_WANTED}")
+        ids, mask = _listed(given["input_ids"]), given.get("attention_mask")
+        return ids if mask is None else _unpadded(ids, _listed(mask))
+    if hasattr(given, "tolist"):
+        given = given.tolist()
+    if hasattr(given, "columns"):
+        raise InputError(
+            f"a table has several columns; give one of them, such as table[{str(next(iter(given.columns), 0))!r}]"
+        )
+    if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable) or isinstance(given, str):
+        raise InputError(f"prompts cannot be {brief(given)}; {_WANTED}")
+    return list(given)
+
+
+def _unpadded(ids: list[Any], mask: list[Any]) -> list[Any]:
+    """Return token ids, of one prompt or of several, without those that a mask hides."""
+    if ids and not _is_id(ids[0]):
+        return [_unpadded(list(row), list(seen)) for row, seen in zip(ids, mask, strict=True)]
+    return [token for token, seen in zip(ids, mask, strict=True) if seen]
+
+
+def _is_id(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool) and getattr(value, "ndim", 0) == 0
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, Mapping) and "role" in value
+
+
+def _turns(prompt: list[Any]) -> list[Any]:
+    """Return token ids as int, and the turns of a conversation with their content as text."""
+    if all(map(_is_id, prompt)):
+        return [int(token) for token in prompt]
+    return [{**turn, "content": _content(turn.get("content"))} if _is_turn(turn) else turn for turn in prompt]
+
+
+def _content(content: Any) -> Any:
+    """Return a turn's text, of OpenAI's content parts joined."""
+    if not isinstance(content, (list, tuple)):
+        return content
+    for part in content:
+        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise InputError(f'only parts of text can be read, {{"type": "text", "text": ...}}, not {brief(part)}')
+    return "".join(part["text"] for part in content)
