@@ -17,7 +17,7 @@ from esdllm.config.layers import Layer, Settled, file_layer, settle
 from esdllm.config.options import converter, inner_fields
 from esdllm.config.project import Project
 from esdllm.errors import ConfigError, PluginError, known
-from esdllm.plugins import Origin, Plugins, load_plugins
+from esdllm.plugins import DISABLE_VARIABLE, Origin, Plugins, load_plugins
 from esdllm.views import Preset
 
 __all__ = ["KINDS", "Catalogue", "Entry", "Option"]
@@ -144,8 +144,15 @@ class Catalogue:
             return self._entries[kind][name]
         except (KeyError, TypeError):  # TypeError: a list or table where a name belongs
             names = [*self._entries[kind], *(word for section, word in _RESERVED if section == kind)]
-            hint = offer(kind, str(name)) or known(str(name), names)
+            hint = offer(kind, str(name)) or self._left_out(names) or known(str(name), names)
             raise ConfigError(f"unknown {kind} '{name}'; {hint}") from None
+
+    def _left_out(self, names: Iterable[str]) -> str:
+        """Return that a plugin which was left out may offer what is sought, where one was; no other name is suggested then."""
+        if not self.blocked:
+            return ""
+        listed = ", ".join(sorted(names)) or "none"
+        return f"{DISABLE_VARIABLE} leaves out {', '.join(self.blocked)}, which may offer it; known without: {listed}"
 
     def build(self, kind: str, component: ComponentConfig) -> Any:
         """Return the component that `component` names, built from its options.

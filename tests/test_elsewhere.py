@@ -65,3 +65,12 @@ def test_the_packages_that_errors_name_are_the_examples() -> None:
             assert package in sources
             found = [entry for entry in CATALOGUE.entries() if (entry.kind, entry.name) == (kind, name)]
             assert all(entry.origin.distribution == package for entry in found)
+
+
+def test_a_name_that_a_plugin_may_have_which_was_left_out_says_so_and_suggests_no_other() -> None:
+    catalogue = Catalogue.load(disabled=["esdllm-policies"])
+    with pytest.raises(
+        ConfigError, match="ESDLLM_DISABLE_PLUGINS leaves out esdllm-policies, which may offer it"
+    ) as said:
+        catalogue.entry("unmasking", "top-k")
+    assert "did you mean" not in str(said.value)
