@@ -18,11 +18,6 @@ settings.register_profile("esdllm", deadline=None)  # a shared machine is slow a
 settings.load_profile("esdllm")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the mark of what the check runs a second time, with all instruction sets beyond AVX2 hidden."""
-    config.addinivalue_line("markers", "processor: goes by the processor's instruction sets")
-
-
 @pytest.fixture(scope="session")
 def catalogue() -> Catalogue:
     """The installed plugins' catalogue."""

@@ -182,8 +182,11 @@ def has_onednn() -> bool:
 
 @cache
 def int8_is_exact() -> bool:
-    """Return whether that kernel adds the largest products up right; without VNNI instructions it may not."""
-    packed = torch.ops.onednn.qlinear_prepack(torch.full((16, 64), _LEVELS, dtype=torch.int8), None)
-    rows = torch.full((1, 64), 255, dtype=torch.uint8)
-    found = _int8(rows, packed, torch.ones(16), torch.zeros(16, dtype=torch.int64))
-    return bool((found == 64 * _LEVELS * (255 - _ZERO)).all())
+    """Return whether the CPU's 8-bit kernel adds the largest products up right; without VNNI instructions it may not."""
+    levels = torch.full((16, 64), _LEVELS, dtype=torch.int8)
+    if has_onednn():
+        rows, weight = torch.full((1, 64), 255, dtype=torch.uint8), torch.ops.onednn.qlinear_prepack(levels, None)
+        found, largest = _int8(rows, weight, torch.ones(16), torch.zeros(16, dtype=torch.int64)), 255 - _ZERO
+    else:
+        found, largest = torch._int_mm(torch.full((32, 64), _LEVELS, dtype=torch.int8), levels.t()), _LEVELS
+    return bool((found == 64 * _LEVELS * largest).all())

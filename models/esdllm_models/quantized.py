@@ -170,7 +170,7 @@ def _int8(weight: Tensor, bias: Tensor | None) -> Linear:
 
 
 def _int8_problems(device: torch.device, dtype: torch.dtype) -> list[str]:
-    if device.type == "cpu" and has_onednn() and not int8_is_exact():
+    if device.type == "cpu" and not int8_is_exact():
         return [
             "this processor's 8-bit products overflow (it has no VNNI instructions); int8-weight-only does without them"
         ]
