@@ -26,6 +26,7 @@ from esdllm.planning.schedule import Planner
 from esdllm.prompts import Prompts, prepare
 from esdllm.records import Generation, until_stop
 from esdllm.run import Run, StepFunction, check_backend
+from esdllm.turns import Turn
 from esdllm.views import CacheShape
 
 __all__ = ["Engine"]
@@ -33,12 +34,17 @@ __all__ = ["Engine"]
 
 @attrs.define(eq=False, repr=False)
 class Engine:
-    """Decodes with one model under one configuration. Build it with `Engine.build`; reuse it for many prompts."""
+    """Decodes with one model under one configuration. Build it with `Engine.build`; reuse it for many prompts.
+
+    It makes one run at a time, for the cache is that of the run that is going on: a second thread waits for the first.
+    """
 
     model: Model
     config: DecodeConfig
     components: Components
     step_function: StepFunction
+    turn: Turn = attrs.field(factory=Turn, init=False, repr=False)
+    """whose run it is; a stream holds it from its beginning to its end"""
     _cache: tuple[CacheShape, Cache] | None = attrs.field(default=None, init=False)
     _canvas: Canvas | None = attrs.field(default=None, init=False)
 
@@ -86,13 +92,13 @@ class Engine:
         beside those of the configuration.
 
         Raises:
-            InputError: what was passed cannot be decoded; says why.
+            InputError: what was passed cannot be decoded; says why. Or an observer of a run asks its own engine for another.
             UnavailableError: the cache store cannot hold a run of this size.
             NumericsError: NaN among the logits; says since which step and layer.
         """
         prepared = prepare(self.model, prompts, attention_mask, self.config.gen_length, infill, chat)
         adapter, early_stop = self.model.adapter, self.config.early_stop and not infill
-        with torch.inference_mode(), current(adapter.device):
+        with self.turn, torch.inference_mode(), current(adapter.device):
             canvas = Canvas.of(
                 prepared.tokens,
                 prepared.attention_mask,
@@ -136,7 +142,7 @@ class Engine:
         rows *= canvas.branches
         shape = self.components.cache_shape(adapter.spec, planner, rows, length, adapter.device, adapter.dtype)
         if self._cache is None or self._cache[0] != shape:
-            self.close()  # the old one goes before room for the new one is sought
+            self._drop()  # before room for the new one is sought
             self.components.check_store(shape)
             self._cache = (shape, self.components.cache.allocate(shape))
             self.step_function.recording = self._can_record(shape)
@@ -154,7 +160,15 @@ class Engine:
         return self._cache[1] if self._cache else None
 
     def close(self) -> None:
-        """Free what is kept for the next run (cache, canvas, recorded steps), which then makes it anew; nothing else changes."""
+        """Free what is kept for the next run (cache, canvas, recorded steps), which then makes it anew; nothing else changes.
+
+        Raises:
+            InputError: a run of this thread's own is going on, which needs it.
+        """
+        with self.turn:
+            self._drop()
+
+    def _drop(self) -> None:
         kept, self._cache, self._canvas = self._cache, None, None
         if self.step_function.graphs is not None:
             self.step_function.graphs.forget()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any, cast, overload
 
 import attrs
@@ -27,7 +26,6 @@ from esdllm.interfaces import StepObserver
 from esdllm.loading import Model, load_model
 from esdllm.placing import DeviceMap
 from esdllm.prompts import Prepared, Prompts, prepare
-from esdllm.records import Generation
 from esdllm.streaming import Stream, feed
 from esdllm.views import Message
 
@@ -38,13 +36,12 @@ __all__ = ["Pipeline"]
 class Pipeline:
     """A model and its settings, ready to use. Make one with `from_pretrained`; make others of its model with `configured`.
 
-    One answer, batch or stream at a time: the cache is that of the run that is going on.
+    One answer, batch or stream at a time, for the cache is that of the run that is going on: other threads queue.
     """
 
     engine: Engine
     catalogue: Catalogue = attrs.field(factory=Catalogue.load, repr=False)
     """where settings are looked up"""
-    _busy: Lock = attrs.field(factory=Lock, init=False, repr=False)
 
     @classmethod
     def from_pretrained(
@@ -169,12 +166,7 @@ class Pipeline:
                 f"a stream is of one prompt: text, a conversation or a list of token ids, not {prompt!r:.80}"
             )
         self._prepared(rows, chat)
-        self._take()
-        try:
-            return Stream(self.engine, rows, _shown(rows[0]), self._busy.release, chat=chat, seed=seed)
-        except BaseException:
-            self._busy.release()
-            raise
+        return Stream(self.engine, rows, _shown(rows[0]), chat=chat, seed=seed)
 
     @overload
     def infill(  # type: ignore[overload-overlap]
@@ -212,7 +204,7 @@ class Pipeline:
             raise InputError("there is no template; give at least one")
         parsed = [parse_template(text) for text in listed]
         made = [template.canvas(codec, self.model.spec) for template in parsed]
-        result = self._generate([tokens for tokens, _ in made], infill=True, seed=seed, observers=observers)
+        result = self.engine.generate([tokens for tokens, _ in made], infill=True, seed=seed, observers=observers)
         rows = zip(listed, parsed, made, result.answers, strict=True)
         found = tuple(infilled(text, template, spans, row, codec, result) for text, template, (_, spans), row in rows)
         return found[0] if isinstance(templates, str) else Answers(found, result.forwards, result.seconds)
@@ -239,7 +231,7 @@ class Pipeline:
         return Answers(answers, sum(one.forwards for one in made), sum(one.seconds for one in made))
 
     def _batch(self, prompts: Sequence[Any], chat: bool | None, seed: Any) -> Answers:
-        result = self._generate(prompts, chat=chat, seed=seed)
+        result = self.engine.generate(prompts, chat=chat, seed=seed)
         texts = result.text or [""] * len(result.answers)
         rows = zip(prompts, texts, result.answers, strict=True)
         answers = tuple(
@@ -255,19 +247,6 @@ class Pipeline:
 
     def _prepared(self, prompts: Sequence[Any], chat: bool | None) -> Prepared:
         return prepare(self.model, cast(Prompts, prompts), None, self.config.gen_length, False, chat)
-
-    def _generate(self, prompts: Any, **options: Any) -> Generation:
-        self._take()
-        try:
-            return self.engine.generate(prompts, **options)
-        finally:
-            self._busy.release()
-
-    def _take(self) -> None:
-        if not self._busy.acquire(blocking=False):
-            raise InputError(
-                "this pipeline is decoding already; close its open stream first, or make another with configured()"
-            )
 
     def check_chat(self) -> None:
         """Return if conversations can be had.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from threading import Condition, Thread, current_thread
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -154,20 +154,25 @@ class Stream(Iterator[StreamEvent]):
     """An answer being decoded: an iterator of events, and a context that stops the run when it is left.
 
     The run is at most one step ahead of whoever iterates. Closing the stream, leaving its context or dropping it stops the
-    run within a step and frees its thread. What the run raises is raised here. `answer` is what there is so far.
+    run within a step and frees its thread; until then the engine has no time for another. What the run raises is raised
+    here. `answer` is what there is so far.
     """
 
-    def __init__(
-        self, engine: Engine, prompt: Any, shown: str | None, done: Callable[[], None], **options: Any
-    ) -> None:
+    def __init__(self, engine: Engine, prompt: Any, shown: str | None, **options: Any) -> None:
         self._prompt, self._codec, self._handover = shown, engine.model.codec, _Handover()
         self._writer = _Writer(self._codec, engine.model.stop_ids, self._handover)
         self._started = time.perf_counter()
         self._answer: Answer | None = None
-        arguments = (engine, prompt, shown, options, self._writer, self._handover, done)
+        arguments = (engine, prompt, shown, options, self._writer, self._handover)
         self._thread = Thread(target=_run, args=arguments, name="esdllm stream", daemon=True)
+        engine.turn.take()
+        engine.turn.lend(self._thread)
+        try:
+            self._thread.start()
+        except BaseException:
+            engine.turn.give_back()
+            raise
         self._finalizer = weakref.finalize(self, _end, self._handover, self._thread)
-        self._thread.start()
 
     def __repr__(self) -> str:
         return f"Stream({self.answer!r:.150})"
@@ -231,7 +236,6 @@ def _run(
     options: dict[str, Any],
     writer: _Writer,
     handover: _Handover,
-    done: Callable[[], None],
 ) -> None:
     """Decode, handing over events, and at the end the last of them with the answer, or what was raised."""
     last: Any
@@ -246,7 +250,7 @@ def _run(
     except BaseException as error:
         last = error
     finally:
-        done()
+        engine.turn.give_back()
     try:
         handover.put(last)
     except _StoppedError:
