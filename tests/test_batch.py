@@ -6,11 +6,12 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from rich.console import Console
 
 from esdllm import Catalogue, Engine, configure, load_model
 from esdllm.batching import BatchRun, Progress, Setup, alike
+from esdllm.batching.journal import Journal
+from esdllm.batching.locking import locked
 from esdllm.batching.rows import read_lines
 from esdllm.batching.workers import places
 from esdllm.cli import main
@@ -494,3 +497,119 @@ def test_the_estimate_goes_by_what_this_process_did(monkeypatch: pytest.MonkeyPa
     bar._started = (100.0, 0.25)  # 300 seconds for a quarter of the work, half of which is left
     assert bar._left(Progress(1, 4, 0.25)) == ""
     assert bar._left(Progress(2, 4, 0.5)) == ", about 10 min left"
+
+
+# two runs on one output
+
+
+def in_a_process(*words: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "esdllm",
+        "generate",
+        "--input",
+        "prompts.jsonl",
+        "--output",
+        "answers.jsonl",
+        *SHORT,
+    ]
+    return subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from esdllm.batching.locking import locked
+with locked(Path("answers.jsonl.run"), Path("answers.jsonl")):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds answers.jsonl."""
+    other = subprocess.Popen([sys.executable, "-c", HOLDING], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    yield other
+    other.kill()
+    other.wait()
+    other.stdout.close()
+
+
+def test_of_two_runs_on_one_output_one_is_told_who_holds_it(run: Run) -> None:
+    write_prompts(6)
+    both = [in_a_process("--batch", "1") for _ in range(2)]
+    told = [process.communicate()[1] for process in both]
+    assert sorted(process.returncode for process in both) in (
+        [0, 0],
+        [0, 1],
+    )  # the second may come after the first's end
+    for process, text in zip(both, told, strict=True):
+        if process.returncode:
+            other = both[1 - both.index(process)].pid
+            assert re.search(rf"process {other} on \S+ is writing answers\.jsonl; wait for it, or name another", text)
+    assert [row["line"] for row in read()] == list(range(1, 7))
+    assert not list(Path().glob("*.lock"))
+
+
+@pytest.mark.parametrize("words", [(), ("--restart",), ("--jobs", "2")])
+def test_who_finds_an_output_held_leaves_everything_as_it_is(
+    run: Run, holder: subprocess.Popen[str], words: tuple[str, ...]
+) -> None:
+    write_prompts(2)
+    Path("answers.jsonl").write_text("kept")
+    code, _, err = run("answers.jsonl", *words)
+    assert code == 1
+    assert re.search(rf"process {holder.pid} on \S+ is writing answers\.jsonl", err)
+    assert Path("answers.jsonl").read_text() == "kept"
+    assert not Path("answers.jsonl.run").exists()
+    assert run("other.jsonl")[0] == 0
+
+
+def test_who_is_killed_holds_nothing(run: Run, holder: subprocess.Popen[str]) -> None:
+    write_prompts(1)
+    holder.kill()
+    holder.wait()
+    assert Path("answers.jsonl.run.lock").exists()
+    assert run()[0] == 0
+    assert not Path("answers.jsonl.run.lock").exists()
+
+
+def test_threads_of_one_process_are_kept_apart_too(tmp_path: Path) -> None:
+    folder, output = tmp_path / "a.jsonl.run", tmp_path / "a.jsonl"
+    with locked(folder, output):
+        with (
+            pytest.raises(UnavailableError, match=rf"process {os.getpid()} on \S+ is writing .*a\.jsonl"),
+            locked(folder, output),
+        ):
+            pass
+        with locked(tmp_path / "b.jsonl.run", tmp_path / "b.jsonl"):
+            pass
+    with locked(folder, output):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_file_with_an_answer_too_few_or_too_many_is_not_published(
+    run: Run, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    write_prompts(3)
+    rows = Journal.rows
+
+    def altered(journal: Journal) -> list[dict[str, Any]]:
+        found = rows(journal)
+        return (
+            (found[:-1] if lost else sorted([*found, *found[-1:]], key=lambda row: int(row["line"])))
+            if found
+            else found
+        )
+
+    monkeypatch.setattr(Journal, "rows", altered)
+    code, _, err = run()
+    assert code == 1
+    assert "the answers of 1 lines, the first of them line 3, are missing from answers.jsonl.run or there twice" in err
+    assert not Path("answers.jsonl").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any, NamedTuple
 import attrs
 
 from esdllm.batching.journal import Journal
+from esdllm.batching.locking import locked
 from esdllm.batching.plan import alike
 from esdllm.batching.rows import BadLine, Line, check_kind, read_lines, write_rows
 from esdllm.batching.workers import Batch, Done, Setup, decode, decode_elsewhere, places
 from esdllm.catalogue import Catalogue
 from esdllm.config import DecodeConfig
 from esdllm.engine import Engine
-from esdllm.errors import EsdllmError, InputError
+from esdllm.errors import EsdllmError, InputError, UnavailableError
 from esdllm.loading import Model
 from esdllm.prompts import prepare
 
@@ -84,19 +86,32 @@ class BatchRun:
 
         Raises:
             InputError: the input cannot be read; the folder is of a run with other settings; the output is there already.
-            UnavailableError: the device is not available, a batch does not fit into memory, a process died.
+            UnavailableError: another run is writing the output; the device is not available, a batch does not fit into memory,
+                a process died.
         """
         check_kind(self.output)
         if self.source.resolve() == self.output.resolve():
             raise InputError(f"{self.output} is the input too; name another --output")
         lines, bad = read_lines(self.source)
+        journal = Journal(self.output)
+        with locked(journal.folder, self.output):
+            return self._answer(journal, lines, bad, catalogue, restart, watch)
+
+    def _answer(
+        self,
+        journal: Journal,
+        lines: list[Line],
+        bad: list[BadLine],
+        catalogue: Catalogue,
+        restart: bool,
+        watch: Callable[[Progress], None],
+    ) -> BatchReport:
         elsewhere = places(self.setup, self.jobs) if self.jobs > 1 else []
         setup = Setup(self.setup.model, {}, "meta") if elsewhere else self.setup  # here only the tokenizer is needed
         model, config = setup.load(catalogue), DecodeConfig.from_dict(self.setup.config)
         if model.codec is None:
             raise InputError(f"text needs a tokenizer: {model.codec_error or 'this model has none'}")
         chat = model.chats(self.chat)
-        journal = Journal(self.output)
         finished = journal.open(self._settings(chat), restart)
         lines, prompts, refused = _encoded(model, config, lines, chat)
         bad = sorted([*bad, *refused], key=lambda line: line.number)
@@ -106,7 +121,7 @@ class BatchRun:
         stream = decode_elsewhere(elsewhere, batches) if elsewhere else _decoded_here(model, config, catalogue, batches)
         made = [] if finished else list(_watched(stream, batches, prompts, config.gen_length, watch))
         if not finished:
-            write_rows(self.output, journal.rows())
+            write_rows(self.output, _complete(journal, lines))
             journal.finish({"prompts": len(lines), "bad_lines": [line.number for line in bad]})
         return BatchReport(
             prompts=len(lines),
@@ -145,6 +160,22 @@ class BatchRun:
                 Batch(number, tuple(prompts[i] for i in rows), tuple(heads[i] for i in rows), journal.batch(number))
             )
         return batches
+
+
+def _complete(journal: Journal, lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """Return the rows of a run, one a line.
+
+    Raises:
+        UnavailableError: a line has none, or several; nothing is published.
+    """
+    rows, wanted = journal.rows(), [line.number for line in lines]
+    if (answered := [row["line"] for row in rows]) != wanted:
+        wrong = sorted((Counter(answered) - Counter(wanted)) | (Counter(wanted) - Counter(answered)))
+        raise UnavailableError(
+            f"the answers of {len(wrong)} lines, the first of them line {wrong[0]}, are missing from {journal.folder} or there "
+            "twice: something else wrote there; give --restart to begin again"
+        )
+    return rows
 
 
 def _encoded(
