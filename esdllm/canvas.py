@@ -41,7 +41,7 @@ class Canvas:
     seeds: Tensor
     """(B,) int64"""
     poisoned: Tensor
-    """() int64, the first step with NaN among the confidences; -1 if none"""
+    """() int64, the first step whose numbers were none, or overflow in attention; -1 if none"""
     memory: Tensor | None
     """(B, L, M) float32, what the unmasking policy remembers; None if it remembers nothing"""
     revoked: Tensor | None

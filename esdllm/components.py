@@ -62,6 +62,10 @@ class Components:
         observers = tuple(catalogue.build("observers", item) for item in config.observers)
         return cls(**named, observers=observers, config=config)
 
+    def named(self, *sections: str) -> str:
+        """Return the names of the components of some sections, as a sentence lists them."""
+        return ", ".join(f"{section} '{getattr(self.config, section).name}'" for section in sections)
+
     @property
     def moving(self) -> MovingBlocks | None:
         """The block schedule, if it places each row's block by itself."""

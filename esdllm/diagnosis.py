@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from esdllm.canvas import Canvas
 from esdllm.errors import NumericsError
 from esdllm.interfaces import ModelAdapter
-from esdllm.plain import hidden_states
+from esdllm.plain import layers
+from esdllm.views import ModelSpec
 
-__all__ = ["raise_if_poisoned"]
+__all__ = ["overflow_bound", "raise_if_poisoned"]
 
 
-def raise_if_poisoned(model: ModelAdapter, canvas: Canvas) -> None:
-    """Raise if any step of the run had NaN confidences.
+def overflow_bound(spec: ModelSpec) -> float:
+    """Return what queries and keys stay below: products of two that do cannot overflow float32."""
+    return float(torch.finfo(torch.float32).max ** 0.5 / spec.head_dim)
+
+
+def raise_if_poisoned(model: ModelAdapter, canvas: Canvas, suspects: str) -> None:
+    """Raise if any step of the run had numbers that are none; `suspects` are what may have made them beside the model.
 
     Raises:
         NumericsError: names the first such step, and the first layer whose output is not finite when the canvas is
@@ -24,20 +31,24 @@ def raise_if_poisoned(model: ModelAdapter, canvas: Canvas) -> None:
         return
     tokens, logical = canvas.inputs(), canvas.rows(canvas.logical)
     places = (_first_bad_place(model, tokens[row : row + 1], logical[row : row + 1]) for row in range(len(tokens)))
-    where = next((place for place in places if place), _NOWHERE)
+    nowhere = f"a full pass over the finished canvas is finite, so they came out of {suspects}"
+    where = next((place for place in places if place), nowhere)
     raise NumericsError(
         f"NaN logits at step {step}; {where}. Look at the weights, or use a wider dtype than {str(model.dtype)[6:]}"
     )
 
 
-_NOWHERE = "a full pass over the finished canvas is finite, so they came out of a cache or an attention backend"
-
-
 def _first_bad_place(model: ModelAdapter, tokens: Tensor, logical: Tensor) -> str | None:
-    for number, hidden in enumerate(hidden_states(model, tokens, logical)):
-        if not hidden.isfinite().all():
-            place = f"the output of layer {number - 1}" if number else "the embedding"
-            return f"{place} is the first that is not finite"
+    hidden, bound = model.embed(tokens), overflow_bound(model.spec)
+    if not hidden.isfinite().all():
+        return "the embedding is the first that is not finite"
+    for number, (output, made) in enumerate(layers(model, hidden, logical)):
+        if not output.isfinite().all():
+            return f"the output of layer {number} is the first that is not finite"
+        largest = max(float(x.abs().max()) for x in (made.queries, made.keys))
+        if not largest < bound:
+            return f"queries or keys of layer {number} are as large as {largest:.3g}, and their products overflow"
+        hidden = output
     if not model.logits(hidden).isfinite().all():
         return "all layers are finite, the head's output is not"
     return None

@@ -15,9 +15,9 @@ from torch import Tensor
 from esdllm.canvas import Canvas, layout
 from esdllm.catalogue import Catalogue
 from esdllm.components import Components
-from esdllm.config import DecodeConfig
+from esdllm.config import SECTIONS, DecodeConfig
 from esdllm.diagnosis import raise_if_poisoned
-from esdllm.errors import InputError
+from esdllm.errors import InputError, PluginError
 from esdllm.graphs import CudaCapture, current
 from esdllm.interfaces import Cache, StepObserver
 from esdllm.loading import Model
@@ -187,11 +187,12 @@ class Engine:
         answers: list[list[int]] = []
         committed = 0
         if not tokens.is_meta:
-            raise_if_poisoned(self.model.adapter, canvas)
+            raise_if_poisoned(self.model.adapter, canvas, self.components.named("sampler", "cache", "attention"))
             committed = int((~canvas.given & ~canvas.undecided_columns()).sum())
             if fill:
                 first = canvas.first_stop(run.stop_ids).unsqueeze(1)
                 tokens = tokens.masked_fill(canvas.columns > first, self.model.spec.eos_id)
+            self._check_decided((tokens == self.model.spec.mask_id) & ~canvas.given)
             tokens = tokens.cpu()
             answers = [row[start:] for row, start in zip(tokens.tolist(), starts, strict=True)]
             answers = [until_stop(row, self.model.stop_ids) for row in answers] if cut else answers
@@ -209,3 +210,16 @@ class Engine:
             seconds=run.seconds,
             compile_seconds=run.compile_seconds,
         )
+
+    def _check_decided(self, left: Tensor) -> None:
+        """Refuse what a run made if masks (B, L) bool are left in it.
+
+        Raises:
+            PluginError: the components left them undecided, or the sampler chose the mask.
+        """
+        if left.any():
+            row, column = left.nonzero()[0].tolist()
+            raise PluginError(
+                f"{int(left.sum())} masks are left at the end of the run, the first at row {row}, column {column}: a component "
+                f"broke its contract; check {self.components.named(*SECTIONS[:6])} with esdllm.testing"
+            )

@@ -26,7 +26,7 @@ class ConfigError(EsdllmError, ValueError):
 
 
 class PluginError(EsdllmError):
-    """A plugin that cannot be imported, clashes with another, or implements no known hook."""
+    """A plugin that cannot be imported, clashes with another, implements no known hook, or whose component misbehaves."""
 
 
 class CheckpointError(EsdllmError, ValueError):

@@ -67,12 +67,16 @@ class _Alive(NamedTuple):
     """(R, N), the same counted from each row's first token"""
     places: Any
     """what the model made of those"""
+    extremes: tuple[Tensor, ...] = ()
+    """the least and the largest of all queries and keys so far, () each"""
 
 
-def forward(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> tuple[Tensor, Tensor]:
-    """Return hidden states (R, n, C) and positions (B, n), ascending, of what may be decided.
+def forward(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Return hidden states (R, n, C), positions (B, n), ascending, of what may be decided, and the step's extremes (E,).
 
     Those are the survivors of a skip step, or the block; of those the masked ones, filled up with others to the plan's n.
+    The extremes are of the queries and keys of all layers and of the hidden states: where a kernel of attention meets what
+    is no number, it may give one all the same.
     """
     window = canvas.open(plan.window) if plan.open else inputs.window
     if plan.clamped:  # the window's head repeats its first position: equal inputs, equal results
@@ -84,7 +88,8 @@ def forward(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
         canvas.drift.zero_()
     for layer in range(len(plan.keep)):
         alive = _layer(parts, plan, canvas, inputs, layer, alive)
-    return _decidable(plan, canvas, inputs, alive.hidden, alive.positions[: inputs.block.shape[0]])
+    hidden, positions = _decidable(plan, canvas, inputs, alive.hidden, alive.positions[: inputs.block.shape[0]])
+    return hidden, positions, torch.stack((*alive.extremes, *hidden.aminmax()))
 
 
 def _decidable(
@@ -113,6 +118,7 @@ def _layer(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs, lay
     site = parts.scorer.site
     readers = inputs.readers if plan.narrow and layer == len(plan.keep) - 1 else None
     queries, keys, values = parts.model.project(layer, alive.hidden, alive.places, readers)
+    alive = alive._replace(extremes=(*alive.extremes, *queries.aminmax(), *keys.aminmax()))
     if site != "hidden":
         scored = {"query": queries, "key": keys, "value": values}[site].flatten(2)
         if (chosen := _survivors(parts, plan, canvas, inputs, layer, scored, alive)) is not None:
@@ -145,17 +151,21 @@ def _survivors(
     if keep >= positions.shape[1]:
         return None
     last = parts.cache.recall(layer, parts.scorer.site, positions) if parts.scorer.keeps_history else x
-    undecided = canvas.rows(canvas.masked(positions[: inputs.block.shape[0]], inputs.block))
+    places = positions[: inputs.block.shape[0]]
+    undecided = canvas.masked(places, inputs.block)
     confidence = canvas.rows(canvas.confidence).gather(1, positions)
     committed = canvas.rows(canvas.changed()).gather(1, positions)
     seeds = canvas.rows(canvas.seeds)
+    marked = canvas.rows(undecided)
     score = parts.scorer.score(
-        ImportanceView(layer, x, last, confidence, undecided, committed, alive.logical, seeds, inputs.step)
+        ImportanceView(layer, x, last, confidence, marked, committed, alive.logical, seeds, inputs.step)
     )
-    leftmost = positions.masked_fill(~undecided, canvas.columns.shape[0]).amin(1, keepdim=True)
-    score = score.masked_fill(positions == leftmost, float("inf"))
     if canvas.branches > 1:  # both branches keep the same positions, or their logits could not be combined
         score = score.unflatten(0, (canvas.branches, -1)).mean(0)
+    number = torch.finfo(score.dtype)  # any scores are put in an order, with room above it
+    score = score.nan_to_num(number.min, number.max, number.min)
+    leftmost = places.masked_fill(~undecided, canvas.columns.shape[0]).amin(1, keepdim=True)
+    score = score.masked_fill(places == leftmost, float("inf"))
     return canvas.rows(score.topk(keep, dim=1, sorted=False).indices)
 
 
@@ -189,7 +199,8 @@ def _measure(parts: Parts, canvas: Canvas, inputs: StepInputs, layer: int, alive
 
 
 def _keep(parts: Parts, canvas: Canvas, alive: _Alive, chosen: Tensor) -> _Alive:
-    return _standing(parts, canvas, _take(alive.hidden, chosen), alive.positions.gather(1, chosen))
+    standing = _standing(parts, canvas, _take(alive.hidden, chosen), alive.positions.gather(1, chosen))
+    return standing._replace(extremes=alive.extremes)
 
 
 def _take(x: Tensor, chosen: Tensor) -> Tensor:

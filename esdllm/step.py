@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from esdllm.canvas import Canvas
+from esdllm.diagnosis import overflow_bound
 from esdllm.forward import Parts, StepInputs, forward
+from esdllm.interfaces import TokenSampler
 from esdllm.plan import StepPlan
 from esdllm.views import Candidates, SampleView, UnmaskingView
 
@@ -17,12 +19,12 @@ __all__ = ["denoise"]
 
 def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> None:
     """Make one step: write the canvas and the cache in place."""
-    hidden, positions = forward(parts, plan, canvas, inputs)
+    hidden, positions, extremes = forward(parts, plan, canvas, inputs)
     logits = parts.model.logits(hidden)
     if canvas.branches > 1:
         logits = _guide(logits.float(), parts.cfg_scale)
     places = canvas.logical.gather(1, positions)
-    found = parts.sampler.sample(SampleView(logits, canvas.seeds, inputs.step, places))
+    found = _candidates(parts.sampler, SampleView(logits, canvas.seeds, inputs.step, places), canvas.spec.mask_id)
     masked = canvas.masked(positions, inputs.block)
     eligible = masked & ~_forbidden(canvas, positions, inputs.block, found.tokens) if parts.delay_eos else masked
     view = UnmaskingView(
@@ -43,10 +45,23 @@ def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
     selected = parts.unmasking.select(view)
     counted = (masked if canvas.spec.remembers_forbidden else eligible) & ~selected
     revoked = _revoked(parts.unmasking, canvas, view, inputs.block)
-    _note(canvas, inputs, positions, found, counted if revoked is None else counted | revoked)
+    _note(canvas, positions, found, counted if revoked is None else counted | revoked)
+    _check(canvas, inputs.step, extremes, found.confidence)
     canvas.commit(positions, found.tokens, selected)
     if revoked is not None:
         canvas.revoke(positions, revoked)
+
+
+def _candidates(sampler: TokenSampler, view: SampleView, mask_id: int) -> Candidates:
+    """Return candidates, of which the mask is none; the probability that it has still counts, as in the published code."""
+    column = view.raw.select(-1, mask_id)
+    held = column.clone()
+    column.fill_(float("-inf"))
+    found = sampler.sample(view)
+    column.copy_(held)
+    chosen = view.raw.gather(-1, found.tokens.unsqueeze(-1)).squeeze(-1)
+    odds = (held.float() - chosen.float()).exp().clamp(max=1e30)  # of the mask against the candidate
+    return found._replace(confidence=found.confidence / (1 + found.confidence * odds))
 
 
 def _remembering(policy: Any, canvas: Canvas, view: UnmaskingView) -> UnmaskingView:
@@ -86,12 +101,16 @@ def _forbidden(canvas: Canvas, positions: Tensor, block: Tensor, tokens: Tensor)
     return (tokens == eos) & before & ~started
 
 
-def _note(canvas: Canvas, inputs: StepInputs, positions: Tensor, found: Candidates, counted: Tensor) -> None:
-    """Store what the next step may compare with, and the first step whose confidences are not numbers."""
+def _note(canvas: Canvas, positions: Tensor, found: Candidates, counted: Tensor) -> None:
+    """Store what the next step may compare with."""
     canvas.confidence.scatter_(1, positions, found.confidence.masked_fill(~counted, 0.0))
     canvas.guess.scatter_(1, positions, found.tokens)
     canvas.guess_confidence.scatter_(1, positions, found.confidence)
     if canvas.computed is not None:
         canvas.computed.zero_().scatter_(1, positions, True)
-    fresh = found.confidence.isnan().any() & (canvas.poisoned < 0)
-    canvas.poisoned.copy_(torch.where(fresh, inputs.step, canvas.poisoned))
+
+
+def _check(canvas: Canvas, step: Tensor, extremes: Tensor, confidence: Tensor) -> None:
+    """Store the step if it is the first whose numbers are none, or so large that products of queries and keys overflow."""
+    sound = (extremes.float().abs().amax() < overflow_bound(canvas.spec)) & confidence.sum().isfinite()
+    canvas.poisoned.copy_(torch.where(sound | (canvas.poisoned >= 0), canvas.poisoned, step))

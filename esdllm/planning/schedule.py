@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import attrs
 
-from esdllm.errors import ConfigError
+from esdllm.errors import ConfigError, PluginError
 from esdllm.plan import Block, Drift, Facts, Layout, Moment, Phase, Scope, Step, StepPlan, Window
 from esdllm.planning.progress import Progress
 from esdllm.planning.quota import Quota, cut
@@ -105,6 +105,7 @@ class Planner:
             step = -(-step // self.block_length) * self.block_length
             step_in_block, certain = 0, True
             while not self._decided(quota, step_in_block, certain, previous):
+                self._check_progress(quota, step_in_block)
                 if self._stops(step, step_in_block, previous):
                     return
                 self._learn(previous)
@@ -278,6 +279,16 @@ class Planner:
             raise ConfigError(
                 f"the skip schedule drops positions at layer {min(elsewhere)} of a window of {plan.window}, but not in those "
                 f"of one to two blocks nor in the canvas, where it drops at {scored}; only the number may depend on the window"
+            )
+
+    def _check_progress(self, quota: Quota, step_in_block: int) -> None:
+        """Refuse to go on with a block for which its steps should have sufficed long ago, if each decided anything."""
+        revisions = getattr(self.planners.unmasking, "revisions", 0)
+        most = len(quota.counts or ()) + max(quota.masked) * (1 + revisions)
+        if step_in_block > most:
+            raise PluginError(
+                f"the block {tuple(quota.block)} is not decided after {most} steps; an unmasking policy selects a position of "
+                "each row that has eligible ones at every step"
             )
 
     def _check_store(self, window: Window, size: int, keep: tuple[int, ...], quota: Quota) -> None:

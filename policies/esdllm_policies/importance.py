@@ -16,6 +16,7 @@ from esdllm import ImportanceScorer, ImportanceView, Site, uniform
 _SITES: tuple[Site, ...] = ("hidden", "query", "key", "value")
 _JUST_COMMITTED = 3.0
 _MOST_CONFIDENT = 2.0
+_MOST = 1e30  # of a score's size in a mix
 _STREAM = 2  # of noise, and one more a layer; the sampler draws from stream 0, unmasking policies from 1
 
 
@@ -205,6 +206,8 @@ class MixScorer:
         return any(part.scorer.keeps_history for part in self.parts)
 
     def score(self, view: ImportanceView) -> Tensor:
-        """Return the sum of weight times score."""
-        first, *others = (part.weight * part.scorer.score(view) for part in self.parts)
+        """Return the sum of weight times score, each product within what float32 can hold, so that no sum of them is NaN."""
+        first, *others = (
+            (min(part.weight, _MOST) * part.scorer.score(view)).clamp(-_MOST, _MOST) for part in self.parts
+        )
         return sum(others, start=first)
