@@ -371,3 +371,96 @@ class Doubting(TinySuite):
 def test_a_suite_s_own_answers_are_right() -> None:
     with pytest.raises(AssertionError, match="says False of its own answer to problem 0"):
         check_suite(Doubting())
+
+
+KEPT: list[Any] = []
+
+
+@attrs.frozen
+class Keeping(EagerAttention):
+    """A backend that keeps the attention weights, somewhere."""
+
+    where: str = "field"
+    kept: list[Any] = attrs.field(factory=list)
+    shared: ClassVar[dict[str, Any]] = {}
+
+    def attend(self, queries: torch.Tensor, read: KeyValue) -> torch.Tensor:
+        keys = read.keys.repeat_interleave(queries.shape[2] // read.keys.shape[2], dim=2)
+        weights = torch.einsum("rnhd,rkhd->rhnk", queries, keys).softmax(-1)
+        match self.where:
+            case "field":
+                self.kept.append(weights)
+            case "last":
+                self.kept[:] = [weights]
+            case "class":
+                self.shared["last"] = weights.mean(1)
+            case "module":
+                KEPT.append((weights, "view of it", weights[0]))
+        return super().attend(queries, read)
+
+
+@pytest.mark.parametrize("where", ["field", "last", "class", "module"])
+def test_a_backend_that_keeps_its_weights_is_no_pure_function(where: str) -> None:
+    with pytest.raises(
+        AssertionError, match=r"keeps \d+ bytes of tensors that a call made; a kernel is a pure function"
+    ):
+        check_attention_backend(Keeping(where))
+    KEPT.clear()
+    Keeping.shared.clear()
+
+
+@attrs.frozen
+class Remembering(GumbelSampler):
+    """A sampler that keeps the last confidences."""
+
+    kept: list[Any] = attrs.field(factory=list)
+
+    def sample(self, view: Any) -> Candidates:
+        self.kept[:] = [super().sample(view).confidence]
+        return super().sample(view)
+
+
+def test_a_sampler_that_keeps_what_it_made_is_no_pure_function() -> None:
+    with pytest.raises(AssertionError, match="keeps 84 bytes of tensors that a call made"):
+        check_token_sampler(Remembering())
+
+
+@attrs.frozen
+class LastToken:
+    """A sampler of one token."""
+
+    def sample(self, view: Any) -> Candidates:
+        last = torch.full_like(view.positions, view.raw.shape[-1] - 1)
+        return Candidates(last, view.logits.softmax(-1)[..., -1])
+
+
+def test_a_sampler_that_may_choose_the_mask_is_told() -> None:
+    with pytest.raises(
+        AssertionError, match=r"chose a token whose logit is -inf; so the mask token's is, in every run"
+    ):
+        check_token_sampler(LastToken())
+
+
+@attrs.frozen
+class Adapting:
+    """A lawful refresh policy that adapts within a few steps: often while drift is above a bar, rarely below it."""
+
+    bar: float
+
+    @property
+    def learned(self) -> tuple[float, ...]:
+        return (1.0,)
+
+    def scope(self, moment: Moment) -> Scope:
+        due = moment.since_refresh is None or moment.since_refresh >= moment.learned[0]
+        return Scope(
+            Window.CANVAS if due or not moment.step_in_block else Window.BLOCK, due or not moment.step_in_block
+        )
+
+    def learn(self, moment: Moment, drift: Any) -> tuple[float, ...]:
+        return (1.0 if drift.block > self.bar else 4.0,)
+
+
+@pytest.mark.parametrize("bar", [0.02, 0.05, 0.1])
+def test_a_policy_that_learns_from_the_batch_s_largest_drift_is_lawful(bar: float) -> None:
+    check_refresh_policy(Adapting(bar))

@@ -52,8 +52,9 @@ def check_generation(
     which takes seconds.
 
     Rows have a say in each other's computing, as published, where a window goes back to what any of them committed last
-    (`TRAIL`, `OPEN`), where layers skip as many positions as the row that committed most asks for, and where a policy may
-    put back what a row has decided while others are still at the block. A cache store that chooses what is read is given
+    (`TRAIL`, `OPEN`), where layers skip as many positions as the row that committed most asks for, where a refresh policy
+    learns from the drift of the row that drifted most, and where a policy may put back what a row has decided while others
+    are still at the block. A cache store that chooses what is read is given
     rows of one length: among padding it may choose otherwise.
 
     The configuration is early skipping at a short length unless given; it runs on tiny random models of two families, one
@@ -182,6 +183,8 @@ class _Standing:
 def _rows_are_apart(engine: Engine) -> bool:
     """Return whether no row has a say in what another computes."""
     steps = engine.planner(Layout.of(13, engine.config.gen_length, engine.model.spec.logit_shift)).rehearse()
+    if hasattr(engine.components.refresh, "learn"):  # drift is the largest over the rows, and so are the periods
+        return False
     shared = any(step.scope.window in (Window.TRAIL, Window.OPEN) for step in steps)
     adaptive = engine.components.unmasking.counts(engine.config.block_length, 1) is None
     far = getattr(engine.components.blocks, "reach", 0) >= 9  # beyond the shortest prompt, so where padding stands

@@ -64,7 +64,8 @@ def _score_laws(who: str, scorer: ImportanceScorer, score: Tensor, view: Importa
 def check_token_sampler(sampler: TokenSampler) -> None:
     """Check a token sampler, by itself and in whole generations of a tiny model.
 
-    Candidates are (B, N): tokens int64 of the vocabulary, and their probability under the unperturbed logits, float32. What
+    Candidates are (B, N): tokens int64 of the vocabulary, none whose logit is -inf, and their probability under the
+    unperturbed logits, float32. What
     is drawn depends on a row's seed, the step and the position alone, so a row's is that of the row alone, and a
     position's is the same wherever it stands. And what every kernel holds to.
 
@@ -76,7 +77,18 @@ def check_token_sampler(sampler: TokenSampler) -> None:
     row_laws(who, sampler.sample, view)
     for other in (sample_view(1, window=1), sample_view(2, rows=1, sharp=30.0), sample_view(3, vocab=2, sharp=0.01)):
         _candidate_laws(who, sampler, sampler.sample(other), other)
+    _mask_law(who, sampler)
     check_generation(sampler=sampler)
+
+
+def _mask_law(who: str, sampler: TokenSampler) -> None:
+    """What has a logit of -inf, as the mask token has in a run, is never chosen, be it the likeliest otherwise."""
+    view = sample_view(4, vocab=3)
+    for token in range(3):
+        raw = view.raw.clone()
+        raw[..., token] = float("-inf")
+        chosen = sampler.sample(view._replace(raw=raw)).tokens == token
+        law(not bool(chosen.any()), f"{who} chose a token whose logit is -inf; so the mask token's is, in every run")
 
 
 def _candidate_laws(who: str, sampler: TokenSampler, found: Any, view: SampleView) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
+
+from esdllm.testing.memory import TensorMemory
 
 __all__ = ["called", "close", "kernel_laws", "law", "numbers", "of_rows", "row_laws", "tensor_law"]
 
@@ -74,8 +77,8 @@ def of_rows(view: ViewType, rows: Sequence[int]) -> ViewType:
 def kernel_laws(who: str, call: Callable[[Any], Any], view: tuple[Any, ...]) -> Any:
     """Return `call(view)`, having checked what every kernel must hold to.
 
-    It changes none of its inputs, gives the same for the same, reads nothing from the device (on the meta device any
-    read raises), and compiles into one graph that gives what eager gives.
+    It changes none of its inputs, keeps nothing of what a call made, gives the same for the same, reads nothing from the
+    device (on the meta device any read raises), and compiles into one graph that gives what eager gives.
 
     Raises:
         AssertionError: one of these does not hold.
@@ -85,8 +88,15 @@ def kernel_laws(who: str, call: Callable[[Any], Any], view: tuple[Any, ...]) -> 
     for name, old, new in zip(getattr(view, "_fields", range(len(view))), before, view, strict=True):
         same = not isinstance(old, Tensor) or close(new, old, 0.0)
         law(same, f"{who} changes its input '{name}'; a kernel is a pure function")
-    again = call(view)
-    law(close(again, found, 0.0), f"{who} is not deterministic: {numbers(found)}, then {numbers(again)} for one input")
+    with TensorMemory() as taken:
+        again = call(view)
+        law(
+            close(again, found, 0.0),
+            f"{who} is not deterministic: {numbers(found)}, then {numbers(again)} for one input",
+        )
+        del again
+        gc.collect()  # what is in a circle is not kept, only not yet gone
+        law(not taken.held, f"{who} keeps {taken.held} bytes of tensors that a call made; a kernel is a pure function")
     _reads_no_device(who, call, view, found)
     _compiles(who, call, view, found)
     return found
