@@ -20,6 +20,7 @@ from esdllm.lora import base_of
 from esdllm.placing import DeviceMap, LoadPlan, Placement, resolve_device, resolve_dtype
 from esdllm.reading import ends_of_text, json_object, mask_token_id, refuse_quantized
 from esdllm.stored import has_weights
+from esdllm.unwrapping import unwrapped
 from esdllm.views import ModelSpec
 
 __all__ = [
@@ -158,15 +159,15 @@ def random_model(
 def from_module(module: Any, tokenizer: Any = None, catalogue: Catalogue | None = None) -> Model:
     """Return a model over the weights of a module that is already loaded, such as a fine-tuned, merged or quantised one.
 
-    `module` is a torch module with a `config`, whose `model_type` decides the family; a PEFT wrapper is taken off. Nothing is
+    `module` is a torch module with a `config`, whose `model_type` decides the family; wrappers are taken off. Nothing is
     copied: what changes the module's weights in place changes the model. `tokenizer` is one of transformers, or a TextCodec.
 
     Raises:
         CheckpointError: the family is not implemented, or the module is not built as its checkpoints are.
-        UnavailableError: a weight cannot be taken over as it is.
+        UnavailableError: a weight cannot be taken over as it is, or the module does more than its weights say.
     """
     catalogue = catalogue or Catalogue.load()
-    module = module.get_base_model() if hasattr(module, "get_base_model") else module
+    module = unwrapped(module)
     found = getattr(module, "config", None)
     if found is None:
         raise CheckpointError(f"the {type(module).__name__} has no config that says what model it is")

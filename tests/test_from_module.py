@@ -229,3 +229,242 @@ def test_rope_that_is_not_implemented_is_refused(catalogue: Catalogue) -> None:
     model.config.rope_parameters = {"rope_type": "yarn", "rope_theta": 1.0}
     with pytest.raises(CheckpointError, match="rope_type = 'yarn' is not implemented; only 'default' is"):
         from_module(model, catalogue=catalogue)
+
+
+# what a module does beside its weights
+
+
+def container(module: Any, llada: str = "blocks.1", dream: str = "layers.1") -> Any:
+    return module.get_submodule(path_of(module, llada, dream))
+
+
+def norm(module: Any) -> str:
+    return path_of(module, "blocks.2.ff_norm", "layers.2.post_attention_layernorm")
+
+
+def put(module: Any, path: str, make: Callable[[Any], Any]) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(module.get_submodule(parent), name, make(module.get_submodule(path)))
+
+
+class Beside(nn.Module):
+    """What stands beside a module, in its place, as PEFT's layers do: `weight` is the base's."""
+
+    def __init__(self, base: nn.Module, more: nn.Module) -> None:
+        super().__init__()
+        self.base_layer, self.more = base, more
+
+    @property
+    def weight(self) -> Tensor:
+        found: Tensor = self.base_layer.weight  # type: ignore[assignment]
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.base_layer(x) + self.more(x)
+        return found
+
+
+class Loud(nn.Embedding):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+class Offset(nn.Module):
+    def __init__(self, base: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(base.weight.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x, self.weight.shape, 1 + self.weight)
+
+
+def lora_on_the_embedding(module: Any) -> None:
+    path = path_of(module, "wte", "embed_tokens")
+    put(module, path, lambda base: Beside(base, nn.Embedding(base.num_embeddings, base.embedding_dim)))
+
+
+def loud_embedding(module: Any) -> None:
+    path = path_of(module, "wte", "embed_tokens")
+    put(module, path, lambda base: Loud(base.num_embeddings, base.embedding_dim))
+
+
+def clipped_embedding(module: Any) -> None:
+    path = path_of(module, "wte", "embed_tokens")
+    put(module, path, lambda base: nn.Embedding(base.num_embeddings, base.embedding_dim, max_norm=0.1))
+
+
+def tuned_norm(module: Any) -> None:
+    put(module, norm(module), lambda base: Beside(base, nn.RMSNorm(32)))
+
+
+def biased_norm(module: Any) -> None:
+    module.get_submodule(norm(module)).register_parameter("bias", nn.Parameter(torch.ones(32)))
+
+
+def another_norm(module: Any) -> None:
+    put(module, norm(module), Offset)
+
+
+def layer_norm(module: Any) -> None:
+    put(module, norm(module), lambda base: nn.LayerNorm(32, bias=False))
+
+
+def another_epsilon(module: Any) -> None:
+    put(module, norm(module), lambda base: nn.RMSNorm(32, eps=0.1))
+
+
+def hook_on_a_layer(module: Any) -> None:
+    container(module).register_forward_hook(lambda *_: None)
+
+
+def hook_before_a_layer(module: Any) -> None:
+    container(module).register_forward_pre_hook(lambda *_: None)
+
+
+def hook_on_the_whole(module: Any) -> None:
+    module.register_forward_hook(lambda *_: None)
+
+
+def replaced_forward_of_a_layer(module: Any) -> None:
+    container(module).forward = lambda x: x
+
+
+def adapter_in_a_layer(module: Any) -> None:
+    container(module).adapter = nn.Linear(32, 32)
+
+
+def loose_parameter(module: Any) -> None:
+    container(module).scale = nn.Parameter(torch.ones(1))
+
+
+def a_norm_in_another_dtype(module: Any) -> None:
+    module.get_submodule(norm(module)).double()
+
+
+def a_linear_layer_in_another_dtype(module: Any) -> None:
+    module.get_submodule(query(module)).bfloat16()
+
+
+def a_wrapped_layer_in_another_dtype(module: Any) -> None:
+    put(module, query(module), lambda base: Lora(base).bfloat16())
+
+
+def a_hooked_layer_in_another_dtype(module: Any) -> None:
+    module.get_submodule(query(module)).register_forward_hook(lambda *_: None)
+    module.get_submodule(query(module)).half()
+
+
+def eight_bits(module: Any) -> None:
+    layer = module.get_submodule(query(module))
+    layer.weight = nn.Parameter(layer.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+
+
+def everything_in_eight_bits(module: Any) -> None:
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(torch.float8_e4m3fn)
+
+
+def dropout(module: Any) -> None:
+    put(module, query(module), lambda base: Beside(base, nn.Sequential(nn.Linear(32, 32), nn.Dropout(0.5))))
+    module.train()
+
+
+def another_shape(module: Any) -> None:
+    put(module, query(module), lambda base: nn.Sequential(base, nn.Linear(32, 8)))
+
+
+def other_frequencies(module: Any) -> None:
+    container(module).register_buffer("inv_freq", torch.ones(4))
+
+
+REFUSED: dict[Callable[[Any], None], str] = {
+    lora_on_the_embedding: "is a Beside whose weight cannot be taken over as it is: it holds base_layer, more",
+    loud_embedding: "is a Loud, which gives something else than its weight's rows",
+    clipped_embedding: "is a Embedding, which gives something else",
+    tuned_norm: "is a Beside whose weight cannot be taken over as it is: .*merge what was trained",
+    biased_norm: "it holds bias too",
+    another_norm: "is a Offset, which computes something else than RMSNorm",
+    layer_norm: "is a LayerNorm, which computes something else than RMSNorm",
+    another_epsilon: r"has the epsilon 0.1, but the config says 1e-0",
+    hook_on_a_layer: "has forward hooks or its own forward, which would not run; remove them first",
+    hook_before_a_layer: "has forward hooks",
+    hook_on_the_whole: r"the module \(.*\) has forward hooks",
+    replaced_forward_of_a_layer: "has forward hooks or its own forward",
+    adapter_in_a_layer: "adapter.weight' has no place in a model of the family",
+    loose_parameter: "scale' has no place in a model of the family",
+    a_norm_in_another_dtype: r"is float64, and the embedding is float32; cast the module to one dtype",
+    a_linear_layer_in_another_dtype: r"is bfloat16, and the embedding is float32; .*module.to\(torch.float32\)",
+    a_wrapped_layer_in_another_dtype: "is a Lora that cannot be called with float32",
+    a_hooked_layer_in_another_dtype: "is float16, and the embedding is float32",
+    eight_bits: "is float8_e4m3fn, and the embedding is float32",
+    everything_in_eight_bits: "the embedding is float8_e4m3fn, in which nothing is computed",
+    dropout: "drops out in training mode; call the module's eval",
+    another_shape: r"is a Sequential that makes \(1, 1, 8\) float32",
+    other_frequencies: "inv_freq' are not RoPE's frequencies for the config's theta",
+}
+
+
+@pytest.mark.parametrize("change", REFUSED, ids=lambda change: change.__name__)
+def test_what_would_be_left_out_is_refused(module: Any, catalogue: Catalogue, change: Callable[[Any], None]) -> None:
+    change(module)
+    with pytest.raises((UnavailableError, CheckpointError), match=REFUSED[change]):
+        from_module(module, catalogue=catalogue)
+
+
+class Wrapper(nn.Module):
+    """PEFT's, around a module."""
+
+    def __init__(self, base: Any, prompt: int = 0) -> None:
+        super().__init__()
+        self.base_model = base
+        if prompt:
+            self.prompt_encoder = nn.Embedding(prompt, 32)
+
+    def get_base_model(self) -> Any:
+        return self.base_model
+
+
+def test_wrappers_are_taken_off_and_what_they_add_is_refused(module: Any, catalogue: Catalogue) -> None:
+    expected = full_logits(from_module(module, catalogue=catalogue).adapter, TOKENS)
+    for wrapper in (Wrapper(module), nn.DataParallel(module), torch.compile(Wrapper(module)), torch.compile(module)):
+        assert full_logits(from_module(wrapper, catalogue=catalogue).adapter, TOKENS).equal(expected)
+    with pytest.raises(UnavailableError, match=r"the Wrapper holds 'prompt_encoder.weight' beside the model"):
+        from_module(Wrapper(module, prompt=4), catalogue=catalogue)
+    soft: Any = Wrapper(module)
+    soft.peft_config = {"default": SimpleNamespace(is_prompt_learning=True)}
+    with pytest.raises(UnavailableError, match="adapter 'default' is a soft prompt"):
+        from_module(soft, catalogue=catalogue)
+    hooks: Any = Wrapper(module)
+    hooks.register_forward_pre_hook(lambda *_: None)
+    with pytest.raises(UnavailableError, match="the Wrapper has forward hooks"):
+        from_module(hooks, catalogue=catalogue)
+
+
+def test_tied_weights_are_the_embedding_s_in_modules_and_folders(
+    module: Any, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    key = "weight_tying" if isinstance(module, Remote) else "tie_word_embeddings"
+    head, table = (
+        module.get_submodule(path)
+        for path in (
+            ("model.transformer.ff_out", "model.transformer.wte")
+            if isinstance(module, Remote)
+            else ("lm_head", "model.embed_tokens")
+        )
+    )
+    head.weight = table.weight
+    loaded = load_model(checkpoint(module, tmp_path / "both"), "cpu", "float32", catalogue)
+    expected = full_logits(loaded.adapter, TOKENS)
+    setattr(module.config, key, True)
+    found = [from_module(module, catalogue=catalogue)]
+    config = {**(llada_config(4) if isinstance(module, Remote) else dream_config()), key: True}
+    held = {name: weight.detach().clone() for name, weight in module.state_dict().items()}
+    name = "model.transformer.ff_out.weight" if isinstance(module, Remote) else "lm_head.weight"
+    found.append(load_model(write_checkpoint(tmp_path / "one", config, held), "cpu", "float32", catalogue))
+    del held[name]
+    found.append(load_model(write_checkpoint(tmp_path / "tied", config, held), "cpu", "float32", catalogue))
+    if isinstance(module, Remote):  # whose own code has no head then
+        delattr(module.model.transformer, "ff_out")
+        found.append(from_module(module, catalogue=catalogue))
+    for model in found:
+        torch.testing.assert_close(full_logits(model.adapter, TOKENS), expected, atol=1e-5, rtol=1e-5)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from esdllm import CheckpointError, ModelAdapter, ModelSpec, UnavailableError
 from esdllm_models.building import Names, made_of
+from esdllm_models.inspecting import check_called, check_dtype, check_embedding, check_norm, check_rest, hooked
 from esdllm_models.linear import Dense, Linear, Split
 from esdllm_models.spread import Spread
 from esdllm_models.transformer import Geometry, Transformer
@@ -16,18 +17,21 @@ from esdllm_models.transformer import Geometry, Transformer
 __all__ = ["adopt"]
 
 
-def adopt(spec: ModelSpec, geometry: Geometry, names: Names, module: nn.Module) -> ModelAdapter:
+def adopt(spec: ModelSpec, geometry: Geometry, names: Names, module: nn.Module, tied: bool = False) -> ModelAdapter:
     """Return a model over a module's weights, found by the names that a checkpoint has for them.
 
     A plain `nn.Linear` gives its tensors; any other module in its place (a quantised one, one with a LoRA beside it, one with
-    hooks) is called. What is changed in place later is seen, what is put in a tensor's place is not.
+    hooks) is called. What is changed in place later is seen, what is put in a tensor's place is not. What the module does
+    beside that is looked for, and refused. With `tied` weights a module without a head has the embedding for it.
 
     Raises:
         CheckpointError: a module is missing, or a weight has another shape than the config says.
-        UnavailableError: the embedding or a norm is not a plain one, or weights are not there yet (on `meta`).
+        UnavailableError: the embedding or a norm is not a plain one, weights are of several dtypes or not there yet (on
+            `meta`), or the module has hooks, parameters or dropout that would be left out.
     """
     heads, kv_heads = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
     found = _Found(module, names)
+    embedding = found.embedding(spec.vocab, spec.hidden)
 
     def split(layer: int, **sizes: int) -> Split:
         parts = tuple(found.linear(layer, name, size, spec.hidden) for name, size in sizes.items())
@@ -36,21 +40,23 @@ def adopt(spec: ModelSpec, geometry: Geometry, names: Names, module: nn.Module) 
     layers = tuple(
         made_of(
             spec,
-            attn_norm=found.tensor(layer, "attn_norm", spec.hidden),
+            attn_norm=found.norm(layer, "attn_norm", spec.hidden, geometry.norm_eps),
             qkv=split(layer, q=heads, k=kv_heads, v=kv_heads),
             out=found.linear(layer, "out", spec.hidden, heads),
-            mlp_norm=found.tensor(layer, "mlp_norm", spec.hidden),
+            mlp_norm=found.norm(layer, "mlp_norm", spec.hidden, geometry.norm_eps),
             gate_up=split(layer, gate=spec.intermediate, up=spec.intermediate),
             down=found.linear(layer, "down", spec.hidden, spec.intermediate),
         )
         for layer in range(spec.n_layers)
     )
-    embedding = found.tensor(None, "embedding", spec.vocab, spec.hidden)
-    norm = found.tensor(None, "norm", spec.hidden)
-    whole = Transformer(spec, geometry, embedding, layers, norm, found.linear(None, "head", spec.vocab, spec.hidden))
+    norm = found.norm(None, "norm", spec.hidden, geometry.norm_eps)
+    alone = tied and not found.has(None, "head")
+    head = Dense(embedding) if alone else found.linear(None, "head", spec.vocab, spec.hidden)
+    check_rest(module, spec, geometry, found.taken, found.called)
+    whole = Transformer(spec, geometry, embedding, layers, norm, head)
     devices = tuple(layer.attn_norm.device for layer in layers)
-    alone = {embedding.device, norm.device, *devices} == {embedding.device}
-    return whole if alone else Spread(whole, embedding.device, devices, norm.device)
+    together = {embedding.device, norm.device, *devices} == {embedding.device}
+    return whole if together else Spread(whole, embedding.device, devices, norm.device)
 
 
 class _Found:
@@ -58,6 +64,15 @@ class _Found:
 
     def __init__(self, module: nn.Module, names: Names) -> None:
         self._module, self._names = module, names
+        self._dtype = torch.float32
+        self.taken: set[int] = set()
+        """ids of the parameters that are computed with"""
+        self.called: set[str] = set()
+        """paths of the parts that are called"""
+
+    def has(self, layer: int | None, name: str) -> bool:
+        path = self._names.of(layer, name).rpartition(".")[0]
+        return any(path == held for held, _ in self._module.named_modules(remove_duplicate=False))
 
     def part(self, layer: int | None, name: str) -> tuple[str, Any]:
         path = self._names.of(layer, name).rpartition(".")[0]
@@ -68,25 +83,40 @@ class _Found:
                 f"the {type(self._module).__name__} has no module '{path}'; pass the model with its head, unwrapped"
             ) from error
 
-    def tensor(self, layer: int | None, name: str, *shape: int) -> Tensor:
+    def embedding(self, *shape: int) -> Tensor:
+        path, part, weight = self._weight(None, "embedding", shape)
+        self._dtype = weight.dtype
+        check_embedding(path, part, self._take(f"{path}.weight", weight))
+        return weight
+
+    def norm(self, layer: int | None, name: str, size: int, eps: float) -> Tensor:
+        path, part, weight = self._weight(layer, name, (size,))
+        check_norm(path, part, self._take(f"{path}.weight", weight), eps)
+        return weight
+
+    def _weight(self, layer: int | None, name: str, shape: tuple[int, ...]) -> tuple[str, nn.Module, Tensor]:
         path, part = self.part(layer, name)
         weight = getattr(part, "weight", None)
-        if not isinstance(weight, Tensor) or not weight.is_floating_point() or _hooked(part):
+        if not isinstance(weight, Tensor) or not weight.is_floating_point() or hooked(part):
             raise UnavailableError(f"'{path}' is a {type(part).__name__} whose weight cannot be taken over as it is")
-        return _checked(f"{path}.weight", weight, shape)
+        return path, part, _checked(f"{path}.weight", weight, shape)
 
     def linear(self, layer: int | None, name: str, outputs: int, inputs: int) -> Linear:
         path, part = self.part(layer, name)
-        if type(part) is not nn.Linear or _hooked(part):
+        if type(part) is not nn.Linear or hooked(part):
+            self.called.add(path)
+            device = next((x.device for x in part.parameters() if not x.is_meta), torch.device("cpu"))
+            check_called(path, part, outputs, inputs, self._dtype, device)
             called: Linear = part
             return called
         _checked(f"{path}.weight", part.weight, (outputs, inputs))
-        return Dense(part.weight, part.bias)
+        bias = None if part.bias is None else self._take(f"{path}.bias", part.bias)
+        return Dense(self._take(f"{path}.weight", part.weight), bias)
 
-
-def _hooked(part: nn.Module) -> bool:
-    """Return whether calling a module does more than its class says, as it does where weights are fetched when needed."""
-    return bool(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part))
+    def _take(self, name: str, weight: Tensor) -> Tensor:
+        check_dtype(name, weight, self._dtype)
+        self.taken.add(id(weight))
+        return weight
 
 
 def _checked(name: str, weight: Tensor, shape: tuple[int, ...]) -> Tensor:

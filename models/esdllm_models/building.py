@@ -36,13 +36,23 @@ class Names:
     inner: Mapping[str, str]
     """by our names attn_norm, q, k, v, out, mlp_norm, gate, up, down, and q_bias, k_bias, v_bias if there are any: the rest"""
 
+    unread: tuple[str, ...] = ()
+    """what may be there and is not read"""
+
     def of(self, layer: int | None, name: str) -> str:
         """Return the checkpoint's name of one of our weights; `layer` is None for the outer ones."""
         return self.outer[name] if layer is None else self.layer.format(layer) + self.inner[name]
 
     def all(self, n_layers: int) -> list[str]:
         """Return the names of all weights."""
-        return [*self.outer.values(), *(self.of(layer, name) for layer in range(n_layers) for name in self.inner)]
+        return [
+            *dict.fromkeys(self.outer.values()),
+            *(self.of(layer, name) for layer in range(n_layers) for name in self.inner),
+        ]
+
+    def tied(self) -> Names:
+        """Return the names where the head is the embedding."""
+        return attrs.evolve(self, outer={**self.outer, "head": self.outer["embedding"]}, unread=(self.outer["head"],))
 
 
 _Make = Callable[[Tensor, Tensor | None], Linear]
@@ -66,7 +76,7 @@ def load(spec: ModelSpec, geometry: Geometry, names: Names, folder: Path, plan: 
     _check(spec, plan)
     if plan.seed is not None:
         return _build(spec, geometry, plan, _drawing(plan.seed))
-    weights = Checkpoint(folder, names.all(spec.n_layers), lora=plan.lora)
+    weights = Checkpoint(folder, names.all(spec.n_layers), names.unread, lora=plan.lora)
 
     def fill(layer: int | None, slots: Mapping[str, Tensor]) -> None:
         for name, slot in slots.items():

@@ -19,7 +19,7 @@ from esdllm_models.transformer import Geometry
 
 _IMPLEMENTED = {
     "hidden_act": ("silu",),
-    "tie_word_embeddings": (False,),
+    "tie_word_embeddings": (False, True),
     "use_mrope": (False,),
     "use_sliding_window": (False,),
 }
@@ -116,7 +116,8 @@ class DreamFamily:
 
     def load(self, folder: Path, config: Mapping[str, Any], plan: LoadPlan) -> ModelAdapter:
         """Return the model of a plan, with a folder's weights."""
-        return load(self.spec(config), _geometry(config), NAMES, folder, plan)
+        names = NAMES.tied() if config.get("tie_word_embeddings") else NAMES
+        return load(self.spec(config), _geometry(config), names, folder, plan)
 
     def weight_bytes(self, config: Mapping[str, Any], plan: LoadPlan) -> int:
         """Return what the weights take."""
@@ -124,7 +125,7 @@ class DreamFamily:
 
     def from_module(self, module: Any, config: Mapping[str, Any]) -> ModelAdapter:
         """Return a model that computes with the module's own weights."""
-        return adopt(self.spec(config), _geometry(config), NAMES, module)
+        return adopt(self.spec(config), _geometry(config), NAMES, module, bool(config.get("tie_word_embeddings")))
 
     def codec(self, source: Any, spec: ModelSpec) -> TextCodec:
         """Return Qwen2's byte-level tokenizer, with ChatML if the folder brings no template."""

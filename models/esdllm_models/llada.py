@@ -34,7 +34,7 @@ _IMPLEMENTED = {
     "rope": (True,),
     "rope_full_precision": (True,),
     "scale_logits": (False,),
-    "weight_tying": (False,),
+    "weight_tying": (False, True),
 }
 _READ = {*_IMPLEMENTED, "alibi_bias_max", "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"}
 """keys that may say how the model computes, because they are read"""
@@ -129,7 +129,8 @@ class LladaFamily:
 
     def load(self, folder: Path, config: Mapping[str, Any], plan: LoadPlan) -> ModelAdapter:
         """Return the model of a plan, with a folder's weights."""
-        return load(self.spec(config), _geometry(config), NAMES, folder, plan)
+        names = NAMES.tied() if config.get("weight_tying") else NAMES
+        return load(self.spec(config), _geometry(config), names, folder, plan)
 
     def weight_bytes(self, config: Mapping[str, Any], plan: LoadPlan) -> int:
         """Return what the weights take."""
@@ -137,7 +138,7 @@ class LladaFamily:
 
     def from_module(self, module: Any, config: Mapping[str, Any]) -> ModelAdapter:
         """Return a model that computes with the module's own weights."""
-        return adopt(self.spec(config), _geometry(config), NAMES, module)
+        return adopt(self.spec(config), _geometry(config), NAMES, module, bool(config.get("weight_tying")))
 
     def codec(self, source: Any, spec: ModelSpec) -> TextCodec:
         """Return the tokenizer of a folder's tokenizer.json, with LLaDA's chat template if it brings none."""
