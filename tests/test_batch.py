@@ -562,7 +562,7 @@ def test_who_finds_an_output_held_leaves_everything_as_it_is(
     write_prompts(2)
     Path("answers.jsonl").write_text("kept")
     code, _, err = run("answers.jsonl", *words)
-    assert code == 1
+    assert code == 2
     assert re.search(rf"process {holder.pid} on \S+ is writing answers\.jsonl", err)
     assert Path("answers.jsonl").read_text() == "kept"
     assert not Path("answers.jsonl.run").exists()
@@ -610,6 +610,6 @@ def test_a_file_with_an_answer_too_few_or_too_many_is_not_published(
 
     monkeypatch.setattr(Journal, "rows", altered)
     code, _, err = run()
-    assert code == 1
+    assert code == 2
     assert "the answers of 1 lines, the first of them line 3, are missing from answers.jsonl.run or there twice" in err
     assert not Path("answers.jsonl").exists()
