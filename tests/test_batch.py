@@ -545,7 +545,7 @@ def test_of_two_runs_on_one_output_one_is_told_who_holds_it(run: Run) -> None:
     told = [process.communicate()[1] for process in both]
     assert sorted(process.returncode for process in both) in (
         [0, 0],
-        [0, 1],
+        [0, 2],
     )  # the second may come after the first's end
     for process, text in zip(both, told, strict=True):
         if process.returncode:
