@@ -16,8 +16,9 @@ from esdllm.config.elsewhere import offer
 from esdllm.config.layers import Layer, Settled, file_layer, settle
 from esdllm.config.options import converter, inner_fields
 from esdllm.config.project import Project
-from esdllm.errors import ConfigError, PluginError, known
-from esdllm.plugins import DISABLE_VARIABLE, Origin, Plugins, load_plugins
+from esdllm.errors import ConfigError, PluginError, brief, known
+from esdllm.hookspecs import PROJECT
+from esdllm.plugins import DISABLE_VARIABLE, Origin, Plugins, blaming, load_plugins
 from esdllm.views import Preset
 
 __all__ = ["KINDS", "Catalogue", "Entry", "Option"]
@@ -94,8 +95,9 @@ class Catalogue:
         self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
         for kind, hook in KINDS.items():
             for origin, offered in plugins.offers(hook):
-                for name, factory in offered.items():
-                    self._add(Entry(kind, name, factory, origin))
+                with blaming(origin.plugin, f"what {hook} of {origin} returned cannot be read"):
+                    for name, factory in offered.items():
+                        self._add(Entry(kind, name, factory, origin))
 
     @classmethod
     def load(cls, extra: Mapping[str, object] | None = None, **options: Any) -> Catalogue:
@@ -103,6 +105,8 @@ class Catalogue:
         return cls(load_plugins(extra, **options))
 
     def _add(self, entry: Entry) -> None:
+        if not isinstance(entry.name, str):
+            raise PluginError(f"{entry.origin} offers {entry.kind} {brief(entry.name)}; a name is a text")
         if (entry.kind, entry.name) in _RESERVED:
             raise PluginError(
                 f"{entry.origin} offers {entry.kind} '{entry.name}': the name is reserved for the choice among those on "
@@ -112,7 +116,8 @@ class Catalogue:
         if other is not None:
             raise PluginError(
                 f"two components of kind {entry.kind} are named '{entry.name}': one from {other.origin}, one from "
-                f"{entry.origin}; rename one, or leave out a plugin with ESDLLM_DISABLE_PLUGINS"
+                f"{entry.origin}; rename one, or leave out a plugin with {DISABLE_VARIABLE}",
+                (other if entry.origin.distribution == PROJECT else entry).origin.plugin,
             )
         preset = entry.kind == "preset"
         if not (
@@ -121,7 +126,7 @@ class Catalogue:
             else isinstance(entry.factory, type) and attrs.has(entry.factory)
         ):
             what = "an esdllm.Preset" if preset else "a frozen attrs class"
-            raise PluginError(f"{entry.kind} '{entry.name}' of {entry.origin} is {entry.factory!r}; offer {what}")
+            raise PluginError(f"{entry.kind} '{entry.name}' of {entry.origin} is {brief(entry.factory)}; offer {what}")
         self._entries[entry.kind][entry.name] = entry
 
     def names(self, kind: str) -> list[str]:

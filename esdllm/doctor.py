@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import attrs
@@ -15,13 +15,26 @@ from esdllm.attention import at_defaults
 from esdllm.catalogue import Catalogue
 from esdllm.components import Components
 from esdllm.config import ComponentConfig
-from esdllm.errors import ConfigError, InputError
+from esdllm.errors import ConfigError, InputError, PluginError
 from esdllm.footprint import working_bytes
 from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
+from esdllm.plugins import disabled_names, load_plugins
 from esdllm.views import Memory, ModelSpec
 
-__all__ = ["EXTRAS", "Device", "Fit", "Machine", "Package", "Serving", "attention_backends", "fits", "packages"]
+__all__ = [
+    "EXTRAS",
+    "BrokenPlugin",
+    "Device",
+    "Fit",
+    "Machine",
+    "Package",
+    "Serving",
+    "attention_backends",
+    "fits",
+    "packages",
+    "sound_catalogue",
+]
 
 EXTRAS: Mapping[str, tuple[str, str]] = {
     "matplotlib": ("plot", "pictures: --plot, esdllm analyze --out"),
@@ -53,6 +66,32 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+@attrs.frozen
+class BrokenPlugin:
+    """A plugin for which every other command refuses to work."""
+
+    name: str
+    """by which ESDLLM_DISABLE_PLUGINS leaves it out"""
+    reason: str
+
+
+def sound_catalogue(without: Sequence[BrokenPlugin] = ()) -> tuple[Catalogue, Sequence[BrokenPlugin]]:
+    """Return the catalogue without the plugins that are broken, and those, `without` among them.
+
+    Raises:
+        PluginError: what is wrong cannot be mended by leaving a plugin out, such as a name in ``ESDLLM_DISABLE_PLUGINS`` that
+            no plugin has.
+    """
+    disabled = disabled_names()
+    try:
+        plugins = load_plugins(disabled=[*disabled, *(plugin.name for plugin in without)])
+        return Catalogue(attrs.evolve(plugins, blocked=disabled)), without
+    except PluginError as error:
+        if not error.plugin:
+            raise
+        return sound_catalogue([*without, BrokenPlugin(error.plugin, str(error))])
 
 
 @attrs.frozen

@@ -28,6 +28,11 @@ class ConfigError(EsdllmError, ValueError):
 class PluginError(EsdllmError):
     """A plugin that cannot be imported, clashes with another, implements no known hook, or whose component misbehaves."""
 
+    def __init__(self, message: str = "", plugin: str = "") -> None:
+        super().__init__(message)
+        self.plugin = plugin
+        """the plugin at fault, where leaving it out with ESDLLM_DISABLE_PLUGINS mends it"""
+
 
 class CheckpointError(EsdllmError, ValueError):
     """A folder that is no checkpoint, or one that this version cannot load."""

@@ -7,7 +7,8 @@ saying whose it is; this one reports both.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points, version
 from types import ModuleType
 from typing import Any
@@ -16,9 +17,10 @@ import attrs
 import pluggy
 
 from esdllm.errors import PluginError, known
+from esdllm.foreign import reason
 from esdllm.hookspecs import INTERFACE, INTERFACE_NAME, PROJECT, HookSpecs
 
-__all__ = ["DISABLE_VARIABLE", "Origin", "Plugins", "load_plugins"]
+__all__ = ["DISABLE_VARIABLE", "Origin", "Plugins", "blaming", "disabled_names", "load_plugins"]
 
 DISABLE_VARIABLE = "ESDLLM_DISABLE_PLUGINS"
 """Environment variable: names of plugins not to load, separated by commas."""
@@ -46,17 +48,31 @@ class Plugins:
 
     def offers(self, hook: str) -> list[tuple[Origin, Mapping[str, Any]]]:
         """Return what every plugin's implementation of `hook` offers, first registered first."""
-        found = []
+        found: list[tuple[Origin, Mapping[str, Any]]] = []
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             origin = self.origins[implementation.plugin_name]
-            try:
+            with blaming(origin.plugin, f"{hook} of {origin} failed"):
                 offered = implementation.function()
-            except Exception as error:
-                raise PluginError(f"{hook} of {origin} failed: {type(error).__name__}: {error}") from error
-            if not isinstance(offered, Mapping):
-                raise PluginError(f"{hook} of {origin} returned {type(offered).__name__}; return a mapping from names")
-            found.append((origin, offered))
+                if not isinstance(offered, Mapping):
+                    raise PluginError(
+                        f"{hook} of {origin} returned {type(offered).__name__}; return a mapping from names"
+                    )
+                found.append((origin, dict(offered)))
         return found
+
+
+@contextmanager
+def blaming(plugin: str, failed: str) -> Iterator[None]:
+    """Note `plugin` on a PluginError that is raised within the block; what else a plugin's code raises becomes one."""
+    try:
+        yield
+    except PluginError as error:
+        error.plugin = error.plugin or plugin
+        raise
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise PluginError(f"{failed}: {reason(error)}", plugin) from error
 
 
 def _entry_points() -> list[EntryPoint]:
@@ -71,23 +87,24 @@ def _origin(point: EntryPoint) -> Origin:
     return Origin(point.name, point.dist.name, point.dist.version) if point.dist else Origin(point.name)
 
 
-def _blocked_names(disabled: Iterable[str] | None) -> tuple[str, ...]:
-    names = os.environ.get(DISABLE_VARIABLE, "").split(",") if disabled is None else disabled
-    return tuple(name.strip() for name in names if name.strip())
+def disabled_names() -> tuple[str, ...]:
+    """Return the plugins that ``ESDLLM_DISABLE_PLUGINS`` names."""
+    return tuple(name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(",") if name.strip())
 
 
 def _register(manager: pluggy.PluginManager, plugin: object, origin: Origin) -> None:
-    _refuse_other_interfaces(plugin, origin)
-    _refuse_unknown_hooks(plugin, origin)
-    try:
-        manager.register(plugin, name=origin.plugin)
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        raise PluginError(f"{origin} implements a hook wrongly: {error}") from error
-    except ValueError as error:  # pluggy's word for one object under two names
-        raise PluginError(
-            f"{origin} cannot be registered: {str(error).splitlines()[0]}; register each plugin once"
-        ) from error
+    with blaming(origin.plugin, f"{origin} cannot be registered"):
+        _refuse_other_interfaces(plugin, origin)
+        _refuse_unknown_hooks(plugin, origin)
+        try:
+            manager.register(plugin, name=origin.plugin)
+            manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise PluginError(f"{origin} implements a hook wrongly: {error}") from error
+        except ValueError as error:  # pluggy's word for one object under two names
+            raise PluginError(
+                f"{origin} cannot be registered: {str(error).splitlines()[0]}; register each plugin once"
+            ) from error
 
 
 def _refuse_other_interfaces(plugin: object, origin: Origin) -> None:
@@ -134,7 +151,7 @@ def load_plugins(
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(HookSpecs)
-    blocked = _blocked_names(disabled)
+    blocked = disabled_names() if disabled is None else tuple(disabled)
     origins: dict[str, Origin] = {}
     points = _entry_points() if installed else []
     for point in points:
@@ -142,7 +159,8 @@ def load_plugins(
         if point.name in origins and point.name not in blocked:
             raise PluginError(
                 f"two plugins are named '{point.name}': one of {origins[point.name].distribution} and one of "
-                f"{origin.distribution}; uninstall one, or block both with {DISABLE_VARIABLE}={point.name}"
+                f"{origin.distribution}; uninstall one, or block both with {DISABLE_VARIABLE}={point.name}",
+                point.name,
             )
         origins[point.name] = origin
     for name in extra or {}:
@@ -167,10 +185,13 @@ def load_plugins(
 def _import(point: EntryPoint) -> object:
     try:
         return point.load()
-    except Exception as error:
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # an exit too: it would end every command without a word
         ours = isinstance(error, ImportError) and (error.name or "").partition(".")[0] == PROJECT
         hint = "it may be built for another esdllm: upgrade it; " if ours else ""
         raise PluginError(
-            f"{_origin(point)} ({point.value}) cannot be imported: {type(error).__name__}: {error}; {hint}mend or uninstall "
-            f"it, or leave it out with {DISABLE_VARIABLE}={point.name}"
+            f"{_origin(point)} ({point.value}) cannot be imported: {reason(error)}; {hint}mend or uninstall it, or "
+            f"leave it out with {DISABLE_VARIABLE}={point.name}",
+            point.name,
         ) from error

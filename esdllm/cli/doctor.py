@@ -35,17 +35,37 @@ from esdllm.cli.shared import (
     stdout,
 )
 from esdllm.components import Components
-from esdllm.doctor import Fit, Machine, Package, Serving, attention_backends, fits, packages
+from esdllm.doctor import (
+    BrokenPlugin,
+    Fit,
+    Machine,
+    Package,
+    Serving,
+    attention_backends,
+    fits,
+    packages,
+    sound_catalogue,
+)
+from esdllm.errors import EsdllmError
 from esdllm.loading import describe_weights, resolve_device
+from esdllm.plugins import DISABLE_VARIABLE, disabled_names
 from esdllm.views import ModelSpec
 
 
 @attrs.frozen
-class Visit:
-    """All that was found."""
+class Place:
+    """What was found of the machine and what is installed on it."""
 
     machine: Machine
     packages: Sequence[Package]
+    broken: Sequence[BrokenPlugin]
+
+
+@attrs.frozen
+class Visit:
+    """What was found of a model and a configuration at a place."""
+
+    place: Place
     model: str
     spec: ModelSpec
     device: torch.device
@@ -56,12 +76,19 @@ class Visit:
     store: str
     """its cache store"""
     fits: Sequence[Fit]
+    batch: int
+    length: int
+    """columns of the canvas"""
 
     def fit(self, fit: Fit) -> bool:
         """Return whether a store's run fits in what is free."""
-        return fit.fits(self.machine.device(self.device), self.machine.devices[0])
+        return fit.fits(self.place.machine.device(self.device), self.place.machine.devices[0])
 
     def healthy(self) -> bool:
+        """Return whether the configuration can run here, and no plugin is broken."""
+        return self.runs() and not self.place.broken
+
+    def runs(self) -> bool:
         """Return whether the configuration can run here."""
         serves = any(found.name == self.chosen and not found.problems for found in self.attention)
         return serves and any(fit.store == self.store and self.fit(fit) for fit in self.fits)
@@ -89,15 +116,42 @@ def doctor(
     """Tell what this machine can serve, and what a model and canvas would take.
 
     No weights are loaded; a hub id needs its config.json alone. Exits with 1 if the configuration cannot run here, or
-    would not fit in the memory that is free.
+    would not fit in the memory that is free, or if a plugin is broken: each is listed with its reason, and the rest is told
+    without them.
 
     \b
     esdllm doctor
     esdllm doctor --model GSAI-ML/LLaDA-8B-Instruct --batch 8 --length 4096
     esdllm doctor --model DIR --quantize int8 -s cache=offloaded --json
     """
-    catalogue = Catalogue.load()
+    catalogue, broken = sound_catalogue()
     choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length}, profile=profile)
+    place = Place(Machine.here(), packages(), broken)
+    try:
+        visit = _visit(place, catalogue, choice, model, batch, length, device, dtype, quantize)
+    except EsdllmError as error:
+        if broken:  # it may be what is missing, so the user sees it first
+            _tell_place(place, str(error), as_json)
+        raise
+    if as_json:
+        print_json({**_place_as_dict(place), **_visit_as_dict(visit)})
+    else:
+        _print_place(place, stdout())
+        _print_visit(visit, stdout())
+    raise typer.Exit(0 if visit.healthy() else 1)
+
+
+def _visit(
+    place: Place,
+    catalogue: Catalogue,
+    choice: Choice,
+    model: str | None,
+    batch: int,
+    length: int | None,
+    device: str | None,
+    dtype: str | None,
+    quantize: str | None,
+) -> Visit:
     components = Components.resolve(choice.config(catalogue), catalogue)
     name, where = model or default_model(catalogue), resolve_device(device)
     weights = describe_weights(name, dtype, quantize, catalogue)
@@ -105,9 +159,8 @@ def doctor(
     chosen = components.config.attention.name
     if chosen == AUTO:
         chosen = choose_attention(catalogue, spec, where, weights.dtype).name
-    visit = Visit(
-        machine=Machine.here(),
-        packages=packages(),
+    return Visit(
+        place=place,
         model=name,
         spec=spec,
         device=where,
@@ -116,25 +169,35 @@ def doctor(
         chosen=chosen,
         store=components.config.cache.name,
         fits=fits(catalogue, components, spec, batch, length, where, weights.dtype, weights.bytes),
+        batch=batch,
+        length=length,
     )
+
+
+def _tell_place(place: Place, error: str, as_json: bool) -> None:
     if as_json:
-        print_json(_as_dict(visit, batch, length))
+        print_json({**_place_as_dict(place), "error": error, "healthy": False})
     else:
-        _print(visit, batch, length, stdout())
-    raise typer.Exit(0 if visit.healthy() else 1)
+        _print_place(place, stdout())
 
 
-def _as_dict(visit: Visit, batch: int, length: int) -> dict[str, Any]:
+def _place_as_dict(place: Place) -> dict[str, Any]:
     return {
-        "machine": attrs.asdict(visit.machine),
-        "packages": [attrs.asdict(package) for package in visit.packages],
+        "machine": attrs.asdict(place.machine),
+        "packages": [attrs.asdict(package) for package in place.packages],
+        "broken_plugins": [attrs.asdict(plugin) for plugin in place.broken],
+    }
+
+
+def _visit_as_dict(visit: Visit) -> dict[str, Any]:
+    return {
         "model": {"name": visit.model, **attrs.asdict(visit.spec)},
         "device": str(visit.device),
         "dtype": str(visit.dtype).removeprefix("torch."),
         "attention": [attrs.asdict(found) for found in visit.attention],
         "chosen": {"attention": visit.chosen, "cache": visit.store},
-        "batch": batch,
-        "length": length,
+        "batch": visit.batch,
+        "length": visit.length,
         "memory": [
             {**attrs.asdict(fit), "device": fit.device(), "host": fit.host(), "fits": visit.fit(fit)}
             for fit in visit.fits
@@ -143,8 +206,8 @@ def _as_dict(visit: Visit, batch: int, length: int) -> dict[str, Any]:
     }
 
 
-def _print(visit: Visit, batch: int, length: int, console: Console) -> None:
-    machine, dtype = visit.machine, str(visit.dtype).removeprefix("torch.")
+def _print_place(place: Place, console: Console) -> None:
+    machine = place.machine
     _heading(console, "Machine", f"Python {machine.python_version}, torch {machine.torch_version}")
     table = Table.grid(padding=(0, 2, 0, 0))
     for device in machine.devices:
@@ -158,13 +221,30 @@ def _print(visit: Visit, batch: int, length: int, console: Console) -> None:
     console.print()
     _heading(console, "Optional packages")
     table = Table.grid(padding=(0, 2, 0, 0))
-    for package in visit.packages:
+    for package in place.packages:
         state = (
             Text(package.version) if package.version else Text(f'pip install "esdllm[{package.extra}]"', style="yellow")
         )
         table.add_row(f"  {package.name}", state, Text(package.purpose, style="bright_black"))
     console.print(table)
 
+    if place.broken:
+        console.print()
+        _print_broken(place.broken, console)
+
+
+def _print_broken(broken: Sequence[BrokenPlugin], console: Console) -> None:
+    _heading(console, "Broken plugins", "every other command refuses to work; what follows is without them")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for plugin in broken:
+        table.add_row(Text("  ") + Text(plugin.name, style="cyan"), Text(plugin.reason, style="yellow"))
+    console.print(table)
+    names = ",".join(dict.fromkeys([*disabled_names(), *(plugin.name for plugin in broken)]))
+    console.print(Text(f"  {DISABLE_VARIABLE}={names} leaves them out"), soft_wrap=True)
+
+
+def _print_visit(visit: Visit, console: Console) -> None:
+    dtype = str(visit.dtype).removeprefix("torch.")
     console.print()
     _heading(console, "Attention backends", f"for {visit.model} on {visit.device} in {dtype}")
     table = Table.grid(padding=(0, 2, 0, 0))
@@ -174,9 +254,11 @@ def _print(visit: Visit, batch: int, length: int, console: Console) -> None:
     console.print(table)
 
     console.print()
-    _heading(console, "Memory", f"{batch} x {length} canvas, largest step; * marks what the configuration names")
+    _heading(
+        console, "Memory", f"{visit.batch} x {visit.length} canvas, largest step; * marks what the configuration names"
+    )
     console.print(_memory(visit))
-    if not visit.healthy():
+    if not visit.runs():
         console.print("The configuration cannot run here, or would not fit in the memory that is free.", style="yellow")
 
 
