@@ -236,7 +236,8 @@ def undecided_positions(tokens: Tensor, spec: ModelSpec) -> Tensor:
     return undecided
 
 
-def layout(tokens: Tensor, spec: ModelSpec) -> Layout:
-    """Return the layout of tokens (B, L) on the host."""
+def layout(tokens: Tensor, attention_mask: Tensor, spec: ModelSpec) -> Layout:
+    """Return the layout of tokens (B, L) and attention mask (B, L) bool on the host."""
     rows = undecided_positions(tokens, spec)
-    return Layout(tokens.shape[1], tuple(tuple(row.nonzero()[:, 0].tolist()) for row in rows))
+    starts = () if attention_mask.all() else tuple(attention_mask.long().argmax(1).tolist())
+    return Layout(tokens.shape[1], tuple(tuple(row.nonzero()[:, 0].tolist()) for row in rows), starts)

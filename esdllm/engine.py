@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm.canvas import Canvas, layout
+from esdllm.canvas import Canvas, layout, undecided_positions
 from esdllm.catalogue import Catalogue
 from esdllm.components import Components
 from esdllm.config import SECTIONS, DecodeConfig
@@ -23,7 +23,7 @@ from esdllm.interfaces import Cache, StepObserver
 from esdllm.loading import Model
 from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
-from esdllm.prompts import Prompts, prepare
+from esdllm.prompts import Prepared, Prompts, prepare
 from esdllm.records import Generation, until_stop
 from esdllm.run import Run, StepFunction, check_backend
 from esdllm.turns import Turn
@@ -97,12 +97,14 @@ class Engine:
             NumericsError: NaN among the logits; says since which step and layer.
         """
         prepared = prepare(self.model, prompts, attention_mask, self.config.gen_length, infill, chat)
+        room = self._room(prepared)
+        tokens, present = prepared.padded(room, self.model.spec)
         adapter, early_stop = self.model.adapter, self.config.early_stop and not infill
         with self.turn, torch.inference_mode(), current(adapter.device):
             canvas = Canvas.of(
-                prepared.tokens,
-                prepared.attention_mask,
-                self._seeds(seed, prepared.tokens.shape[0]),
+                tokens,
+                present,
+                self._seeds(seed, tokens.shape[0]),
                 adapter.spec,
                 branches=2 if self.config.cfg_scale else 1,
                 device=adapter.device,
@@ -112,12 +114,21 @@ class Engine:
                 measures=hasattr(self.components.refresh, "learn"),
                 watched=bool(self.components.observers or observers),
             )
-            planner = self.planner(layout(prepared.tokens, adapter.spec), early_stop)
+            planner = self.planner(layout(tokens, present, adapter.spec), early_stop)
             parts = self.components.parts(adapter, self.allocated(canvas, planner))
             canvas = self._standing(canvas)
             run = Run(canvas, parts, self._stop_ids(canvas), blocks=self.components.moving)
             run.denoise(planner, self.step_function, [*self.components.observers, *observers])
-            return self._result(run, prepared.starts, fill=early_stop, cut=not infill)
+            return self._result(run, room, prepared.starts, fill=early_stop, cut=not infill)
+
+    def _room(self, prepared: Prepared) -> int:
+        """Return the columns of padding to put before all rows, so that a block that moves can reach back from the first mask.
+
+        Then its window is as long for a short row alone as for the same row in a batch.
+        """
+        reach = getattr(self.components.moving, "reach", 0)
+        firsts = undecided_positions(prepared.tokens, self.model.spec).long().argmax(1)
+        return max(0, reach - int(firsts.min()))
 
     def _standing(self, canvas: Canvas) -> Canvas:
         """Return a canvas for this run: with graphs the last run's, which they were recorded with, if it can be that one."""
@@ -178,8 +189,8 @@ class Engine:
     def _stop_ids(self, canvas: Canvas) -> Tensor:
         return torch.tensor(self.model.stop_ids, device=canvas.tokens.device)
 
-    def _result(self, run: Run, starts: Sequence[int], fill: bool, cut: bool) -> Generation:
-        """Return what was made, the answers from the columns `starts`, and if `cut` up to their first stop.
+    def _result(self, run: Run, room: int, starts: Sequence[int], fill: bool, cut: bool) -> Generation:
+        """Return what was made behind `room`, the answers from the columns `starts` of that, and if `cut` up to their first stop.
 
         `fill` writes end-of-text behind the first stop, so that a row is the same in any batch.
         """
@@ -194,12 +205,12 @@ class Engine:
                 tokens = tokens.masked_fill(canvas.columns > first, self.model.spec.eos_id)
             self._check_decided((tokens == self.model.spec.mask_id) & ~canvas.given)
             tokens = tokens.cpu()
-            answers = [row[start:] for row, start in zip(tokens.tolist(), starts, strict=True)]
+            answers = [row[room + start :] for row, start in zip(tokens.tolist(), starts, strict=True)]
             answers = [until_stop(row, self.model.stop_ids) for row in answers] if cut else answers
         codec = self.model.codec
-        vanilla = run.steps * self.model.spec.n_layers * tokens.shape[1]
+        vanilla = run.steps * self.model.spec.n_layers * canvas.tokens.shape[1]
         return Generation(
-            tokens=tokens,
+            tokens=tokens[:, room:],
             answers=answers,
             text=[codec.decode(row) for row in answers] if codec else None,
             steps=run.steps,

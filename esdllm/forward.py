@@ -52,6 +52,8 @@ class StepInputs(NamedTuple):
     """() int64"""
     bias: Tensor | None = None
     """(R, L), 0 at what attention may read and -inf elsewhere; None if it may read everything"""
+    keeps: Tensor | None = None
+    """(B, layers) int64, how many of its own positions each row keeps; None if all keep the plan's"""
     padding: tuple[int, ...] | None = None
     """R host integers, the first columns of each row, where those are all that `bias` hides"""
 
@@ -118,7 +120,10 @@ def _layer(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs, lay
     site = parts.scorer.site
     readers = inputs.readers if plan.narrow and layer == len(plan.keep) - 1 else None
     queries, keys, values = parts.model.project(layer, alive.hidden, alive.places, readers)
-    alive = alive._replace(extremes=(*alive.extremes, *queries.aminmax(), *keys.aminmax()))
+    if not (
+        plan.skips and keys.is_cuda
+    ):  # two kernels a layer are 3 % of a skip step there, and its attention hides no NaN
+        alive = alive._replace(extremes=(*alive.extremes, *queries.aminmax(), *keys.aminmax()))
     if site != "hidden":
         scored = {"query": queries, "key": keys, "value": values}[site].flatten(2)
         if (chosen := _survivors(parts, plan, canvas, inputs, layer, scored, alive)) is not None:
@@ -157,6 +162,10 @@ def _survivors(
     committed = canvas.rows(canvas.changed()).gather(1, positions)
     seeds = canvas.rows(canvas.seeds)
     marked = canvas.rows(undecided)
+    padding = None
+    if plan.padded and canvas.bias is not None:  # what stands in padding changes no score
+        padding = canvas.bias.gather(1, positions) < 0
+        x = torch.where(padding.unsqueeze(-1), last, x)
     score = parts.scorer.score(
         ImportanceView(layer, x, last, confidence, marked, committed, alive.logical, seeds, inputs.step)
     )
@@ -166,7 +175,19 @@ def _survivors(
     score = score.nan_to_num(number.min, number.max, number.min)
     leftmost = places.masked_fill(~undecided, canvas.columns.shape[0]).amin(1, keepdim=True)
     score = score.masked_fill(places == leftmost, float("inf"))
+    if padding is not None:
+        score = _padding_last(score, padding[: len(places)], None if inputs.keeps is None else inputs.keeps[:, layer])
     return canvas.rows(score.topk(keep, dim=1, sorted=False).indices)
+
+
+def _padding_last(score: Tensor, padding: Tensor, keeps: Tensor | None) -> Tensor:
+    """Return scores (B, N) whose order puts padding (B, N) last; behind the `keeps` (B,) best of a row, if that is told."""
+    score = score.masked_fill(padding, float("-inf"))
+    if keeps is None:
+        return score
+    rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    over = (rank >= keeps.unsqueeze(1)) & ~padding
+    return -(rank + padding * score.shape[1] + over * 2 * score.shape[1]).float()
 
 
 def _visible(stored: KeyValue, visible: int | None) -> KeyValue:

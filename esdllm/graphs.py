@@ -114,7 +114,7 @@ class StepGraphs:
         if self._owner is None or self._owner[0] is not canvas or self._owner[1] is not parts.cache:
             self.forget()
             self._owner = canvas, parts.cache
-        key = plan, inputs.bias is None, inputs.padding
+        key = plan, inputs.bias is None, inputs.keeps is None, inputs.padding
         if key not in self._known:
             held = StepInputs(*(x.clone() if isinstance(x, Tensor) else x for x in inputs))  # type: ignore[arg-type]
             self._known[key] = _Recorded(held)

@@ -98,6 +98,8 @@ class Layout(NamedTuple):
     """L, columns of the canvas"""
     masks: tuple[tuple[int, ...], ...]
     """for every row, the computed positions still to be decided, ascending"""
+    starts: tuple[int, ...] = ()
+    """for every row, its first column that is no padding; empty if nothing is padded"""
 
     @classmethod
     def of(cls, prompt: int, gen_length: int, logit_shift: int, rows: int = 1) -> Layout:
@@ -148,6 +150,8 @@ class StepPlan(NamedTuple):
     """K, the first columns of the canvas that attention reads; None for all"""
     measured: bool = False
     """whether the step compares the values that it computes with those that the cache held"""
+    padded: bool = False
+    """whether the step drops positions of a window that may hold padding, which then goes first"""
 
     @property
     def skips(self) -> bool:
@@ -185,3 +189,5 @@ class Step(NamedTuple):
     """positions right of the block that are seen, ascending; None for all"""
     beyond: tuple[int, ...] = ()
     """those of them that the window holds too; where none are pruned, it simply goes on"""
+    keeps: tuple[tuple[int, ...], ...] | None = None
+    """for every row and layer, how many of its own positions go on, as if it were alone; None if all rows keep the plan's"""

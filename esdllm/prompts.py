@@ -28,6 +28,12 @@ class Prepared(NamedTuple):
     starts: tuple[int, ...]
     """first column of each row's answer; for infilling, of its first real token"""
 
+    def padded(self, columns: int, spec: ModelSpec) -> tuple[Tensor, Tensor]:
+        """Return tokens and attention mask with so many columns of padding more on the left."""
+        rows = self.tokens.shape[0]
+        tokens = torch.cat([self.tokens.new_full((rows, columns), spec.eos_id), self.tokens], dim=1)
+        return tokens, torch.cat([self.attention_mask.new_zeros((rows, columns)), self.attention_mask], dim=1)
+
 
 def prepare(
     model: Model, prompts: Prompts, attention_mask: Tensor | None, gen_length: int, infill: bool, chat: bool | None

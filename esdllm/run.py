@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import attrs
@@ -134,6 +135,7 @@ class Run:
             counts=self._on_device(step.counts),
             step=torch.full((), step.moment.step, dtype=torch.int64, device=columns.device),
             bias=bias,
+            keeps=None if step.keeps is None else self._keeps_on_device(step.keeps),
             padding=padding,
         )
 
@@ -146,6 +148,10 @@ class Run:
             tensor = torch.tensor(numbers, dtype=torch.int64)
             self._sent[numbers] = tensor.to(self.canvas.columns.device, non_blocking=True)
         return self._sent[numbers]
+
+    def _keeps_on_device(self, keeps: tuple[tuple[int, ...], ...]) -> Tensor:
+        """Return (B, layers) int64."""
+        return self._on_device(tuple(chain.from_iterable(keeps))).view(len(keeps), -1)
 
     def _own_blocks(self, step: Step) -> Tensor:
         """Return (B, M) int64, each row's block."""

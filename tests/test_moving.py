@@ -10,7 +10,7 @@ import torch
 from helpers import CASES
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import MODELS, MODES, Build, Watch, compiled, prompts
+from runs import MODELS, MODES, REFRESH, Build, Watch, compiled, prompts
 
 from esdllm import BlockView, Catalogue, ConfigError, load_model
 from esdllm_policies.blocks import OwnBlocks, SlidingBlocks
@@ -27,6 +27,36 @@ def eligible_columns(watch: Watch, mask: int = 254) -> list[list[int]]:
         last = committed.shape[1] - 1 - committed.flip(1).int().argmax(1)
         found.append([int(b - a) if row.any() else 0 for a, b, row in zip(first, last, committed, strict=True)])
     return found
+
+
+PARTIAL = {"name": "partial", "prompt_refresh": 8, "block_refresh": 4, "full": 2}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("blocks", "refresh"),
+    [
+        ({"name": "sliding", "reach": 6}, REFRESH["refresh"]),
+        ({"name": "own", "reach": 20}, REFRESH["refresh"]),
+        ("fixed", PARTIAL),
+        ({"name": "sliding", "reach": 6}, PARTIAL),
+        ({"name": "own", "reach": 9}, PARTIAL),
+    ],
+)
+@pytest.mark.parametrize("site", ["hidden", "query"])
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_padding_changes_nothing_where_windows_reach_into_it(
+    name: str, blocks: Any, refresh: Any, site: str, scale: float, build: Build
+) -> None:
+    """Rows of two tokens and of many: the window of the short ones holds padding, in a batch and alone."""
+    over = {"blocks": blocks, "refresh": refresh, "importance": {"site": site}, "cfg_scale": scale}
+    engine = build(name, "es-dllm", skip={"keep": [[0.0, 1.0], [0.25, 0.5], [0.5, 0.3]]}, **over)
+    rows = [prompts(1, length, seed=length)[0].tolist() for length in (2, 19, 5, 12)]
+    batch = engine.generate(rows)
+    for number, row in enumerate(rows):
+        alone = engine.generate([row])
+        assert alone.answers[0] == batch.answers[number]
+        assert alone.tokens.shape == (1, len(row) + 24)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -136,4 +166,4 @@ def test_what_was_committed_within_reach_is_computed_at_the_next_step(build: Bui
     watch = Watch()
     short = build("llada-0", "dual-cache", blocks={"name": "sliding", "reach": 30})
     short.generate(prompts(), observers=[watch])
-    assert [a.plan.window for a, _ in pairwise(watch.records)][1:] == [12 + 8] * 22
+    assert [a.plan.window for a, _ in pairwise(watch.records)][1:] == [30 + 8] * 22

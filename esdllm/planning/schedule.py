@@ -176,7 +176,8 @@ class Planner:
         refresh = refresh or phase is Phase.SELECT or bool(new)  # what comes into sight is computed in every layer
         self._check_combination(window, quota, phase)
         frame = self._frame(window, refresh, quota, phase, previous, new)
-        keep = (frame.size,) * self.n_layers if refresh else self._keep(frame.size, quota.length, previous)
+        whole = ((frame.size,) * self.n_layers, None)
+        keep, keeps = whole if refresh else self._kept(frame, quota.length, previous)
         self._check_store(window, frame.size, keep, quota)
         plan = StepPlan(
             frame.size,
@@ -190,10 +191,12 @@ class Planner:
             open=window is Window.OPEN,
             visible=None if quota.suffix is None else (quota.suffix[-1] + 1 if quota.suffix else quota.block.stop),
             measured=refresh and moment.step > 0 and self.planners.learn is not None,
+            padded=keeps is not None or bool(quota.reach and self.layout.starts and keep[-1] < frame.size),
         )
         counts = quota.at(moment.step_in_block)
         scope = Scope(window, refresh)
-        return Step(plan, moment, frame.start, quota.block, counts, scope, quota.reach, quota.suffix, frame.beyond)
+        where = (quota.reach, quota.suffix, frame.beyond)
+        return Step(plan, moment, frame.start, quota.block, counts, scope, *where, keeps)
 
     def _logits(self, plan: StepPlan, quota: Quota, step_in_block: int, certain: bool, previous: Progress) -> int:
         """Return of how many positions of a row the logits are computed: as few as are masked, as far as that is known.
@@ -243,6 +246,23 @@ class Planner:
         if window is Window.TRAIL and previous.block is not None:
             start = min(start, previous.block.start if clamped else previous.facts().leftmost)
         return start, self.layout.length if window in (Window.CANVAS, Window.SUFFIX) else block.stop
+
+    def _kept(
+        self, frame: _Frame, block: int, previous: Progress
+    ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...] | None]:
+        """Return the layers' keep counts, and each row's own where some have padding in the window.
+
+        A row's go by what of its window is no padding, as if it were alone; the step's are the most that any row keeps, and
+        the whole window where none drops anything.
+        """
+        if frame.start is None:
+            return self._keep(frame.size, block, previous), None
+        real = [frame.size - max(0, first - frame.start) for first in self.layout.starts]
+        if all(size == frame.size for size in real):
+            return self._keep(frame.size, block, previous), None
+        rows = tuple(self._keep(size, block, previous) for size in real)
+        layers = zip(*rows, strict=True)
+        return tuple(frame.size if list(layer) == real else max(layer) for layer in layers), rows
 
     def _keep(self, window: int, block: int, previous: Progress) -> tuple[int, ...]:
         possible = {self._keep_counts(window, committed, block) for committed in previous.committed}

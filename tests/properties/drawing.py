@@ -157,7 +157,17 @@ ADAPTIVE = st.sampled_from(
 PERIODIC = st.fixed_dictionaries(
     {"name": st.just("periodic"), "prompt_refresh": st.integers(1, 12), "block_refresh": st.integers(1, 8)}
 )
-REFRESHES = PERIODIC | st.sampled_from([{"name": "dual-cache"}, {"name": "prefix-cache"}, {"name": "every-step"}])
+PARTIAL = st.fixed_dictionaries(
+    {
+        "name": st.just("partial"),
+        "prompt_refresh": st.integers(1, 12),
+        "block_refresh": st.integers(1, 8),
+        "full": st.integers(1, 3),
+    }
+)
+REFRESHES = (
+    PERIODIC | PARTIAL | st.sampled_from([{"name": "dual-cache"}, {"name": "prefix-cache"}, {"name": "every-step"}])
+)
 
 
 @st.composite
@@ -200,12 +210,12 @@ def rows_apart(draw: st.DrawFn) -> Settings:
     and each block begins with a prompt refresh.
     """
     found = draw(policies())
-    if found["skip"]["name"] == "none" and found["refresh"]["name"] != "periodic":
+    if found["skip"]["name"] == "none" and "prompt_refresh" not in found["refresh"]:
         event("rows apart: nothing skipped")
         return found
     event("rows apart: one token a step")
     found["unmasking"] = {**draw(FIXED), "tokens_per_step": 1}
-    if found["refresh"]["name"] == "periodic":
+    if "prompt_refresh" in found["refresh"]:
         divisors = [n for n in range(1, found["block_length"] + 1) if found["block_length"] % n == 0]
         found["refresh"]["prompt_refresh"] = draw(st.sampled_from(divisors))
     return found

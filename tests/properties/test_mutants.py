@@ -18,7 +18,7 @@ import torch
 from hypothesis import Phase, settings
 from runs import Build
 
-from esdllm import Catalogue, Engine, Scope, Window, graphs
+from esdllm import Catalogue, Engine, EsdllmError, Scope, Window, graphs
 from esdllm.canvas import Canvas
 from esdllm.config import DecodeConfig
 from esdllm.planning.schedule import Planner
@@ -198,5 +198,5 @@ def test_a_mutant_fails_its_law_s_test(
         monkeypatch.setattr(mutant.law, "_hypothesis_internal_use_settings", only)
     monkeypatch.setattr(test_conformance, "conformance", lambda *a, **k: conformance(*a, **k, every=30))
     mutant.mutate(monkeypatch)
-    with pytest.raises((AssertionError, NotImplementedError, RuntimeError)):
+    with pytest.raises((AssertionError, NotImplementedError, RuntimeError, EsdllmError)):
         mutant.law(*mutant.arguments, **{name: known[name] for name in wanted})

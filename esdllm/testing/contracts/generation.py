@@ -187,8 +187,7 @@ def _rows_are_apart(engine: Engine) -> bool:
         return False
     shared = any(step.scope.window in (Window.TRAIL, Window.OPEN) for step in steps)
     adaptive = engine.components.unmasking.counts(engine.config.block_length, 1) is None
-    far = getattr(engine.components.blocks, "reach", 0) >= 9  # beyond the shortest prompt, so where padding stands
-    return not (shared or far) and not (adaptive and any(step.plan.skips for step in steps))
+    return not shared and not (adaptive and any(step.plan.skips for step in steps))
 
 
 def _where(found: Tensor, expected: Tensor) -> str:
