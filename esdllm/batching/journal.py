@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from esdllm.batching.rows import write_atomically
+from esdllm.batching.rows import BadLine, write_atomically
 from esdllm.errors import InputError
 from esdllm.jsonl import sound_json_lines
 from esdllm.parsing import parse_json
@@ -77,7 +77,7 @@ class Journal:
         return self.folder / f"batch-{number:05}.jsonl"
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return what is done, by line.
+        """Return what is done, by line: of a prompt whose decoding failed the `error`.
 
         Raises:
             InputError: a file is not as it was written.
@@ -89,6 +89,11 @@ class Journal:
                     raise InputError(f"{where} is damaged; remove the file to have its prompts answered again")
                 rows.append(row)
         return sorted(rows, key=lambda row: int(row["line"]))
+
+    def failed(self) -> list[BadLine]:
+        """Return the lines of a finished run whose decoding failed."""
+        found = (self._held() or {}).get("finished") or {}
+        return [BadLine(line["line"], line["error"]) for line in found.get("failed", [])]
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Note that the output is there, and how many batches had how many prompts; remove the batches, which it holds."""

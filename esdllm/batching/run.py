@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from esdllm.batching.journal import Journal
 from esdllm.batching.locking import locked
 from esdllm.batching.plan import alike
 from esdllm.batching.rows import BadLine, Line, check_kind, read_lines, write_rows
-from esdllm.batching.workers import Batch, Done, Setup, decode, decode_elsewhere, places
+from esdllm.batching.workers import Batch, Done, Setup, alone, decode, decode_elsewhere, places
 from esdllm.catalogue import Catalogue
 from esdllm.config import DecodeConfig
 from esdllm.engine import Engine
@@ -115,23 +115,31 @@ class BatchRun:
         finished = journal.open(self._settings(chat), restart)
         lines, prompts, refused = _encoded(model, config, lines, chat)
         bad = sorted([*bad, *refused], key=lambda line: line.number)
-        known = {line.number for line in lines} if finished else {row["line"] for row in journal.rows()}
-        left = [i for i, line in enumerate(lines) if line.number not in known]
+        known = set() if finished else {row["line"] for row in journal.rows()}
+        left = [] if finished else [i for i, line in enumerate(lines) if line.number not in known]
         batches = self._batches(journal, lines, prompts, left)
         stream = decode_elsewhere(elsewhere, batches) if elsewhere else _decoded_here(model, config, catalogue, batches)
         made = [] if finished else list(_watched(stream, batches, prompts, config.gen_length, watch))
         if not finished:
-            write_rows(self.output, _complete(journal, lines))
-            journal.finish({"prompts": len(lines), "bad_lines": [line.number for line in bad]})
+            self._publish(journal, _complete(journal, lines), bad)
+        failed = journal.failed()
+        before = len(lines) - len(left) - sum(line.number in known or finished for line in failed)
         return BatchReport(
-            prompts=len(lines),
-            before=len(lines) - len(left),
-            bad=tuple(bad),
+            prompts=len(lines) - len(failed),
+            before=before,
+            bad=tuple(sorted([*bad, *failed], key=lambda line: line.number)),
             batches=len(made),
             tokens=sum(one.tokens for one in made),
             forwards=sum(one.forwards for one in made),
             seconds=sum(one.seconds for one in made),
         )
+
+    def _publish(self, journal: Journal, rows: Sequence[Mapping[str, Any]], bad: Sequence[BadLine]) -> None:
+        """Write the output, and note beside it what has no answer: the lines that hold no prompt, and those that failed."""
+        failed = [{"line": row["line"], "error": row["error"]} for row in rows if "error" in row]
+        write_rows(self.output, [row for row in rows if "error" not in row])
+        bad_lines = sorted([*(line.number for line in bad), *(line["line"] for line in failed)])
+        journal.finish({"prompts": len(rows) - len(failed), "bad_lines": bad_lines, "failed": failed})
 
     def _settings(self, chat: bool) -> dict[str, Any]:
         """Return what was asked, which a run that goes on must share."""
@@ -188,7 +196,7 @@ def _encoded(
         try:
             prepared = prepare(model, [prompt], None, config.gen_length, False, chat)
         except EsdllmError as error:
-            bad.append(BadLine(line.number, str(error).replace("prompt 0", "the prompt")))
+            bad.append(BadLine(line.number, alone(error)))
             continue
         good.append(line)
         prompts.append(tuple(prepared.tokens[0, : prepared.starts[0]].tolist()))

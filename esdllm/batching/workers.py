@@ -21,8 +21,9 @@ from esdllm.config import DecodeConfig
 from esdllm.engine import Engine
 from esdllm.errors import EsdllmError, UnavailableError
 from esdllm.loading import Model, load_model
+from esdllm.records import Generation
 
-__all__ = ["Batch", "Done", "Setup", "decode", "decode_elsewhere", "places"]
+__all__ = ["Batch", "Done", "Setup", "alone", "decode", "decode_elsewhere", "places"]
 
 
 class Batch(NamedTuple):
@@ -36,6 +37,13 @@ class Batch(NamedTuple):
     """what each row of the output begins with"""
     file: Path
     """where its rows go"""
+
+    def singly(self) -> list[Batch]:
+        """Return its prompts as batches of one."""
+        return [
+            self._replace(prompts=(prompt,), heads=(head,))
+            for prompt, head in zip(self.prompts, self.heads, strict=True)
+        ]
 
 
 class Done(NamedTuple):
@@ -93,23 +101,55 @@ def places(setup: Setup, jobs: int) -> list[Setup]:
 def decode(engine: Engine, batch: Batch) -> Done:
     """Decode a batch and write its rows.
 
+    Where it fails its prompts are decoded one by one, so that a prompt that fails spoils no answer but its own: its row says why.
+
     Raises:
-        UnavailableError: it does not fit into memory.
+        UnavailableError: it does not fit into memory, or the machine is at fault and not a prompt.
     """
+    found = _decoded(engine, batch)
+    if isinstance(found, EsdllmError) and len(batch.prompts) > 1:
+        made = [(one, _decoded(engine, one)) for one in batch.singly()]
+    else:
+        made = [(batch, found)]
+    write_rows(batch.file, [row for one, result in made for row in _rows(one, result)])
+    results = [result for _, result in made if isinstance(result, Generation)]
+    return Done(
+        batch.number,
+        sum(result.answer_tokens for result in results),
+        sum(result.forwards for result in results),
+        sum(result.seconds for result in results),
+    )
+
+
+def alone(error: EsdllmError) -> str:
+    """Return what an error says of the only prompt that was given."""
+    return str(error).replace("prompt 0", "the prompt")
+
+
+def _decoded(engine: Engine, batch: Batch) -> Generation | EsdllmError:
+    """Return what a batch comes to, an error too."""
     try:
-        result = engine.generate([list(prompt) for prompt in batch.prompts])
+        return engine.generate([list(prompt) for prompt in batch.prompts])
+    except UnavailableError:
+        raise
+    except EsdllmError as error:
+        return error.with_traceback(None)  # its frames hold the run's tensors
     except torch.OutOfMemoryError as error:
         longest = max(map(len, batch.prompts))
         raise UnavailableError(
             f"{len(batch.prompts)} prompts of up to {longest} tokens do not fit into memory; give a smaller --batch"
         ) from error
+
+
+def _rows(batch: Batch, result: Generation | EsdllmError) -> list[dict[str, Any]]:
+    """Return a row a prompt: its answer, or, of a batch of one, why there is none."""
+    if isinstance(result, EsdllmError):
+        return [{**batch.heads[0], "error": alone(result)}]
     texts = result.text or [""] * len(result.answers)
-    rows = [
+    return [
         {**head, "text": text, "tokens": len(answer), "forwards": result.forwards}
         for head, text, answer in zip(batch.heads, texts, result.answers, strict=True)
     ]
-    write_rows(batch.file, rows)
-    return Done(batch.number, result.answer_tokens, result.forwards, result.seconds)
 
 
 def decode_elsewhere(setups: Sequence[Setup], batches: Sequence[Batch]) -> Iterator[Done]:
