@@ -15,7 +15,7 @@ import typer
 from on_suite import measured
 
 from esdllm import Catalogue
-from esdllm.evaluation import Contender, Outcome, Report, load_suite, of_split, taken
+from esdllm.evaluation import ONE_BATCH, Contender, Outcome, Report, load_suite, of_split, taken
 from esdllm.evaluation.plots import COLORS, new_figure, save_figure
 
 HARD = "block_length=64 skip.keep=[[0,1],[0.125,0.125],[0.25,0.0625]]"
@@ -83,11 +83,11 @@ SECTIONS: dict[str, dict[str, str]] = {
 
 def row(name: str, report: Report, outcome: Outcome) -> str:
     """Return one line of a table."""
-    score, loss = report.score(outcome), report.loss(outcome)
+    score, loss, speedup = report.score(outcome), report.loss(outcome), report.speedup(outcome)
     return (
         f"| {name} | {100 * score.value:.1f} | {100 * loss.value:+.1f} [{100 * loss.low:+.1f}, {100 * loss.high:+.1f}] "
         f"| {outcome.forwards_per_answer:.1f} | {100 * report.compute_share(outcome):.1f} % "
-        f"| {outcome.tokens_per_second:.0f} | {report.speedup(outcome):.1f} |"
+        f"| {outcome.tokens_per_second:.0f} | {f'{speedup.value:.1f}' if speedup else ONE_BATCH} |"
     )
 
 

@@ -54,6 +54,11 @@ class NumericsError(EsdllmError, ArithmeticError):
     """Numbers that no decision can be based on: NaN among the logits."""
 
 
+def installing(extra: str) -> str:
+    """Return the command that installs an optional extra, in quotes so that every shell takes it."""
+    return f'pip install "esdllm[{extra}]"'
+
+
 def brief(value: object, most: int = 80) -> str:
     """Return a value as Python writes it, cut where it is longer than `most` characters; never raises."""
     try:

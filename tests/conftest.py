@@ -11,7 +11,7 @@ from hypothesis import settings
 from projects import FILE, Run
 from runs import Build
 
-from esdllm import Catalogue, Model, load_model
+from esdllm import Catalogue, Model, dtypes, load_model
 from esdllm.cli import main
 
 settings.register_profile("esdllm", deadline=None)  # a shared machine is slow at times
@@ -46,6 +46,12 @@ def models(llada: Model, dream: Model) -> dict[str, Model]:
 def build(models: dict[str, Model], catalogue: Catalogue) -> Build:
     """Make engines for short runs."""
     return Build(models, catalogue)
+
+
+@pytest.fixture(autouse=True)
+def fast_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No command hints that bfloat16 is slow here: what is printed is the same on every processor."""
+    monkeypatch.setattr(dtypes, "multiplies_bfloat16", lambda: True)
 
 
 @pytest.fixture(autouse=True)

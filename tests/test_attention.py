@@ -437,7 +437,7 @@ def test_xformers_serves_where_nothing_is_missing() -> None:
 def test_without_xformers_and_triton_both_are_named(gpu: pytest.MonkeyPatch) -> None:
     gpu.setattr(xformers_module, "find_spec", lambda name: None)
     assert problems() == [
-        "xformers is not installed: pip install esdllm[xformers]",
+        'xformers is not installed: pip install "esdllm[xformers]"',
         "triton is not installed; it comes with torch for CUDA",
     ]
 
@@ -522,7 +522,7 @@ def test_a_named_backend_that_cannot_serve_is_refused_with_all_its_reasons(
         Engine.build(dream, config, CATALOGUE)
     assert str(caught.value) == (
         "attention 'xformers' cannot serve here: it needs a CUDA GPU, not the device 'cpu'; xformers is not installed: "
-        "pip install esdllm[xformers]; triton is not installed; it comes with torch for CUDA; it computes in float16 or "
+        'pip install "esdllm[xformers]"; triton is not installed; it comes with torch for CUDA; it computes in float16 or '
         "bfloat16, not in float32"
     )
 

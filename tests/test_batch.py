@@ -414,7 +414,7 @@ def test_parquet_without_pyarrow_names_the_extra(run: Run, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     code, _, err = run("answers.parquet")
     assert code == 2
-    assert "Parquet files need pyarrow: pip install esdllm[parquet]" in err
+    assert 'Parquet files need pyarrow: pip install "esdllm[parquet]"' in err
 
 
 def test_ids_of_several_types_become_text_in_parquet(run: Run) -> None:
@@ -470,7 +470,7 @@ def shown(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> str:
     """What is shown of a run of which a quarter was done before, and half is done now."""
     from esdllm.cli import batch
 
-    monkeypatch.setattr(batch, "_PAUSE", 0.0)
+    monkeypatch.setattr(batch.Pace, "seconds", 0.0)
     console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
     with batch._Bar(console) as bar:
         bar.show(Progress(1, 4, 0.25))
@@ -490,13 +490,13 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_with_an_estimate_elsewhere(mo
 
 
 def test_the_estimate_goes_by_what_this_process_did(monkeypatch: pytest.MonkeyPatch) -> None:
-    from esdllm.cli import batch
+    from esdllm.cli import progress
 
-    bar = batch._Bar(Console(file=io.StringIO()))
-    monkeypatch.setattr(batch.time, "perf_counter", lambda: 400.0)
-    bar._started = (100.0, 0.25)  # 300 seconds for a quarter of the work, half of which is left
-    assert bar._left(Progress(1, 4, 0.25)) == ""
-    assert bar._left(Progress(2, 4, 0.5)) == ", about 10 min left"
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 400.0)
+    assert progress.left(100.0, 0.25, 0.25) == ""
+    assert (
+        progress.left(100.0, 0.25, 0.5) == ", about 10 min left"
+    )  # 300 s for a quarter of the work, half of which is left
 
 
 # two runs on one output

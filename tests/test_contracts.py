@@ -183,5 +183,5 @@ def test_without_hypothesis_the_strategies_say_what_to_install(monkeypatch: pyte
 
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     monkeypatch.delitem(sys.modules, "esdllm.testing.strategies")
-    with pytest.raises(EsdllmError, match=r"needs hypothesis, which is not installed: pip install esdllm\[testing\]"):
+    with pytest.raises(EsdllmError, match=r'needs hypothesis, which is not installed: pip install "esdllm\[testing\]"'):
         importlib.import_module("esdllm.testing.strategies")

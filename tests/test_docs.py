@@ -11,6 +11,7 @@ from pages import PAGES, ROOT, fences, name_of
 
 from esdllm import Catalogue, DecodeConfig
 from esdllm.config import SECTIONS
+from esdllm.errors import installing
 from esdllm.hookspecs import HookSpecs
 
 EXAMPLE = ROOT / "examples" / "plugins" / "esdllm-example-recency"
@@ -84,3 +85,19 @@ def test_the_check_in_the_readme_is_the_one_that_ci_runs() -> None:
     command = re.search(r"tools/check\.sh.*", (ROOT / ".ci" / "run").read_text())
     assert command
     assert f"\n{command[0]}\n" in (ROOT / "README.md").read_text()
+
+
+def test_an_extra_is_installed_in_quotes_which_every_shell_takes() -> None:
+    files = [
+        path
+        for folder in ("esdllm", "backends", "models", "policies", "docs", "tools", "examples")
+        for path in (ROOT / folder).rglob("*")
+    ]
+    texts = {
+        path: path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".md", ".template", ".toml")
+    }
+    bare = {
+        str(path.relative_to(ROOT)) for path, text in texts.items() if re.search(r"pip install [^\"'`\n]*\w\[", text)
+    }
+    assert not bare
+    assert installing("plot") == 'pip install "esdllm[plot]"'

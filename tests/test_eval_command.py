@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +17,7 @@ from esdllm import Catalogue, Problem
 from esdllm.cli import evaluate as command
 from esdllm.cli import main
 from esdllm.errors import UnavailableError
-from esdllm.evaluation import Contender, EvaluationInterrupted, Interval, Outcome, Report
+from esdllm.evaluation import ONE_BATCH, Contender, EvaluationInterrupted, Interval, Outcome, Report, plots
 from esdllm.evaluation.outcomes import Batch
 from esdllm.evaluation.plots import draw_front, new_figure, plain_ticks, plot_report, save_figure
 
@@ -36,14 +39,18 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     return evaluated
 
 
-def made_up(*speeds: float) -> Report:
-    """A report of one problem and a contender for each speed."""
+def made_up(*speeds: float, batches: int = 1) -> Report:
+    """A report of one problem and a contender for each speed, each batch faster than the one before."""
     config = Contender.of("vanilla", Catalogue.load()).config
     outcomes = [
-        Outcome(str(number), config, (bool(number % 2),), ("",), ((1,) * 60,), (Batch(1, 1, 10, 60, 60 / speed),))
+        Outcome(str(number), config, (bool(number % 2),), ("",), ((1,) * 60,), _batches(speed, batches))
         for number, speed in enumerate(speeds)
     ]
     return Report("m", "s", "test", 1, (Problem("p", "a"),), tuple(outcomes), {})
+
+
+def _batches(speed: float, number: int) -> tuple[Batch, ...]:
+    return tuple(Batch(1, 1, 10, 60, 60 / speed / (1 + turn * speed / 100)) for turn in range(number))
 
 
 def test_tables_hold_every_contender_and_task_and_fit_a_terminal(run: Run) -> None:
@@ -57,6 +64,54 @@ def test_tables_hold_every_contender_and_task_and_fit_a_terminal(run: Run) -> No
         assert len([row for row in rows if row.strip().startswith(f"{name} ")]) == 3
     heads = [row for row in rows if row.strip().startswith("by task")]
     assert heads[0].split()[3:] == ["describe", "lookup", "lists", "story", "code"]
+
+
+def test_one_batch_s_time_is_called_no_speed_up_in_any_form(run: Run) -> None:
+    code, out, _ = run(*QUICK, *TWO, "--task", "code")
+    assert code == 0
+    assert out.splitlines()[-1].strip() == f"speed-up: {ONE_BATCH}"
+    assert not re.search(r"\d+x", out)
+    code, out, _ = run(*QUICK, *TWO, "--task", "code", "--json")
+    none = dict.fromkeys(("value", "low", "high", "confidence"))
+    assert [one["speedup"] for one in json.loads(out)["contenders"]] == [{**none, "batches": 1, "note": ONE_BATCH}] * 2
+    assert drawn(made_up(1.0, 2.0)) == ("answer tokens a second (one batch: not a measurement)", {"0", "1"})
+
+
+@pytest.mark.parametrize(("batches", "percent"), [(2, 50), (3, 75), (4, 87), (5, 93), (6, 95), (9, 95)])
+def test_a_speed_up_over_batches_has_the_same_interval_in_every_form(
+    batches: int, percent: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = made_up(10.0, 20.0, batches=batches)
+    ratios = sorted(2 * (1 + 0.2 * turn) / (1 + 0.1 * turn) for turn in range(batches))
+    value, (low, high) = statistics.median(ratios), (ratios[batches // 9], ratios[-1 - batches // 9])
+    told = report.to_dict()["contenders"][1]["speedup"]
+    assert (told["value"], told["low"], told["high"]) == pytest.approx((value, low, high))
+    assert (told["batches"], told["note"], int(100 * told["confidence"]) >= percent) == (batches, None, True)
+    command.print_report(report)
+    _, _, head, _, first, second = capsys.readouterr().out.rstrip().splitlines()[-6:]
+    assert head.split()[-3:] == ["speed-up", str(percent), "%"]
+    assert second.split()[-4:] == [f"{value:.2f}x", f"{low:.2f}", "to", f"{high:.2f}"]
+    assert "x" not in first
+    label = f"1: {value:.2f}x ({percent} %: {low:.2f} to {high:.2f})"
+    assert drawn(report) == ("answer tokens a second", {"0", label})
+
+
+def drawn(report: Report) -> tuple[str, set[str]]:
+    """The label of the speeds' axis, and the contenders' in the legend."""
+    pytest.importorskip("matplotlib")
+    figures: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "save_figure", lambda figure, _: figures.append(figure))
+        plot_report(report, Path("unused.png"))
+    axes = figures[0].axes[0]
+    return axes.get_xlabel(), {*axes.get_legend_handles_labels()[1]} - {"Pareto front"}
+
+
+def test_progress_is_told_where_standard_error_is_a_file(run: Run) -> None:
+    code, out, err = run(*QUICK, *TWO, "--json", "--task", "code", "--task", "lists", "--batch", "1")
+    assert code == 0
+    assert json.loads(out)["problems"] == 2
+    assert err == f"{TWO[1]}: 1 of 2, {TWO[3]}: 0 of 2\n"
 
 
 def test_json_and_files_say_what_was_decoded(run: Run, tmp_path: Path) -> None:
@@ -153,7 +208,7 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(
 
 def test_a_plot_without_matplotlib_is_refused_early(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert run("--plot", "front.png")[2] == "error: plots need matplotlib; pip install esdllm[plot]\n"
+    assert run("--plot", "front.png")[2] == 'error: plots need matplotlib: pip install "esdllm[plot]"\n'
 
 
 def test_an_interrupted_evaluation_prints_what_it_has(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

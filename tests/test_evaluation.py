@@ -87,7 +87,8 @@ def asks(model: Model, catalogue: Catalogue, *texts: str, **options: Any) -> Rep
 def test_the_reference_agrees_with_itself_and_loses_nothing(measured: Report) -> None:
     reference = measured.reference
     assert measured.agreement(reference) == 1
-    assert (measured.compute_share(reference), measured.speedup(reference)) == (1, 1)
+    assert measured.compute_share(reference) == 1
+    assert measured.speedup(reference) == (1, 1, 1, 0.75)
     assert measured.loss(reference).value == 0
 
 
@@ -207,7 +208,7 @@ def test_an_interrupted_evaluation_holds_what_all_contenders_answered(model: Mod
     for outcome, expected in zip(report.outcomes, whole.outcomes, strict=True):
         assert outcome.answers == (expected.answers[1], expected.answers[4])
         assert len(outcome.batches) == 1
-    json.dumps(report.to_dict())
+    assert [one["speedup"]["value"] for one in json.loads(json.dumps(report.to_dict()))["contenders"]] == [None, None]
 
 
 def test_an_evaluation_that_measured_nothing_is_just_interrupted(model: Model, catalogue: Catalogue) -> None:
@@ -285,6 +286,18 @@ def test_a_report_goes_through_json_and_its_numbers_are_the_outcomes(measured: R
         assert one["compute_share"] == outcome.layer_work / measured.reference.layer_work
         assert one["exact_match"]["value"] == sum(outcome.right) / 5
         assert one["loss"]["value"] == pytest.approx((sum(measured.reference.right) - sum(outcome.right)) / 5)
+        ratios = [
+            theirs.seconds / own.seconds
+            for theirs, own in zip(measured.reference.batches, outcome.batches, strict=True)
+        ]
+        assert one["speedup"] == {
+            "value": pytest.approx(sorted(ratios)[1]),
+            "low": pytest.approx(min(ratios)),
+            "high": pytest.approx(max(ratios)),
+            "confidence": 0.75,
+            "batches": 3,
+            "note": None,
+        }
         assert one["tokens_per_second"] == pytest.approx(outcome.answer_tokens / outcome.seconds)
         assert one["seconds"] == pytest.approx(sum(batch.seconds for batch in outcome.batches))
         assert Contender.of("vanilla", Catalogue.load(), one["config"]).config == outcome.config

@@ -512,6 +512,6 @@ def test_without_lm_eval_the_extra_is_named(
     monkeypatch.delitem(sys.modules, "esdllm.evaluation.harness")
     monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
     assert main(["lm-eval", "--tasks", "gsm8k"]) == 2
-    assert "pip install esdllm[eval]" in capsys.readouterr().err
+    assert 'pip install "esdllm[eval]"' in capsys.readouterr().err
     with pytest.raises(UnavailableError, match="lm-eval cannot be imported"):
         import esdllm.evaluation.harness  # noqa: F401

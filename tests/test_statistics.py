@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esdllm.evaluation import difference, share
+from esdllm.evaluation import difference, share, speedup
 from esdllm.evaluation.outcomes import pareto
 from esdllm.evaluation.statistics import agreement
 
@@ -97,6 +98,64 @@ def test_nothing_measured_says_nothing() -> None:
     assert share([])[1:] == (0.0, 1.0)
     assert math.isnan(difference([], []).value)
     assert difference([], [])[1:] == (-1.0, 1.0)
+
+
+# speed-ups
+
+
+TIMES = st.lists(st.tuples(st.floats(0.01, 10), st.floats(0.01, 10)), min_size=2, max_size=40)
+RANKS = {2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 8: 1, 9: 2, 11: 2, 12: 3, 15: 4, 20: 6, 25: 8, 30: 10, 40: 14}
+"""from which smallest ratio the interval goes, as tables of the sign test's critical values print it (5 %, two-sided)"""
+
+
+def heads(n: int, outcomes: int) -> float:
+    """The chance of at most so many heads of n coins, counted."""
+    return sum(math.comb(n, i) for i in range(outcomes + 1)) / 2**n
+
+
+@pytest.mark.parametrize(("n", "k"), RANKS.items())
+def test_a_speed_up_goes_from_the_ratio_of_the_sign_test_s_rank(n: int, k: int) -> None:
+    found = speedup([1.0] * n, [float(ratio) for ratio in range(n, 0, -1)])
+    assert found is not None
+    assert (found.value, found.low, found.high) == ((n + 1) / 2, k, n + 1 - k)
+    assert found.confidence == pytest.approx(1 - 2 * heads(n, k - 1))
+    assert found.percent == (95 if n >= 6 else int(100 * (1 - 0.5 ** (n - 1))))
+
+
+def test_a_speed_up_s_interval_holds_the_truth_as_often_as_it_says() -> None:
+    draw, truth, held = np.random.default_rng(0), 1.7, {3: 0, 7: 0, 20: 0}
+    for n in held:
+        for _ in range(2000):
+            found = speedup(np.ones(n).tolist(), (truth * np.exp(draw.standard_t(2, n))).tolist())
+            assert found is not None
+            held[n] += found.low <= truth <= found.high
+        assert held[n] / 2000 == pytest.approx(found.confidence, abs=0.025)
+
+
+@given(TIMES)
+def test_a_speed_up_is_the_median_of_pairs_within_its_interval(pairs: list[tuple[float, float]]) -> None:
+    mine, theirs = zip(*pairs, strict=True)
+    found = speedup(mine, theirs)
+    assert found is not None
+    assert found.value == pytest.approx(np.median(np.array(theirs) / np.array(mine)))
+    assert found.low <= found.value <= found.high
+    assert speedup(mine[::-1], theirs[::-1]) == found
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_one_batch_has_no_speed_up(n: int) -> None:
+    assert speedup([1.0] * n, [2.0] * n) is None
+
+
+def test_batches_without_a_partner_are_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        speedup([1.0, 1.0], [1.0])
+
+
+def test_many_batches_take_no_time_to_judge() -> None:
+    found = speedup([1.0] * 15000, [2.0] * 15000)
+    assert found is not None
+    assert 0.95 <= found.confidence < 0.96
 
 
 @given(TOKENS, TOKENS)

@@ -516,7 +516,7 @@ def test_agreement_with_itself_loses_nothing(search: Search) -> None:
 
 def test_tuning_without_optuna_says_what_to_install(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UnavailableError, match=r"tuning needs optuna; pip install esdllm\[tune\]"):
+    with pytest.raises(UnavailableError, match=r'tuning needs optuna: pip install "esdllm\[tune\]"'):
         search.open()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from esdllm.analysis.replay import AGES
 from esdllm.analysis.result import Analysis, Means
-from esdllm.errors import InputError, UnavailableError
+from esdllm.errors import InputError, UnavailableError, installing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise UnavailableError("pictures need matplotlib: pip install 'esdllm[plot]'") from error
+        raise UnavailableError(f"pictures need matplotlib: {installing('plot')}") from error
 
 
 def draw(found: Analysis, folder: Path, kind: str = "png", prefix: str = "") -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from esdllm.errors import InputError, UnavailableError, brief
+from esdllm.errors import InputError, UnavailableError, brief, installing
 from esdllm.jsonl import json_lines
 from esdllm.views import Message
 
@@ -248,7 +248,7 @@ def _pyarrow(module: str) -> Any:
         import pyarrow  # only Parquet files need it
         import pyarrow.parquet
     except ImportError as error:
-        raise UnavailableError("Parquet files need pyarrow: pip install esdllm[parquet]") from error
+        raise UnavailableError(f"Parquet files need pyarrow: {installing('parquet')}") from error
     return pyarrow.parquet if module else pyarrow
 
 

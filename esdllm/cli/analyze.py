@@ -8,14 +8,13 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from esdllm.analysis import Analysis, AnalysisInterrupted, analyze
 from esdllm.analysis.plots import draw, require_matplotlib
 from esdllm.analysis.tables import tables
 from esdllm.catalogue import Catalogue
+from esdllm.cli.progress import CountingBar
 from esdllm.cli.prompts import read_prompts
 from esdllm.cli.shared import (
     BlockLength,
@@ -115,14 +114,14 @@ def analyze_(
     engine = Engine.build(loaded, decode, catalogue)
     code = 0
     try:
-        with _bar(console) as bar:
-            task = bar.add_task("", total=1.0)
+        with CountingBar(console, at_once=False) as bar:
+            task = bar.add_task("", total=100)
             found = analyze(
                 engine,
                 texts,
                 chat=chat,
                 batch=batch,
-                watch=lambda stage, share: bar.update(task, description=stage, completed=share),
+                watch=lambda stage, share: bar.update(task, description=f"{stage}, %", completed=int(100 * share)),
             )
     except AnalysisInterrupted as stopped:
         found, code = stopped.analysis, 130
@@ -146,11 +145,6 @@ def _check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder")
     check_writable(out / _NUMBERS)
-
-
-def _bar(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
 
 
 def _show(found: Analysis, told: dict[str, Any], as_json: bool) -> None:

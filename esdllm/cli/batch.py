@@ -21,20 +21,28 @@ from rich.progress import (
 from esdllm.batching import BatchReport, BatchRun
 from esdllm.batching import Progress as Step
 from esdllm.catalogue import Catalogue
-from esdllm.cli.shared import counted, print_json, stderr
+from esdllm.cli.progress import Pace, left
+from esdllm.cli.shared import counted, hint_dtype, print_json, stderr
+from esdllm.loading import describe_weights, resolve_device
 
 __all__ = ["answer_file"]
 
 _SHOWN = 10  # bad lines that are printed one by one
-_PAUSE = 30.0  # seconds between two lines of progress where there is no terminal
 
 
 def answer_file(run: BatchRun, catalogue: Catalogue, restart: bool, as_json: bool) -> None:
     """Run, with a bar on standard error, and say what came out; exit with 1 if a line has no answer."""
     console = stderr()
+
+    def watch(step: Step) -> None:
+        if bar.last is None:
+            weights = describe_weights(run.setup.model, run.setup.dtype, catalogue=catalogue)
+            hint_dtype(resolve_device(run.setup.device), weights.dtype)
+        bar.show(step)
+
     with _Bar(console) as bar:
         try:
-            report = run(catalogue, restart, bar.show)
+            report = run(catalogue, restart, watch)
         except KeyboardInterrupt:
             bar.stop()
             told = (
@@ -78,8 +86,8 @@ class _Bar:
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-        self._console, self._task, self._printed = console, TaskID(-1), 0.0
-        self._started: tuple[float, float] | None = None
+        self._console, self._task, self._pace = console, TaskID(-1), Pace()
+        self._started = 0.0, 0.0
         self.last: Step | None = None
         self._bar = Progress(
             *columns,
@@ -106,22 +114,13 @@ class _Bar:
     def show(self, step: Step) -> None:
         """Show how far the run is."""
         if self.last is None:
-            self._started = (time.perf_counter(), step.share)
+            self._started = time.monotonic(), step.share
             self._bar.remove_task(self._task)
             self._task = self._bar.add_task("", total=1.0)
         self.last = step
         self._bar.update(
             self._task, completed=step.share, description=f"{step.prompts} of {counted(step.of, 'prompt')}"
         )
-        if not self._console.is_terminal and time.perf_counter() - self._printed > _PAUSE and step.share < 1:
-            self._printed = time.perf_counter()
-            told = f"{step.prompts} of {counted(step.of, 'prompt')} answered{self._left(step)}"
+        if not self._console.is_terminal and step.share < 1 and self._pace.due():
+            told = f"{step.prompts} of {counted(step.of, 'prompt')} answered{left(*self._started, step.share)}"
             self._console.print(told, style="dim", soft_wrap=True)
-
-    def _left(self, step: Step) -> str:
-        """Return how long it will take, going by what this process did."""
-        began, share = self._started or (0.0, step.share)
-        if step.share <= share:
-            return ""
-        seconds = (time.perf_counter() - began) * (1 - step.share) / (step.share - share)
-        return f", about {seconds / 60:.0f} min left" if seconds >= 60 else f", about {seconds:.0f} s left"

@@ -27,6 +27,7 @@ from esdllm.benchmarking.plots import plot_curve, plot_report
 from esdllm.catalogue import Catalogue
 from esdllm.cli.bench_tables import print_comparison, print_curve, print_report
 from esdllm.cli.geometry import GeometryName, named_model
+from esdllm.cli.progress import CountingBar
 from esdllm.cli.shared import (
     BlockLength,
     Debug,
@@ -38,8 +39,8 @@ from esdllm.cli.shared import (
     Quantize,
     Sets,
     check_writable,
-    counting_bar,
     fixed_sets,
+    hint_dtype,
     print_json,
     stderr,
     tell_found,
@@ -47,6 +48,7 @@ from esdllm.cli.shared import (
 from esdllm.config.project import current_project, environment_layers
 from esdllm.errors import InputError, known
 from esdllm.evaluation.plots import check_format
+from esdllm.loading import resolve_device
 
 _DEFAULT_GEOMETRY = "tiny"
 
@@ -141,6 +143,7 @@ def run(
     catalogue = Catalogue.load()
     setting = _setting(catalogue, model, geometry_name, prompt_length, batch, device, dtype, quantize, threads, sample)
     named = _contenders(contenders or [], catalogue, gen_length, block_length, sets)
+    hint_dtype(resolve_device(device), setting.weights(catalogue).dtype)
     report = _measure(catalogue, named, rounds, fresh, profile, peak)(setting)
     if as_json:
         print_json(report.to_dict())
@@ -190,6 +193,7 @@ def curve_(
     sizes, others = [int(word) for word in words if word.isdecimal()], [word for word in words if not word.isdecimal()]
     setting = _setting(catalogue, model, geometry_name, prompt_length, batch, device, dtype, quantize, threads, sample)
     named = _contenders(others, catalogue, gen_length, block_length, sets)
+    hint_dtype(resolve_device(device), setting.weights(catalogue).dtype)
     measure = _measure(catalogue, named, rounds, fresh, profile=False, peak=False)
     found = curve(setting, named, over, sizes, measure)
     if as_json:
@@ -251,7 +255,7 @@ def _measure(
 
     def measure(setting: Setting) -> Report:
         runs = rounds if fresh else 1 + rounds + profile
-        with counting_bar(stderr()) as bar:
+        with CountingBar(stderr()) as bar:
             bars = {entry.name: bar.add_task(entry.name, total=runs) for entry in named}
 
             def tell(name: str) -> None:

@@ -17,6 +17,7 @@ from rich.text import Text
 from esdllm.attention import AUTO, choose_attention
 from esdllm.catalogue import Catalogue
 from esdllm.cli.shared import (
+    SLOW_BFLOAT16,
     BlockLength,
     Choice,
     ConfigFile,
@@ -46,7 +47,8 @@ from esdllm.doctor import (
     packages,
     sound_catalogue,
 )
-from esdllm.errors import EsdllmError
+from esdllm.dtypes import bfloat16_is_slow
+from esdllm.errors import EsdllmError, installing
 from esdllm.loading import describe_weights, resolve_device
 from esdllm.plugins import DISABLE_VARIABLE, disabled_names
 from esdllm.views import ModelSpec
@@ -83,6 +85,10 @@ class Visit:
     def fit(self, fit: Fit) -> bool:
         """Return whether a store's run fits in what is free."""
         return fit.fits(self.place.machine.device(self.device), self.place.machine.devices[0])
+
+    def hints(self) -> list[str]:
+        """Return what would make it faster here."""
+        return [SLOW_BFLOAT16] if bfloat16_is_slow(self.device, self.dtype) else []
 
     def healthy(self) -> bool:
         """Return whether the configuration can run here, and no plugin is broken."""
@@ -202,6 +208,7 @@ def _visit_as_dict(visit: Visit) -> dict[str, Any]:
             {**attrs.asdict(fit), "device": fit.device(), "host": fit.host(), "fits": visit.fit(fit)}
             for fit in visit.fits
         ],
+        "hints": visit.hints(),
         "healthy": visit.healthy(),
     }
 
@@ -222,9 +229,7 @@ def _print_place(place: Place, console: Console) -> None:
     _heading(console, "Optional packages")
     table = Table.grid(padding=(0, 2, 0, 0))
     for package in place.packages:
-        state = (
-            Text(package.version) if package.version else Text(f'pip install "esdllm[{package.extra}]"', style="yellow")
-        )
+        state = Text(package.version) if package.version else Text(installing(package.extra), style="yellow")
         table.add_row(f"  {package.name}", state, Text(package.purpose, style="bright_black"))
     console.print(table)
 
@@ -258,6 +263,8 @@ def _print_visit(visit: Visit, console: Console) -> None:
         console, "Memory", f"{visit.batch} x {visit.length} canvas, largest step; * marks what the configuration names"
     )
     console.print(_memory(visit))
+    for hint in visit.hints():
+        console.print(f"hint: {hint}", style="yellow", soft_wrap=True)
     if not visit.runs():
         console.print("The configuration cannot run here, or would not fit in the memory that is free.", style="yellow")
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from esdllm.catalogue import Catalogue
+from esdllm.cli.progress import CountingBar
 from esdllm.cli.shared import (
     BlockLength,
     Debug,
@@ -26,7 +27,6 @@ from esdllm.cli.shared import (
     Sets,
     check_writable,
     counted,
-    counting_bar,
     default_model,
     fixed_sets,
     load,
@@ -39,9 +39,11 @@ from esdllm.components import Components
 from esdllm.config.project import current_project, environment_layers
 from esdllm.errors import InputError
 from esdllm.evaluation import (
+    ONE_BATCH,
     Contender,
     EvaluationInterrupted,
     Interval,
+    Outcome,
     Report,
     check_names,
     evaluate,
@@ -131,7 +133,7 @@ def eval_(
     loaded = load(name, device, dtype, catalogue, quantize)
     code = 0
     try:
-        with counting_bar(console) as bar:
+        with CountingBar(console) as bar:
             bars = {one.name: bar.add_task(one.name, total=len(problems)) for one in named}
             report = evaluate(
                 loaded,
@@ -205,8 +207,11 @@ def task_table(report: Report) -> Table:
 
 def cost_table(report: Report) -> Table:
     """Return forwards, tokens per forward, share of the reference's computation, and speed."""
-    heads = ["forwards", "tokens a\nforward", "with\nends", "compu-\ntation, %", "tokens\na second", "speed-up"]
-    table = _table("an answer", heads)
+    heads = ["forwards", "tokens a\nforward", "with\nends", "compu-\ntation, %", "tokens\na second"]
+    own = report.speedup(report.reference)
+    table = _table("an answer", [*heads, *(("speed-up", f"{own.percent} %") if own else ())])
+    if own is None:
+        table.caption, table.caption_justify, table.caption_style = f" speed-up: {ONE_BATCH}", "left", ""
     for outcome in report.outcomes:
         table.add_row(
             Text(outcome.name),
@@ -215,9 +220,17 @@ def cost_table(report: Report) -> Table:
             f"{outcome.canvas_tokens_per_forward:.2f}",
             _percent(report.compute_share(outcome)),
             f"{outcome.tokens_per_second:.{0 if outcome.tokens_per_second >= 10 else 2}f}",
-            f"{report.speedup(outcome):.2f}x",
+            *_speedup(report, outcome),
         )
     return table
+
+
+def _speedup(report: Report, outcome: Outcome) -> tuple[str, ...]:
+    """Return a speed-up's cells, the median and its interval; empty for the reference, none where nothing was measured."""
+    found = report.speedup(outcome)
+    if found is None:
+        return ()
+    return ("", "") if outcome is report.reference else (f"{found.value:.2f}x", f"{found.low:.2f} to {found.high:.2f}")
 
 
 def _table(first: str, heads: list[str]) -> Table:

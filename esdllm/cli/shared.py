@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import attrs
+import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from esdllm.catalogue import Catalogue
 from esdllm.config import DEFAULT_MODEL, DEFAULT_PRESET, DecodeConfig, base_preset, parse_set
@@ -27,6 +27,7 @@ from esdllm.config.project import (
     environment_layers,
     environment_sets,
 )
+from esdllm.dtypes import bfloat16_is_slow
 from esdllm.errors import CheckpointError, ConfigError, InputError
 from esdllm.loading import Model, load_model, shipped_checkpoints
 
@@ -196,21 +197,28 @@ def default_model(catalogue: Catalogue) -> str:
 
 
 def load(name: str, device: str | None, dtype: str | None, catalogue: Catalogue, quantize: str | None = None) -> Model:
-    """Return a model, with a word on standard error while it is read; see `load_model`."""
+    """Return a model, with a word on standard error while it is read, and where its dtype is slow; see `load_model`."""
     with stderr().status(f"loading {escape(name)}"):
-        return load_model(name, device, dtype, catalogue, quantize=quantize)
+        model = load_model(name, device, dtype, catalogue, quantize=quantize)
+    hint_dtype(model.adapter.device, model.adapter.dtype)
+    return model
+
+
+SLOW_BFLOAT16 = (
+    "bfloat16 is several times slower than float32 on this processor; --dtype float32 is faster, in twice the memory"
+)
+
+
+def hint_dtype(device: torch.device, dtype: torch.dtype) -> None:
+    """Say on standard error if a dtype is slow on a device."""
+    if bfloat16_is_slow(device, dtype):
+        stderr().print(f"hint: {SLOW_BFLOAT16}", style="yellow", soft_wrap=True)
 
 
 def fixed_sets(gen_length: int | None, block_length: int | None) -> list[str]:
     """Return what the environment and the two lengths set, as `--set` would."""
     lengths = {"gen_length": gen_length, "block_length": block_length}
     return [*environment_sets().values(), *(f"{key}={value}" for key, value in _given(lengths).items())]
-
-
-def counting_bar(console: Console) -> Progress:
-    """Return a bar that counts, with the time gone and left, and vanishes at its end."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
 
 
 def check_writable(path: Path | None) -> None:

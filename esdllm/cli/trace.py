@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from esdllm.catalogue import Catalogue
+from esdllm.cli.progress import CountingBar
 from esdllm.cli.prompts import read_prompt
 from esdllm.cli.shared import (
     BlockLength,
@@ -30,7 +31,6 @@ from esdllm.cli.shared import (
     Sets,
     check_writable,
     counted,
-    counting_bar,
     default_model,
     fixed_sets,
     load,
@@ -130,7 +130,7 @@ def _traces(
     """Return the traces of a prompt under each configuration, with a bar meanwhile."""
     engines = {name: Engine.build(model, config, catalogue) for name, config in runs.items()}
     found = []
-    with counting_bar(console) as bar:
+    with CountingBar(console, at_once=False) as bar:
         for name, engine in engines.items():
             watch = partial(_tell, bar, bar.add_task(name), name)
             one = traced(engine, prompt, name=name, model=model_name, chat=chat, seed=seed, timed=times, watch=watch)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from esdllm.catalogue import Catalogue
 from esdllm.cli.evaluate import Batch, Tasks, cost_table, print_report
+from esdllm.cli.progress import CountingBar
 from esdllm.cli.prompts import read_prompts
 from esdllm.cli.shared import (
     BlockLength,
@@ -27,7 +28,6 @@ from esdllm.cli.shared import (
     Sets,
     check_writable,
     counted,
-    counting_bar,
     default_model,
     fixed_sets,
     load,
@@ -154,11 +154,12 @@ def tune(
     before = finder.open(study)
     if before:
         console.print(f"going on: {before} settings are tried already", style="dim")
-    with counting_bar(console) as bar:
+    sure = cost == "work" or len(problems) > batch
+    with CountingBar(console) as bar:
         shown_bar = bar.add_task("trying settings", total=trials, completed=before)
 
         def told(trial: Trial, best: Trial | None) -> None:
-            bar.update(shown_bar, advance=1, description=_said(best))
+            bar.update(shown_bar, advance=1, description=_said(best, sure))
 
         try:
             finder.run(trials, None if minutes is None else 60 * minutes, told)
@@ -167,15 +168,18 @@ def tune(
         except KeyboardInterrupt:
             kept = f"kept in {study}: the same command goes on" if study else "lost; --study FILE keeps them"
             done = counted(len(finder.trials()), "setting")
-            console.print(f"interrupted, {_said(finder.best())}; {done} tried, {kept}", style="yellow", soft_wrap=True)
+            console.print(
+                f"interrupted, {_said(finder.best(), sure)}; {done} tried, {kept}", style="yellow", soft_wrap=True
+            )
             raise typer.Exit(130) from None
     _finish(tuning, out, plot, as_json)
 
 
-def _said(best: Trial | None) -> str:
+def _said(best: Trial | None, sure: bool) -> str:
+    """Return how good the best is; how fast, too, where it is `sure`: one batch's time says nothing of that."""
     if best is None:
         return "none within the tolerance yet"
-    return f"best {best.speedup:.1f}x at {100 * best.loss:+.1f} points"
+    return f"best{f' {best.speedup:.1f}x' if sure else ''} at {100 * best.loss:+.1f} points"
 
 
 def _goal(max_loss: float, cost: str, agreement: bool) -> Goal:

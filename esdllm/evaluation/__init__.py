@@ -3,21 +3,24 @@
 from esdllm.evaluation.contenders import Contender, check_names
 from esdllm.evaluation.measure import EvaluationInterrupted, evaluate
 from esdllm.evaluation.outcomes import Outcome, Report
-from esdllm.evaluation.statistics import Interval, difference, share
+from esdllm.evaluation.statistics import ONE_BATCH, Interval, Speedup, difference, share, speedup
 from esdllm.evaluation.suites import JsonlSuite, load_suite, of_split, taken
 
 __all__ = [
+    "ONE_BATCH",
     "Contender",
     "EvaluationInterrupted",
     "Interval",
     "JsonlSuite",
     "Outcome",
     "Report",
+    "Speedup",
     "check_names",
     "difference",
     "evaluate",
     "load_suite",
     "of_split",
     "share",
+    "speedup",
     "taken",
 ]

@@ -25,7 +25,7 @@ from esdllm.catalogue import Catalogue
 from esdllm.components import Components
 from esdllm.config import DecodeConfig
 from esdllm.engine import Engine
-from esdllm.errors import ConfigError, InputError, UnavailableError, known
+from esdllm.errors import ConfigError, InputError, UnavailableError, installing, known
 from esdllm.evaluation.likelihood import Likelihood, Pair, groups, windows
 from esdllm.evaluation.requests import Decoding, Wish, cut, settings_of, strings, whole
 from esdllm.interfaces import TextCodec
@@ -37,7 +37,7 @@ try:
     from lm_eval.api.registry import MODEL_REGISTRY, register_model
     from lm_eval.utils import simple_parse_args_string
 except ImportError as error:  # optional; this module alone needs it
-    raise UnavailableError(f"lm-eval cannot be imported ({error}); pip install esdllm[eval]") from error
+    raise UnavailableError(f"lm-eval cannot be imported ({error}): {installing('eval')}") from error
 
 __all__ = ["HarnessModel", "register", "run"]
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
-import numpy as np
 
 from esdllm.config import DecodeConfig
-from esdllm.evaluation.statistics import Interval, agreement, difference, share
+from esdllm.evaluation.statistics import ONE_BATCH, Interval, Speedup, agreement, difference, share, speedup
 from esdllm.views import Problem
 
 __all__ = ["Batch", "Outcome", "Report", "pareto"]
@@ -131,10 +130,10 @@ class Report:
         """Return the positions computed in all layers, as a share of the reference's."""
         return outcome.layer_work / max(1, self.reference.layer_work)
 
-    def speedup(self, outcome: Outcome) -> float:
-        """Return the median over the batches of the reference's time over the contender's."""
-        pairs = zip(self.reference.batches, outcome.batches, strict=True)
-        return float(np.median([theirs.seconds / max(mine.seconds, 1e-9) for theirs, mine in pairs]))
+    def speedup(self, outcome: Outcome) -> Speedup | None:
+        """Return how many times faster than the reference, over the batches; None of one batch, which measures nothing."""
+        mine, theirs = ([batch.seconds for batch in one.batches] for one in (outcome, self.reference))
+        return speedup(mine, theirs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars: what `esdllm eval --json` prints."""
@@ -164,9 +163,15 @@ class Report:
             "compute_share": self.compute_share(outcome),
             "seconds": outcome.seconds,
             "tokens_per_second": outcome.tokens_per_second,
-            "speedup": self.speedup(outcome),
+            "speedup": self._speedup(outcome),
             "config": outcome.config.to_dict(),
         }
+
+    def _speedup(self, outcome: Outcome) -> dict[str, Any]:
+        """Return the speed-up with all its keys, and why it has no value if so."""
+        found = self.speedup(outcome)
+        told = found._asdict() if found else dict.fromkeys(Speedup._fields)
+        return {**told, "batches": len(outcome.batches), "note": None if found else ONE_BATCH}
 
     def _of(self, values: Sequence[bool], task: str | None) -> list[bool]:
         pairs = zip(self.problems, values, strict=True)

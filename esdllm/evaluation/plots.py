@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esdllm.errors import InputError, UnavailableError
-from esdllm.evaluation.outcomes import Report, pareto
-from esdllm.evaluation.statistics import Interval
+from esdllm.errors import InputError, UnavailableError, installing
+from esdllm.evaluation.outcomes import Outcome, Report, pareto
+from esdllm.evaluation.statistics import ONE_BATCH, Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UnavailableError("plots need matplotlib; pip install esdllm[plot]") from error
+        raise UnavailableError(f"plots need matplotlib: {installing('plot')}") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -121,13 +121,17 @@ def plot_report(report: Report, path: Path) -> None:
     """
     figure = new_figure(11, 5)
     left, right = figure.subplots(1, 2, sharey=True)
-    names = [outcome.name for outcome in report.outcomes]
+    names = [_label(report, outcome) for outcome in report.outcomes]
     scores = [report.score(outcome) for outcome in report.outcomes]
     speeds = [outcome.tokens_per_second for outcome in report.outcomes]
     work = [1 / max(report.compute_share(outcome), 1e-9) for outcome in report.outcomes]
     draw_front(left, names, list(zip(speeds, scores, strict=True)))
     draw_front(right, names, list(zip(work, scores, strict=True)))
-    left.set(xlabel="answer tokens a second", ylabel="right answers, % (bars: 95 % interval)")
+    alone = len(report.reference.batches) == 1
+    left.set(
+        xlabel=f"answer tokens a second{f' ({ONE_BATCH})' if alone else ''}",
+        ylabel="right answers, % (bars: 95 % interval)",
+    )
     right.set(xlabel=f"computation of {report.reference.name} over its own")
     for axes in (left, right):
         plain_ticks(axes)
@@ -138,6 +142,14 @@ def plot_report(report: Report, path: Path) -> None:
     what = f"{len(report.problems)} problems of {report.suite}" if report.suite else f"{len(report.problems)} problems"
     figure.suptitle(f"{report.model or 'model'}: {what}")
     save_figure(figure, path)
+
+
+def _label(report: Report, outcome: Outcome) -> str:
+    """Return a contender's name, with how many times faster it is than the reference where that was measured."""
+    found = report.speedup(outcome)
+    if found is None or outcome is report.reference:
+        return outcome.name
+    return f"{outcome.name}: {found.value:.2f}x ({found.percent} %: {found.low:.2f} to {found.high:.2f})"
 
 
 def plain_ticks(axes: Axes) -> None:

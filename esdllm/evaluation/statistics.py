@@ -1,13 +1,18 @@
-"""How sure a measured share is: 95 % intervals of a share, and of the difference of two on the same problems."""
+"""How sure what was measured is: 95 % intervals of a share, of the difference of two, and of a speed-up over batches."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Interval", "agreement", "difference", "share"]
+__all__ = ["ONE_BATCH", "Interval", "Speedup", "agreement", "difference", "share", "speedup"]
 
+ONE_BATCH = "one batch: not a measurement"
+"""what stands in place of a speed-up that one batch alone could say"""
+
+_CONFIDENCE = 0.95
 _Z = 1.959963984540054  # 95 % of a normal distribution lies within
 
 
@@ -20,6 +25,24 @@ class Interval(NamedTuple):
     """lower end"""
     high: float
     """upper end"""
+
+
+class Speedup(NamedTuple):
+    """How many times faster than a reference, and the interval around it."""
+
+    value: float
+    """median over the batches of the reference's time over the contender's"""
+    low: float
+    """lower end"""
+    high: float
+    """upper end"""
+    confidence: float
+    """how surely the interval holds the median of all such batches: 0.95 or a little more from six batches on, else less"""
+
+    @property
+    def percent(self) -> int:
+        """The confidence as tables name it: 95 where it is that or more, else rounded down."""
+        return min(95, int(100 * self.confidence))
 
 
 def share(right: Sequence[bool]) -> Interval:
@@ -54,6 +77,32 @@ def difference(right: Sequence[bool], reference: Sequence[bool]) -> Interval:
     spread = (won + lost + 1) / (n + 2) - middle * middle
     half = _Z * math.sqrt(spread / (n + 2))
     return Interval((won - lost) / n, max(-1.0, middle - half), min(1.0, middle + half))
+
+
+def speedup(seconds: Sequence[float], reference: Sequence[float]) -> Speedup | None:
+    """Return how many times faster a contender is than a reference, batch by batch; None where there is but one batch.
+
+    The value is the median of the batches' ratios. The interval is that of order statistics (H. A. David and H. N. Nagaraja,
+    *Order Statistics*, 2003, section 7.1): from the k-th smallest ratio to the k-th largest, with the largest k at which it
+    holds the median of the ratios' distribution, whatever that is, with a probability of 95 % or more. Fewer than six ratios
+    are not enough for that: the interval is then from the smallest to the largest, and its confidence is 1 - 2^(1 - n).
+
+    Raises:
+        ValueError: the two are not of one length.
+    """
+    ratios = sorted(theirs / max(mine, 1e-9) for mine, theirs in zip(seconds, reference, strict=True))
+    if len(ratios) < 2:
+        return None
+    k, confidence = _rank(len(ratios))
+    return Speedup(statistics.median(ratios), ratios[k - 1], ratios[-k], confidence)
+
+
+def _rank(n: int) -> tuple[int, float]:
+    """Return the largest k at which the k-th smallest of n to the k-th largest make 95 %, else 1; and what they make."""
+    k, below, term = 1, 1, n  # the binomials of n before the k-th in sum, and the k-th
+    while 1 - (below + term) / 2 ** (n - 1) >= _CONFIDENCE:
+        below, term, k = below + term, term * (n - k) // (k + 1), k + 1
+    return k, 1 - below / 2 ** (n - 1)
 
 
 def agreement(answer: Sequence[int], reference: Sequence[int]) -> float:

@@ -1,4 +1,4 @@
-"""Hypothesis strategies: what components are put through, drawn. Needs hypothesis: `pip install esdllm[testing]`."""
+"""Hypothesis strategies: what components are put through, drawn. Needs hypothesis: `pip install "esdllm[testing]"`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from esdllm.catalogue import Catalogue
 from esdllm.components import Components
 from esdllm.config import DEFAULT_PRESET, DecodeConfig
-from esdllm.errors import ConfigError, EsdllmError
+from esdllm.errors import ConfigError, EsdllmError, installing
 from esdllm.plan import Layout, Moment
 from esdllm.testing.contracts.samples import SPEC, cache_shape, importance_view, key_value, sample_view, unmasking_view
 from esdllm.views import CacheShape, ImportanceView, KeyValue, SampleView, UnmaskingView
@@ -22,7 +22,7 @@ try:
     from hypothesis import strategies as st
 except ImportError as error:
     raise EsdllmError(
-        "esdllm.testing.strategies needs hypothesis, which is not installed: pip install esdllm[testing]"
+        f"esdllm.testing.strategies needs hypothesis, which is not installed: {installing('testing')}"
     ) from error
 
 __all__ = [

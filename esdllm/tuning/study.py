@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esdllm.errors import ConfigError, UnavailableError
+from esdllm.errors import ConfigError, UnavailableError, installing
 
 if TYPE_CHECKING:
     import optuna
@@ -72,7 +72,7 @@ def open_study(file: Path | None) -> optuna.Study:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
-        raise UnavailableError("tuning needs optuna; pip install esdllm[tune]") from error
+        raise UnavailableError(f"tuning needs optuna: {installing('tune')}") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     options: dict[str, Any] = {"study_name": "esdllm", "direction": "maximize", "load_if_exists": True}
     if file is None:

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from esdllm.config import DecodeConfig
-from esdllm.evaluation import Interval, Outcome, Report
+from esdllm.evaluation import ONE_BATCH, Interval, Outcome, Report
 from esdllm.tuning.goal import Goal
 
 __all__ = ["Trial", "Tuning"]
@@ -76,7 +76,7 @@ class Tuning:
             f"On {len(report.problems)} other problems: {right}, {100 * loss.value:+.1f} points lost against "
             f"{report.reference.name}",
             f"[{low:+.1f}, {high:+.1f}], {100 * report.compute_share(outcome):.1f} % of its computation, "
-            f"{report.speedup(outcome):.1f} times its speed, {outcome.tokens_per_forward:.2f} tokens per forward,",
+            f"{_speed(report, outcome)}, {outcome.tokens_per_forward:.2f} tokens per forward,",
             f"in batches of {report.batch_size} with torch {versions['torch']}, {versions['threads']} threads, on "
             f"{versions['device']} ({versions['machine']}) in {versions['dtype']}.",
         ]
@@ -104,3 +104,10 @@ class Tuning:
                 for key in ("exact_match", "tasks", "loss"):
                     del contender[key]
         return found
+
+
+def _speed(report: Report, outcome: Outcome) -> str:
+    found = report.speedup(outcome)
+    if found is None:
+        return f"speed-up: {ONE_BATCH}"
+    return f"{found.value:.1f} times its speed [{found.low:.1f}, {found.high:.1f}]"

@@ -73,7 +73,7 @@ def _device(device: torch.device) -> Iterator[str]:
 def _packages(device: torch.device) -> Iterator[str]:
     missing = [name for name in ("xformers", "triton") if find_spec(name) is None]
     if "xformers" in missing:
-        yield "xformers is not installed: pip install esdllm[xformers]"
+        yield 'xformers is not installed: pip install "esdllm[xformers]"'
     if "triton" in missing:
         yield "triton is not installed; it comes with torch for CUDA"
     if missing or device.type != "cuda":  # where it cannot serve anyway, seconds of importing are spared
