@@ -12,6 +12,7 @@ from esdllm.catalogue import Catalogue
 from esdllm.config import SECTIONS, DecodeConfig
 from esdllm.errors import ConfigError, UnavailableError
 from esdllm.forward import Parts
+from esdllm.hookspecs import PROJECT
 from esdllm.interfaces import (
     AttentionBackend,
     BlockSchedule,
@@ -31,7 +32,7 @@ from esdllm.planning.quota import moves
 from esdllm.planning.schedule import Planner, Planners
 from esdllm.views import CacheShape, ModelSpec
 
-__all__ = ["Components"]
+__all__ = ["Components", "titled"]
 
 
 @attrs.frozen(eq=False)
@@ -50,6 +51,8 @@ class Components:
     config: DecodeConfig
     attention_choice: AttentionChoice | None = None
     """what `attention = "auto"` chose, and why not the others; None where a backend is named, or none chosen yet"""
+    foreign: frozenset[str] = frozenset()
+    """the sections whose component comes from a plugin that is not esdllm's own"""
 
     @classmethod
     def resolve(cls, config: DecodeConfig, catalogue: Catalogue) -> Components:
@@ -60,11 +63,19 @@ class Components:
         """
         named: dict[str, Any] = {section: catalogue.build(section, getattr(config, section)) for section in SECTIONS}
         observers = tuple(catalogue.build("observers", item) for item in config.observers)
-        return cls(**named, observers=observers, config=config)
+        foreign = frozenset(
+            section for section in SECTIONS if _foreign(catalogue, section, getattr(config, section).name)
+        )
+        return cls(**named, observers=observers, config=config, foreign=foreign)
 
     def named(self, *sections: str) -> str:
         """Return the names of the components of some sections, as a sentence lists them."""
         return ", ".join(f"{section} '{getattr(self.config, section).name}'" for section in sections)
+
+    def called(self, section: str) -> str:
+        """Return what to call a section's component in a sentence: its name and its class."""
+        auto = self.attention_choice if section == "attention" else None
+        return titled(section, auto.name if auto else getattr(self.config, section).name, getattr(self, section))
 
     @property
     def moving(self) -> MovingBlocks | None:
@@ -129,7 +140,8 @@ class Components:
         """
         if isinstance(self.attention, AutoAttention):
             choice = choose_attention(catalogue, spec, device, dtype)
-            return attrs.evolve(self, attention=choice.backend, attention_choice=choice)
+            foreign = self.foreign | {"attention"} if _foreign(catalogue, "attention", choice.name) else self.foreign
+            return attrs.evolve(self, attention=choice.backend, attention_choice=choice, foreign=foreign)
         _refuse("attention", self.config.attention.name, self.attention.problems(spec, device, dtype))
         return self
 
@@ -140,6 +152,15 @@ class Components:
             UnavailableError: all its reasons.
         """
         _refuse("cache", self.config.cache.name, self.cache.problems(shape))
+
+
+def titled(kind: str, name: str, component: object) -> str:
+    """Return what to call a component in a sentence."""
+    return f"{kind} '{name}' ({type(component).__module__}.{type(component).__qualname__})"
+
+
+def _foreign(catalogue: Catalogue, section: str, name: str) -> bool:
+    return catalogue.entry(section, name).origin.distribution != PROJECT
 
 
 def _refuse(kind: str, name: str, problems: list[str]) -> None:

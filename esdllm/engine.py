@@ -16,6 +16,7 @@ from esdllm.canvas import Canvas, layout, undecided_positions
 from esdllm.catalogue import Catalogue
 from esdllm.components import Components
 from esdllm.config import SECTIONS, DecodeConfig
+from esdllm.culprit import naming_culprits
 from esdllm.diagnosis import raise_if_poisoned
 from esdllm.errors import InputError, PluginError
 from esdllm.graphs import CudaCapture, current
@@ -25,6 +26,7 @@ from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
 from esdllm.prompts import Prepared, Prompts, prepare
 from esdllm.records import Generation, until_stop
+from esdllm.rehearsal import rehearse
 from esdllm.run import Run, StepFunction, check_backend
 from esdllm.turns import Turn
 from esdllm.views import CacheShape
@@ -54,18 +56,20 @@ class Engine:
 
         Raises:
             ConfigError: unknown or contradictory settings.
+            PluginError: a component breaks its contract in a rehearsal; names it, and says how.
             UnavailableError: a backend cannot serve here; gives all its reasons.
         """
         catalogue, adapter = catalogue or Catalogue.load(), model.adapter
         components = Components.resolve(config, catalogue)
-        components = components.serving(catalogue, model.spec, adapter.device, adapter.dtype)
+        with naming_culprits(components, adapter):
+            components = components.serving(catalogue, model.spec, adapter.device, adapter.dtype)
+            components.rehearse(model.spec)
+            rehearse(components, adapter)
         alone = adapter.device.type == "cuda" and len(getattr(adapter, "devices", (adapter.device,))) == 1
         if config.compile:
             check_backend(config.compile_backend)
         graphs = CudaCapture(adapter.device) if config.cuda_graphs and alone else None
-        engine = cls(model, config, components, StepFunction(config.compile, config.compile_backend, graphs))
-        components.rehearse(model.spec)
-        return engine
+        return cls(model, config, components, StepFunction(config.compile, config.compile_backend, graphs))
 
     def __repr__(self) -> str:
         return f"Engine({self.model!r}, gen_length={self.config.gen_length}, block_length={self.config.block_length})"
@@ -95,12 +99,14 @@ class Engine:
             InputError: what was passed cannot be decoded; says why. Or an observer of a run asks its own engine for another.
             UnavailableError: the cache store cannot hold a run of this size.
             NumericsError: NaN among the logits; says since which step and layer.
+            PluginError: a component failed; names it. What it raised is the cause.
         """
         prepared = prepare(self.model, prompts, attention_mask, self.config.gen_length, infill, chat)
         room = self._room(prepared)
         tokens, present = prepared.padded(room, self.model.spec)
         adapter, early_stop = self.model.adapter, self.config.early_stop and not infill
-        with self.turn, torch.inference_mode(), current(adapter.device):
+        blaming = naming_culprits(self.components, adapter, lambda: self.cache)
+        with self.turn, blaming, torch.inference_mode(), current(adapter.device):
             canvas = Canvas.of(
                 tokens,
                 present,

@@ -14,7 +14,7 @@ from esdllm import Catalogue, SampleView, UnmaskingView
 from esdllm.components import Components
 from esdllm.plan import Facts, Layout, Step, StepPlan
 from esdllm.planning.schedule import Planner
-from esdllm.testing.contracts.samples import sample_view
+from esdllm.samples import sample_view
 from esdllm_policies import sampling
 from esdllm_policies.sampling import GumbelSampler
 

@@ -14,7 +14,7 @@ from esdllm.components import Components
 from esdllm.config import DEFAULT_PRESET, DecodeConfig
 from esdllm.errors import ConfigError, EsdllmError, installing
 from esdllm.plan import Layout, Moment
-from esdllm.testing.contracts.samples import SPEC, cache_shape, importance_view, key_value, sample_view, unmasking_view
+from esdllm.samples import SPEC, cache_shape, importance_view, key_value, sample_view, unmasking_view
 from esdllm.views import CacheShape, ImportanceView, KeyValue, SampleView, UnmaskingView
 
 try:

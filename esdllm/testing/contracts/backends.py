@@ -12,9 +12,9 @@ from torch import Tensor
 
 from esdllm.interfaces import AttentionBackend
 from esdllm.plain import plain_attention
+from esdllm.samples import SPEC, key_value
 from esdllm.testing.contracts.generation import check_generation
-from esdllm.testing.contracts.laws import called, close, kernel_laws, law, row_laws, tensor_law
-from esdllm.testing.contracts.samples import SPEC, key_value
+from esdllm.testing.contracts.laws import called, close, kernel_laws, law, pure, row_laws, tensor_law
 from esdllm.views import KeyValue
 
 __all__ = ["check_attention_backend"]
@@ -98,7 +98,7 @@ def _moved(case: _Case, device: torch.device, dtype: torch.dtype) -> _Case:
 
 
 def _formula_laws(who: str, backend: AttentionBackend, case: _Case, tolerance: float) -> None:
-    found = backend.attend(case.queries, case.read)
+    found = pure(who, lambda one: backend.attend(one.queries, one.read))(case)
     tensor_law(who, "attention", found, case.queries.shape, case.queries.dtype)
     exact = case._replace(**{x: getattr(case, x).double() for x in ("queries", "keys", "values")})
     expected = plain_attention(exact.queries, exact.read)

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from esdllm.catalogue import Catalogue
 from esdllm.engine import Engine
+from esdllm.faults import numbers
 from esdllm.interfaces import ModelAdapter, ModelFamily
 from esdllm.loading import Model
 from esdllm.placing import LoadPlan
 from esdllm.plain import full_logits
 from esdllm.testing.contracts.generation import SHORT, check_generation, prompts
-from esdllm.testing.contracts.laws import called, close, law, numbers, tensor_law
+from esdllm.testing.contracts.laws import called, close, law, pure, tensor_law
 from esdllm.views import ModelSpec
 
 __all__ = ["check_model_family"]
@@ -102,9 +103,10 @@ def _adapter_laws(who: str, adapter: ModelAdapter, tolerance: float) -> None:
     spec, tokens = adapter.spec, _tokens(adapter.spec)
     rows, length = tokens.shape
     positions = torch.arange(length).expand(rows, -1)
-    hidden = adapter.embed(tokens)
+    hidden = pure(f"{who}: embed", lambda view: adapter.embed(*view))((tokens,))
     tensor_law(who, "the embedding", hidden, (rows, length, spec.hidden), adapter.dtype)
-    made = adapter.project(0, hidden, adapter.encode(positions))
+    places = pure(f"{who}: encode", lambda view: adapter.encode(*view))((positions,))
+    made = pure(f"{who}: project", lambda view: adapter.project(0, *view))((hidden, places))
     tensor_law(who, "queries", made.queries, (rows, length, spec.n_heads, spec.head_dim), adapter.dtype)
     for what, x in (("keys", made.keys), ("values", made.values)):
         tensor_law(who, what, x, (rows, length, spec.n_kv_heads, spec.head_dim), adapter.dtype)
@@ -121,9 +123,9 @@ def _adapter_laws(who: str, adapter: ModelAdapter, tolerance: float) -> None:
         close((read.queries, *read[1:]), (made.queries[:, order], *made[1:]), tolerance),
         f"{who}: with readers {order.tolist()} the queries are not theirs, or keys and values are not those of all",
     )
-    mixed = adapter.mix(0, hidden, made.queries)
+    mixed = pure(f"{who}: mix", lambda view: adapter.mix(0, *view))((hidden, made.queries))
     tensor_law(who, "a layer's output", mixed, hidden.shape, adapter.dtype)
-    logits = adapter.logits(hidden)
+    logits = pure(f"{who}: logits", lambda view: adapter.logits(*view))((hidden,))
     tensor_law(who, "logits", logits, (rows, length, spec.vocab), logits.dtype)
     whole = full_logits(adapter, tokens)
     law(bool(whole.isfinite().all()), f"{who} gives logits that are no numbers: {numbers(whole)}")

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from esdllm.catalogue import Catalogue
 from esdllm.errors import ConfigError
+from esdllm.faults import candidates_fault, memory_fault, numbers, score_fault, selection_fault
 from esdllm.interfaces import ImportanceScorer, TokenSampler, UnmaskingPolicy
+from esdllm.samples import importance_view, sample_view, unmasking_view
 from esdllm.testing.contracts.generation import check_generation, short_config
-from esdllm.testing.contracts.laws import called, close, kernel_laws, law, numbers, row_laws, tensor_law
-from esdllm.testing.contracts.samples import importance_view, sample_view, unmasking_view
+from esdllm.testing.contracts.laws import called, close, kernel_laws, law, pure, row_laws
 from esdllm.views import ImportanceView, SampleView, Site, UnmaskingView
 
 __all__ = ["check_importance_scorer", "check_token_sampler", "check_unmasking_policy", "selected"]
@@ -31,10 +32,11 @@ def check_importance_scorer(scorer: ImportanceScorer) -> None:
     who = called(scorer)
     law(scorer.site in get_args(Site), f"{who}: site = {scorer.site!r}; give one of {', '.join(get_args(Site))}")
     law(isinstance(scorer.keeps_history, bool), f"{who}: keeps_history = {scorer.keeps_history!r}; give a bool")
-    _score_laws(who, scorer, kernel_laws(who, scorer.score, importance_view()), importance_view())
+    kernel_laws(who, scorer.score, importance_view())
     row_laws(who, scorer.score, importance_view())
-    for view in (importance_view(1, window=1), importance_view(2, rows=1, window=30, dtype=torch.bfloat16), _nothing()):
-        _score_laws(who, scorer, scorer.score(view), view)
+    long = importance_view(2, rows=1, window=30, dtype=torch.bfloat16)
+    for view in (importance_view(), importance_view(1, window=1), long, _nothing()):
+        _score_laws(who, scorer, view)
     check_generation(importance=scorer)
 
 
@@ -45,9 +47,9 @@ def _nothing() -> ImportanceView:
     return view._replace(undecided=none, committed=none, confidence=none.float(), last=view.x)
 
 
-def _score_laws(who: str, scorer: ImportanceScorer, score: Tensor, view: ImportanceView) -> None:
-    tensor_law(who, "the score", score, view.positions.shape, torch.float32)
-    law(not bool(score.isnan().any()), f"{who} scored NaN: {numbers(score)}; a score is a number, or nothing is sorted")
+def _score_laws(who: str, scorer: ImportanceScorer, view: ImportanceView) -> None:
+    score = pure(who, scorer.score)(view)
+    law(not (fault := score_fault(score, view)), f"{who} {fault}")
     order = torch.randperm(score.shape[1], generator=torch.Generator().manual_seed(0))
     by_position = ("x", "last", "confidence", "undecided", "committed", "positions")
     moved = scorer.score(view._replace(**{name: getattr(view, name)[:, order] for name in by_position}))
@@ -73,10 +75,16 @@ def check_token_sampler(sampler: TokenSampler) -> None:
         AssertionError: a law fails; says which.
     """
     who, view = called(sampler), sample_view()
-    _candidate_laws(who, sampler, kernel_laws(who, sampler.sample, view), view)
+    kernel_laws(who, sampler.sample, view)
     row_laws(who, sampler.sample, view)
-    for other in (sample_view(1, window=1), sample_view(2, rows=1, sharp=30.0), sample_view(3, vocab=2, sharp=0.01)):
-        _candidate_laws(who, sampler, sampler.sample(other), other)
+    for other in (
+        view,
+        sample_view(1, window=1),
+        sample_view(2, rows=1, sharp=30.0),
+        sample_view(3, vocab=2, sharp=0.01),
+        view._replace(raw=view.raw.bfloat16()),
+    ):
+        _candidate_laws(who, sampler, other)
     _mask_law(who, sampler)
     check_generation(sampler=sampler)
 
@@ -87,16 +95,13 @@ def _mask_law(who: str, sampler: TokenSampler) -> None:
     for token in range(3):
         raw = view.raw.clone()
         raw[..., token] = float("-inf")
-        chosen = sampler.sample(view._replace(raw=raw)).tokens == token
-        law(not bool(chosen.any()), f"{who} chose a token whose logit is -inf; so the mask token's is, in every run")
+        silenced = view._replace(raw=raw)
+        law(not (fault := candidates_fault(pure(who, sampler.sample)(silenced), silenced)), f"{who} {fault}")
 
 
-def _candidate_laws(who: str, sampler: TokenSampler, found: Any, view: SampleView) -> None:
-    shape, vocab = view.positions.shape, view.logits.shape[-1]
-    tensor_law(who, "tokens", found.tokens, shape, torch.int64)
-    tensor_law(who, "confidence", found.confidence, shape, torch.float32)
-    inside = bool(((found.tokens >= 0) & (found.tokens < vocab)).all())
-    law(inside, f"{who} chose {numbers(found.tokens)} of a vocabulary of {vocab}")
+def _candidate_laws(who: str, sampler: TokenSampler, view: SampleView) -> None:
+    found = pure(who, sampler.sample)(view)
+    law(not (fault := candidates_fault(found, view)), f"{who} {fault}")
     expected = view.logits.softmax(-1).gather(-1, found.tokens.unsqueeze(-1)).squeeze(-1)
     law(
         close(found.confidence, expected),
@@ -178,10 +183,8 @@ def _count_laws(who: str, policy: UnmaskingPolicy) -> bool:
 
 
 def _selection_laws(who: str, policy: UnmaskingPolicy, view: UnmaskingView, planned: bool) -> None:
-    chosen = selected(policy, view)
-    tensor_law(who, "the selection", chosen, view.eligible.shape, torch.bool)
-    outside = chosen & ~view.eligible
-    law(not bool(outside.any()), f"{who} selected {numbers(outside.nonzero())}, (row, index), which are not eligible")
+    chosen = pure(who, lambda one: selected(policy, one))(view)
+    law(not (fault := selection_fault(chosen, view.eligible)), f"{who} {fault}")
     number, eligible = chosen.sum(1), view.eligible.sum(1)
     if planned:
         law(
@@ -200,7 +203,7 @@ def _memory_laws(who: str, policy: Any, view: UnmaskingView, size: int) -> Unmas
     for seed in (0, 1):
         made = unmasking_view(seed, memory=size)._replace(memory=view.memory)
         kept = kernel_laws(f"{who}.remember", policy.remember, made)
-        tensor_law(who, "what it remembers", kept, (*view.tokens.shape, size), torch.float32)
+        law(not (fault := memory_fault(kept, view, size)), f"{who} {fault}")
         row_laws(f"{who}.remember", policy.remember, made)
         view = made._replace(memory=kept)
     return view
@@ -213,7 +216,6 @@ def _revoking_laws(who: str, policy: Any, memory: int) -> None:
     )
     view = unmasking_view(5, memory=memory, revokes=True)
     revoked = kernel_laws(f"{who}.revoke", policy.revoke, view)
-    tensor_law(f"{who}.revoke", "what is put back", revoked, view.eligible.shape, torch.bool)
-    outside = revoked if view.revocable is None else revoked & ~view.revocable
-    law(not bool(outside.any()), f"{who} puts back {numbers(outside.nonzero())}, (row, index), which are not revocable")
+    allowed = torch.zeros_like(view.eligible) if view.revocable is None else view.revocable
+    law(not (fault := selection_fault(revoked, allowed, "puts back", "revocable")), f"{who} {fault}")
     row_laws(f"{who}.revoke", policy.revoke, view)

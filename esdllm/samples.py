@@ -1,4 +1,4 @@
-"""Views filled with made-up numbers, the same for the same seed: what the checks and the strategies put components through."""
+"""Views filled with made-up numbers, the same for the same seed: for rehearsals of components, checks and strategies."""
 
 from __future__ import annotations
 

@@ -1,0 +1,98 @@
+"""What may be wrong with what a kernel gives, each fault as a sentence that only lacks its subject; empty if nothing is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from esdllm.views import Candidates, ImportanceView, SampleView, UnmaskingView
+
+__all__ = [
+    "candidates_fault",
+    "change_fault",
+    "copied",
+    "memory_fault",
+    "numbers",
+    "score_fault",
+    "selection_fault",
+    "tensor_fault",
+]
+
+
+def numbers(x: Any) -> str:
+    """Return a tensor's values in one line, cut short; anything else as it is."""
+    if isinstance(x, Tensor):
+        return str(x.tolist() if not x.is_meta else tuple(x.shape))[:200]
+    return str(x)[:200]
+
+
+def copied(view: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a view whose tensors are copies."""
+    made: tuple[Any, ...] = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, view)
+    return made
+
+
+def change_fault(view: tuple[Any, ...], before: tuple[Any, ...]) -> str:
+    """Return which tensor of a view differs from the copy that was made before a call."""
+    for name, old, new in zip(getattr(view, "_fields", range(len(view))), before, view, strict=True):
+        if isinstance(old, Tensor) and not (old.shape == new.shape and torch.equal(*_comparable(old, new))):
+            return f"changes its input '{name}'; a kernel is a pure function"
+    return ""
+
+
+def _comparable(*pair: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors in which what is no number equals itself."""
+    return tuple(x.nan_to_num(0.5, 0.25, 0.125) if x.is_floating_point() else x for x in pair)
+
+
+def tensor_fault(what: str, x: Any, shape: Sequence[int], dtype: torch.dtype) -> str:
+    """Return how `x` differs from a tensor of a shape and dtype."""
+    if not isinstance(x, Tensor):
+        return f"returned {type(x).__name__} as {what}; return a tensor {tuple(shape)}"
+    if tuple(x.shape) == tuple(shape) and x.dtype == dtype:
+        return ""
+    return f"returned {what} of {tuple(x.shape)} {x.dtype}; it must be {tuple(shape)} {dtype}"
+
+
+def score_fault(score: Any, view: ImportanceView) -> str:
+    """Return what is wrong with importance scores: (R, N) float32 without NaN."""
+    if fault := tensor_fault("the score", score, view.positions.shape, torch.float32):
+        return fault
+    nan = f"scored NaN: {numbers(score)}; a score is a number, or nothing is sorted"
+    return nan if bool(score.isnan().any()) else ""
+
+
+def candidates_fault(found: Any, view: SampleView) -> str:
+    """Return what is wrong with candidates: tokens of the vocabulary whose logit is not -inf, and their probability."""
+    if not isinstance(found, Candidates):
+        return f"returned {type(found).__name__}; return Candidates(tokens, confidence)"
+    shape, vocab = view.positions.shape, view.raw.shape[-1]
+    fault = tensor_fault("tokens", found.tokens, shape, torch.int64)
+    if fault := fault or tensor_fault("confidence", found.confidence, shape, torch.float32):
+        return fault
+    if not bool(((found.tokens >= 0) & (found.tokens < vocab)).all()):
+        return f"chose {numbers(found.tokens)} of a vocabulary of {vocab}"
+    if bool((view.raw.gather(-1, found.tokens.unsqueeze(-1)) == float("-inf")).any()):
+        return "chose a token whose logit is -inf; so the mask token's is, in every run"
+    if not bool(((found.confidence >= 0) & (found.confidence <= 1.001)).all()):  # NaN is neither
+        return f"gave confidence {numbers(found.confidence)}; a probability is a number from 0 to 1"
+    return ""
+
+
+def selection_fault(chosen: Any, allowed: Tensor, verb: str = "selected", kind: str = "eligible") -> str:
+    """Return what is wrong with a choice of positions: bool, and a subset of those allowed."""
+    if fault := tensor_fault("the selection", chosen, allowed.shape, torch.bool):
+        return fault
+    outside = chosen & ~allowed
+    return f"{verb} {numbers(outside.nonzero())}, (row, index), which are not {kind}" if bool(outside.any()) else ""
+
+
+def memory_fault(kept: Any, view: UnmaskingView, size: int) -> str:
+    """Return what is wrong with what an unmasking policy remembers: (B, N, M) float32, numbers all."""
+    if fault := tensor_fault("what it remembers", kept, (*view.tokens.shape, size), torch.float32):
+        return fault
+    return f"remembers NaN: {numbers(kept)}; remember numbers" if bool(kept.isnan().any()) else ""
