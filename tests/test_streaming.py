@@ -161,9 +161,15 @@ def test_what_the_run_raises_surfaces_where_the_stream_is_read(pipe: Pipeline) -
     assert pipe(ASKED).complete
 
 
-@pytest.mark.parametrize("prompt", [None, [], 3])
-def test_a_stream_is_of_one_prompt(pipe: Pipeline, prompt: Any) -> None:
+@pytest.mark.parametrize("prompts", [[], ["a"], ["a", "b"], [[1, 2]], [[{"role": "user", "content": "a"}]]])
+def test_a_stream_is_of_one_prompt(pipe: Pipeline, prompts: Any) -> None:
     with pytest.raises(InputError, match="a stream is of one prompt"):
+        pipe.stream(prompts)
+
+
+@pytest.mark.parametrize("prompt", [None, 3, 0.5, b"a", object()])
+def test_what_is_no_prompt_is_refused_at_the_call_with_what_would_do(pipe: Pipeline, prompt: Any) -> None:
+    with pytest.raises(InputError, match=r"prompts cannot be .*; give text, a list of token ids, a conversation"):
         pipe.stream(prompt)
 
 
