@@ -130,7 +130,7 @@ class Canvas:
 
     def leftmost_committed(self) -> Tensor:
         """Return () int64, the leftmost position committed at the last step, over all rows; L if none."""
-        return self._first(self.committed).amin()
+        return self._first(self.committed.any(0, keepdim=True)).squeeze(0)
 
     def open(self, count: int) -> Tensor:
         """Return (B, count) int64, ascending: each row's positions undecided or committed at the last step.
@@ -191,10 +191,11 @@ class Canvas:
     def _first(self, x: Tensor) -> Tensor:
         """Return (B,) int64, the first column where x (B, L) bool holds; L if none.
 
-        By a fill: torch.where with a number would copy it from the host and wait.
+        By a fill: torch.where with a number would copy it from the host and wait. As the largest distance from the end:
+        compiled for AVX2, inductor's least of int64 is wrong, its largest right.
         """
         length = self.columns.shape[0]
-        return self.columns.expand(x.shape).masked_fill(~x, length).amin(1)
+        return length - (length - self.columns).expand(x.shape).masked_fill(~x, 0).amax(1)
 
     def first_undecided(self) -> Tensor:
         """Return (B,) int64, each row's first undecided position; L if it has none."""

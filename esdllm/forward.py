@@ -173,8 +173,9 @@ def _survivors(
         score = score.unflatten(0, (canvas.branches, -1)).mean(0)
     number = torch.finfo(score.dtype)  # any scores are put in an order, with room above it
     score = score.nan_to_num(number.min, number.max, number.min)
-    leftmost = places.masked_fill(~undecided, canvas.columns.shape[0]).amin(1, keepdim=True)
-    score = score.masked_fill(places == leftmost, float("inf"))
+    from_end = canvas.columns.shape[0] - places  # of which the largest: see `Canvas._first`
+    leftmost = from_end == from_end.masked_fill(~undecided, 0).amax(1, keepdim=True)  # it is never 0 of a place
+    score = score.masked_fill(leftmost, float("inf"))
     if padding is not None:
         score = _padding_last(score, padding[: len(places)], None if inputs.keeps is None else inputs.keeps[:, layer])
     return canvas.rows(score.topk(keep, dim=1, sorted=False).indices)

@@ -85,6 +85,8 @@ class Weights:
     """of what is not quantised"""
     bytes: int
     """what they would take, on all devices together"""
+    problems: tuple[str, ...] = ()
+    """why they cannot be held so on the device; empty if they can"""
 
 
 def load_model(
@@ -194,12 +196,14 @@ def describe_weights(
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
     catalogue: Catalogue | None = None,
+    device: str | torch.device = "cpu",
 ) -> Weights:
     """Return what weights would be once loaded, from what `describe_model` reads or from a config.json's content."""
     family, config, weights = _described(name_or_path, catalogue or Catalogue.load())
     _refuse_quantized(family, config)
-    plan = _plan(family, config, Placement.of("cpu"), choose_dtype(dtype, config, weights), quantize)
-    return Weights(family.spec(config), plan.dtype, family.weight_bytes(config, plan))
+    plan = _plan(family, config, Placement.of(device), choose_dtype(dtype, config, weights), quantize)
+    problems = family.problems(config, plan) if hasattr(family, "problems") else ()
+    return Weights(family.spec(config), plan.dtype, family.weight_bytes(config, plan), tuple(problems))
 
 
 def _described(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import CASES, offers, read_config
 
-from esdllm import Catalogue, Engine, Model, describe_model
+from esdllm import Catalogue, Engine, Model, UnavailableError, describe_model, load_model
 from esdllm.attention import choose_attention
 from esdllm.cli import main
 from esdllm.components import Components
@@ -143,6 +143,33 @@ def test_what_cannot_be_told_is_an_error_in_one_line(doctor: Doctor, words: tupl
     assert (code, told) == (2, "")
     assert said in errors
     assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("overflows", [True, False])
+@pytest.mark.parametrize("quantize", [None, "int8", "int8-weight-only"])
+def test_a_quantisation_that_the_processor_refuses_is_told_as_loading_tells_it(
+    quantize: str | None, overflows: bool, doctor: Doctor, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esdllm_models.quantized.int8_is_exact", lambda: not overflows)
+    words = ("--quantize", quantize) if quantize else ()
+    code, told, _ = doctor(*words)
+    found = json.loads(doctor("--json", *words)[1])
+    refused = overflows and quantize == "int8"
+    assert code == refused
+    assert found["healthy"] is not refused
+    assert found["weights"]["quantize"] == quantize
+    assert ("has no VNNI" in told) is refused is bool(found["weights"]["problems"])
+    if refused:
+        with pytest.raises(UnavailableError) as error:
+            load_model("tiny-llada", "cpu", quantize=quantize, catalogue=catalogue)
+        assert str(error.value).endswith("cannot serve here: " + "; ".join(found["weights"]["problems"]))
+
+
+def test_a_quantisation_that_the_dtype_refuses_is_told(doctor: Doctor) -> None:
+    code, told, _ = doctor("--quantize", "int4-weight-only", "--dtype", "float32")
+    assert code == 1
+    assert "its kernel computes in bfloat16, not in float32" in " ".join(told.split())
+    assert doctor("--quantize", "int4-weight-only", "--dtype", "bfloat16")[0] == 0
 
 
 def test_quantised_weights_are_predicted_smaller(catalogue: Catalogue) -> None:

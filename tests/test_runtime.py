@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import CASES
 from runs import MODELS, MODES, Watch, compiled, prompts
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from esdllm import Catalogue, ConfigError, load_model
 
@@ -135,6 +136,39 @@ def test_an_absent_observer_costs_nothing_and_a_present_one_sees_every_step(buil
     assert watch.ended
     assert watch.records[0].moment.step == 0
     assert torch.equal(watch.tokens[-1], result.tokens)
+
+
+class LeastOfIntegers(TorchDispatchMode):
+    """Notes each operator that takes the least of integers along a dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if str(func) in {"aten.amin.default", "aten.argmin.default", "aten.min.dim"} and args[0].dtype == torch.int64:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("unmasking", ("top-k", "threshold", "factor", "entropy-bound", "klass", "credit", "longest-prefix", "wino")),
+        ("unmasking", ("prophet", "time-schedule")),
+        ("importance", ("hybrid", "confidence", "variation", "random", "entropy")),
+        ("blocks", ("fixed", "sliding", "own", "pruned")),
+        ("cache", ("dense", "sparse", "int8")),
+        ("skip", ("by-depth", "decay", "adaptive", "budget")),
+    ],
+)
+def test_no_step_takes_the_least_of_integers(kind: str, names: tuple[str, ...], build: Any) -> None:
+    """Compiled for AVX2, torch 2.13's inductor gets it wrong: INT64_MAX of rows of eight."""
+    with LeastOfIntegers() as watch:
+        for name in names:
+            build("llada-0", "es-dllm", gen_length=8, **{kind: name}).generate(prompts(2))
+        build("llada-0", "es-dllm", gen_length=8, delay_eos=True, cfg_scale=1.0).generate(prompts(2))
+    assert watch.found == []
 
 
 # ------------------------------------------------------------------------------------------- what a row depends on

@@ -81,6 +81,10 @@ class Visit:
     batch: int
     length: int
     """columns of the canvas"""
+    quantize: str | None
+    """how linear layers' weights are held; None if as they are"""
+    problems: tuple[str, ...]
+    """why they cannot be held so here; empty if they can"""
 
     def fit(self, fit: Fit) -> bool:
         """Return whether a store's run fits in what is free."""
@@ -97,7 +101,7 @@ class Visit:
     def runs(self) -> bool:
         """Return whether the configuration can run here."""
         serves = any(found.name == self.chosen and not found.problems for found in self.attention)
-        return serves and any(fit.store == self.store and self.fit(fit) for fit in self.fits)
+        return serves and not self.problems and any(fit.store == self.store and self.fit(fit) for fit in self.fits)
 
 
 def doctor(
@@ -160,7 +164,7 @@ def _visit(
 ) -> Visit:
     components = Components.resolve(choice.config(catalogue), catalogue)
     name, where = model or default_model(catalogue), resolve_device(device)
-    weights = describe_weights(name, dtype, quantize, catalogue)
+    weights = describe_weights(name, dtype, quantize, catalogue, where)
     spec, length = weights.spec, length or weights.spec.context
     chosen = components.config.attention.name
     if chosen == AUTO:
@@ -177,6 +181,8 @@ def _visit(
         fits=fits(catalogue, components, spec, batch, length, where, weights.dtype, weights.bytes),
         batch=batch,
         length=length,
+        quantize=quantize,
+        problems=weights.problems,
     )
 
 
@@ -201,6 +207,7 @@ def _visit_as_dict(visit: Visit) -> dict[str, Any]:
         "device": str(visit.device),
         "dtype": str(visit.dtype).removeprefix("torch."),
         "attention": [attrs.asdict(found) for found in visit.attention],
+        "weights": {"quantize": visit.quantize, "problems": visit.problems},
         "chosen": {"attention": visit.chosen, "cache": visit.store},
         "batch": visit.batch,
         "length": visit.length,
@@ -257,6 +264,14 @@ def _print_visit(visit: Visit, console: Console) -> None:
         name = Text(f"{found.name} *" if found.name == visit.chosen else found.name, style="cyan")
         table.add_row(Text("  ") + name, _verdict(not found.problems, "serves", "; ".join(found.problems)))
     console.print(table)
+
+    if visit.quantize:
+        console.print()
+        _heading(console, "Quantisation", f"of the weights on {visit.device}")
+        table = Table.grid(padding=(0, 2, 0, 0))
+        verdict = _verdict(not visit.problems, "serves", "; ".join(visit.problems))
+        table.add_row(Text("  ") + Text(visit.quantize, style="cyan"), verdict)
+        console.print(table)
 
     console.print()
     _heading(

@@ -115,6 +115,10 @@ class OfferingFamily(ModelFamily, Protocol):
         """Whether `load` reads weights that the config says are quantised; else `load_model` refuses them."""
         ...
 
+    def problems(self, config: Mapping[str, Any], plan: LoadPlan) -> list[str]:
+        """Return why `load` would refuse a plan on its devices, such as a quantisation; empty if it would not."""
+        ...
+
 
 class Suite(Protocol):
     """Problems to measure quality on."""

@@ -101,7 +101,7 @@ class UnmaskingView(NamedTuple):
     seeds: Tensor
     """(B,) int64"""
     columns: Tensor
-    """int64, the same positions counted with padding: indices into `undecided`"""
+    """int64, the same positions counted with padding, ascending: indices into `undecided`"""
     undecided: Tensor
     """(B, L) bool, every masked position of the canvas, those without logits too"""
     memory: Tensor | None = None

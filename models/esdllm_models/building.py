@@ -22,7 +22,7 @@ from esdllm_models.quantized import quantizer
 from esdllm_models.spread import Spread
 from esdllm_models.transformer import Geometry, Layer, Transformer
 
-__all__ = ["Names", "load", "made_of", "weight_bytes"]
+__all__ = ["Names", "load", "made_of", "problems", "weight_bytes"]
 
 
 @attrs.frozen
@@ -73,7 +73,8 @@ def load(spec: ModelSpec, geometry: Geometry, names: Names, folder: Path, plan: 
         UnavailableError: the plan cannot be followed on this machine or with this model; gives all reasons.
         CheckpointError: the folder's weights are not the model's.
     """
-    _check(spec, plan)
+    if reasons := problems(spec, plan):
+        raise UnavailableError(f"quantisation '{plan.quantize}' cannot serve here: {'; '.join(reasons)}")
     if plan.seed is not None:
         return _build(spec, geometry, plan, _drawing(plan.seed))
     weights = Checkpoint(folder, names.all(spec.n_layers), names.unread, lora=plan.lora)
@@ -83,6 +84,18 @@ def load(spec: ModelSpec, geometry: Geometry, names: Names, folder: Path, plan: 
             weights.read(names.of(layer, name), slot)
 
     return _build(spec, geometry, plan, fill)
+
+
+def problems(spec: ModelSpec, plan: LoadPlan) -> list[str]:
+    """Return why the weights cannot be held as a plan says, on its devices; empty if they can."""
+    chosen = quantizer(plan.quantize)
+    reasons = list(dict.fromkeys(reason for device in plan.devices for reason in chosen.problems(device, plan.dtype)))
+    reasons += [
+        f"the weight '{name}' has {inputs} inputs, which do not divide by {chosen.group}"
+        for name, (_, inputs) in _shapes(spec).items()
+        if inputs % chosen.group
+    ]
+    return reasons
 
 
 def weight_bytes(spec: ModelSpec, geometry: Geometry, plan: LoadPlan) -> int:
@@ -122,20 +135,6 @@ def _shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
         "down": (spec.hidden, spec.intermediate),
         "head": (spec.vocab, spec.hidden),
     }
-
-
-def _check(spec: ModelSpec, plan: LoadPlan) -> None:
-    if plan.quantize is None:
-        return
-    chosen = quantizer(plan.quantize)
-    reasons = list(dict.fromkeys(reason for device in plan.devices for reason in chosen.problems(device, plan.dtype)))
-    reasons += [
-        f"the weight '{name}' has {inputs} inputs, which do not divide by {chosen.group}"
-        for name, (_, inputs) in _shapes(spec).items()
-        if inputs % chosen.group
-    ]
-    if reasons:
-        raise UnavailableError(f"quantisation '{plan.quantize}' cannot serve here: {'; '.join(reasons)}")
 
 
 def _build(spec: ModelSpec, geometry: Geometry, plan: LoadPlan, fill: _Fill) -> ModelAdapter:

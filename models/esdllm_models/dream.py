@@ -12,7 +12,7 @@ from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec
 from esdllm.reading import MOST_LAYERS, factor, head_dim, refuse, refuse_unread, rope_theta, size, stop_ids, token
 from esdllm.text import CHATML, Codec
 from esdllm_models.adopting import adopt
-from esdllm_models.building import Names, load, weight_bytes
+from esdllm_models.building import Names, load, problems, weight_bytes
 from esdllm_models.quantized import QUANTIZERS
 from esdllm_models.tokenizers import tokenizer_of
 from esdllm_models.transformer import Geometry
@@ -122,6 +122,10 @@ class DreamFamily:
     def weight_bytes(self, config: Mapping[str, Any], plan: LoadPlan) -> int:
         """Return what the weights take."""
         return weight_bytes(self.spec(config), _geometry(config), plan)
+
+    def problems(self, config: Mapping[str, Any], plan: LoadPlan) -> list[str]:
+        """Return why the weights cannot be held as a plan says; empty if they can."""
+        return problems(self.spec(config), plan)
 
     def from_module(self, module: Any, config: Mapping[str, Any]) -> ModelAdapter:
         """Return a model that computes with the module's own weights."""

@@ -272,7 +272,7 @@ class ProphetUnmasking(_Deciding):
         masks = view.eligible.sum(1, keepdim=True)
         gap = ((first - second) * view.eligible).sum(1, keepdim=True) / masks.clamp(min=1)
         columns = torch.arange(view.undecided.shape[1], device=gap.device)
-        stretch = (columns >= view.columns.amin(1, keepdim=True)) & (columns <= view.columns.amax(1, keepdim=True))
+        stretch = (columns >= view.columns[:, :1]) & (columns <= view.columns[:, -1:])
         left = (view.undecided & stretch).sum(1, keepdim=True) / stretch.sum(1, keepdim=True)
         bar = (
             torch.full_like(gap, self.late).masked_fill(left > 1 / 3, self.middle).masked_fill(left > 2 / 3, self.early)
