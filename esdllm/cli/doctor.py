@@ -268,10 +268,8 @@ def _print_visit(visit: Visit, console: Console) -> None:
     if visit.quantize:
         console.print()
         _heading(console, "Quantisation", f"of the weights on {visit.device}")
-        table = Table.grid(padding=(0, 2, 0, 0))
         verdict = _verdict(not visit.problems, "serves", "; ".join(visit.problems))
-        table.add_row(Text("  ") + Text(visit.quantize, style="cyan"), verdict)
-        console.print(table)
+        console.print(Text("  ") + Text(visit.quantize, style="cyan"), verdict, sep="  ")
 
     console.print()
     _heading(
