@@ -39,9 +39,17 @@ class Pipeline:
     One answer, batch or stream at a time, for the cache is that of the run that is going on: other threads queue.
     """
 
-    engine: Engine
+    engine: Engine = attrs.field()
     catalogue: Catalogue = attrs.field(factory=Catalogue.load, repr=False)
     """where settings are looked up"""
+
+    @engine.validator
+    def _check_engine(self, attribute: Any, value: object) -> None:
+        if not isinstance(value, Engine):
+            raise InputError(
+                f"a Pipeline is made of an Engine, not {value!r:.80}; Pipeline.from_pretrained(name) loads a checkpoint, "
+                "Pipeline.of(model) takes one that is loaded"
+            )
 
     @classmethod
     def from_pretrained(

@@ -120,3 +120,10 @@ def test_each_object_is_told_in_one_short_line(pipe: Pipeline) -> None:
 )
 def test_names_of_other_tools_get_a_hint(name: str) -> None:
     assert known(name, ["gen_length"]).startswith("here it is ")
+
+
+def test_a_pipeline_of_a_name_says_how_one_is_loaded() -> None:
+    with pytest.raises(
+        InputError, match=r"made of an Engine, not 'tiny-llada'; Pipeline.from_pretrained\(name\) loads"
+    ):
+        Pipeline("tiny-llada")  # type: ignore[arg-type]

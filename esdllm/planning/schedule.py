@@ -7,21 +7,17 @@ never asked for: with one token a step, nothing is read back from the device unt
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import attrs
 
 from esdllm.errors import ConfigError, PluginError
 from esdllm.plan import Block, Drift, Facts, Layout, Moment, Phase, Scope, Step, StepPlan, Window
+from esdllm.planning.keeping import KeepCounts, Skip
 from esdllm.planning.progress import Progress
 from esdllm.planning.quota import Quota, cut
 
 __all__ = ["Planner", "Planners"]
-
-
-class _Skip(Protocol):
-    def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]: ...
 
 
 class _Refresh(Protocol):
@@ -47,7 +43,7 @@ class _Store(Protocol):
 class Planners:
     """The host half of the components that plan."""
 
-    skip: _Skip
+    skip: Skip
     refresh: _Refresh
     blocks: _Blocks
     unmasking: _Unmasking
@@ -89,7 +85,11 @@ class Planner:
     head_lengths: int = 4
     """in how many lengths the head computes a block as it is decided; each makes plans of its own"""
     _quotas: list[Quota] | None = attrs.field(default=None, init=False, repr=False)
-    _memo: dict[tuple[int, int, int], tuple[int, ...]] = attrs.field(factory=dict, init=False, repr=False)
+    _keeps: KeepCounts = attrs.field(init=False, repr=False)
+
+    @_keeps.default
+    def _keeps_of_the_run(self) -> KeepCounts:
+        return KeepCounts(self.planners.skip, self.n_layers, self.layout)
 
     def walk(self, read: Callable[[], Facts]) -> Iterator[Step]:
         """Yield the steps of the run; each is to be made before the next is asked for.
@@ -111,7 +111,7 @@ class Planner:
                 self._learn(previous)
                 moment = previous.moment(step, step_in_block, quota.number)
                 made = self._step(moment, quota, previous)
-                self._check_drops(made.plan, scored)
+                self._keeps.check(made.plan, scored)
                 narrow = made.plan.narrow and self.n_layers - 1 not in scored
                 decided = self._logits(made.plan, quota, step_in_block, certain, previous)
                 made = made._replace(plan=made.plan._replace(decided=decided, scored=scored, narrow=narrow))
@@ -150,6 +150,10 @@ class Planner:
             self._quotas = cut(self.planners.blocks, self.planners.unmasking, self.layout, self.block_length)
         return self._quotas
 
+    def skip_layers(self) -> tuple[int, ...]:
+        """Return the layers that drop positions at any step: where the scored tensor is worth remembering."""
+        return self._keeps.skip_layers({quota.length for quota in self.quotas()})
+
     def _decided(self, quota: Quota, step_in_block: int, certain: bool, previous: Progress) -> bool:
         """Return whether the block is decided, asking the device only if the plan leaves a doubt."""
         if step_in_block == 0 or (quota.counts is not None and step_in_block < len(quota.counts)):
@@ -177,7 +181,7 @@ class Planner:
         self._check_combination(window, quota, phase)
         frame = self._frame(window, refresh, quota, phase, previous, new)
         whole = ((frame.size,) * self.n_layers, None)
-        keep, keeps = whole if refresh else self._kept(frame, quota.length, previous)
+        keep, keeps = whole if refresh else self._keeps.in_rows(frame.start, frame.size, quota.length, previous)
         self._check_store(window, frame.size, keep, quota)
         plan = StepPlan(
             frame.size,
@@ -247,60 +251,6 @@ class Planner:
             start = min(start, previous.block.start if clamped else previous.facts().leftmost)
         return start, self.layout.length if window in (Window.CANVAS, Window.SUFFIX) else block.stop
 
-    def _kept(
-        self, frame: _Frame, block: int, previous: Progress
-    ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...] | None]:
-        """Return the layers' keep counts, and each row's own where some have padding in the window.
-
-        A row's go by what of its window is no padding, as if it were alone; the step's are the most that any row keeps, and
-        the whole window where none drops anything.
-        """
-        if frame.start is None:
-            return self._keep(frame.size, block, previous), None
-        real = [frame.size - max(0, first - frame.start) for first in self.layout.starts]
-        if all(size == frame.size for size in real):
-            return self._keep(frame.size, block, previous), None
-        rows = tuple(self._keep(size, block, previous) for size in real)
-        layers = zip(*rows, strict=True)
-        return tuple(frame.size if list(layer) == real else max(layer) for layer in layers), rows
-
-    def _keep(self, window: int, block: int, previous: Progress) -> tuple[int, ...]:
-        possible = {self._keep_counts(window, committed, block) for committed in previous.committed}
-        return possible.pop() if len(possible) == 1 else self._keep_counts(window, previous.facts().committed, block)
-
-    def _keep_counts(self, window: int, committed: int, block: int) -> tuple[int, ...]:
-        key = (window, committed, block)
-        if key not in self._memo:
-            counts = self.planners.skip.keep_counts(self.n_layers, window, committed, block)
-            shrinking = all(a >= b for a, b in pairwise((window, *counts)))
-            if len(counts) != self.n_layers or not shrinking or counts[-1] < 1:
-                raise ConfigError(
-                    f"the skip schedule gave the keep counts {counts} for {self.n_layers} layers and a window of {window}; "
-                    "give one a layer, never growing, between 1 and the window"
-                )
-            self._memo[key] = counts
-        return self._memo[key]
-
-    def skip_layers(self) -> tuple[int, ...]:
-        """Return the layers that drop positions at any step: where the scored tensor is worth remembering.
-
-        A count is rounded, so a layer may drop at some windows only. Those of a block and of what trails before it are
-        looked at one by one, and the canvas.
-        """
-        found: set[int] = set()
-        lengths = {quota.length for quota in self.quotas()}
-        for length in lengths:
-            for window in (*range(length, min(2 * length, self.layout.length)), self.layout.length):
-                found |= _drops(window, self._keep_counts(window, 0, length))
-        return tuple(sorted(found))
-
-    def _check_drops(self, plan: StepPlan, scored: tuple[int, ...]) -> None:
-        if plan.skips and (elsewhere := _drops(plan.window, plan.keep).difference(scored)):
-            raise ConfigError(
-                f"the skip schedule drops positions at layer {min(elsewhere)} of a window of {plan.window}, but not in those "
-                f"of one to two blocks nor in the canvas, where it drops at {scored}; only the number may depend on the window"
-            )
-
     def _check_progress(self, quota: Quota, step_in_block: int) -> None:
         """Refuse to go on with a block for which its steps should have sufficed long ago, if each decided anything."""
         revisions = getattr(self.planners.unmasking, "revisions", 0)
@@ -333,8 +283,3 @@ class Planner:
             raise ConfigError(
                 "a suffix is pruned right of one block, and here every row has its own; choose one of them"
             )
-
-
-def _drops(window: int, counts: Sequence[int]) -> set[int]:
-    """Return the layers that hand on fewer positions than they were given."""
-    return {layer for layer, (given, kept) in enumerate(pairwise((window, *counts))) if kept < given}

@@ -21,7 +21,7 @@ from runs import Build
 from esdllm import Catalogue, Engine, EsdllmError, Scope, Window, graphs
 from esdllm.canvas import Canvas
 from esdllm.config import DecodeConfig
-from esdllm.planning.schedule import Planner
+from esdllm.planning.keeping import KeepCounts
 from esdllm.run import Run
 from esdllm.testing.conformance import conformance
 from esdllm_backends.attention.sdpa import SdpaAttention
@@ -126,7 +126,7 @@ def shorter(original: Any, config: DecodeConfig) -> dict[str, Any]:
 
 MUTANTS = {
     "a keep ratio of 1 is dual-cache": Mutant(
-        test_laws.test_keep_ratio_1_is_the_dual_cache, around(Planner, "_keep_counts", one_less)
+        test_laws.test_keep_ratio_1_is_the_dual_cache, around(KeepCounts, "of", one_less)
     ),
     "refreshing everything at every step is vanilla": Mutant(
         test_laws.test_refreshing_everything_at_every_step_is_vanilla,

@@ -1,0 +1,101 @@
+"""How many positions each layer hands on, for every window that a run meets. Host integers only; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import attrs
+
+from esdllm.errors import ConfigError
+from esdllm.plan import Layout, StepPlan
+from esdllm.planning.progress import Progress
+
+__all__ = ["KeepCounts", "Skip"]
+
+
+class Skip(Protocol):
+    """What is asked of a skip schedule."""
+
+    def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]:
+        """Return one count a layer."""
+        ...
+
+
+@attrs.define(eq=False)
+class KeepCounts:
+    """A skip schedule's keep counts, checked, and asked for once each."""
+
+    schedule: Skip
+    n_layers: int
+    layout: Layout
+    _known: dict[tuple[int, int, int], tuple[int, ...]] = attrs.field(factory=dict, init=False, repr=False)
+
+    def of(self, window: int, committed: int, block: int) -> tuple[int, ...]:
+        """Return the schedule's counts.
+
+        Raises:
+            ConfigError: it gave others than it may.
+        """
+        key = (window, committed, block)
+        if key not in self._known:
+            counts = self.schedule.keep_counts(self.n_layers, window, committed, block)
+            shrinking = all(a >= b for a, b in pairwise((window, *counts)))
+            if len(counts) != self.n_layers or not shrinking or counts[-1] < 1:
+                raise ConfigError(
+                    f"the skip schedule gave the keep counts {counts} for {self.n_layers} layers and a window of {window}; "
+                    "give one a layer, never growing, between 1 and the window"
+                )
+            self._known[key] = counts
+        return self._known[key]
+
+    def next(self, window: int, block: int, previous: Progress) -> tuple[int, ...]:
+        """Return the next step's counts; asks the device what was committed only where that makes a difference."""
+        possible = {self.of(window, committed, block) for committed in previous.committed}
+        return possible.pop() if len(possible) == 1 else self.of(window, previous.facts().committed, block)
+
+    def in_rows(
+        self, start: int | None, window: int, block: int, previous: Progress
+    ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...] | None]:
+        """Return the next step's counts, and each row's own where some have padding in the window that begins at `start`.
+
+        A row's go by what of its window is no padding, as if it were alone; the step's are the most that any row keeps, and
+        the whole window where none drops anything. `start` is None where the device places the window.
+        """
+        firsts = () if start is None else self.layout.starts
+        real = [window - max(0, first - (start or 0)) for first in firsts]
+        if all(size == window for size in real):
+            return self.next(window, block, previous), None
+        rows = tuple(self.next(size, block, previous) for size in real)
+        layers = zip(*rows, strict=True)
+        return tuple(window if list(layer) == real else max(layer) for layer in layers), rows
+
+    def skip_layers(self, blocks: Iterable[int]) -> tuple[int, ...]:
+        """Return the layers that drop positions at any step, where blocks have these lengths.
+
+        A count is rounded, so a layer may drop at some windows only. Those of a block and of what trails before it are
+        looked at one by one, and the canvas.
+        """
+        found: set[int] = set()
+        for length in blocks:
+            for window in (*range(length, min(2 * length, self.layout.length)), self.layout.length):
+                found |= _drops(window, self.of(window, 0, length))
+        return tuple(sorted(found))
+
+    def check(self, plan: StepPlan, scored: tuple[int, ...]) -> None:
+        """Refuse a plan that drops positions at a layer which is not one of `scored`.
+
+        Raises:
+            ConfigError: it does.
+        """
+        if plan.skips and (elsewhere := _drops(plan.window, plan.keep).difference(scored)):
+            raise ConfigError(
+                f"the skip schedule drops positions at layer {min(elsewhere)} of a window of {plan.window}, but not in those "
+                f"of one to two blocks nor in the canvas, where it drops at {scored}; only the number may depend on the window"
+            )
+
+
+def _drops(window: int, counts: Sequence[int]) -> set[int]:
+    """Return the layers that hand on fewer positions than they were given."""
+    return {layer for layer, (given, kept) in enumerate(pairwise((window, *counts))) if kept < given}
