@@ -21,6 +21,7 @@ from esdllm.diagnosis import raise_if_poisoned
 from esdllm.errors import InputError, PluginError
 from esdllm.graphs import CudaCapture, current
 from esdllm.interfaces import Cache, StepObserver
+from esdllm.keywords import hinting
 from esdllm.loading import Model
 from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
@@ -78,6 +79,7 @@ class Engine:
         """Return the planner of a run over a canvas."""
         return self.components.planner(canvas, self.model.spec.n_layers, early_stop)
 
+    @hinting
     def generate(
         self,
         prompts: Prompts,

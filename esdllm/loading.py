@@ -16,6 +16,7 @@ from esdllm.dtypes import choose_dtype
 from esdllm.errors import CheckpointError, TokenizerError, known
 from esdllm.finding import locate
 from esdllm.interfaces import ModelAdapter, ModelFamily, TextCodec
+from esdllm.keywords import hinting
 from esdllm.lora import base_of
 from esdllm.placing import DeviceMap, LoadPlan, Placement, resolve_device, resolve_dtype
 from esdllm.reading import ends_of_text, json_object, mask_token_id, refuse_quantized
@@ -89,6 +90,7 @@ class Weights:
     """why they cannot be held so on the device; empty if they can"""
 
 
+@hinting
 def load_model(
     name_or_path: str | Path,
     device: str | torch.device | None = None,
@@ -127,6 +129,7 @@ def load_model(
     return Model(family.load(folder, config, plan), codec, missing, quantize)
 
 
+@hinting
 def random_model(
     geometry: str | Mapping[str, Any],
     device: str | torch.device | None = None,

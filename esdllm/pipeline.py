@@ -23,6 +23,7 @@ from esdllm.engine import Engine
 from esdllm.errors import InputError
 from esdllm.incoming import one, prompt_list
 from esdllm.interfaces import StepObserver
+from esdllm.keywords import hinting
 from esdllm.loading import Model, load_model
 from esdllm.placing import DeviceMap
 from esdllm.prompts import Prepared, Prompts, prepare
@@ -121,6 +122,7 @@ class Pipeline:
         batch: int = 8,
     ) -> Answers: ...
 
+    @hinting
     def __call__(
         self,
         prompts: str | Sequence[str] | Sequence[Sequence[int]] | Sequence[Sequence[Message]],
@@ -151,6 +153,7 @@ class Pipeline:
             raise InputError("a streamer is shown one answer; give one prompt, as text")
         return self._batches(listed, chat, seed, batch)
 
+    @hinting
     def chat(self, messages: Sequence[Message], *, seed: int | None = None) -> Answer:
         """Return the assistant's answer to a conversation; `answer.message` is its turn, to go on with.
 
@@ -160,6 +163,7 @@ class Pipeline:
         self.check_chat()
         return self._batch([one(messages)], True, seed).answers[0]
 
+    @hinting
     def stream(
         self, prompt: str | Sequence[int] | Sequence[Message], *, chat: bool | None = None, seed: int | None = None
     ) -> Stream:
@@ -190,6 +194,7 @@ class Pipeline:
         observers: Sequence[StepObserver] = (),
     ) -> Answers: ...
 
+    @hinting
     def infill(
         self,
         templates: str | Sequence[str],
