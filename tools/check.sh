@@ -23,7 +23,7 @@ part "format" ruff format --check .
 part "lint" ruff check .
 part "types" mypy
 part "imports" lint-imports
-part "tests" env OMP_NUM_THREADS=1 pytest --cov=esdllm # small tensors: threads that wait for each other take longest
+part "tests" env OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal --cov=esdllm # small tensors: threads that wait for each other take longest
 hidden=(ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 TORCHINDUCTOR_CACHE_DIR="$room/inductor-avx2" MKL_ENABLE_INSTRUCTIONS=AVX2) # of x86, whatever is beyond AVX2
 part "tests on AVX2" env OMP_NUM_THREADS=1 "${hidden[@]}" pytest -m "processor and not full"
 part "Triton kernels" tools/check_xformers.sh "$@"
