@@ -125,6 +125,8 @@ class StepGraphs:
         if known.replay is None:
             try:
                 known.replay = self.capture.record(lambda: self.step(parts, plan, canvas, known.inputs))
+            except torch.OutOfMemoryError:
+                raise  # no component is to blame, and running would need as much
             except RuntimeError as error:
                 self._give_up(error)
                 self.step(parts, plan, canvas, inputs)

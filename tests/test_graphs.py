@@ -96,6 +96,17 @@ def test_what_cannot_be_recorded_runs_without_and_says_so_once(build: Build) -> 
         assert torch.equal(tokens, expected.generate(prompts(2, seed=seed)).tokens)
 
 
+def test_a_lack_of_memory_is_none_of_what_cannot_be_recorded(build: Build) -> None:
+    class Full(Tape):
+        def record(self, work: Callable[[], None]) -> Callable[[], None]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine = build("llada-0", "es-dllm")
+    engine.step_function = StepFunction(compiled=False, graphs=Full())
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.generate(prompts(2))
+
+
 def test_a_store_that_cannot_be_called_in_a_compiled_step_is_not_recorded(build: Build) -> None:
     engine = build("llada-0", "es-dllm", cache="offloaded")
     tape = record_steps(engine)
