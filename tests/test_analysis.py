@@ -442,7 +442,7 @@ def test_ctrl_c_shows_what_was_found_by_then(run: Any, monkeypatch: pytest.Monke
 
     def interrupting(bar: Progress, *words: Any, **facts: Any) -> None:
         update(bar, *words, **facts)
-        if facts["completed"] == 0.5 and facts["description"] == "decoding":
+        if facts["completed"] == 50 and facts["description"] == "decoding, %":
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Progress, "update", interrupting)

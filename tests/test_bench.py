@@ -72,6 +72,8 @@ class _Counting:
     """A step function that counts the FLOPs of every step by torch's own counter."""
 
     seconds_compiling = 0.0
+    recording = False
+    graphs = None
 
     def __init__(self, inner: Any) -> None:
         self.inner, self.found = inner, list[tuple[StepPlan, int]]()
@@ -95,7 +97,7 @@ class _Counting:
         ("es-dllm", ["cfg_scale=1.5"]),
         ("dual-cache", ["blocks=pruned", "blocks.window=3"]),
         ("vanilla", ["blocks=pruned", "blocks.window=3"]),
-        ("es-dllm-parallel", ["blocks=own"]),
+        ("es-dllm-parallel", ["blocks=own", "blocks.reach=5"]),
         ("es-dllm-parallel", []),
     ],
 )

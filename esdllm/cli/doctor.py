@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
-import attrs
-import torch
 import typer
-from rich import box
-from rich.console import Console
-from rich.filesize import decimal
-from rich.table import Table
-from rich.text import Text
 
 from esdllm.attention import AUTO, choose_attention
 from esdllm.catalogue import Catalogue
+from esdllm.cli.doctor_tables import Place, Visit, place_as_dict, print_place, print_visit, visit_as_dict
 from esdllm.cli.shared import (
-    SLOW_BFLOAT16,
     BlockLength,
     Choice,
     ConfigFile,
@@ -37,71 +29,14 @@ from esdllm.cli.shared import (
 )
 from esdllm.components import Components
 from esdllm.doctor import (
-    BrokenPlugin,
-    Fit,
     Machine,
-    Package,
-    Serving,
     attention_backends,
     fits,
     packages,
     sound_catalogue,
 )
-from esdllm.dtypes import bfloat16_is_slow
-from esdllm.errors import EsdllmError, installing
+from esdllm.errors import EsdllmError
 from esdllm.loading import describe_weights, resolve_device
-from esdllm.plugins import DISABLE_VARIABLE, disabled_names
-from esdllm.views import ModelSpec
-
-
-@attrs.frozen
-class Place:
-    """What was found of the machine and what is installed on it."""
-
-    machine: Machine
-    packages: Sequence[Package]
-    broken: Sequence[BrokenPlugin]
-
-
-@attrs.frozen
-class Visit:
-    """What was found of a model and a configuration at a place."""
-
-    place: Place
-    model: str
-    spec: ModelSpec
-    device: torch.device
-    dtype: torch.dtype
-    attention: Sequence[Serving]
-    chosen: str
-    """the attention backend that the configuration names, or that `auto` chooses"""
-    store: str
-    """its cache store"""
-    fits: Sequence[Fit]
-    batch: int
-    length: int
-    """columns of the canvas"""
-    quantize: str | None
-    """how linear layers' weights are held; None if as they are"""
-    problems: tuple[str, ...]
-    """why they cannot be held so here; empty if they can"""
-
-    def fit(self, fit: Fit) -> bool:
-        """Return whether a store's run fits in what is free."""
-        return fit.fits(self.place.machine.device(self.device), self.place.machine.devices[0])
-
-    def hints(self) -> list[str]:
-        """Return what would make it faster here."""
-        return [SLOW_BFLOAT16] if bfloat16_is_slow(self.device, self.dtype) else []
-
-    def healthy(self) -> bool:
-        """Return whether the configuration can run here, and no plugin is broken."""
-        return self.runs() and not self.place.broken
-
-    def runs(self) -> bool:
-        """Return whether the configuration can run here."""
-        serves = any(found.name == self.chosen and not found.problems for found in self.attention)
-        return serves and not self.problems and any(fit.store == self.store and self.fit(fit) for fit in self.fits)
 
 
 def doctor(
@@ -144,10 +79,10 @@ def doctor(
             _tell_place(place, str(error), as_json)
         raise
     if as_json:
-        print_json({**_place_as_dict(place), **_visit_as_dict(visit)})
+        print_json({**place_as_dict(place), **visit_as_dict(visit)})
     else:
-        _print_place(place, stdout())
-        _print_visit(visit, stdout())
+        print_place(place, stdout())
+        print_visit(visit, stdout())
     raise typer.Exit(0 if visit.healthy() else 1)
 
 
@@ -188,118 +123,6 @@ def _visit(
 
 def _tell_place(place: Place, error: str, as_json: bool) -> None:
     if as_json:
-        print_json({**_place_as_dict(place), "error": error, "healthy": False})
+        print_json({**place_as_dict(place), "error": error, "healthy": False})
     else:
-        _print_place(place, stdout())
-
-
-def _place_as_dict(place: Place) -> dict[str, Any]:
-    return {
-        "machine": attrs.asdict(place.machine),
-        "packages": [attrs.asdict(package) for package in place.packages],
-        "broken_plugins": [attrs.asdict(plugin) for plugin in place.broken],
-    }
-
-
-def _visit_as_dict(visit: Visit) -> dict[str, Any]:
-    return {
-        "model": {"name": visit.model, **attrs.asdict(visit.spec)},
-        "device": str(visit.device),
-        "dtype": str(visit.dtype).removeprefix("torch."),
-        "attention": [attrs.asdict(found) for found in visit.attention],
-        "weights": {"quantize": visit.quantize, "problems": visit.problems},
-        "chosen": {"attention": visit.chosen, "cache": visit.store},
-        "batch": visit.batch,
-        "length": visit.length,
-        "memory": [
-            {**attrs.asdict(fit), "device": fit.device(), "host": fit.host(), "fits": visit.fit(fit)}
-            for fit in visit.fits
-        ],
-        "hints": visit.hints(),
-        "healthy": visit.healthy(),
-    }
-
-
-def _print_place(place: Place, console: Console) -> None:
-    machine = place.machine
-    _heading(console, "Machine", f"Python {machine.python_version}, torch {machine.torch_version}")
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for device in machine.devices:
-        told = f"{machine.cores} cores, torch uses {machine.threads} threads; " if device.name == "cpu" else ""
-        room = f"{told}{decimal(device.free)} free of {decimal(device.memory)}"
-        table.add_row(f"  {device.name}", Text(device.kind), Text(room))
-    if len(machine.devices) == 1:
-        table.add_row("  cuda", Text("none", style="bright_black"), Text("torch sees no GPU", style="bright_black"))
-    console.print(table)
-
-    console.print()
-    _heading(console, "Optional packages")
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for package in place.packages:
-        state = Text(package.version) if package.version else Text(installing(package.extra), style="yellow")
-        table.add_row(f"  {package.name}", state, Text(package.purpose, style="bright_black"))
-    console.print(table)
-
-    if place.broken:
-        console.print()
-        _print_broken(place.broken, console)
-
-
-def _print_broken(broken: Sequence[BrokenPlugin], console: Console) -> None:
-    _heading(console, "Broken plugins", "every other command refuses to work; what follows is without them")
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for plugin in broken:
-        table.add_row(Text("  ") + Text(plugin.name, style="cyan"), Text(plugin.reason, style="yellow"))
-    console.print(table)
-    names = ",".join(dict.fromkeys([*disabled_names(), *(plugin.name for plugin in broken)]))
-    console.print(Text(f"  {DISABLE_VARIABLE}={names} leaves them out"), soft_wrap=True)
-
-
-def _print_visit(visit: Visit, console: Console) -> None:
-    dtype = str(visit.dtype).removeprefix("torch.")
-    console.print()
-    _heading(console, "Attention backends", f"for {visit.model} on {visit.device} in {dtype}")
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for found in visit.attention:
-        name = Text(f"{found.name} *" if found.name == visit.chosen else found.name, style="cyan")
-        table.add_row(Text("  ") + name, _verdict(not found.problems, "serves", "; ".join(found.problems)))
-    console.print(table)
-
-    if visit.quantize:
-        console.print()
-        _heading(console, "Quantisation", f"of the weights on {visit.device}")
-        verdict = _verdict(not visit.problems, "serves", "; ".join(visit.problems))
-        console.print(Text("  ") + Text(visit.quantize, style="cyan"), verdict, sep="  ")
-
-    console.print()
-    _heading(
-        console, "Memory", f"{visit.batch} x {visit.length} canvas, largest step; * marks what the configuration names"
-    )
-    console.print(_memory(visit))
-    for hint in visit.hints():
-        console.print(f"hint: {hint}", style="yellow", soft_wrap=True)
-    if not visit.runs():
-        console.print("The configuration cannot run here, or would not fit in the memory that is free.", style="yellow")
-
-
-def _heading(console: Console, title: str, told: str = "") -> None:
-    console.print(Text(title, style="bold"), Text(f"  {told}", style="bright_black"), sep="")
-
-
-def _verdict(good: bool, praise: str, reasons: str) -> Text:
-    return Text(praise, style="green") if good else Text(reasons, style="yellow")
-
-
-def _memory(visit: Visit) -> Table:
-    """Return what each store would take."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bright_black")
-    table.add_column("  cache store")
-    for header in ("weights", "step", "cache", f"on {visit.device}", "host", "disk"):
-        table.add_column(header, justify="right")
-    table.add_column("fits")
-    for fit in visit.fits:
-        name = Text(f"{fit.store} *" if fit.store == visit.store else fit.store, style="cyan")
-        sizes = (fit.weights, fit.work, fit.cache.device, fit.device(), fit.cache.host, fit.cache.disk)
-        verdict = _verdict(visit.fit(fit), "yes", "; ".join(fit.problems) or "not in what is free")
-        table.add_row(Text("  ") + name, *(decimal(size) if size else "-" for size in sizes), verdict)
-    return table
+        print_place(place, stdout())
