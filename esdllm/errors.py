@@ -98,7 +98,8 @@ def foreign(name: str) -> str:
 def known(name: str, names: Iterable[str]) -> str:
     """Return the tail of an error about an unknown `name`: the nearest of `names`, and all of them."""
     names = sorted(names)
-    if there := foreign(name):
+    alike = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    if not alike and (there := foreign(name)):
         return f"{there}; known: {', '.join(names)}"
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""

@@ -443,7 +443,7 @@ def test_ids_of_several_types_become_text_in_parquet(run: Run) -> None:
         (["-i", "prompts.jsonl", "-o", "a.txt"], "a.txt: files named *.txt are not known"),
         (["-i", "missing.jsonl", "-o", "a.jsonl"], "cannot read the prompts missing.jsonl: No such file"),
         (["-i", "prompts.jsonl", "-o", "prompts.jsonl"], "prompts.jsonl is the input too; name another --output"),
-        (["-i", "headless.csv", "-o", "a.csv"], "headless.csv has no column 'prompt'; it has 'question'"),
+        (["-i", "headless.csv", "-o", "a.csv"], "headless.csv has no column 'prompt'; it has ['question']"),
         (["-i", "prompts.jsonl", "-o", "a.jsonl", "--device", "meta"], "the device 'meta' computes no values"),
         ([], "there is no PROMPT; give one in quotes"),
     ],

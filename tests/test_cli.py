@@ -338,7 +338,10 @@ def test_conformance_that_fails_names_the_case_and_exits_with_1(run, tmp_path):
         (["generate", "", "--model", "tiny-llada"], "is empty"),
         (["generate", "hi", "--model", "tiny-llada", "--device", "gpu"], "the device 'gpu' is not available"),
         (["generate", "hi", "--model", "tiny-llada", "--dtype", "float15"], "did you mean 'float16'?"),
-        (["generate", "hi", "--model", "tiny-llada", "--gen-length", "5000"], "exceed the model's context"),
+        (
+            ["generate", "hi", "--model", "tiny-llada", "--gen-length", "5000"],
+            "leaves no room for a prompt",
+        ),
         (["generate", "hi", "--seed", "-1", "--model", "tiny-llada"], "seed"),
         (["generate", "hi", "--config", "no-such.toml"], "cannot read the configuration no-such.toml"),
         (["generate", "hi", "--set", "preset=3"], "preset = 3"),

@@ -123,7 +123,7 @@ def test_the_measured_drift_is_that_between_what_was_held_and_what_is_computed(n
                 assert canvas.drift[1].item() < 0
             found.append((canvas.drift[0].item(), canvas.drift[1].item()))
 
-    watched.seconds_compiling = 0.0  # type: ignore[attr-defined]
+    watched.seconds_compiling, watched.graphs, watched.recording = 0.0, None, False  # type: ignore[attr-defined]
     engine.step_function = watched  # type: ignore[assignment]
     engine.generate(prompts(1))
     assert found
@@ -178,7 +178,7 @@ def test_delayed_caching_computes_what_is_undecided_and_what_was_just_decided(bu
             assert torch.equal(computed[-1], wanted)
         step_function(parts, plan, canvas, inputs)
 
-    watched.seconds_compiling = 0.0  # type: ignore[attr-defined]
+    watched.seconds_compiling, watched.graphs, watched.recording = 0.0, None, False  # type: ignore[attr-defined]
     engine.step_function = watched  # type: ignore[assignment]
     engine.generate(prompts(), observers=[watch])
     assert [record.plan.window for record in watch.records] == [36, *range(24, 1, -1)]

@@ -182,8 +182,11 @@ class BareLoop:
 
     def _commit(self, h: Tensor, positions: Tensor, start: int, stop: int) -> None:
         logits = self.weights.head(self._norm(h, self.weights.norm)).float()
+        held = logits[..., self.spec.mask_id].clone()
+        logits[..., self.spec.mask_id] = float("-inf")  # the mask is no candidate, but its probability counts
         best, tokens = logits.max(-1)
-        confidence = (logits - best[..., None]).exp_().sum(-1).reciprocal()
+        others = (logits - best[..., None]).exp_().sum(-1)
+        confidence = (others + (held - best).exp()).reciprocal()
         eligible = self._open(positions, start, stop)
         if self.delay_eos:
             started = ((self.tokens == self.spec.eos_id) & ~self.given).any(1, keepdim=True)

@@ -148,7 +148,9 @@ def check_rest(
     for name, found in _frequencies(module, inside):
         powers = torch.arange(0, spec.head_dim, 2, dtype=torch.float64) / spec.head_dim
         expected = geometry.rope_theta**-powers
-        if found.shape != expected.shape or not torch.allclose(found.double().cpu(), expected, rtol=1e-3):
+        if found.shape != expected.shape or not torch.allclose(
+            found.double().cpu(), expected, rtol=max(1e-3, torch.finfo(found.dtype).eps)
+        ):
             raise CheckpointError(
                 f"'{name}' are not RoPE's frequencies for the config's theta of {geometry.rope_theta}"
             )

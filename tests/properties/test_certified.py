@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from drawing import CATALOGUE, Settings, Shape, Watch, engine_of, model_of, policies, rows, shapes
+from drawing import CATALOGUE, MASK, Settings, Shape, Watch, engine_of, policies, rows, shapes
 from hypothesis import event, given, settings
 from torch import Tensor
 
@@ -61,7 +61,9 @@ def test_the_gap_is_that_of_the_logits_which_the_step_decided_by(
     engine = engine_of(shape, greedy(chosen))
     spy, certified = spied(engine), Certified(engine, bound=False)
     engine.generate(prompts, observers=[certified])
-    first, second = torch.cat(spy.rows).topk(2, dim=-1).values.unbind(-1)
+    seen = torch.cat(spy.rows).clone()
+    seen[:, MASK] = float("-inf")  # no candidate
+    first, second = seen.topk(2, dim=-1).values.unbind(-1)
     found = torch.tensor([commit.gap for commit in certified.commits])
     torch.testing.assert_close(found, first - second, rtol=1e-4, atol=ROUNDING)
     assert all(commit.greedy for commit in certified.commits)
@@ -83,6 +85,7 @@ def test_what_is_certified_is_what_a_full_pass_over_the_same_canvas_decides(
             assert (commit.row, commit.column) == (row, column)
             with torch.inference_mode():
                 logits = full_logits(model, before[row : row + 1, start:])[0, column - start - model.spec.logit_shift]
+            logits[model.spec.mask_id] = float("-inf")  # no candidate
             assert commit.same == (int(logits.argmax()) == int(after[row, column]))
             assert commit.same or not commit.measured
             assert commit.measured or not commit.bounded
@@ -120,7 +123,7 @@ def commit(step: int, gap: float = 1.0, drift: float = 0.0, **over: Any) -> Comm
 
 
 def test_a_step_counts_if_all_its_commits_do() -> None:
-    certified = Certified(engine_of(SHAPE, {}), bound=False)
+    certified = Certified(engine_of(SHAPE, {"gen_length": 8}), bound=False)
     certified.commits += [commit(0), commit(0, drift=0.3), commit(1, drift=0.6), commit(2, greedy=False, skipped=True)]
     assert certified.shares() == (4, 1.0, 2 / 4, 1 / 4)
     assert certified.shares(skipped=True) == (1, 1.0, 0.0, 0.0)
@@ -140,7 +143,7 @@ def test_less_staleness_is_less_drift_and_a_lower_bound() -> None:
 
 def test_a_run_that_cannot_be_certified_is_refused_by_what_stands_in_the_way() -> None:
     with pytest.raises(ConfigError, match=r"cfg_scale = 1\.5: .* set cfg_scale = 0"):
-        Certified(engine_of(SHAPE, {"cfg_scale": 1.5}))
+        Certified(engine_of(SHAPE, {"cfg_scale": 1.5, "gen_length": 8}))
     sparse = engine_of(SHAPE, {"cache": "sparse", "gen_length": 8, "block_length": 8})
     with pytest.raises(ConfigError, match=r"'sparse' shows attention a part of what it holds.*choose cache"):
         sparse.generate([[1, 2, 3, 4]], observers=[Certified(sparse)])
@@ -150,6 +153,6 @@ def test_a_run_that_cannot_be_certified_is_refused_by_what_stands_in_the_way() -
 
 
 def test_nothing_committed_is_no_share() -> None:
-    shares = Certified(Engine.build(model_of(SHAPE), CATALOGUE.configure("es-dllm"), CATALOGUE)).shares()
+    shares = Certified(engine_of(SHAPE, {"gen_length": 8})).shares()
     assert shares.commits == 0
     assert shares.same != shares.same  # NaN

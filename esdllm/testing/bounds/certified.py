@@ -162,6 +162,8 @@ class Certified:
             attended = plain_attention(queries, KeyValue(*read))
             hidden = model.mix(layer, hidden, attended)
         logits, truth = (model.logits(x)[0].double() for x in (hidden, exact[:, decided]))
+        for x in (logits, truth):  # the mask is no candidate
+            x[:, model.spec.mask_id] = torch.finfo(x.dtype).min / 4
         bound = None if self._stack is None else to_logits(self._stack, hidden[0].double(), path).amax(-1)
         self._note(record, row, columns, logits, truth, bound)
 
