@@ -85,7 +85,7 @@ def test_what_is_certified_is_what_a_full_pass_over_the_same_canvas_decides(
             assert (commit.row, commit.column) == (row, column)
             with torch.inference_mode():
                 logits = full_logits(model, before[row : row + 1, start:])[0, column - start - model.spec.logit_shift]
-            logits[model.spec.mask_id] = float("-inf")  # no candidate
+                logits[model.spec.mask_id] = float("-inf")  # no candidate
             assert commit.same == (int(logits.argmax()) == int(after[row, column]))
             assert commit.same or not commit.measured
             assert commit.measured or not commit.bounded
