@@ -135,6 +135,8 @@ class Engine:
         Then its window is as long for a short row alone as for the same row in a batch.
         """
         reach = getattr(self.components.moving, "reach", 0)
+        if not reach:
+            return 0
         firsts = undecided_positions(prepared.tokens, self.model.spec).long().argmax(1)
         return max(0, reach - int(firsts.min()))
 

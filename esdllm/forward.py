@@ -120,9 +120,8 @@ def _layer(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs, lay
     site = parts.scorer.site
     readers = inputs.readers if plan.narrow and layer == len(plan.keep) - 1 else None
     queries, keys, values = parts.model.project(layer, alive.hidden, alive.places, readers)
-    if not (
-        plan.skips and keys.is_cuda
-    ):  # two kernels a layer are 3 % of a skip step there, and its attention hides no NaN
+    # not in a skip step on a GPU: two kernels a layer would be 3 % of it, and attention there hides no NaN
+    if not (plan.skips and keys.is_cuda):
         alive = alive._replace(extremes=(*alive.extremes, *queries.aminmax(), *keys.aminmax()))
     if site != "hidden":
         scored = {"query": queries, "key": keys, "value": values}[site].flatten(2)

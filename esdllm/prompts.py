@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeGuard
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from esdllm.errors import InputError
@@ -30,9 +31,9 @@ class Prepared(NamedTuple):
 
     def padded(self, columns: int, spec: ModelSpec) -> tuple[Tensor, Tensor]:
         """Return tokens and attention mask with so many columns of padding more on the left."""
-        rows = self.tokens.shape[0]
-        tokens = torch.cat([self.tokens.new_full((rows, columns), spec.eos_id), self.tokens], dim=1)
-        return tokens, torch.cat([self.attention_mask.new_zeros((rows, columns)), self.attention_mask], dim=1)
+        return F.pad(self.tokens, (columns, 0), value=spec.eos_id), F.pad(
+            self.attention_mask, (columns, 0), value=False
+        )
 
 
 def prepare(

@@ -90,7 +90,7 @@ def _time(
     ground.tell(name, "forwards", found.forwards)
     itemsize = model.adapter.dtype.itemsize
     columns = length + engine.config.gen_length
-    costing = Costing.of(engine.components, model.spec, rows, columns, itemsize, _weights(model))
+    costing = Costing.of(engine.components, model.spec, rows, columns, itemsize, ground.weight_bytes(catalogue))
     kinds: dict[str, list[float]] = {}
     floors: dict[str, float] = defaultdict(float)
     for step in engine.clock.steps():
@@ -106,13 +106,6 @@ def _time(
         ground.tell(name, "device idle, %", 100 * (1 - busy / 1e3 / found.seconds))
     engine.close()
     return 1e3 * found.seconds / found.forwards
-
-
-def _weights(model: Model) -> int:
-    spec = model.spec
-    joint = (spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim + spec.n_heads * spec.head_dim
-    layer = spec.hidden * (joint + 3 * (spec.intermediate or 0))
-    return int((spec.n_layers * layer + 2 * spec.vocab * spec.hidden) * model.adapter.embedding.element_size())
 
 
 def _vanilla(ground: Ground, catalogue: Catalogue, model: Model, given: torch.Tensor) -> float:

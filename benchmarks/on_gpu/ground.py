@@ -6,7 +6,7 @@ import json
 import statistics
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import attrs
 import torch
 
 from esdllm import Catalogue
-from esdllm.benchmarking.clock import ClockedEngine
+from esdllm.benchmarking.clock import ClockedEngine, seconds_of
 from esdllm.benchmarking.geometries import geometry
 from esdllm.graphs import StepGraphs
-from esdllm.loading import Model, random_model
+from esdllm.loading import Model, describe_weights, random_model
 from esdllm.plan import StepPlan
 
 
@@ -64,8 +64,14 @@ class Ground:
 
     def model(self, catalogue: Catalogue, quantize: str | None = None) -> Model:
         """Return a model of LLaDA-8B's geometry with random weights."""
-        shape = geometry("tiny,layers=8,hidden=64,vocab=512" if self.rehearse else "llada-8b", catalogue)
-        return random_model(shape, self.device, self.dtype, catalogue, quantize=quantize)
+        return random_model(self._geometry(catalogue), self.device, self.dtype, catalogue, quantize=quantize)
+
+    def weight_bytes(self, catalogue: Catalogue) -> int:
+        """Return what that model's weights take, unquantised."""
+        return describe_weights(self._geometry(catalogue), self.dtype, catalogue=catalogue).bytes
+
+    def _geometry(self, catalogue: Catalogue) -> Mapping[str, Any]:
+        return geometry("tiny,layers=8,hidden=64,vocab=512" if self.rehearse else "llada-8b", catalogue)
 
     def prompts(self, batch: int, length: int | None = None, vocab: int = 500) -> torch.Tensor:
         """Return random prompts (batch, length)."""
@@ -79,18 +85,8 @@ class Ground:
 
     def milliseconds(self, work: Callable[[], object], times: int = 10) -> float:
         """Return the median of what `work` takes on the device."""
-        taken = []
-        for _ in range(times if not self.rehearse else 2):
-            if self.device.type != "cuda":
-                work()
-                continue
-            first, second = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            first.record()
-            work()
-            second.record()
-            second.synchronize()
-            taken.append(first.elapsed_time(second))
-        return statistics.median(taken) if taken else 0.0
+        taken = [seconds_of(work, self.device) for _ in range(2 if self.rehearse else times)]
+        return 1e3 * statistics.median(taken)
 
     def build(
         self, model: Model, catalogue: Catalogue, preset: str, *sets: str, sample: int | None = None

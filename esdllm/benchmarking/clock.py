@@ -16,7 +16,7 @@ from esdllm.engine import Engine
 from esdllm.plan import Facts, Layout, Step, StepPlan
 from esdllm.planning.schedule import Planner
 
-__all__ = ["Clock", "ClockedEngine", "StepTime"]
+__all__ = ["Clock", "ClockedEngine", "StepTime", "seconds_of"]
 
 
 class StepTime(NamedTuple):
@@ -73,6 +73,18 @@ class Clock:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call, unused-ignore]
         event.record()
         return event
+
+
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds that a call takes by the device's own clock: on a GPU the host's has the launch in it."""
+    clock = Clock(device)
+    clock.mark("enter")
+    call()
+    clock.mark("leave")
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    (_, _, first), (_, _, second) = clock.marks
+    return clock.between(first, second)
 
 
 @attrs.define(eq=False)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 import attrs
 import torch
 
+from esdllm.benchmarking.clock import seconds_of
 from esdllm.cost import Machine
 from esdllm.interfaces import ModelAdapter
 
@@ -96,21 +96,5 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
     taken: list[float] = []
     call()
     while len(taken) < 3 or (sum(taken) < _ENOUGH and len(taken) < 1000):
-        taken.append(_on_gpu(call) if device.type == "cuda" else _on_host(call))
+        taken.append(seconds_of(call, device))
     return min(taken)
-
-
-def _on_host(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def _on_gpu(call: Callable[[], object]) -> float:
-    """Return the seconds by the device's own clock: the host's has the launch in it."""
-    first, second = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call, unused-ignore]
-    first.record()
-    call()
-    second.record()
-    second.synchronize()
-    return float(first.elapsed_time(second)) / 1e3

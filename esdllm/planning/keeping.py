@@ -63,8 +63,9 @@ class KeepCounts:
         A row's go by what of its window is no padding, as if it were alone; the step's are the most that any row keeps, and
         the whole window where none drops anything. `start` is None where the device places the window.
         """
-        firsts = () if start is None else self.layout.starts
-        real = [window - max(0, first - (start or 0)) for first in firsts]
+        if start is None:
+            return self.next(window, block, previous), None
+        real = [window - max(0, first - start) for first in self.layout.starts]
         if all(size == window for size in real):
             return self.next(window, block, previous), None
         rows = tuple(self.next(size, block, previous) for size in real)

@@ -180,8 +180,9 @@ class Planner:
         refresh = refresh or phase is Phase.SELECT or bool(new)  # what comes into sight is computed in every layer
         self._check_combination(window, quota, phase)
         frame = self._frame(window, refresh, quota, phase, previous, new)
-        whole = ((frame.size,) * self.n_layers, None)
-        keep, keeps = whole if refresh else self._keeps.in_rows(frame.start, frame.size, quota.length, previous)
+        keep, keeps = (frame.size,) * self.n_layers, None
+        if not refresh:
+            keep, keeps = self._keeps.in_rows(frame.start, frame.size, quota.length, previous)
         self._check_store(window, frame.size, keep, quota)
         plan = StepPlan(
             frame.size,
@@ -199,8 +200,18 @@ class Planner:
         )
         counts = quota.at(moment.step_in_block)
         scope = Scope(window, refresh)
-        where = (quota.reach, quota.suffix, frame.beyond)
-        return Step(plan, moment, frame.start, quota.block, counts, scope, *where, keeps)
+        return Step(
+            plan,
+            moment,
+            frame.start,
+            quota.block,
+            counts,
+            scope,
+            reach=quota.reach,
+            suffix=quota.suffix,
+            beyond=frame.beyond,
+            keeps=keeps,
+        )
 
     def _logits(self, plan: StepPlan, quota: Quota, step_in_block: int, certain: bool, previous: Progress) -> int:
         """Return of how many positions of a row the logits are computed: as few as are masked, as far as that is known.

@@ -136,11 +136,11 @@ def _int8(rows: Tensor, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
 
 def _int8_weight_only(x: Tensor, levels: Tensor, scale: Tensor) -> Tensor:
     """Return (M, O) of x (M, I): by torch's kernel for few rows; for many the weights are turned back, some at a time."""
-    if len(x) <= _FEW and x.device.type == "cpu":
-        product: Tensor = torch.ops.aten._weight_int8pack_mm(x.contiguous(), levels, scale)
-        return product
     if x.device.type != "cpu":  # where a launch costs more than what a cache saves
         return (x @ levels.to(x.dtype).t()).mul_(scale)
+    if len(x) <= _FEW:
+        product: Tensor = torch.ops.aten._weight_int8pack_mm(x.contiguous(), levels, scale)
+        return product
     made = x.new_empty(len(x), len(levels))
     for rows in _chunks(*levels.shape):
         made[:, rows] = x @ levels[rows].to(x.dtype).t()

@@ -85,9 +85,6 @@ def _slices(logits: Tensor) -> Iterator[tuple[int, Tensor]]:
     All at once where the step is compiled: there the float32 copy exists in registers only.
     """
     vocab = logits.shape[-1]
-    count = (
-        vocab
-        if torch.compiler.is_compiling()
-        else max(1, _SLICE.get(logits.device.type, 1 << 20) // logits[..., 0].numel())
-    )
+    at_once = _SLICE.get(logits.device.type, _SLICE["cpu"])
+    count = vocab if torch.compiler.is_compiling() else max(1, at_once // logits[..., 0].numel())
     return ((first, logits[..., first : first + count]) for first in range(0, vocab, count))
