@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,6 +59,18 @@ class Watch:
     def end(self) -> None:
         """Note that the run is over."""
         self.ended = True
+
+
+class Around(StepFunction):
+    """A step function that calls another in its place, which may do something around an engine's own steps."""
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        super().__init__(compiled=False)
+        self._call = call
+
+    def __call__(self, parts: Any, plan: StepPlan, canvas: Any, inputs: Any) -> None:
+        """Make one step."""
+        self._call(parts, plan, canvas, inputs)
 
 
 def compiled(engine: Engine, rows: torch.Tensor) -> tuple[Generation, int, set[StepPlan]]:

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from runs import prompts
+from runs import Around, prompts
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -45,6 +45,7 @@ from esdllm.cost import Cost, Costing, Machine
 from esdllm.errors import ConfigError, InputError, UnavailableError
 from esdllm.loading import random_model
 from esdllm.plan import Layout
+from esdllm.run import StepFunction
 from esdllm.testing.models import tiny_model
 
 Run = Callable[..., tuple[int, str, str]]
@@ -68,19 +69,16 @@ def report(setting: Setting, catalogue: Catalogue) -> Report:
 # what is counted
 
 
-class _Counting:
+class _Counting(Around):
     """A step function that counts the FLOPs of every step by torch's own counter."""
 
-    seconds_compiling = 0.0
-    recording = False
-    graphs = None
-
-    def __init__(self, inner: Any) -> None:
-        self.inner, self.found = inner, list[tuple[StepPlan, int]]()
+    def __init__(self, inner: StepFunction) -> None:
+        super().__init__(inner)
+        self.found: list[tuple[StepPlan, int]] = []
 
     def __call__(self, parts: Any, plan: StepPlan, canvas: Any, inputs: Any) -> None:
         with FlopCounterMode(display=False) as counter:
-            self.inner(parts, plan, canvas, inputs)
+            super().__call__(parts, plan, canvas, inputs)
         self.found.append((plan, counter.get_total_flops()))
 
 
@@ -107,7 +105,7 @@ def test_counted_flops_are_those_that_torch_counts(
     config = catalogue.configure(preset, sets=["gen_length=18", "block_length=6", "attention=eager", *sets])
     engine = Engine.build(tiny_model(family), config, catalogue)
     counting = _Counting(engine.step_function)
-    engine.step_function = counting  # type: ignore[assignment]
+    engine.step_function = counting
     engine.generate(prompts(rows=2, length=7) % 60)
     costing = Costing.of(engine.components, engine.model.spec, batch=2, length=25, itemsize=4)
     assert counting.found

@@ -10,7 +10,7 @@ import torch
 from helpers import CASES
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import MODELS, Build, Watch, prompts
+from runs import MODELS, Around, Build, Watch, prompts
 
 from esdllm import Catalogue, Drift, Moment, Scope, Window, load_model
 from esdllm.components import Components
@@ -123,8 +123,7 @@ def test_the_measured_drift_is_that_between_what_was_held_and_what_is_computed(n
                 assert canvas.drift[1].item() < 0
             found.append((canvas.drift[0].item(), canvas.drift[1].item()))
 
-    watched.seconds_compiling, watched.graphs, watched.recording = 0.0, None, False  # type: ignore[attr-defined]
-    engine.step_function = watched  # type: ignore[assignment]
+    engine.step_function = Around(watched)
     engine.generate(prompts(1))
     assert found
     assert all(block > 0 for block, _ in found)
@@ -178,8 +177,7 @@ def test_delayed_caching_computes_what_is_undecided_and_what_was_just_decided(bu
             assert torch.equal(computed[-1], wanted)
         step_function(parts, plan, canvas, inputs)
 
-    watched.seconds_compiling, watched.graphs, watched.recording = 0.0, None, False  # type: ignore[attr-defined]
-    engine.step_function = watched  # type: ignore[assignment]
+    engine.step_function = Around(watched)
     engine.generate(prompts(), observers=[watch])
     assert [record.plan.window for record in watch.records] == [36, *range(24, 1, -1)]
     assert len(computed) == 23

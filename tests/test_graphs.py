@@ -45,6 +45,15 @@ def test_the_next_prompts_of_a_form_record_nothing_anew(build: Build) -> None:
     assert len(tape.replays) == len(set(plans))
 
 
+def test_another_canvas_over_the_same_cache_is_recorded_anew(build: Build) -> None:
+    """Observers are told more, which the canvas holds and the cache does not."""
+    engine, expected = build("llada-0", "es-dllm"), build("llada-0", "es-dllm")
+    record_steps(engine)
+    for seed, watched in enumerate((False, True, False, True)):
+        found = engine.generate(prompts(2, seed=seed), observers=[Watch()] if watched else [])
+        assert torch.equal(found.tokens, expected.generate(prompts(2, seed=seed)).tokens)
+
+
 def test_padded_prompts_and_another_form_decode_as_without_recording(build: Build) -> None:
     engine, expected = build("dream-0", "es-dllm"), build("dream-0", "es-dllm")
     record_steps(engine)
