@@ -51,6 +51,7 @@ from esdllm.noise import gumbel, uniform
 from esdllm.pipeline import Pipeline
 from esdllm.placing import LoadPlan
 from esdllm.plan import Block, Drift, Moment, Phase, Scope, StepPlan, Window
+from esdllm.processor import multiplies_bfloat16, runs_triton
 from esdllm.records import Generation
 from esdllm.streaming import Stream, StreamEvent
 from esdllm.views import (
@@ -149,6 +150,8 @@ __all__ = [
     "gumbel",
     "hookimpl",
     "load_model",
+    "multiplies_bfloat16",
+    "runs_triton",
     "uniform",
 ]
 

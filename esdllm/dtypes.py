@@ -11,9 +11,10 @@ import torch
 from esdllm.errors import CheckpointError, brief
 from esdllm.finding import hub_sizes
 from esdllm.placing import DTYPES, resolve_dtype
+from esdllm.processor import multiplies_bfloat16
 from esdllm.stored import SERVED, check_dtype, stored_sizes
 
-__all__ = ["bfloat16_is_slow", "choose_dtype", "multiplies_bfloat16", "told_dtype"]
+__all__ = ["bfloat16_is_slow", "choose_dtype", "told_dtype"]
 
 _KEYS = ("torch_dtype", "dtype")  # of transformers 4 and 5
 
@@ -55,11 +56,6 @@ def told_dtype(config: Mapping[str, Any]) -> torch.dtype | None:
 def bfloat16_is_slow(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether a dtype is bfloat16 on a CPU that has no fast products of it; float32 is several times faster there."""
     return device.type == "cpu" and dtype == torch.bfloat16 and not multiplies_bfloat16()
-
-
-def multiplies_bfloat16() -> bool:
-    """Return whether oneDNN multiplies bfloat16 on this processor: from AVX-512 on, or with Arm's instructions for it."""
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def main_dtype(weights: Path | str, sizes: Mapping[str, int]) -> torch.dtype:

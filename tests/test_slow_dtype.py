@@ -11,7 +11,8 @@ import torch
 from esdllm import dtypes
 from esdllm.cli import main
 from esdllm.cli.shared import SLOW_BFLOAT16
-from esdllm.dtypes import bfloat16_is_slow, multiplies_bfloat16
+from esdllm.dtypes import bfloat16_is_slow
+from esdllm.processor import multiplies_bfloat16
 
 Run = Callable[..., tuple[int, str, str]]
 HINT = f"hint: {SLOW_BFLOAT16}"

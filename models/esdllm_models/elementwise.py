@@ -6,13 +6,14 @@ input: a quarter of the step's time at LLaDA-8B's size.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import NamedTuple, Protocol
 
 import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from esdllm import runs_triton
 
 __all__ = ["PLAIN", "Elementwise", "Plain", "Rotation", "elementwise"]
 
@@ -67,8 +68,8 @@ PLAIN = Plain()
 
 def elementwise(device: torch.device) -> Elementwise:
     """Return what is fastest on a device."""
-    if device.type != "cuda" or torch.version.hip or find_spec("triton") is None:
+    if not runs_triton(device):
         return PLAIN
-    from esdllm_models.fused import Fused  # Triton takes a second to import, and is not there on every machine
+    from esdllm_models.fused import Fused
 
     return Fused()

@@ -11,6 +11,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from esdllm import multiplies_bfloat16
+
 __all__ = [
     "GROUP",
     "four_bits",
@@ -170,9 +172,7 @@ torch.library.register_fake("esdllm_models::int8_weight_only", _int8_weight_only
 
 def packs(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether `pack` gains there: a CPU that multiplies bfloat16."""
-    if device.type != "cpu" or dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
-        return False
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type == "cpu" and dtype == torch.bfloat16 and multiplies_bfloat16()
 
 
 def has_onednn() -> bool:

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm import KeyValue, ModelSpec
+from esdllm import KeyValue, ModelSpec, multiplies_bfloat16
 
 _SCORES = 1 << 23  # products of a query and a key that are held at once
 _KEYS = 1 << 21  # numbers of the keys that are laid out at once, so that a processor's cache holds them
@@ -34,7 +34,7 @@ class MatmulAttention:
             found.append(f"it multiplies by oneDNN, which computes on a CPU, not on {device.type}")
         if dtype != torch.bfloat16:
             found.append(f"it is for bfloat16, not for {str(dtype).removeprefix('torch.')}")
-        if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        if not multiplies_bfloat16():
             found.append("this processor or this torch has no bfloat16 products by oneDNN")
         return found
 

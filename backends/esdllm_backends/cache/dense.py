@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 
 import attrs
 import torch
 from torch import Tensor
 
-from esdllm import Cache, CacheShape, CacheWrite, KeyValue, Memory, Phase, Site
+from esdllm import Cache, CacheShape, CacheWrite, KeyValue, Memory, Phase, Site, runs_triton
 
 
 @attrs.frozen
@@ -135,8 +134,8 @@ class DenseCache:
 
 def _kernel(device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None] | None:
     """Return what writes keys and values at once on a device; None where nothing does."""
-    if device.type != "cuda" or torch.version.hip or find_spec("triton") is None:
+    if not runs_triton(device):
         return None
-    from esdllm_backends.cache.lines import write_lines  # Triton takes a second to import, and is not on every machine
+    from esdllm_backends.cache.lines import write_lines
 
     return write_lines
