@@ -167,7 +167,7 @@ def print_visit(visit: Visit, console: Console) -> None:
 
 
 def _heading(console: Console, title: str, told: str = "") -> None:
-    console.print(Text(title, style="bold"), Text(f"  {told}", style="bright_black"), sep="")
+    console.print(Text(title, style="bold"), Text(f"  {told}", style="bright_black"), sep="", soft_wrap=True)
 
 
 def _verdict(good: bool, praise: str, reasons: str) -> Text:
