@@ -21,7 +21,7 @@ from torch import Tensor
 from esdllm import Catalogue, Engine, Model, ModelSpec, StepRecord, load_model
 from esdllm.evaluation import load_suite, of_split
 from esdllm.evaluation.plots import COLORS, new_figure, save_figure
-from esdllm.plain import layers
+from esdllm.runtime.plain import layers
 from esdllm.testing.bounds import attention_bound, attention_drift
 from esdllm.testing.bounds.certified import Certified, Commit, Shares, read_cache
 

@@ -21,9 +21,9 @@ import typer
 from torch.profiler import ProfilerActivity
 
 from esdllm import Catalogue, Model
-from esdllm.allocator import keep_freed_memory
 from esdllm.benchmarking import Setting, entries, geometry
 from esdllm.benchmarking.runners import EngineRunner
+from esdllm.runtime.allocator import keep_freed_memory
 from esdllm_models.linear import Packed
 
 VARIANTS = (("plain", "sdpa"), ("packed", "sdpa"), ("plain", "matmul"), ("packed", "matmul"))

@@ -23,11 +23,11 @@ import torch
 import typer
 
 from esdllm import CacheShape, CacheStore, CacheWrite, Catalogue, ComponentConfig, Engine, Model, Phase, load_model
-from esdllm.components import Components
 from esdllm.evaluation import load_suite
 from esdllm.evaluation.statistics import agreement
-from esdllm.plain import layers
 from esdllm.plan import Layout
+from esdllm.runtime.components import Components
+from esdllm.runtime.plain import layers
 
 STORES = ("none", "dense", "sparse", "int8", "offloaded", "disk")
 LAYERS, HEADS, DIM, BLOCK = 32, 32, 128, 64

@@ -11,7 +11,6 @@ from esdllm.answers import Answer, Answers, Infilled
 from esdllm.catalogue import Catalogue
 from esdllm.config import DEFAULT_PRESET, ComponentConfig, DecodeConfig
 from esdllm.config.project import Project, find_project
-from esdllm.engine import Engine
 from esdllm.errors import (
     CheckpointError,
     ConfigError,
@@ -47,12 +46,13 @@ from esdllm.interfaces import (
     UnmaskingPolicy,
 )
 from esdllm.loading import Model, describe_model, from_module, load_model
-from esdllm.noise import gumbel, uniform
 from esdllm.pipeline import Pipeline
 from esdllm.placing import LoadPlan
 from esdllm.plan import Block, Drift, Moment, Phase, Scope, StepPlan, Window
 from esdllm.processor import multiplies_bfloat16, runs_triton
-from esdllm.records import Generation
+from esdllm.runtime.engine import Engine
+from esdllm.runtime.noise import gumbel, uniform
+from esdllm.runtime.records import Generation
 from esdllm.streaming import Stream, StreamEvent
 from esdllm.views import (
     BlockView,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from esdllm.answers import Infilled
 from esdllm.errors import InputError, brief
 from esdllm.interfaces import TextCodec
-from esdllm.records import Generation
+from esdllm.runtime.records import Generation
 from esdllm.text import check_unicode
 from esdllm.views import ModelSpec
 

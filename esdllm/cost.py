@@ -13,9 +13,9 @@ from typing import Literal
 
 import attrs
 
-from esdllm.components import Components
 from esdllm.errors import UnavailableError
 from esdllm.plan import Step, StepPlan
+from esdllm.runtime.components import Components
 from esdllm.views import ModelSpec
 
 __all__ = ["Cost", "Costing", "Kind", "Machine", "step_kind"]

@@ -17,16 +17,16 @@ from esdllm.answers import Answer, Answers, Infilled
 from esdllm.batching.plan import alike
 from esdllm.blanks import infilled, parse_template
 from esdllm.catalogue import Catalogue
-from esdllm.components import Components
 from esdllm.config import DEFAULT_PRESET, DecodeConfig, merge
-from esdllm.engine import Engine
 from esdllm.errors import InputError
 from esdllm.incoming import one, prompt_list
 from esdllm.interfaces import StepObserver
 from esdllm.keywords import hinting
 from esdllm.loading import Model, load_model
 from esdllm.placing import DeviceMap
-from esdllm.prompts import Prepared, Prompts, prepare
+from esdllm.runtime.components import Components
+from esdllm.runtime.engine import Engine
+from esdllm.runtime.prompts import Prepared, Prompts, prepare
 from esdllm.streaming import Stream, feed
 from esdllm.views import Message
 

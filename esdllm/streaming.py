@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from esdllm.answers import Answer
-from esdllm.engine import Engine
 from esdllm.frames import Frame, Frames, spelled
 from esdllm.interfaces import TextCodec
-from esdllm.records import until_stop
+from esdllm.runtime.engine import Engine
+from esdllm.runtime.records import until_stop
 from esdllm.views import ModelSpec, StepRecord
 
 __all__ = ["Stream", "StreamEvent", "feed"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from esdllm import Catalogue, Engine, Generation, Model, StepPlan, StepRecord
-from esdllm.run import StepFunction
+from esdllm.runtime.run import StepFunction
 
 MODELS = ("llada-0", "dream-0")
 MODES = ("vanilla", "prefix-cache", "dual-cache", "es-dllm")

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from esdllm import allocator
+from esdllm.runtime import allocator
 
 COUNT = """
 import resource, sys
 import torch
-from esdllm.allocator import give_back, keep_freed_memory
+from esdllm.runtime.allocator import give_back, keep_freed_memory
 
 def faults(rounds=5):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

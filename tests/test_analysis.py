@@ -25,8 +25,8 @@ from esdllm.analysis.tables import markdown, tables
 from esdllm.analysis.tally import DISTANCES, GROUPS, Tally, layer_groups
 from esdllm.analysis.trajectory import GIVEN, KINDS, Trajectory, decode
 from esdllm.cli import main
-from esdllm.plain import full_logits, hidden_states
 from esdllm.plan import Block
+from esdllm.runtime.plain import full_logits, hidden_states
 
 PROMPTS = [[11, 7, 3, 9, 2], [5], [8, 8, 1]]
 ROOM, BLOCK = 12, 8

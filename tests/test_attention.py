@@ -24,7 +24,7 @@ from esdllm.attention import choose_attention
 from esdllm.cli import main
 from esdllm.config import ComponentConfig
 from esdllm.errors import ConfigError, PluginError, UnavailableError
-from esdllm.run import StepFunction
+from esdllm.runtime.run import StepFunction
 from esdllm_backends.attention import flex as flex_module
 from esdllm_backends.attention import matmul as matmul_module
 from esdllm_backends.attention import xformers as xformers_module

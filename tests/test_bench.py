@@ -45,7 +45,7 @@ from esdllm.cost import Cost, Costing, Machine
 from esdllm.errors import ConfigError, InputError, UnavailableError
 from esdllm.loading import random_model
 from esdllm.plan import Layout
-from esdllm.run import StepFunction
+from esdllm.runtime.run import StepFunction
 from esdllm.testing.models import tiny_model
 
 Run = Callable[..., tuple[int, str, str]]

@@ -12,9 +12,9 @@ from esdllm import Catalogue
 from esdllm.benchmarking import Setting, bench, entries, geometry
 from esdllm.benchmarking.runners import EngineRunner, runner
 from esdllm.benchmarking.sampling import sample
-from esdllm.components import Components
 from esdllm.errors import InputError
 from esdllm.plan import Layout
+from esdllm.runtime.components import Components
 
 TINY = "tiny,layers=2,hidden=64,vocab=256"
 LENGTHS = ["gen_length=24", "block_length=8"]

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esdllm import Catalogue, ComponentConfig, ConfigError, DecodeConfig, Engine, Model, configure
-from esdllm.components import Components
 from esdllm.config import SECTIONS, parse_set, read_toml
+from esdllm.runtime.components import Components
 
 CATALOGUE = Catalogue.load()
 PRESETS = CATALOGUE.names("preset")

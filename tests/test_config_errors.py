@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from esdllm import Catalogue, ConfigError, DecodeConfig, Engine, Model
-from esdllm.components import Components
+from esdllm.runtime.components import Components
 
 GROWING = [[0, 0.5], [0.5, 0.7]]
 WRONG_COMPONENTS: list[tuple[dict[str, Any], str]] = [

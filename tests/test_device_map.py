@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from esdllm import Catalogue, ConfigError, Engine, LoadPlan, ModelSpec, UnavailableError, load_model
 from esdllm.placing import Placement, resolve_device
-from esdllm.plain import full_logits
+from esdllm.runtime.plain import full_logits
 from esdllm_models.spread import Spread
 
 TOKENS = torch.randint(0, 250, (2, 11), generator=torch.Generator().manual_seed(0))

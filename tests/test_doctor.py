@@ -15,10 +15,10 @@ from helpers import CASES, offers, read_config
 from esdllm import Catalogue, Engine, Model, UnavailableError, describe_model, load_model
 from esdllm.attention import choose_attention
 from esdllm.cli import main
-from esdllm.components import Components
 from esdllm.config import ComponentConfig
 from esdllm.doctor import Device, Fit, Machine, attention_backends, fits, packages
 from esdllm.loading import describe_weights
+from esdllm.runtime.components import Components
 from esdllm.views import Memory
 
 Doctor = Callable[..., tuple[int, str, str]]

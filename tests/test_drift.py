@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from runs import MODELS, Around, Build, Watch, prompts
 
 from esdllm import Catalogue, Drift, Moment, Scope, Window, load_model
-from esdllm.components import Components
 from esdllm.plan import Facts, Layout, Step
+from esdllm.runtime.components import Components
 from esdllm_policies.refreshing import DriftRefresh
 
 CATALOGUE = Catalogue.load()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from esdllm import Catalogue, CheckpointError, Engine, UnavailableError, from_module, load_model
-from esdllm.plain import full_logits
+from esdllm.runtime.plain import full_logits
 
 TOKENS = torch.randint(0, 250, (2, 13), generator=torch.Generator().manual_seed(0))
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from runs import MODELS, MODES, Build, Watch, prompts
 
-from esdllm import PluginError, graphs
-from esdllm.run import StepFunction
+from esdllm import PluginError
+from esdllm.runtime import graphs
+from esdllm.runtime.run import StepFunction
 from esdllm.testing.tape import Tape, record_steps
 
 

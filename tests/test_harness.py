@@ -25,13 +25,13 @@ from lm_eval.tasks import TaskManager
 
 from esdllm import Catalogue, ConfigError, DecodeConfig, Engine, InputError, Model, UnavailableError, load_model
 from esdllm.cli import main
-from esdllm.components import Components
 from esdllm.config import DEFAULT_MODEL, ComponentConfig, read_toml
 from esdllm.evaluation.harness import HarnessModel, register
 from esdllm.evaluation.likelihood import Likelihood, Pair, all_mask_sets, mask_sets, sampled_mask_sets, windows
 from esdllm.evaluation.requests import Decoding, Wish, cut
 from esdllm.loading import shipped_checkpoints
-from esdllm.plain import full_logits
+from esdllm.runtime.components import Components
+from esdllm.runtime.plain import full_logits
 
 SORT, SORTED = "Sort these numbers: 31, 4, 15.", "Sorted from small to large the numbers are 4, 15, 31."
 PROMPTS = [SORT, "What is 12 + 7?", "Who are you?", "Sort 9, 3, 27."]

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from runs import MODELS, MODES, Watch, prompts
 
 from esdllm import Catalogue, SampleView, UnmaskingView
-from esdllm.components import Components
 from esdllm.plan import Facts, Layout, Step, StepPlan
 from esdllm.planning.schedule import Planner
-from esdllm.samples import sample_view
+from esdllm.runtime.components import Components
+from esdllm.runtime.samples import sample_view
 from esdllm_policies import sampling
 from esdllm_policies.sampling import GumbelSampler
 

@@ -18,7 +18,7 @@ from lookalikes import bidirectional_logits, dream_config, llada_config, llada_w
 from torch import Tensor
 
 from esdllm import Catalogue, CheckpointError, Engine, UnavailableError, describe_model, load_model
-from esdllm.plain import full_logits
+from esdllm.runtime.plain import full_logits
 
 TOKENS = torch.randint(0, 256, (2, 23), generator=torch.Generator().manual_seed(0))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from esdllm import Catalogue, CheckpointError, LoadPlan, UnavailableError, describe_model, load_model
 from esdllm.cli import main
 from esdllm.loading import describe_weights
-from esdllm.plain import full_logits
+from esdllm.runtime.plain import full_logits
 
 TOKENS = torch.randint(0, 250, (2, 13), generator=torch.Generator().manual_seed(0))
 PEFT = "base_model.model."

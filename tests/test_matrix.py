@@ -11,9 +11,9 @@ from helpers import CASES
 from runs import SHORT
 
 from esdllm import Catalogue, Engine, Generation, Model, describe_model, load_model
-from esdllm.components import Components
 from esdllm.doctor import attention_backends
 from esdllm.evaluation.statistics import agreement
+from esdllm.runtime.components import Components
 from esdllm_backends.attention.matmul import MatmulAttention
 
 MODES: Mapping[str, Mapping[str, Any]] = {

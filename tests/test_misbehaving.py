@@ -26,7 +26,7 @@ from esdllm import (
     UnmaskingView,
     load_model,
 )
-from esdllm.rehearsal import rehearse
+from esdllm.runtime.rehearsal import rehearse
 from esdllm_backends.attention.eager import EagerAttention
 from esdllm_backends.cache.dense import DenseCache, DenseStore
 from esdllm_policies.importance import ConfidenceScorer, MixScorer, WeightedScorer

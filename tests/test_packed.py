@@ -15,8 +15,8 @@ from processor import CPU, needs_bfloat16
 from torch import Tensor
 
 from esdllm import Catalogue, Engine, Model, from_module, load_model
-from esdllm.plain import full_logits
-from esdllm.run import StepFunction
+from esdllm.runtime.plain import full_logits
+from esdllm.runtime.run import StepFunction
 from esdllm.testing import random_model
 from esdllm_models.kernels import packs
 from esdllm_models.linear import Dense, Packed, Part, Split

@@ -24,8 +24,8 @@ from torch import Tensor
 from esdllm import Catalogue, CheckpointError, Engine, LoadPlan, Model, UnavailableError, load_model
 from esdllm.cli import main
 from esdllm.loading import describe_weights
-from esdllm.plain import full_logits
-from esdllm.run import StepFunction
+from esdllm.runtime.plain import full_logits
+from esdllm.runtime.run import StepFunction
 from esdllm.testing import random_model
 from esdllm_models import kernels
 from esdllm_models.kernels import GROUP, four_bits

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esdllm import Catalogue, ConfigError, Engine, Model, Moment, Scope, Window
-from esdllm.components import Components
 from esdllm.plan import Facts, Layout, Step
+from esdllm.runtime.components import Components
 from esdllm_policies.refreshing import OnCommitRefresh
 
 CATALOGUE = Catalogue.load()

@@ -12,9 +12,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from esdllm import Catalogue
-from esdllm.components import Components
 from esdllm.plan import Block, Facts, Layout, Phase, Step
 from esdllm.planning.schedule import Planner
+from esdllm.runtime.components import Components
 
 CATALOGUE = Catalogue.load()
 LAYERS = 8

@@ -242,7 +242,7 @@ def test_confidence_counts_the_mask_s_probability_as_published(build: Build) -> 
     calls: list[tuple[Tensor, Tensor]] = []
     watch.step = lambda record: calls.append((record.guess.clone(), record.confidence.clone()))  # type: ignore[method-assign]
     engine.generate([[1, 2, 3]], observers=[watch])
-    from esdllm.plain import full_logits
+    from esdllm.runtime.plain import full_logits
 
     expected = full_logits(engine.model.adapter, watch.given)[0].float().softmax(-1)
     guess, confidence = calls[0]

@@ -13,7 +13,7 @@ from runs import Build, Watch, prompts
 
 from esdllm import Engine, UnavailableError
 from esdllm.analysis.measures import relative_variation
-from esdllm.run import StepFunction
+from esdllm.runtime.run import StepFunction
 from esdllm.testing import tiny_model
 from esdllm.tracing import Trace, trace
 from esdllm.tracing.trace import spans

@@ -29,7 +29,7 @@ from vocabulary import build_tokenizer, token_id
 from words import CITIES, JOBS, NAMES, THINGS
 
 from esdllm import Catalogue, Engine, Model, load_model
-from esdllm.plain import full_logits
+from esdllm.runtime.plain import full_logits
 
 FAMILIES = ("llada", "dream")
 

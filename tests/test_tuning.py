@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from esdllm import Catalogue, ConfigError, DecodeConfig, InputError, Model, Problem, UnavailableError
 from esdllm.cli import main
-from esdllm.components import Components
 from esdllm.config import merge, read_toml
 from esdllm.evaluation import Contender
 from esdllm.interfaces import Suite
+from esdllm.runtime.components import Components
 from esdllm.tuning import Dimension, Goal, Search, Space, Trial, parted
 from esdllm.tuning.plots import plot_tuning
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from esdllm import Catalogue, CheckpointError, describe_model, load_model
 from esdllm.loading import describe_weights
-from esdllm.plain import full_logits
 from esdllm.reading import refuse_unread, rope_theta
+from esdllm.runtime.plain import full_logits
 
 TOKENS = torch.randint(0, 250, (2, 13), generator=torch.Generator().manual_seed(0))
 FAMILIES = ("llada-0", "dream-0")

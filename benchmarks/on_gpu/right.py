@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from esdllm import Catalogue, Engine
-from esdllm.canvas import Canvas
-from esdllm.run import Run
+from esdllm.runtime.canvas import Canvas
+from esdllm.runtime.run import Run
 from esdllm.testing import random_model, tiny_model
 from esdllm.testing.conformance import conformance
 from esdllm_models.elementwise import PLAIN

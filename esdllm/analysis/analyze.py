@@ -12,8 +12,8 @@ from esdllm.analysis.replay import replay
 from esdllm.analysis.result import Analysis
 from esdllm.analysis.tally import Tally
 from esdllm.analysis.trajectory import decode
-from esdllm.engine import Engine
 from esdllm.errors import InputError
+from esdllm.runtime.engine import Engine
 from esdllm.views import Message
 
 __all__ = ["AnalysisInterrupted", "analyze"]

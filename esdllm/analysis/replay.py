@@ -15,7 +15,7 @@ from torch import Tensor
 from esdllm.analysis.measures import Floats, relative_variation
 from esdllm.analysis.trajectory import Trajectory
 from esdllm.interfaces import ModelAdapter
-from esdllm.plain import layers
+from esdllm.runtime.plain import layers
 
 __all__ = ["AGES", "Change", "Padded", "Sites", "confidences", "exact_layers", "pad", "replay"]
 

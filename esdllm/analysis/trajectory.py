@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esdllm.engine import Engine
 from esdllm.errors import ConfigError
 from esdllm.plan import Block
-from esdllm.prompts import Prompts, prepare
+from esdllm.runtime.engine import Engine
+from esdllm.runtime.prompts import Prompts, prepare
 from esdllm.views import ModelSpec, StepRecord
 
 __all__ = ["GIVEN", "KINDS", "Recorder", "Trajectory", "decode"]

@@ -18,10 +18,10 @@ from esdllm.batching.rows import BadLine, Line, check_kind, read_lines, write_ro
 from esdllm.batching.workers import Batch, Done, Setup, alone, decode, decode_elsewhere, places
 from esdllm.catalogue import Catalogue
 from esdllm.config import DecodeConfig
-from esdllm.engine import Engine
 from esdllm.errors import EsdllmError, InputError, UnavailableError
 from esdllm.loading import Model
-from esdllm.prompts import prepare
+from esdllm.runtime.engine import Engine
+from esdllm.runtime.prompts import prepare
 
 __all__ = ["BatchReport", "BatchRun", "Progress"]
 

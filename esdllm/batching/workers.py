@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import attrs
 import torch
 
-from esdllm.allocator import keep_freed_memory
 from esdllm.batching.rows import write_rows
 from esdllm.catalogue import Catalogue
 from esdllm.config import DecodeConfig
-from esdllm.engine import Engine
 from esdllm.errors import EsdllmError, UnavailableError
 from esdllm.loading import Model, load_model
-from esdllm.records import Generation
+from esdllm.runtime.allocator import keep_freed_memory
+from esdllm.runtime.engine import Engine
+from esdllm.runtime.records import Generation
 
 __all__ = ["Batch", "Done", "Setup", "alone", "decode", "decode_elsewhere", "places"]
 

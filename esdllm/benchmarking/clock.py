@@ -12,9 +12,9 @@ from torch import Tensor
 
 from esdllm.benchmarking.sampling import refuse, sample
 from esdllm.cost import Kind, step_kind
-from esdllm.engine import Engine
 from esdllm.plan import Facts, Layout, Step, StepPlan
 from esdllm.planning.schedule import Planner
+from esdllm.runtime.engine import Engine
 
 __all__ = ["Clock", "ClockedEngine", "StepTime", "seconds_of"]
 

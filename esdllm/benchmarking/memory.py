@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from esdllm.allocator import give_back
 from esdllm.benchmarking.report import Memory
+from esdllm.runtime.allocator import give_back
 
 __all__ = ["MemoryMeter", "Waiting"]
 

@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, record_function
 
 from esdllm.benchmarking.clock import Clock, ClockedEngine
 from esdllm.cost import step_kind
-from esdllm.run import StepFunction
+from esdllm.runtime.run import StepFunction
 
 __all__ = ["GAPS", "PARTS", "profile"]
 

@@ -15,11 +15,11 @@ from esdllm.benchmarking.report import Memory
 from esdllm.benchmarking.sampling import refuse, sample
 from esdllm.benchmarking.setting import Entry, Setting
 from esdllm.catalogue import Catalogue
-from esdllm.components import Components
 from esdllm.cost import Costing
 from esdllm.loading import Model
 from esdllm.plan import Layout
-from esdllm.records import until_stop
+from esdllm.runtime.components import Components
+from esdllm.runtime.records import until_stop
 
 __all__ = ["BareRunner", "EngineRunner", "Runner", "Sample", "runner"]
 

@@ -12,7 +12,6 @@ from typing import Annotated
 import torch
 import typer
 
-from esdllm.allocator import keep_freed_memory
 from esdllm.cli import (
     analyze,
     bench,
@@ -32,6 +31,7 @@ from esdllm.cli import (
 )
 from esdllm.config.project import DEBUG_VARIABLE
 from esdllm.errors import EsdllmError, foreign
+from esdllm.runtime.allocator import keep_freed_memory
 
 __all__ = ["app", "main"]
 

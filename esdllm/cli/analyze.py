@@ -38,9 +38,9 @@ from esdllm.cli.shared import (
     stderr,
     stdout,
 )
-from esdllm.engine import Engine
 from esdllm.errors import InputError, known
 from esdllm.evaluation import load_suite, of_split, taken
+from esdllm.runtime.engine import Engine
 
 _PRESET = "vanilla"
 _KINDS = ("pdf", "png", "svg")

@@ -27,12 +27,12 @@ from esdllm.cli.shared import (
     stderr,
     stdout,
 )
-from esdllm.components import Components
 from esdllm.config import DEFAULT_PRESET, SECTIONS, DecodeConfig
 from esdllm.config.layers import Keys, Settled
 from esdllm.config.project import PROJECT_FILE, current_file, read_project
 from esdllm.errors import ConfigError
 from esdllm.loading import describe_model
+from esdllm.runtime.components import Components
 from esdllm.views import ModelSpec
 
 app = typer.Typer(name="config", rich_markup_mode=None)

@@ -27,7 +27,6 @@ from esdllm.cli.shared import (
     print_json,
     stdout,
 )
-from esdllm.components import Components
 from esdllm.doctor import (
     Machine,
     attention_backends,
@@ -37,6 +36,7 @@ from esdllm.doctor import (
 )
 from esdllm.errors import EsdllmError
 from esdllm.loading import describe_weights, resolve_device
+from esdllm.runtime.components import Components
 
 
 def doctor(

@@ -35,7 +35,6 @@ from esdllm.cli.shared import (
     stdout,
     tell_found,
 )
-from esdllm.components import Components
 from esdllm.config.project import current_project, environment_layers
 from esdllm.errors import InputError
 from esdllm.evaluation import (
@@ -52,6 +51,7 @@ from esdllm.evaluation import (
     taken,
 )
 from esdllm.evaluation.plots import check_format, plot_report
+from esdllm.runtime.components import Components
 
 _PIPED = 140  # columns, where there is no terminal to fit into
 _DEFAULT = ("vanilla", "dual-cache", "es-dllm", "es-dllm-parallel")

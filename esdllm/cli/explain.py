@@ -38,13 +38,13 @@ from esdllm.cli.shared import (
     shown,
     stdout,
 )
-from esdllm.components import Components
 from esdllm.config import SECTIONS, ComponentConfig, DecodeConfig
 from esdllm.config.options import inner_fields
 from esdllm.cost import Costing, Kind, Machine, step_kind
 from esdllm.errors import InputError
 from esdllm.loading import Weights, describe_weights, resolve_device
 from esdllm.plan import Layout, Phase, StepPlan
+from esdllm.runtime.components import Components
 from esdllm.views import ModelSpec
 
 

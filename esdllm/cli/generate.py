@@ -38,10 +38,10 @@ from esdllm.cli.shared import (
 )
 from esdllm.cli.watch import ProgressBar, View, Watch
 from esdllm.config import DecodeConfig
-from esdllm.engine import Engine
 from esdllm.errors import InputError, UnavailableError
 from esdllm.loading import Model
-from esdllm.records import Generation
+from esdllm.runtime.engine import Engine
+from esdllm.runtime.records import Generation
 
 
 def generate(

@@ -36,12 +36,12 @@ from esdllm.cli.shared import (
     load,
     stderr,
 )
-from esdllm.components import Components
 from esdllm.config import DecodeConfig
-from esdllm.engine import Engine
 from esdllm.errors import InputError
 from esdllm.evaluation import Contender, check_names
 from esdllm.loading import Model
+from esdllm.runtime.components import Components
+from esdllm.runtime.engine import Engine
 from esdllm.tracing import Trace, page
 from esdllm.tracing import trace as traced
 

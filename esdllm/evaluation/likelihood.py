@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from esdllm.interfaces import AttentionBackend, ModelAdapter
-from esdllm.plain import layers
+from esdllm.runtime.plain import layers
 
 __all__ = ["Likelihood", "MaskSets", "Pair", "all_mask_sets", "groups", "mask_sets", "sampled_mask_sets", "windows"]
 

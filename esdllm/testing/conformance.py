@@ -18,10 +18,10 @@ from torch import Tensor
 
 from esdllm.catalogue import Catalogue
 from esdllm.config import DecodeConfig
-from esdllm.engine import Engine
 from esdllm.errors import InputError
 from esdllm.loading import Model, load_model
-from esdllm.plain import full_logits
+from esdllm.runtime.engine import Engine
+from esdllm.runtime.plain import full_logits
 from esdllm.views import ModelSpec, StepRecord
 
 __all__ = ["Report", "configuration", "conformance"]

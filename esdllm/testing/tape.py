@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from esdllm.engine import Engine
-from esdllm.run import StepFunction
+from esdllm.runtime.engine import Engine
+from esdllm.runtime.run import StepFunction
 
 __all__ = ["Tape", "record_steps"]
 
@@ -64,7 +64,7 @@ class _Recorder(TorchDispatchMode):
 
 
 class Tape:
-    """Records steps, as `esdllm.graphs.Capture` asks for."""
+    """Records steps, as `esdllm.runtime.graphs.Capture` asks for."""
 
     def __init__(self) -> None:
         self.replays: list[int] = []

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esdllm.analysis.measures import relative_variation
-from esdllm.components import Components
 from esdllm.plan import Block, Moment, Phase, Scope, StepPlan
+from esdllm.runtime.components import Components
 from esdllm.tracing.trace import Candidate, Kind, Scored, TraceStep
 from esdllm.views import CacheShape, CacheWrite, Candidates, ImportanceView, KeyValue, ModelSpec, SampleView, StepRecord
 

@@ -10,10 +10,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm.engine import Engine
 from esdllm.errors import UnavailableError
 from esdllm.interfaces import TextCodec
-from esdllm.run import StepFunction
+from esdllm.runtime.engine import Engine
+from esdllm.runtime.run import StepFunction
 from esdllm.tracing.recorder import Recorder
 from esdllm.tracing.trace import Trace, TraceStep
 from esdllm.views import ModelSpec, StepRecord

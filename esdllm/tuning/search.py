@@ -16,7 +16,7 @@ from esdllm.errors import ConfigError, InputError
 from esdllm.evaluation import Contender, Outcome, Report, check_names, evaluate
 from esdllm.interfaces import Suite
 from esdllm.loading import Model
-from esdllm.prompts import prepare
+from esdllm.runtime.prompts import prepare
 from esdllm.tuning.goal import Goal
 from esdllm.tuning.space import Space
 from esdllm.tuning.study import agree, alone, digest, open_study, sampler

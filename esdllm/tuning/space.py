@@ -12,9 +12,9 @@ from typing import Any
 import attrs
 
 from esdllm.catalogue import Catalogue
-from esdllm.components import Components
 from esdllm.config import SECTIONS, DecodeConfig, merge, parse_set
 from esdllm.errors import ConfigError
+from esdllm.runtime.components import Components
 
 __all__ = ["Choose", "Dimension", "Space"]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from esdllm import InputError, KeyValue
-from esdllm.plain import layers, plain_attention
+from esdllm.runtime.plain import layers, plain_attention
 from esdllm.testing.bounds.attention import (
     attention_bound,
     attention_drift,

@@ -12,7 +12,7 @@ from hypothesis import event, given, settings
 from torch import Tensor
 
 from esdllm import ConfigError, Engine, InputError, UnmaskingView, load_model
-from esdllm.plain import full_logits
+from esdllm.runtime.plain import full_logits
 from esdllm.testing.bounds.certified import Certified, Commit
 
 ROUNDING = 1e-5  # RoPE's angles and products are float32

@@ -18,11 +18,12 @@ import torch
 from hypothesis import Phase, settings
 from runs import Build
 
-from esdllm import Catalogue, Engine, EsdllmError, Scope, Window, graphs
-from esdllm.canvas import Canvas
+from esdllm import Catalogue, Engine, EsdllmError, Scope, Window
 from esdllm.config import DecodeConfig
 from esdllm.planning.keeping import KeepCounts
-from esdllm.run import Run
+from esdllm.runtime import graphs
+from esdllm.runtime.canvas import Canvas
+from esdllm.runtime.run import Run
 from esdllm.testing.conformance import conformance
 from esdllm_backends.attention.sdpa import SdpaAttention
 from esdllm_backends.cache.dense import DenseCache

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from esdllm import Engine, KeyValue, ModelSpec, StepRecord
-from esdllm.plain import plain_attention
+from esdllm.runtime.plain import plain_attention
 
 pytestmark = pytest.mark.no_cover  # thousands of small generations, which measuring slows fivefold
 

@@ -16,10 +16,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm.engine import Engine
 from esdllm.errors import ConfigError
-from esdllm.plain import layers, plain_attention
 from esdllm.plan import Phase
+from esdllm.runtime.engine import Engine
+from esdllm.runtime.plain import layers, plain_attention
 from esdllm.testing.bounds.stack import Attended, Path, StackWeights, through_layer, to_logits
 from esdllm.views import KeyValue, ModelSpec, Projection, Site, StepRecord
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from esdllm.interfaces import AttentionBackend
-from esdllm.plain import plain_attention
-from esdllm.samples import SPEC, key_value
+from esdllm.runtime.plain import plain_attention
+from esdllm.runtime.samples import SPEC, key_value
 from esdllm.testing.contracts.generation import check_generation
 from esdllm.testing.contracts.laws import called, close, kernel_laws, law, pure, row_laws, tensor_law
 from esdllm.views import KeyValue

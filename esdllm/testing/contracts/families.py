@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from esdllm.catalogue import Catalogue
-from esdllm.engine import Engine
-from esdllm.faults import numbers
 from esdllm.interfaces import ModelAdapter, ModelFamily
 from esdllm.loading import Model
 from esdllm.placing import LoadPlan
-from esdllm.plain import full_logits
+from esdllm.runtime.engine import Engine
+from esdllm.runtime.faults import numbers
+from esdllm.runtime.plain import full_logits
 from esdllm.testing.contracts.generation import SHORT, check_generation, prompts
 from esdllm.testing.contracts.laws import called, close, law, pure, tensor_law
 from esdllm.views import ModelSpec

@@ -13,15 +13,15 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm.canvas import Canvas
 from esdllm.catalogue import Catalogue
 from esdllm.config import DEFAULT_PRESET, SECTIONS, DecodeConfig
-from esdllm.engine import Engine
 from esdllm.errors import InputError, UnavailableError, known
 from esdllm.loading import Model
 from esdllm.plan import Layout, Phase, Window
-from esdllm.records import Generation
-from esdllm.run import StepFunction
+from esdllm.runtime.canvas import Canvas
+from esdllm.runtime.engine import Engine
+from esdllm.runtime.records import Generation
+from esdllm.runtime.run import StepFunction
 from esdllm.testing.contracts.laws import law
 from esdllm.testing.models import GEOMETRIES, tiny_model
 from esdllm.views import ModelSpec, StepRecord

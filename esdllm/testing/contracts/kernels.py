@@ -9,9 +9,9 @@ from torch import Tensor
 
 from esdllm.catalogue import Catalogue
 from esdllm.errors import ConfigError
-from esdllm.faults import candidates_fault, memory_fault, numbers, score_fault, selection_fault
 from esdllm.interfaces import ImportanceScorer, TokenSampler, UnmaskingPolicy
-from esdllm.samples import importance_view, sample_view, unmasking_view
+from esdllm.runtime.faults import candidates_fault, memory_fault, numbers, score_fault, selection_fault
+from esdllm.runtime.samples import importance_view, sample_view, unmasking_view
 from esdllm.testing.contracts.generation import check_generation, short_config
 from esdllm.testing.contracts.laws import called, close, kernel_laws, law, pure, row_laws
 from esdllm.views import ImportanceView, SampleView, Site, UnmaskingView

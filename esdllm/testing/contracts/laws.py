@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from esdllm.faults import change_fault, copied, numbers, tensor_fault
+from esdllm.runtime.faults import change_fault, copied, numbers, tensor_fault
 from esdllm.testing.memory import TensorMemory
 
 __all__ = ["called", "close", "kernel_laws", "law", "of_rows", "pure", "row_laws", "tensor_law"]

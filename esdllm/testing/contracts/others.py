@@ -10,9 +10,9 @@ import torch
 
 from esdllm.catalogue import Catalogue
 from esdllm.config import SECTIONS, DecodeConfig
-from esdllm.engine import Engine
 from esdllm.errors import ConfigError, UnavailableError
 from esdllm.interfaces import StepObserver, Suite
+from esdllm.runtime.engine import Engine
 from esdllm.testing.contracts.generation import prompts, short_config
 from esdllm.testing.contracts.laws import called, law
 from esdllm.testing.models import tiny_model

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from esdllm.interfaces import Cache, CacheStore
-from esdllm.plain import plain_attention
 from esdllm.plan import Phase
-from esdllm.rehearsal import store_fault
-from esdllm.samples import SPEC, cache_shape, cache_write, generator
+from esdllm.runtime.plain import plain_attention
+from esdllm.runtime.rehearsal import store_fault
+from esdllm.runtime.samples import SPEC, cache_shape, cache_write, generator
 from esdllm.testing.contracts.generation import check_generation
 from esdllm.testing.contracts.laws import called, law
 from esdllm.testing.memory import TensorMemory

@@ -12,24 +12,24 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm.canvas import Canvas, layout, undecided_positions
 from esdllm.catalogue import Catalogue
-from esdllm.components import Components
 from esdllm.config import SECTIONS, DecodeConfig
-from esdllm.culprit import naming_culprits
-from esdllm.diagnosis import raise_if_poisoned
 from esdllm.errors import InputError, PluginError
-from esdllm.graphs import CudaCapture, current
 from esdllm.interfaces import Cache, StepObserver
 from esdllm.keywords import hinting
 from esdllm.loading import Model
 from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
-from esdllm.prompts import Prepared, Prompts, prepare
-from esdllm.records import Generation, until_stop
-from esdllm.rehearsal import rehearse
-from esdllm.run import Run, StepFunction, check_backend
-from esdllm.turns import Turn
+from esdllm.runtime.canvas import Canvas, layout, undecided_positions
+from esdllm.runtime.components import Components
+from esdllm.runtime.culprit import naming_culprits
+from esdllm.runtime.diagnosis import raise_if_poisoned
+from esdllm.runtime.graphs import CudaCapture, current
+from esdllm.runtime.prompts import Prepared, Prompts, prepare
+from esdllm.runtime.records import Generation, until_stop
+from esdllm.runtime.rehearsal import rehearse
+from esdllm.runtime.run import Run, StepFunction, check_backend
+from esdllm.runtime.turns import Turn
 from esdllm.views import CacheShape
 
 __all__ = ["Engine"]

@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from esdllm.components import Components
 from esdllm.errors import PluginError
-from esdllm.faults import (
+from esdllm.foreign import translated
+from esdllm.interfaces import AttentionBackend, Cache, CacheStore, ModelAdapter
+from esdllm.plan import Phase
+from esdllm.runtime.components import Components
+from esdllm.runtime.faults import (
     candidates_fault,
     change_fault,
     copied,
@@ -25,10 +28,7 @@ from esdllm.faults import (
     selection_fault,
     tensor_fault,
 )
-from esdllm.foreign import translated
-from esdllm.interfaces import AttentionBackend, Cache, CacheStore, ModelAdapter
-from esdllm.plan import Phase
-from esdllm.samples import cache_shape, cache_write, importance_view, key_value, sample_view, unmasking_view
+from esdllm.runtime.samples import cache_shape, cache_write, importance_view, key_value, sample_view, unmasking_view
 from esdllm.views import BlockView, CacheShape, KeyValue, ModelSpec
 
 __all__ = ["rehearse", "store_fault"]

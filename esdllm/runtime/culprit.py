@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from esdllm.components import Components, titled
 from esdllm.config import SECTIONS
 from esdllm.errors import EsdllmError, PluginError
 from esdllm.foreign import reason
 from esdllm.interfaces import Cache, ModelAdapter
-from esdllm.rehearsal import rehearse
+from esdllm.runtime.components import Components, titled
+from esdllm.runtime.rehearsal import rehearse
 
 __all__ = ["naming_culprits"]
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esdllm.canvas import Canvas
-from esdllm.diagnosis import overflow_bound
-from esdllm.forward import Parts, StepInputs, forward
 from esdllm.interfaces import TokenSampler
 from esdllm.plan import StepPlan
+from esdllm.runtime.canvas import Canvas
+from esdllm.runtime.diagnosis import overflow_bound
+from esdllm.runtime.forward import Parts, StepInputs, forward
 from esdllm.views import Candidates, SampleView, UnmaskingView
 
 __all__ = ["denoise"]

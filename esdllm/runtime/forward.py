@@ -15,9 +15,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm.canvas import Canvas
 from esdllm.interfaces import AttentionBackend, Cache, ImportanceScorer, ModelAdapter, TokenSampler, UnmaskingPolicy
 from esdllm.plan import StepPlan
+from esdllm.runtime.canvas import Canvas
 from esdllm.views import CacheWrite, ImportanceView, KeyValue
 
 __all__ = ["Parts", "StepInputs", "forward"]

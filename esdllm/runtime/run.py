@@ -11,14 +11,14 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm.canvas import Canvas
 from esdllm.errors import ConfigError, known
-from esdllm.forward import Parts, StepInputs
-from esdllm.graphs import Capture, StepGraphs
 from esdllm.interfaces import MovingBlocks, StepObserver
 from esdllm.plan import Block, Facts, Step, StepPlan
 from esdllm.planning.schedule import Planner
-from esdllm.step import denoise
+from esdllm.runtime.canvas import Canvas
+from esdllm.runtime.forward import Parts, StepInputs
+from esdllm.runtime.graphs import Capture, StepGraphs
+from esdllm.runtime.step import denoise
 from esdllm.views import BlockView, StepRecord
 
 __all__ = ["Run", "StepFunction", "check_backend"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from esdllm.canvas import Canvas
 from esdllm.errors import NumericsError
 from esdllm.interfaces import ModelAdapter
-from esdllm.plain import layers
+from esdllm.runtime.canvas import Canvas
+from esdllm.runtime.plain import layers
 from esdllm.views import ModelSpec
 
 __all__ = ["overflow_bound", "raise_if_poisoned"]

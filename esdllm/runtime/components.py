@@ -11,7 +11,6 @@ from esdllm.attention import AttentionChoice, AutoAttention, choose_attention
 from esdllm.catalogue import Catalogue
 from esdllm.config import SECTIONS, DecodeConfig
 from esdllm.errors import ConfigError, UnavailableError
-from esdllm.forward import Parts
 from esdllm.hookspecs import PROJECT
 from esdllm.interfaces import (
     AttentionBackend,
@@ -30,6 +29,7 @@ from esdllm.interfaces import (
 from esdllm.plan import Layout
 from esdllm.planning.quota import moves
 from esdllm.planning.schedule import Planner, Planners
+from esdllm.runtime.forward import Parts
 from esdllm.views import CacheShape, ModelSpec
 
 __all__ = ["Components", "titled"]

@@ -15,9 +15,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm.canvas import Canvas
-from esdllm.forward import Parts, StepInputs
 from esdllm.plan import StepPlan
+from esdllm.runtime.canvas import Canvas
+from esdllm.runtime.forward import Parts, StepInputs
 
 __all__ = ["Capture", "CudaCapture", "StepGraphs", "current"]
 
