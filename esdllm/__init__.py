@@ -9,6 +9,8 @@ from typing import Any
 
 from esdllm.answers import Answer, Answers, Infilled
 from esdllm.catalogue import Catalogue
+from esdllm.checkpoints.loading import Model, describe_model, from_module, load_model
+from esdllm.checkpoints.placing import LoadPlan
 from esdllm.config import DEFAULT_PRESET, ComponentConfig, DecodeConfig
 from esdllm.config.project import Project, find_project
 from esdllm.errors import (
@@ -45,9 +47,7 @@ from esdllm.interfaces import (
     TokenSampler,
     UnmaskingPolicy,
 )
-from esdllm.loading import Model, describe_model, from_module, load_model
 from esdllm.pipeline import Pipeline
-from esdllm.placing import LoadPlan
 from esdllm.plan import Block, Drift, Moment, Phase, Scope, StepPlan, Window
 from esdllm.processor import multiplies_bfloat16, runs_triton
 from esdllm.runtime.engine import Engine

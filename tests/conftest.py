@@ -11,7 +11,8 @@ from hypothesis import settings
 from projects import FILE, Run
 from runs import Build
 
-from esdllm import Catalogue, Model, dtypes, load_model
+from esdllm import Catalogue, Model, load_model
+from esdllm.checkpoints import dtypes
 from esdllm.cli import main
 
 settings.register_profile("esdllm", deadline=None)  # a shared machine is slow at times

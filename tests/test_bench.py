@@ -41,9 +41,9 @@ from esdllm.benchmarking.memory import MemoryMeter, Waiting
 from esdllm.benchmarking.plots import plot_curve, plot_report
 from esdllm.benchmarking.profiling import profile
 from esdllm.benchmarking.running import turns
+from esdllm.checkpoints.loading import random_model
 from esdllm.cost import Cost, Costing, Machine
 from esdllm.errors import ConfigError, InputError, UnavailableError
-from esdllm.loading import random_model
 from esdllm.plan import Layout
 from esdllm.runtime.run import StepFunction
 from esdllm.testing.models import tiny_model

@@ -15,12 +15,12 @@ from rich.console import Console
 
 import esdllm
 from esdllm.catalogue import KINDS, Catalogue
+from esdllm.checkpoints.loading import shipped_checkpoints
 from esdllm.cli import main
 from esdllm.cli.explain import keep_text
 from esdllm.cli.shared import Choice, counted
 from esdllm.cli.watch import ProgressBar, Watch, layer_bars
 from esdllm.config import DEFAULT_MODEL
-from esdllm.loading import shipped_checkpoints
 from esdllm.plan import StepPlan
 
 DATA = Path(__file__).parent / "conformance"

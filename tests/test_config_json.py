@@ -10,7 +10,7 @@ import pytest
 from helpers import read_config
 
 from esdllm import Catalogue, CheckpointError, describe_model, load_model
-from esdllm.loading import describe_weights, random_model
+from esdllm.checkpoints.loading import describe_weights, random_model
 
 SIZES = {
     "llada-0": [

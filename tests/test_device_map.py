@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from esdllm import Catalogue, ConfigError, Engine, LoadPlan, ModelSpec, UnavailableError, load_model
-from esdllm.placing import Placement, resolve_device
+from esdllm.checkpoints.placing import Placement, resolve_device
 from esdllm.runtime.plain import full_logits
 from esdllm_models.spread import Spread
 
@@ -62,7 +62,7 @@ def test_one_device_holds_all(spec: ModelSpec) -> None:
 
 
 def test_a_list_spreads_the_layers_evenly_in_order(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("esdllm.placing.resolve_device", torch.device)
+    monkeypatch.setattr("esdllm.checkpoints.placing.resolve_device", torch.device)
     found = plan(spec, device_map=["cuda:0", "cuda:1", "cuda:2"])
     assert [device.index for device in found.layers] == [0, 0, 0, 1, 1, 1, 2, 2]
     assert (found.device.index, found.head) == (0, torch.device("cuda:2"))
@@ -76,7 +76,7 @@ def test_auto_is_every_gpu_or_else_the_cpu(spec: ModelSpec, monkeypatch: pytest.
 
 
 def test_a_mapping_says_where_each_layer_lies(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("esdllm.placing.resolve_device", torch.device)
+    monkeypatch.setattr("esdllm.checkpoints.placing.resolve_device", torch.device)
     halves = {"layers.4-7": "cuda:1", "layers.0-2": "cuda:0", "layers.3": "cpu"}
     found = plan(spec, device_map=halves)
     assert found.layers == (FIRST,) * 3 + (CPU,) + (SECOND,) * 4

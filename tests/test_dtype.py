@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from esdllm import Catalogue, CheckpointError, load_model
+from esdllm.checkpoints.loading import describe_weights
 from esdllm.cli import main
-from esdllm.loading import describe_weights
 from esdllm.testing import random_model
 
 KEYS = ("torch_dtype", "dtype")

@@ -9,8 +9,8 @@ import torch
 from helpers import read_config
 
 from esdllm import Catalogue, Engine, Model, ModelSpec
+from esdllm.checkpoints.loading import random_model
 from esdllm.footprint import working_bytes
-from esdllm.loading import random_model
 from esdllm.testing.memory import TensorMemory
 
 

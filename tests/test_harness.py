@@ -24,12 +24,12 @@ from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
 from esdllm import Catalogue, ConfigError, DecodeConfig, Engine, InputError, Model, UnavailableError, load_model
+from esdllm.checkpoints.loading import shipped_checkpoints
 from esdllm.cli import main
 from esdllm.config import DEFAULT_MODEL, ComponentConfig, read_toml
 from esdllm.evaluation.harness import HarnessModel, register
 from esdllm.evaluation.likelihood import Likelihood, Pair, all_mask_sets, mask_sets, sampled_mask_sets, windows
 from esdllm.evaluation.requests import Decoding, Wish, cut
-from esdllm.loading import shipped_checkpoints
 from esdllm.runtime.components import Components
 from esdllm.runtime.plain import full_logits
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from esdllm import ConfigError, Engine, Pipeline, load_model
-from esdllm.loading import random_model
+from esdllm.checkpoints.loading import random_model
 
 CALLS: list[Any] = [
     Pipeline.__call__,

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from esdllm import Catalogue, CheckpointError, LoadPlan, UnavailableError, describe_model, load_model
+from esdllm.checkpoints.loading import describe_weights
 from esdllm.cli import main
-from esdllm.loading import describe_weights
 from esdllm.runtime.plain import full_logits
 
 TOKENS = torch.randint(0, 250, (2, 13), generator=torch.Generator().manual_seed(0))
@@ -122,7 +122,7 @@ def test_it_is_merged_before_weights_are_rounded_or_quantised(
 def test_rows_are_merged_some_at_a_time_like_all_at_once(
     catalogue: Catalogue, tmp_path: Path, adapter: Adapter, base: Any, factors: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("esdllm.weights._CHUNK", 64 * 7)  # no divisor of the rows
+    monkeypatch.setattr("esdllm.checkpoints.weights._CHUNK", 64 * 7)  # no divisor of the rows
     expected = write_checkpoint(tmp_path / "merged", read_config("llada-0"), merged(base, factors, q_proj=2, ff_out=2))
     same(adapter(), expected, catalogue)
 

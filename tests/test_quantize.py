@@ -22,8 +22,8 @@ from processor import INT8_REFUSED, needs_int8
 from torch import Tensor
 
 from esdllm import Catalogue, CheckpointError, Engine, LoadPlan, Model, UnavailableError, load_model
+from esdllm.checkpoints.loading import describe_weights
 from esdllm.cli import main
-from esdllm.loading import describe_weights
 from esdllm.runtime.plain import full_logits
 from esdllm.runtime.run import StepFunction
 from esdllm.testing import random_model

@@ -27,10 +27,10 @@ from esdllm import (
     describe_model,
     load_model,
 )
-from esdllm.loading import describe_weights, random_model, shipped_checkpoints
-from esdllm.reading import head_dim, json_object, mask_token_id, need, rope_theta, token
-from esdllm.text import CHATML, Codec
-from esdllm.weights import Checkpoint, compare
+from esdllm.checkpoints.loading import describe_weights, random_model, shipped_checkpoints
+from esdllm.checkpoints.reading import head_dim, json_object, mask_token_id, need, rope_theta, token
+from esdllm.checkpoints.text import CHATML, Codec
+from esdllm.checkpoints.weights import Checkpoint, compare
 from esdllm_models.llada import LladaFamily
 
 MASK = "<|mask|>"

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from esdllm import dtypes
+from esdllm.checkpoints import dtypes
+from esdllm.checkpoints.dtypes import bfloat16_is_slow
 from esdllm.cli import main
 from esdllm.cli.shared import SLOW_BFLOAT16
-from esdllm.dtypes import bfloat16_is_slow
 from esdllm.processor import multiplies_bfloat16
 
 Run = Callable[..., tuple[int, str, str]]

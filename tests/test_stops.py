@@ -13,8 +13,8 @@ from helpers import CASES, read_config, write_checkpoint
 from safetensors.torch import load_file
 
 from esdllm import Catalogue, CheckpointError, Engine, ModelSpec, Pipeline, describe_model, load_model
-from esdllm.loading import shipped_checkpoints
-from esdllm.reading import ends_of_text, stop_ids, token
+from esdllm.checkpoints.loading import shipped_checkpoints
+from esdllm.checkpoints.reading import ends_of_text, stop_ids, token
 
 
 @pytest.fixture(params=["tiny-llada", "tiny-dream"])

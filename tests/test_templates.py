@@ -28,8 +28,8 @@ from esdllm import (
     template_worker,
     templates,
 )
-from esdllm.templates import ChatTemplate
-from esdllm.text import Codec
+from esdllm.checkpoints.templates import ChatTemplate
+from esdllm.checkpoints.text import Codec
 from esdllm_models.tokenizers import fast_tokenizer
 
 LLAMA3 = (

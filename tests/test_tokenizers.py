@@ -29,8 +29,8 @@ from esdllm import (
     TokenizerError,
     load_model,
 )
+from esdllm.checkpoints.text import CHATML, Codec
 from esdllm.foreign import translated
-from esdllm.text import CHATML, Codec
 from esdllm_models.tokenizers import LLADA_TEMPLATE, fast_tokenizer
 
 CORPUS = [

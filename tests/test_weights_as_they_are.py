@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from esdllm import Catalogue, CheckpointError, describe_model, load_model
-from esdllm.loading import describe_weights
-from esdllm.reading import refuse_unread, rope_theta
+from esdllm.checkpoints.loading import describe_weights
+from esdllm.checkpoints.reading import refuse_unread, rope_theta
 from esdllm.runtime.plain import full_logits
 
 TOKENS = torch.randint(0, 250, (2, 13), generator=torch.Generator().manual_seed(0))

@@ -16,7 +16,7 @@ import torch
 from esdllm import Catalogue
 from esdllm.benchmarking.clock import ClockedEngine, seconds_of
 from esdllm.benchmarking.geometries import geometry
-from esdllm.loading import Model, describe_weights, random_model
+from esdllm.checkpoints.loading import Model, describe_weights, random_model
 from esdllm.plan import StepPlan
 from esdllm.runtime.graphs import StepGraphs
 

@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from esdllm.catalogue import Catalogue
+from esdllm.checkpoints.loading import geometries
 from esdllm.errors import InputError, known
-from esdllm.loading import geometries
 
 __all__ = ["SCALED", "geometry", "geometry_names", "resized"]
 

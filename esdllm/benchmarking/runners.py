@@ -15,8 +15,8 @@ from esdllm.benchmarking.report import Memory
 from esdllm.benchmarking.sampling import refuse, sample
 from esdllm.benchmarking.setting import Entry, Setting
 from esdllm.catalogue import Catalogue
+from esdllm.checkpoints.loading import Model
 from esdllm.cost import Costing
-from esdllm.loading import Model
 from esdllm.plan import Layout
 from esdllm.runtime.components import Components
 from esdllm.runtime.records import until_stop

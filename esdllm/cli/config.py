@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from esdllm.catalogue import Catalogue
+from esdllm.checkpoints.loading import describe_model
 from esdllm.cli.shared import (
     BlockLength,
     Choice,
@@ -31,7 +32,6 @@ from esdllm.config import DEFAULT_PRESET, SECTIONS, DecodeConfig
 from esdllm.config.layers import Keys, Settled
 from esdllm.config.project import PROJECT_FILE, current_file, read_project
 from esdllm.errors import ConfigError
-from esdllm.loading import describe_model
 from esdllm.runtime.components import Components
 from esdllm.views import ModelSpec
 

@@ -8,6 +8,7 @@ import typer
 
 from esdllm.attention import AUTO, choose_attention
 from esdllm.catalogue import Catalogue
+from esdllm.checkpoints.loading import describe_weights, resolve_device
 from esdllm.cli.doctor_tables import Place, Visit, place_as_dict, print_place, print_visit, visit_as_dict
 from esdllm.cli.shared import (
     BlockLength,
@@ -35,7 +36,6 @@ from esdllm.doctor import (
     sound_catalogue,
 )
 from esdllm.errors import EsdllmError
-from esdllm.loading import describe_weights, resolve_device
 from esdllm.runtime.components import Components
 
 

@@ -13,9 +13,9 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from esdllm.checkpoints.dtypes import bfloat16_is_slow
 from esdllm.cli.shared import SLOW_BFLOAT16
 from esdllm.doctor import BrokenPlugin, Fit, Machine, Package, Serving
-from esdllm.dtypes import bfloat16_is_slow
 from esdllm.errors import installing
 from esdllm.plugins import DISABLE_VARIABLE, disabled_names
 from esdllm.views import ModelSpec

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from esdllm.attention import AUTO
 from esdllm.catalogue import Catalogue
+from esdllm.checkpoints.loading import Weights, describe_weights, resolve_device
 from esdllm.cli.cost import Measure, PeakBandwidth, PeakGflops, Prediction, as_dicts, machine, predict, print_cost
 from esdllm.cli.geometry import GeometryName, named_model
 from esdllm.cli.shared import (
@@ -42,7 +43,6 @@ from esdllm.config import SECTIONS, ComponentConfig, DecodeConfig
 from esdllm.config.options import inner_fields
 from esdllm.cost import Costing, Kind, Machine, step_kind
 from esdllm.errors import InputError
-from esdllm.loading import Weights, describe_weights, resolve_device
 from esdllm.plan import Layout, Phase, StepPlan
 from esdllm.runtime.components import Components
 from esdllm.views import ModelSpec

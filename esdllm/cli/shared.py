@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from esdllm.catalogue import Catalogue
+from esdllm.checkpoints.dtypes import bfloat16_is_slow
+from esdllm.checkpoints.loading import Model, load_model, shipped_checkpoints
 from esdllm.config import DEFAULT_MODEL, DEFAULT_PRESET, DecodeConfig, base_preset, parse_set
 from esdllm.config.layers import Layer, Settled, file_layer
 from esdllm.config.project import (
@@ -27,9 +29,7 @@ from esdllm.config.project import (
     environment_layers,
     environment_sets,
 )
-from esdllm.dtypes import bfloat16_is_slow
 from esdllm.errors import CheckpointError, ConfigError, InputError
-from esdllm.loading import Model, load_model, shipped_checkpoints
 
 ModelName = Annotated[
     str | None,

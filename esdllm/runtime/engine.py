@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from esdllm.catalogue import Catalogue
+from esdllm.checkpoints.loading import Model
 from esdllm.config import SECTIONS, DecodeConfig
 from esdllm.errors import InputError, PluginError
 from esdllm.interfaces import Cache, StepObserver
 from esdllm.keywords import hinting
-from esdllm.loading import Model
 from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
 from esdllm.runtime.canvas import Canvas, layout, undecided_positions

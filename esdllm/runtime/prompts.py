@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from esdllm.checkpoints.loading import Model
+from esdllm.checkpoints.text import check_unicode
 from esdllm.errors import InputError
-from esdllm.loading import Model
-from esdllm.text import check_unicode
 from esdllm.views import Message, ModelSpec
 
 __all__ = ["Prepared", "Prompts", "prepare"]

@@ -6,7 +6,7 @@ failed and with what values. `esdllm.testing.strategies`, which needs hypothesis
 
 from collections.abc import Callable, Mapping
 
-from esdllm.loading import random_model
+from esdllm.checkpoints.loading import random_model
 from esdllm.runtime.plain import full_logits
 from esdllm.testing.conformance import Report, conformance
 from esdllm.testing.contracts.backends import check_attention_backend

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from esdllm.catalogue import Catalogue
+from esdllm.checkpoints.loading import Model, random_model
 from esdllm.errors import InputError, known
-from esdllm.loading import Model, random_model
 
 __all__ = ["GEOMETRIES", "tiny_model"]
 

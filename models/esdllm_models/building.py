@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, UnavailableError
-from esdllm.weights import Checkpoint
+from esdllm.checkpoints.weights import Checkpoint
 from esdllm_models.linear import Dense, Linear, Split, cut
 from esdllm_models.quantized import quantizer
 from esdllm_models.spread import Spread

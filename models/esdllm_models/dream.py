@@ -9,8 +9,18 @@ from typing import Any
 import attrs
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec
-from esdllm.reading import MOST_LAYERS, factor, head_dim, refuse, refuse_unread, rope_theta, size, stop_ids, token
-from esdllm.text import CHATML, Codec
+from esdllm.checkpoints.reading import (
+    MOST_LAYERS,
+    factor,
+    head_dim,
+    refuse,
+    refuse_unread,
+    rope_theta,
+    size,
+    stop_ids,
+    token,
+)
+from esdllm.checkpoints.text import CHATML, Codec
 from esdllm_models.adopting import adopt
 from esdllm_models.building import Names, load, problems, weight_bytes
 from esdllm_models.quantized import QUANTIZERS

@@ -10,8 +10,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from esdllm import CheckpointError, TokenizerError
+from esdllm.checkpoints.reading import json_object
 from esdllm.foreign import translated
-from esdllm.reading import json_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast

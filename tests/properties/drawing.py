@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from esdllm import Catalogue, Engine, Model, ModelSpec, StepRecord
-from esdllm.loading import random_model
+from esdllm.checkpoints.loading import random_model
 from esdllm_models.linear import Dense, Linear
 from esdllm_models.transformer import Layer, Transformer
 

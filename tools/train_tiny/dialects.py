@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from esdllm.text import CHATML
+from esdllm.checkpoints.text import CHATML
 
 _LLADA_TEMPLATE = (
     "{% set loop_messages = messages %}{% for message in loop_messages %}"

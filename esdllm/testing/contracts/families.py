@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from esdllm.catalogue import Catalogue
+from esdllm.checkpoints.loading import Model
+from esdllm.checkpoints.placing import LoadPlan
 from esdllm.interfaces import ModelAdapter, ModelFamily
-from esdllm.loading import Model
-from esdllm.placing import LoadPlan
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.faults import numbers
 from esdllm.runtime.plain import full_logits

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from esdllm.catalogue import Catalogue
+from esdllm.checkpoints.loading import Model
 from esdllm.config import DEFAULT_PRESET, SECTIONS, DecodeConfig
 from esdllm.errors import InputError, UnavailableError, known
-from esdllm.loading import Model
 from esdllm.plan import Layout, Phase, Window
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.engine import Engine

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec
-from esdllm.reading import MOST_LAYERS, factor, head_dim, refuse, rope_theta, size, stop_ids, token
+from esdllm.checkpoints.reading import MOST_LAYERS, factor, head_dim, refuse, rope_theta, size, stop_ids, token
 from esdllm_example_qwen3.model import Qwen3, shapes
 from esdllm_example_qwen3.text import codec_of
 from esdllm_example_qwen3.weights import adopted, drawn, read

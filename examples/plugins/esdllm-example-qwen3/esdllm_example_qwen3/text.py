@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from esdllm import ModelSpec, TokenizerError
+from esdllm.checkpoints.text import CHATML, Codec
 from esdllm.foreign import translated
-from esdllm.text import CHATML, Codec
 
 
 def codec_of(source: Any, spec: ModelSpec) -> Codec:

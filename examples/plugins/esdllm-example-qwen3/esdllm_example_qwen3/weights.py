@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from esdllm import CheckpointError, LoadPlan, UnavailableError
-from esdllm.weights import Checkpoint, compare
+from esdllm.checkpoints.weights import Checkpoint, compare
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of every weight, by its name in a checkpoint."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from esdllm.checkpoints.lora import base_of, is_adapter
+from esdllm.checkpoints.stored import bits
 from esdllm.errors import CheckpointError, known
-from esdllm.lora import base_of, is_adapter
-from esdllm.stored import bits
 
 __all__ = ["find", "hub_sizes", "locate"]
 

@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from esdllm.checkpoints.naming import unwrapped
+from esdllm.checkpoints.reading import json_object
+from esdllm.checkpoints.stored import Stored, check_dtype, has_weights, open_file, tensors
 from esdllm.errors import CheckpointError, brief
-from esdllm.naming import unwrapped
-from esdllm.reading import json_object
-from esdllm.stored import Stored, check_dtype, has_weights, open_file, tensors
 
 __all__ = ["Lora", "base_of", "is_adapter"]
 

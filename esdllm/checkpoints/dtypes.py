@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from esdllm.checkpoints.finding import hub_sizes
+from esdllm.checkpoints.placing import DTYPES, resolve_dtype
+from esdllm.checkpoints.stored import SERVED, check_dtype, stored_sizes
 from esdllm.errors import CheckpointError, brief
-from esdllm.finding import hub_sizes
-from esdllm.placing import DTYPES, resolve_dtype
 from esdllm.processor import multiplies_bfloat16
-from esdllm.stored import SERVED, check_dtype, stored_sizes
 
 __all__ = ["bfloat16_is_slow", "choose_dtype", "told_dtype"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from esdllm.checkpoints.templates import ChatTemplate
 from esdllm.errors import CheckpointError, InputError
 from esdllm.foreign import translated
-from esdllm.templates import ChatTemplate
 from esdllm.views import Message, ModelSpec
 
 __all__ = ["CHATML", "Codec", "check_unicode"]

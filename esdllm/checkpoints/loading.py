@@ -10,18 +10,18 @@ import attrs
 import torch
 
 from esdllm.catalogue import Catalogue
+from esdllm.checkpoints.dtypes import choose_dtype
+from esdllm.checkpoints.finding import locate
+from esdllm.checkpoints.lora import base_of
+from esdllm.checkpoints.placing import DeviceMap, LoadPlan, Placement, resolve_device, resolve_dtype
+from esdllm.checkpoints.reading import ends_of_text, json_object, mask_token_id, refuse_quantized
+from esdllm.checkpoints.stored import has_weights
+from esdllm.checkpoints.unwrapping import unwrapped
 from esdllm.config import ComponentConfig
 from esdllm.config.elsewhere import offer
-from esdllm.dtypes import choose_dtype
 from esdllm.errors import CheckpointError, TokenizerError, known
-from esdllm.finding import locate
 from esdllm.interfaces import ModelAdapter, ModelFamily, TextCodec
 from esdllm.keywords import hinting
-from esdllm.lora import base_of
-from esdllm.placing import DeviceMap, LoadPlan, Placement, resolve_device, resolve_dtype
-from esdllm.reading import ends_of_text, json_object, mask_token_id, refuse_quantized
-from esdllm.stored import has_weights
-from esdllm.unwrapping import unwrapped
 from esdllm.views import ModelSpec
 
 __all__ = [

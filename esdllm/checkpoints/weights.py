@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from esdllm.checkpoints.lora import Lora
+from esdllm.checkpoints.naming import compare, matched
+from esdllm.checkpoints.stored import Stored, check_dtype, open_file, stored
 from esdllm.errors import CheckpointError
-from esdllm.lora import Lora
-from esdllm.naming import compare, matched
-from esdllm.stored import Stored, check_dtype, open_file, stored
 
 __all__ = ["Checkpoint", "compare"]
 
