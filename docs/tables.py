@@ -12,8 +12,8 @@ from typing import Any
 import attrs
 
 from esdllm import Catalogue, DecodeConfig
-from esdllm.catalogue import KINDS, Entry
 from esdllm.config import SECTIONS
+from esdllm.plugins.catalogue import KINDS, Entry
 
 _MARK = re.compile(r"^<!-- table: ([a-z-]+) -->$", re.MULTILINE)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from esdllm.answers import Answer, Answers, Infilled
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model, describe_model, from_module, load_model
 from esdllm.checkpoints.placing import LoadPlan
 from esdllm.config import DEFAULT_PRESET, ComponentConfig, DecodeConfig
@@ -49,6 +48,7 @@ from esdllm.interfaces import (
 )
 from esdllm.pipeline import Pipeline
 from esdllm.plan import Block, Drift, Moment, Phase, Scope, StepPlan, Window
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.processor import multiplies_bfloat16, runs_triton
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.noise import gumbel, uniform

@@ -11,14 +11,14 @@ import attrs
 import psutil
 import torch
 
-from esdllm.attention import at_defaults
-from esdllm.catalogue import Catalogue
 from esdllm.config import ComponentConfig
 from esdllm.errors import ConfigError, InputError, PluginError
 from esdllm.footprint import working_bytes
 from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
-from esdllm.plugins import disabled_names, load_plugins
+from esdllm.plugins.auto import at_defaults
+from esdllm.plugins.catalogue import Catalogue
+from esdllm.plugins.loader import disabled_names, load_plugins
 from esdllm.runtime.components import Components
 from esdllm.views import Memory, ModelSpec
 

@@ -16,7 +16,6 @@ import torch
 from esdllm.answers import Answer, Answers, Infilled
 from esdllm.batching.plan import alike
 from esdllm.blanks import infilled, parse_template
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model, load_model
 from esdllm.checkpoints.placing import DeviceMap
 from esdllm.config import DEFAULT_PRESET, DecodeConfig, merge
@@ -24,6 +23,7 @@ from esdllm.errors import InputError
 from esdllm.incoming import one, prompt_list
 from esdllm.interfaces import StepObserver
 from esdllm.keywords import hinting
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.prompts import Prepared, Prompts, prepare

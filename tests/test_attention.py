@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from esdllm import Catalogue, Engine, KeyValue, Model, ModelSpec, describe_model, load_model
-from esdllm.attention import choose_attention
 from esdllm.cli import main
 from esdllm.config import ComponentConfig
 from esdllm.errors import ConfigError, PluginError, UnavailableError
+from esdllm.plugins.auto import choose_attention
 from esdllm.runtime.run import StepFunction
 from esdllm_backends.attention import flex as flex_module
 from esdllm_backends.attention import matmul as matmul_module

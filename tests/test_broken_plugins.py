@@ -11,11 +11,11 @@ import attrs
 import pytest
 from helpers import offers
 
-import esdllm.plugins
+import esdllm.plugins.loader
 from esdllm import Catalogue, PluginError, hookimpl
 from esdllm.cli import main
 
-REAL = esdllm.plugins.entry_points
+REAL = esdllm.plugins.loader.entry_points
 
 
 @attrs.frozen
@@ -125,7 +125,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.setenv("COLUMNS", "200")
 
     def install(*points: Point) -> None:
-        monkeypatch.setattr(esdllm.plugins, "entry_points", lambda group: [*points, *REAL(group=group)])
+        monkeypatch.setattr(esdllm.plugins.loader, "entry_points", lambda group: [*points, *REAL(group=group)])
 
     return install
 
@@ -189,7 +189,7 @@ def test_doctor_lists_a_broken_plugin_where_the_rest_cannot_be_told_without_it(i
 def test_of_two_components_of_one_name_the_stranger_s_is_left_out(install, monkeypatch) -> None:
     later = Point("bad", offering("esdllm_cache_stores", {"dense": Scorer}))
     for points in ([later, *REAL(group="esdllm")], [*REAL(group="esdllm"), later]):
-        monkeypatch.setattr(esdllm.plugins, "entry_points", lambda group, points=points: points)
+        monkeypatch.setattr(esdllm.plugins.loader, "entry_points", lambda group, points=points: points)
         with pytest.raises(PluginError) as caught:
             Catalogue.load()
         assert caught.value.plugin == "bad"

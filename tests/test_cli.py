@@ -14,7 +14,6 @@ import pytest
 from rich.console import Console
 
 import esdllm
-from esdllm.catalogue import KINDS, Catalogue
 from esdllm.checkpoints.loading import shipped_checkpoints
 from esdllm.cli import main
 from esdllm.cli.explain import keep_text
@@ -22,6 +21,7 @@ from esdllm.cli.shared import Choice, counted
 from esdllm.cli.watch import ProgressBar, Watch, layer_bars
 from esdllm.config import DEFAULT_MODEL
 from esdllm.plan import StepPlan
+from esdllm.plugins.catalogue import KINDS, Catalogue
 
 DATA = Path(__file__).parent / "conformance"
 RANDOM = str(DATA / "llada-0")

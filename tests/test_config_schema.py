@@ -12,7 +12,7 @@ from projects import FILE, Run
 
 from esdllm import Catalogue, configure
 from esdllm.config import SECTIONS, read_toml
-from esdllm.config.schema import configuration_schema
+from esdllm.plugins.schema import configuration_schema
 
 CATALOGUE = Catalogue.load()
 SCHEMA = configuration_schema(CATALOGUE)

@@ -19,9 +19,9 @@ from esdllm import (
     Engine,
     Moment,
 )
-from esdllm.catalogue import KINDS
 from esdllm.errors import EsdllmError, InputError
 from esdllm.plan import Layout
+from esdllm.plugins.catalogue import KINDS
 from esdllm.testing import (
     CHECKS,
     GEOMETRIES,

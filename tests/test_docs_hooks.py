@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from esdllm import Catalogue, testing
-from esdllm.catalogue import KINDS
 from esdllm.hookspecs import HookSpecs
+from esdllm.plugins.catalogue import KINDS
 from esdllm.testing import CHECKS
 
 PAGE = (Path(__file__).parent.parent / "docs" / "hooks.md").read_text(encoding="utf-8")

@@ -13,11 +13,11 @@ import torch
 from helpers import CASES, offers, read_config
 
 from esdllm import Catalogue, Engine, Model, UnavailableError, describe_model, load_model
-from esdllm.attention import choose_attention
 from esdllm.checkpoints.loading import describe_weights
 from esdllm.cli import main
 from esdllm.config import ComponentConfig
 from esdllm.doctor import Device, Fit, Machine, attention_backends, fits, packages
+from esdllm.plugins.auto import choose_attention
 from esdllm.runtime.components import Components
 from esdllm.views import Memory
 

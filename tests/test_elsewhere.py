@@ -8,9 +8,9 @@ import pytest
 
 import esdllm
 from esdllm import Catalogue, ConfigError, configure
-from esdllm.catalogue import KINDS
 from esdllm.config import read_toml
-from esdllm.config.elsewhere import offer
+from esdllm.plugins.catalogue import KINDS
+from esdllm.plugins.elsewhere import offer
 
 CATALOGUE = Catalogue.load()
 
@@ -23,7 +23,7 @@ def without_examples(monkeypatch: pytest.MonkeyPatch) -> Catalogue:
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("esdllm.config.elsewhere.version", missing)
+    monkeypatch.setattr("esdllm.plugins.elsewhere.version", missing)
     examples = {entry.origin.plugin for entry in CATALOGUE.entries() if "example" in entry.origin.distribution}
     return Catalogue.load(disabled=sorted(examples))
 
@@ -46,7 +46,7 @@ def test_a_model_type_that_is_not_installed_names_the_package(without_examples: 
 
 
 def test_a_package_that_is_installed_but_left_out_is_not_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("esdllm.config.elsewhere.version", lambda name: "1.0")
+    monkeypatch.setattr("esdllm.plugins.elsewhere.version", lambda name: "1.0")
     assert offer("importance", "recency") == (
         "esdllm-example-recency offers it, which is installed but left out by ESDLLM_DISABLE_PLUGINS"
     )

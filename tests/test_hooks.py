@@ -10,9 +10,9 @@ import pytest
 from helpers import offers, plugin
 
 from esdllm import Catalogue, Engine, Model, Preset, hookimpl
-from esdllm.catalogue import KINDS
 from esdllm.errors import PluginError
 from esdllm.hookspecs import HookSpecs
+from esdllm.plugins.catalogue import KINDS
 
 HOOKS = [name for name in vars(HookSpecs) if name.startswith("esdllm_")]
 

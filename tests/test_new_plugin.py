@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from esdllm import INTERFACE, Catalogue
-from esdllm.catalogue import KINDS as SECTIONS
 from esdllm.cli import main
 from esdllm.cli.new_plugin import KINDS, write_plugin
 from esdllm.errors import ConfigError, InputError
+from esdllm.plugins.catalogue import KINDS as SECTIONS
 
 if sys.version_info >= (3, 11):
     import tomllib

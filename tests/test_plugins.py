@@ -11,10 +11,10 @@ import attrs
 import pytest
 from helpers import offers
 
-import esdllm.plugins
+import esdllm.plugins.loader
 from esdllm import INTERFACE, Catalogue, PluginError, Preset, hookimpl
 from esdllm import __version__ as VERSION
-from esdllm.plugins import load_plugins
+from esdllm.plugins.loader import load_plugins
 
 INSTALLED = ["esdllm-backends", "esdllm-models", "esdllm-policies"]
 EMPTY = Preset("nothing", {})
@@ -43,7 +43,9 @@ def install(monkeypatch: pytest.MonkeyPatch):
     """Return a function that makes entry points the only installed ones."""
 
     def install(*points: Point) -> None:
-        monkeypatch.setattr(esdllm.plugins, "entry_points", lambda group: list(points) if group == "esdllm" else [])
+        monkeypatch.setattr(
+            esdllm.plugins.loader, "entry_points", lambda group: list(points) if group == "esdllm" else []
+        )
 
     return install
 

@@ -43,7 +43,7 @@ def test_an_adaptive_run_does_read_the_device(catalogue: Catalogue, build: Any) 
         build(shape_only, "es-dllm-parallel").generate(prompts())
 
 
-PLUGIN_CODE = ("pluggy", "esdllm.plugins", "esdllm.catalogue", "importlib.metadata")
+PLUGIN_CODE = ("pluggy", "esdllm.plugins.loader", "esdllm.plugins.catalogue", "importlib.metadata")
 """modules none of whose functions runs while a generation does"""
 
 
@@ -75,7 +75,7 @@ def test_no_hook_is_called_while_generating(mode: str, build: Any) -> None:
 
 def test_building_an_engine_looks_names_up_and_loading_a_catalogue_calls_hooks(build: Any) -> None:
     """So the law above really listens."""
-    assert "esdllm.catalogue.build" in plugin_calls(lambda: build("llada-0", "es-dllm"))
+    assert "esdllm.plugins.catalogue.build" in plugin_calls(lambda: build("llada-0", "es-dllm"))
     assert any(name.endswith(".esdllm_presets") for name in plugin_calls(Catalogue.load))
 
 

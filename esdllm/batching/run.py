@@ -16,10 +16,10 @@ from esdllm.batching.locking import locked
 from esdllm.batching.plan import alike
 from esdllm.batching.rows import BadLine, Line, check_kind, read_lines, write_rows
 from esdllm.batching.workers import Batch, Done, Setup, alone, decode, decode_elsewhere, places
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model
 from esdllm.config import DecodeConfig
 from esdllm.errors import EsdllmError, InputError, UnavailableError
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.prompts import prepare
 

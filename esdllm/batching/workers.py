@@ -15,10 +15,10 @@ import attrs
 import torch
 
 from esdllm.batching.rows import write_rows
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model, load_model
 from esdllm.config import DecodeConfig
 from esdllm.errors import EsdllmError, UnavailableError
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.allocator import keep_freed_memory
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.records import Generation

@@ -17,11 +17,11 @@ from esdllm.benchmarking.report import Report
 from esdllm.benchmarking.runners import Sample
 from esdllm.benchmarking.running import Progress, outcome, turns
 from esdllm.benchmarking.setting import Entry, Setting
-from esdllm.catalogue import Catalogue
 from esdllm.config import DecodeConfig
 from esdllm.cost import Costing
 from esdllm.errors import EsdllmError, InputError, UnavailableError
 from esdllm.plan import Phase, StepPlan
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 
 __all__ = ["CONVERTER", "Found", "Job", "bench_fresh"]

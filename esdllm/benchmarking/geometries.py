@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import geometries
 from esdllm.errors import InputError, known
+from esdllm.plugins.catalogue import Catalogue
 
 __all__ = ["SCALED", "geometry", "geometry_names", "resized"]
 

@@ -14,10 +14,10 @@ from esdllm.benchmarking.clock import Clock, ClockedEngine, StepTime
 from esdllm.benchmarking.report import Memory
 from esdllm.benchmarking.sampling import refuse, sample
 from esdllm.benchmarking.setting import Entry, Setting
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model
 from esdllm.cost import Costing
 from esdllm.plan import Layout
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.runtime.records import until_stop
 

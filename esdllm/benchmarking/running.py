@@ -19,10 +19,10 @@ from esdllm.benchmarking.profiling import profile
 from esdllm.benchmarking.report import KindTimes, Outcome, Report, spread
 from esdllm.benchmarking.runners import EngineRunner, Runner, Sample, runner
 from esdllm.benchmarking.setting import Entry, Setting
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model
 from esdllm.cost import Costing
 from esdllm.errors import InputError, UnavailableError
+from esdllm.plugins.catalogue import Catalogue
 
 __all__ = ["Progress", "bench", "decoded", "environment", "outcome", "own_peak", "parts", "threads", "turns"]
 

@@ -8,12 +8,12 @@ from typing import Any
 import attrs
 import torch
 
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model, Weights, describe_weights, load_model, random_model, resolve_device
 from esdllm.config import DecodeConfig
 from esdllm.config.project import Project
 from esdllm.errors import ConfigError, InputError
 from esdllm.evaluation.contenders import Contender
+from esdllm.plugins.catalogue import Catalogue
 
 __all__ = ["BARE", "DEFAULTS", "Entry", "Setting", "entries"]
 

@@ -9,8 +9,8 @@ from typing import Any
 from esdllm.benchmarking.fresh import CONVERTER, Found, Job
 from esdllm.benchmarking.runners import runner
 from esdllm.benchmarking.running import decoded, environment, own_peak, parts, threads
-from esdllm.catalogue import Catalogue
 from esdllm.errors import EsdllmError
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.allocator import keep_freed_memory
 
 __all__ = ["answer"]

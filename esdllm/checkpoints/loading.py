@@ -9,7 +9,6 @@ from typing import Any
 import attrs
 import torch
 
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.dtypes import choose_dtype
 from esdllm.checkpoints.finding import locate
 from esdllm.checkpoints.lora import base_of
@@ -18,10 +17,11 @@ from esdllm.checkpoints.reading import ends_of_text, json_object, mask_token_id,
 from esdllm.checkpoints.stored import has_weights
 from esdllm.checkpoints.unwrapping import unwrapped
 from esdllm.config import ComponentConfig
-from esdllm.config.elsewhere import offer
 from esdllm.errors import CheckpointError, TokenizerError, known
 from esdllm.interfaces import ModelAdapter, ModelFamily, TextCodec
 from esdllm.keywords import hinting
+from esdllm.plugins.catalogue import Catalogue
+from esdllm.plugins.elsewhere import offer
 from esdllm.views import ModelSpec
 
 __all__ = [

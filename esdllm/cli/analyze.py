@@ -13,7 +13,6 @@ from rich.table import Table
 from esdllm.analysis import Analysis, AnalysisInterrupted, analyze
 from esdllm.analysis.plots import draw, require_matplotlib
 from esdllm.analysis.tables import tables
-from esdllm.catalogue import Catalogue
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.prompts import read_prompts
 from esdllm.cli.shared import (
@@ -40,6 +39,7 @@ from esdllm.cli.shared import (
 )
 from esdllm.errors import InputError, known
 from esdllm.evaluation import load_suite, of_split, taken
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 
 _PRESET = "vanilla"

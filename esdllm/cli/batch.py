@@ -20,10 +20,10 @@ from rich.progress import (
 
 from esdllm.batching import BatchReport, BatchRun
 from esdllm.batching import Progress as Step
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import describe_weights, resolve_device
 from esdllm.cli.progress import Pace, left
 from esdllm.cli.shared import counted, hint_dtype, print_json, stderr
+from esdllm.plugins.catalogue import Catalogue
 
 __all__ = ["answer_file"]
 

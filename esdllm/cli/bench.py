@@ -24,7 +24,6 @@ from esdllm.benchmarking import (
     read_report,
 )
 from esdllm.benchmarking.plots import plot_curve, plot_report
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import resolve_device
 from esdllm.cli.bench_tables import print_comparison, print_curve, print_report
 from esdllm.cli.geometry import GeometryName, named_model
@@ -49,6 +48,7 @@ from esdllm.cli.shared import (
 from esdllm.config.project import current_project, environment_layers
 from esdllm.errors import InputError, known
 from esdllm.evaluation.plots import check_format
+from esdllm.plugins.catalogue import Catalogue
 
 _DEFAULT_GEOMETRY = "tiny"
 

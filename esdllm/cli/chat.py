@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from esdllm.catalogue import Catalogue
 from esdllm.cli.prompts import text_of_input
 from esdllm.cli.shared import (
     BlockLength,
@@ -32,6 +31,7 @@ from esdllm.cli.shared import (
 )
 from esdllm.cli.talk import Chat
 from esdllm.pipeline import Pipeline
+from esdllm.plugins.catalogue import Catalogue
 
 
 def chat(

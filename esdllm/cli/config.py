@@ -11,7 +11,6 @@ import tomli_w
 import typer
 from rich.text import Text
 
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import describe_model
 from esdllm.cli.shared import (
     BlockLength,
@@ -32,6 +31,7 @@ from esdllm.config import DEFAULT_PRESET, SECTIONS, DecodeConfig
 from esdllm.config.layers import Keys, Settled
 from esdllm.config.project import PROJECT_FILE, current_file, read_project
 from esdllm.errors import ConfigError
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.views import ModelSpec
 
@@ -47,7 +47,7 @@ def config_(context: typer.Context) -> None:
     \b
     esdllm config show --profile fast
     esdllm config validate
-    esdllm config schema > esdllm.config.schema.json
+    esdllm config schema > esdllm.plugins.schema.json
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -138,9 +138,9 @@ def schema(debug: Debug = False) -> None:
     "#:schema ./esdllm.config.schema.json" is then completed and checked by editors that build on Taplo.
 
     \b
-    esdllm config schema > esdllm.config.schema.json
+    esdllm config schema > esdllm.plugins.schema.json
     """
-    from esdllm.config.schema import configuration_schema
+    from esdllm.plugins.schema import configuration_schema
 
     print_json(configuration_schema(Catalogue.load()))
 

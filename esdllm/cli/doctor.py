@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from esdllm.attention import AUTO, choose_attention
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import describe_weights, resolve_device
 from esdllm.cli.doctor_tables import Place, Visit, place_as_dict, print_place, print_visit, visit_as_dict
 from esdllm.cli.shared import (
@@ -36,6 +34,8 @@ from esdllm.doctor import (
     sound_catalogue,
 )
 from esdllm.errors import EsdllmError
+from esdllm.plugins.auto import AUTO, choose_attention
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 
 

@@ -17,7 +17,7 @@ from esdllm.checkpoints.dtypes import bfloat16_is_slow
 from esdllm.cli.shared import SLOW_BFLOAT16
 from esdllm.doctor import BrokenPlugin, Fit, Machine, Package, Serving
 from esdllm.errors import installing
-from esdllm.plugins import DISABLE_VARIABLE, disabled_names
+from esdllm.plugins.loader import DISABLE_VARIABLE, disabled_names
 from esdllm.views import ModelSpec
 
 __all__ = ["Place", "Visit", "place_as_dict", "print_place", "print_visit", "visit_as_dict"]

@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from esdllm.catalogue import Catalogue
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.shared import (
     BlockLength,
@@ -51,6 +50,7 @@ from esdllm.evaluation import (
     taken,
 )
 from esdllm.evaluation.plots import check_format, plot_report
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 
 _PIPED = 140  # columns, where there is no terminal to fit into

@@ -15,8 +15,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from esdllm.attention import AUTO
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Weights, describe_weights, resolve_device
 from esdllm.cli.cost import Measure, PeakBandwidth, PeakGflops, Prediction, as_dicts, machine, predict, print_cost
 from esdllm.cli.geometry import GeometryName, named_model
@@ -44,6 +42,8 @@ from esdllm.config.options import inner_fields
 from esdllm.cost import Costing, Kind, Machine, step_kind
 from esdllm.errors import InputError
 from esdllm.plan import Layout, Phase, StepPlan
+from esdllm.plugins.auto import AUTO
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.views import ModelSpec
 

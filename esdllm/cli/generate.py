@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 
 from esdllm.batching import BatchRun, Setup
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model
 from esdllm.cli.batch import answer_file
 from esdllm.cli.prompts import read_prompt
@@ -40,6 +39,7 @@ from esdllm.cli.shared import (
 from esdllm.cli.watch import ProgressBar, View, Watch
 from esdllm.config import DecodeConfig
 from esdllm.errors import InputError, UnavailableError
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.records import Generation
 

@@ -10,7 +10,6 @@ import typer
 
 from esdllm.answers import Infilled
 from esdllm.blanks import parse_template
-from esdllm.catalogue import Catalogue
 from esdllm.cli.prompts import read_prompt
 from esdllm.cli.shared import (
     BlockLength,
@@ -34,6 +33,7 @@ from esdllm.cli.shared import (
 )
 from esdllm.cli.watch import ProgressBar
 from esdllm.pipeline import Pipeline
+from esdllm.plugins.catalogue import Catalogue
 
 
 def infill(

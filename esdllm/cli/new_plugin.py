@@ -13,10 +13,10 @@ from typing import Annotated
 import attrs
 import typer
 
-from esdllm.catalogue import Catalogue
 from esdllm.cli.shared import Debug
 from esdllm.errors import ConfigError, InputError, known
 from esdllm.hookspecs import INTERFACE
+from esdllm.plugins.catalogue import Catalogue
 
 __all__ = ["KINDS", "new_plugin", "write_plugin"]
 

@@ -14,11 +14,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from esdllm.catalogue import KINDS, Catalogue, Entry
 from esdllm.cli.shared import Debug, Json, print_json, shown, stderr, stdout
 from esdllm.config import ComponentConfig
 from esdllm.errors import ConfigError, known
-from esdllm.plugins import DISABLE_VARIABLE, Origin
+from esdllm.plugins.catalogue import KINDS, Catalogue, Entry
+from esdllm.plugins.loader import DISABLE_VARIABLE, Origin
 
 
 def plugins(

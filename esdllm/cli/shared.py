@@ -14,7 +14,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.dtypes import bfloat16_is_slow
 from esdllm.checkpoints.loading import Model, load_model, shipped_checkpoints
 from esdllm.config import DEFAULT_MODEL, DEFAULT_PRESET, DecodeConfig, base_preset, parse_set
@@ -30,6 +29,7 @@ from esdllm.config.project import (
     environment_sets,
 )
 from esdllm.errors import CheckpointError, ConfigError, InputError
+from esdllm.plugins.catalogue import Catalogue
 
 ModelName = Annotated[
     str | None,

@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.prompts import read_prompt
@@ -40,6 +39,7 @@ from esdllm.cli.shared import (
 from esdllm.config import DecodeConfig
 from esdllm.errors import InputError
 from esdllm.evaluation import Contender, check_names
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.runtime.engine import Engine
 from esdllm.tracing import Trace, page

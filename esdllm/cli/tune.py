@@ -11,7 +11,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from esdllm.catalogue import Catalogue
 from esdllm.cli.evaluate import Batch, Tasks, cost_table, print_report
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.prompts import read_prompts
@@ -43,6 +42,7 @@ from esdllm.errors import ConfigError, InputError
 from esdllm.evaluation import Contender, load_suite, taken
 from esdllm.evaluation.plots import check_format
 from esdllm.interfaces import Suite
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.tuning import Goal, Prompts, Search, Space, Trial, Tuning, parted
 from esdllm.views import Problem
 

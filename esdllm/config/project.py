@@ -16,7 +16,7 @@ import attrs
 from esdllm.config.layers import Layer, line_numbers
 from esdllm.config.settings import SECTIONS, DecodeConfig, check_setting, parse_set, read_toml
 from esdllm.errors import ConfigError, foreign, known
-from esdllm.plugins import DISABLE_VARIABLE
+from esdllm.plugins.loader import DISABLE_VARIABLE
 
 __all__ = [
     "DEBUG_VARIABLE",

@@ -9,11 +9,11 @@ from typing import Any
 
 import attrs
 
-from esdllm.catalogue import Catalogue
 from esdllm.config import DEFAULT_PRESET, DecodeConfig, parse_set
 from esdllm.config.layers import Layer, file_layer
 from esdllm.config.project import Project
 from esdllm.errors import ConfigError, InputError
+from esdllm.plugins.catalogue import Catalogue
 
 __all__ = ["Contender", "check_names"]
 

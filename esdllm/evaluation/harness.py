@@ -21,13 +21,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model, load_model, shipped_checkpoints
 from esdllm.config import DecodeConfig
 from esdllm.errors import ConfigError, InputError, UnavailableError, installing, known
 from esdllm.evaluation.likelihood import Likelihood, Pair, groups, windows
 from esdllm.evaluation.requests import Decoding, Wish, cut, settings_of, strings, whole
 from esdllm.interfaces import TextCodec
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.runtime.engine import Engine
 from esdllm.views import Message

@@ -10,12 +10,12 @@ from importlib.metadata import version
 import attrs
 import torch
 
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model
 from esdllm.errors import InputError, UnavailableError
 from esdllm.evaluation.contenders import Contender, check_names
 from esdllm.evaluation.outcomes import Batch, Outcome, Report
 from esdllm.interfaces import Suite
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.prompts import prepare
 from esdllm.runtime.records import Generation

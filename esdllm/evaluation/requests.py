@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from esdllm.catalogue import Catalogue
 from esdllm.config import DEFAULT_PRESET, SECTIONS, ComponentConfig, DecodeConfig, base_preset, merge, read_toml
 from esdllm.errors import ConfigError, known
+from esdllm.plugins.catalogue import Catalogue
 
 __all__ = ["Decoding", "Wish", "cut", "settings_of", "strings", "whole"]
 

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import attrs
 
-from esdllm.catalogue import Catalogue
 from esdllm.config import ComponentConfig
 from esdllm.errors import ConfigError, InputError, known
 from esdllm.interfaces import Suite
 from esdllm.jsonl import sound_json_lines
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.views import Problem
 
 __all__ = ["JsonlSuite", "Split", "load_suite", "of_split", "taken"]

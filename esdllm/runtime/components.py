@@ -7,8 +7,6 @@ from typing import Any, cast
 import attrs
 import torch
 
-from esdllm.attention import AttentionChoice, AutoAttention, choose_attention
-from esdllm.catalogue import Catalogue
 from esdllm.config import SECTIONS, DecodeConfig
 from esdllm.errors import ConfigError, UnavailableError
 from esdllm.hookspecs import PROJECT
@@ -29,6 +27,8 @@ from esdllm.interfaces import (
 from esdllm.plan import Layout
 from esdllm.planning.quota import moves
 from esdllm.planning.schedule import Planner, Planners
+from esdllm.plugins.auto import AttentionChoice, AutoAttention, choose_attention
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.forward import Parts
 from esdllm.views import CacheShape, ModelSpec
 

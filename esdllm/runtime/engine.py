@@ -12,7 +12,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model
 from esdllm.config import SECTIONS, DecodeConfig
 from esdllm.errors import InputError, PluginError
@@ -20,6 +19,7 @@ from esdllm.interfaces import Cache, StepObserver
 from esdllm.keywords import hinting
 from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.canvas import Canvas, layout, undecided_positions
 from esdllm.runtime.components import Components
 from esdllm.runtime.culprit import naming_culprits

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model, load_model
 from esdllm.config import DecodeConfig
 from esdllm.errors import InputError
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.plain import full_logits
 from esdllm.views import ModelSpec, StepRecord

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model, random_model
 from esdllm.errors import InputError, known
+from esdllm.plugins.catalogue import Catalogue
 
 __all__ = ["GEOMETRIES", "tiny_model"]
 

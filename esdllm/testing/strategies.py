@@ -9,10 +9,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm.catalogue import Catalogue
 from esdllm.config import DEFAULT_PRESET, DecodeConfig
 from esdllm.errors import ConfigError, EsdllmError, installing
 from esdllm.plan import Layout, Moment
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.runtime.samples import SPEC, cache_shape, importance_view, key_value, sample_view, unmasking_view
 from esdllm.views import CacheShape, ImportanceView, KeyValue, SampleView, UnmaskingView

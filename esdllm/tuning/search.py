@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model
 from esdllm.config import DecodeConfig, merge
 from esdllm.errors import ConfigError, InputError
 from esdllm.evaluation import Contender, Outcome, Report, check_names, evaluate
 from esdllm.interfaces import Suite
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.prompts import prepare
 from esdllm.tuning.goal import Goal
 from esdllm.tuning.space import Space

@@ -11,9 +11,9 @@ from typing import Any
 
 import attrs
 
-from esdllm.catalogue import Catalogue
 from esdllm.config import SECTIONS, DecodeConfig, merge, parse_set
 from esdllm.errors import ConfigError
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 
 __all__ = ["Choose", "Dimension", "Space"]

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model
 from esdllm.checkpoints.placing import LoadPlan
 from esdllm.interfaces import ModelAdapter, ModelFamily
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.faults import numbers
 from esdllm.runtime.plain import full_logits

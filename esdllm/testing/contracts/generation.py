@@ -13,11 +13,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm.catalogue import Catalogue
 from esdllm.checkpoints.loading import Model
 from esdllm.config import DEFAULT_PRESET, SECTIONS, DecodeConfig
 from esdllm.errors import InputError, UnavailableError, known
 from esdllm.plan import Layout, Phase, Window
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.records import Generation

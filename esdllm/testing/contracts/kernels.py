@@ -7,9 +7,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from esdllm.catalogue import Catalogue
 from esdllm.errors import ConfigError
 from esdllm.interfaces import ImportanceScorer, TokenSampler, UnmaskingPolicy
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.faults import candidates_fault, memory_fault, numbers, score_fault, selection_fault
 from esdllm.runtime.samples import importance_view, sample_view, unmasking_view
 from esdllm.testing.contracts.generation import check_generation, short_config

@@ -8,10 +8,10 @@ from unittest import SkipTest
 import attrs
 import torch
 
-from esdllm.catalogue import Catalogue
 from esdllm.config import SECTIONS, DecodeConfig
 from esdllm.errors import ConfigError, UnavailableError
 from esdllm.interfaces import StepObserver, Suite
+from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.testing.contracts.generation import prompts, short_config
 from esdllm.testing.contracts.laws import called, law

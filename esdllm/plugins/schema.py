@@ -10,10 +10,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
-from esdllm.attention import AUTO
-from esdllm.catalogue import Catalogue, Entry
 from esdllm.config.options import inner_fields
 from esdllm.config.settings import SECTIONS, DecodeConfig
+from esdllm.plugins.auto import AUTO
+from esdllm.plugins.catalogue import Catalogue, Entry
 from esdllm.views import Preset
 
 __all__ = ["configuration_schema"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from esdllm.config.settings import read_toml
-from esdllm.plugins import DISABLE_VARIABLE
+from esdllm.plugins.loader import DISABLE_VARIABLE
 
 __all__ = ["offer"]
 

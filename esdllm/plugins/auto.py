@@ -15,7 +15,7 @@ from esdllm.interfaces import AttentionBackend
 from esdllm.views import KeyValue, ModelSpec
 
 if TYPE_CHECKING:
-    from esdllm.catalogue import Catalogue
+    from esdllm.plugins.catalogue import Catalogue
 
 __all__ = ["AUTO", "AttentionChoice", "AutoAttention", "at_defaults", "choose_attention"]
 

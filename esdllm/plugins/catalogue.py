@@ -10,15 +10,15 @@ import attrs
 import cattrs
 from cattrs.errors import ForbiddenExtraKeysError
 
-from esdllm.attention import AUTO, AutoAttention
 from esdllm.config import ComponentConfig, DecodeConfig, parse_set
-from esdllm.config.elsewhere import offer
 from esdllm.config.layers import Layer, Settled, file_layer, settle
 from esdllm.config.options import converter, inner_fields
 from esdllm.config.project import Project
 from esdllm.errors import ConfigError, PluginError, brief, known
 from esdllm.hookspecs import PROJECT
-from esdllm.plugins import DISABLE_VARIABLE, Origin, Plugins, blaming, load_plugins
+from esdllm.plugins.auto import AUTO, AutoAttention
+from esdllm.plugins.elsewhere import offer
+from esdllm.plugins.loader import DISABLE_VARIABLE, Origin, Plugins, blaming, load_plugins
 from esdllm.views import Preset
 
 __all__ = ["KINDS", "Catalogue", "Entry", "Option"]

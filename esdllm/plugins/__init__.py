@@ -1,0 +1,1 @@
+"""Finding what is installed, and building components from it by name."""
