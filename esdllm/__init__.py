@@ -7,7 +7,6 @@ from importlib.metadata import version as _version
 from pathlib import Path
 from typing import Any
 
-from esdllm.answers import Answer, Answers, Infilled
 from esdllm.checkpoints.loading import Model, describe_model, from_module, load_model
 from esdllm.checkpoints.placing import LoadPlan
 from esdllm.config import DEFAULT_PRESET, ComponentConfig, DecodeConfig
@@ -22,7 +21,6 @@ from esdllm.errors import (
     TokenizerError,
     UnavailableError,
 )
-from esdllm.frames import Frame
 from esdllm.hookspecs import INTERFACE, hookimpl
 from esdllm.interfaces import (
     AttentionBackend,
@@ -46,14 +44,16 @@ from esdllm.interfaces import (
     TokenSampler,
     UnmaskingPolicy,
 )
-from esdllm.pipeline import Pipeline
 from esdllm.plan import Block, Drift, Moment, Phase, Scope, StepPlan, Window
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.processor import multiplies_bfloat16, runs_triton
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.noise import gumbel, uniform
 from esdllm.runtime.records import Generation
-from esdllm.streaming import Stream, StreamEvent
+from esdllm.use.answers import Answer, Answers, Infilled
+from esdllm.use.frames import Frame
+from esdllm.use.pipeline import Pipeline
+from esdllm.use.streaming import Stream, StreamEvent
 from esdllm.views import (
     BlockView,
     CacheShape,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from esdllm.batching.rows import read_lines, write_rows
 from esdllm.errors import InputError
+from esdllm.use.batching.rows import read_lines, write_rows
 
 GOOD = b'{"prompt": "good", "id": 1}'
 LINES: list[tuple[bytes, str]] = [

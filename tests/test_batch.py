@@ -20,13 +20,13 @@ import pytest
 from rich.console import Console
 
 from esdllm import Catalogue, Engine, configure, load_model
-from esdllm.batching import BatchRun, Progress, Setup, alike
-from esdllm.batching.journal import Journal
-from esdllm.batching.locking import locked
-from esdllm.batching.rows import read_lines
-from esdllm.batching.workers import places
 from esdllm.cli import main
 from esdllm.errors import InputError, UnavailableError
+from esdllm.use.batching import BatchRun, Progress, Setup, alike
+from esdllm.use.batching.journal import Journal
+from esdllm.use.batching.locking import locked
+from esdllm.use.batching.rows import read_lines
+from esdllm.use.batching.workers import places
 
 ASKED = ["Who are you?", "What is 12 + 7?", "Sort these numbers from small to large: 31, 4, 15."]
 SHORT = ["--model", "tiny-llada", "--gen-length", "16", "--block-length", "8"]
@@ -520,7 +520,7 @@ def in_a_process(*words: str) -> subprocess.Popen[str]:
 HOLDING = """
 import sys, time
 from pathlib import Path
-from esdllm.batching.locking import locked
+from esdllm.use.batching.locking import locked
 with locked(Path("answers.jsonl.run"), Path("answers.jsonl")):
     print("held", flush=True)
     time.sleep(60)

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from esdllm import Catalogue, Engine, load_model
-from esdllm.batching import BatchRun, Setup, workers
 from esdllm.cli import main
 from esdllm.errors import ConfigError, EsdllmError, NumericsError, PluginError, TokenizerError, UnavailableError
+from esdllm.use.batching import BatchRun, Setup, workers
 
 POISON = " ~"
 GOOD = ["Who are you?", "What is 12 + 7?", "Sort these numbers: 31, 4, 15.", "What is 3 + 4?"]
@@ -23,7 +23,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 POISONING = f"""
-import esdllm.batching.workers as workers
+import esdllm.use.batching.workers as workers
 
 plain = workers.load_model
 

@@ -12,7 +12,7 @@ from transformers import BatchEncoding
 
 from esdllm import InputError, Model, Pipeline, load_model
 from esdllm.errors import known
-from esdllm.incoming import prompt_list
+from esdllm.use.incoming import prompt_list
 
 TURN = {"role": "user", "content": "hi"}
 IDS = [[1, 2, 3], [4, 5, 6]]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from esdllm import Catalogue, Generation, InputError, Model, Pipeline, load_model
-from esdllm.blanks import infilled, parse_template
+from esdllm.use.blanks import infilled, parse_template
 
 
 @pytest.fixture(scope="module")

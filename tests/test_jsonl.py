@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from esdllm.batching.rows import read_lines
 from esdllm.cli.prompts import read_prompts
 from esdllm.errors import InputError
 from esdllm.evaluation.suites import read_problems
-from esdllm.jsonl import json_lines, sound_json_lines
+from esdllm.use.batching.rows import read_lines
+from esdllm.use.jsonl import json_lines, sound_json_lines
 
 SEPARATORS = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\r\nh"
 

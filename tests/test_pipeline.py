@@ -11,7 +11,7 @@ from helpers import CASES
 
 import esdllm
 from esdllm import Answer, Answers, Catalogue, InputError, Model, Pipeline, load_model
-from esdllm.blanks import parse_template
+from esdllm.use.blanks import parse_template
 
 SHORT: dict[str, Any] = {"gen_length": 16, "block_length": 8}
 ASKED = ["Who are you?", "What is 12 + 7?", "Sort these numbers from small to large: 31, 4, 15."]

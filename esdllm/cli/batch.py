@@ -18,12 +18,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from esdllm.batching import BatchReport, BatchRun
-from esdllm.batching import Progress as Step
 from esdllm.checkpoints.loading import describe_weights, resolve_device
 from esdllm.cli.progress import Pace, left
 from esdllm.cli.shared import counted, hint_dtype, print_json, stderr
 from esdllm.plugins.catalogue import Catalogue
+from esdllm.use.batching import BatchReport, BatchRun
+from esdllm.use.batching import Progress as Step
 
 __all__ = ["answer_file"]
 

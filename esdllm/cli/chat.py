@@ -30,8 +30,8 @@ from esdllm.cli.shared import (
     stderr,
 )
 from esdllm.cli.talk import Chat
-from esdllm.pipeline import Pipeline
 from esdllm.plugins.catalogue import Catalogue
+from esdllm.use.pipeline import Pipeline
 
 
 def chat(

@@ -10,7 +10,6 @@ import attrs
 import typer
 from rich.console import Console
 
-from esdllm.batching import BatchRun, Setup
 from esdllm.checkpoints.loading import Model
 from esdllm.cli.batch import answer_file
 from esdllm.cli.prompts import read_prompt
@@ -42,6 +41,7 @@ from esdllm.errors import InputError, UnavailableError
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.records import Generation
+from esdllm.use.batching import BatchRun, Setup
 
 
 def generate(

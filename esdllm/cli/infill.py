@@ -8,8 +8,6 @@ from typing import Annotated
 import attrs
 import typer
 
-from esdllm.answers import Infilled
-from esdllm.blanks import parse_template
 from esdllm.cli.prompts import read_prompt
 from esdllm.cli.shared import (
     BlockLength,
@@ -32,8 +30,10 @@ from esdllm.cli.shared import (
     stderr,
 )
 from esdllm.cli.watch import ProgressBar
-from esdllm.pipeline import Pipeline
 from esdllm.plugins.catalogue import Catalogue
+from esdllm.use.answers import Infilled
+from esdllm.use.blanks import parse_template
+from esdllm.use.pipeline import Pipeline
 
 
 def infill(

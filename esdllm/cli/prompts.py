@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from esdllm.errors import InputError
-from esdllm.jsonl import sound_json_lines
+from esdllm.use.jsonl import sound_json_lines
 
 __all__ = ["read_prompt", "read_prompts", "text_of_input"]
 

@@ -12,16 +12,16 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from esdllm.answers import Answer
-from esdllm.batching.rows import is_turn, write_atomically
 from esdllm.cli.shared import Choice, counted
 from esdllm.cli.watch import CanvasPanel
 from esdllm.config import parse_set
 from esdllm.config.layers import Layer
 from esdllm.errors import ConfigError, EsdllmError, InputError, known
 from esdllm.parsing import parse_json
-from esdllm.pipeline import Pipeline
-from esdllm.streaming import Stream
+from esdllm.use.answers import Answer
+from esdllm.use.batching.rows import is_turn, write_atomically
+from esdllm.use.pipeline import Pipeline
+from esdllm.use.streaming import Stream
 from esdllm.views import Message
 
 __all__ = ["Chat"]

@@ -14,9 +14,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 from torch import Tensor
 
-from esdllm.frames import Frame, Frames
 from esdllm.interfaces import TextCodec
 from esdllm.plan import StepPlan
+from esdllm.use.frames import Frame, Frames
 from esdllm.views import ModelSpec, StepRecord
 
 _BARS = "▁▂▃▄▅▆▇█"

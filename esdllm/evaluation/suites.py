@@ -11,8 +11,8 @@ import attrs
 from esdllm.config import ComponentConfig
 from esdllm.errors import ConfigError, InputError, known
 from esdllm.interfaces import Suite
-from esdllm.jsonl import sound_json_lines
 from esdllm.plugins.catalogue import Catalogue
+from esdllm.use.jsonl import sound_json_lines
 from esdllm.views import Problem
 
 __all__ = ["JsonlSuite", "Split", "load_suite", "of_split", "taken"]

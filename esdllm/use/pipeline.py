@@ -13,21 +13,21 @@ from typing import Any, cast, overload
 import attrs
 import torch
 
-from esdllm.answers import Answer, Answers, Infilled
-from esdllm.batching.plan import alike
-from esdllm.blanks import infilled, parse_template
 from esdllm.checkpoints.loading import Model, load_model
 from esdllm.checkpoints.placing import DeviceMap
 from esdllm.config import DEFAULT_PRESET, DecodeConfig, merge
 from esdllm.errors import InputError
-from esdllm.incoming import one, prompt_list
 from esdllm.interfaces import StepObserver
 from esdllm.keywords import hinting
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.prompts import Prepared, Prompts, prepare
-from esdllm.streaming import Stream, feed
+from esdllm.use.answers import Answer, Answers, Infilled
+from esdllm.use.batching.plan import alike
+from esdllm.use.blanks import infilled, parse_template
+from esdllm.use.incoming import one, prompt_list
+from esdllm.use.streaming import Stream, feed
 from esdllm.views import Message
 
 __all__ = ["Pipeline"]
@@ -139,7 +139,7 @@ class Pipeline:
 
         A list is decoded `batch` at a time, prompts of like length together. `chat` says whether text goes through the chat
         template: if not told, where the checkpoint brings one. `seed` is every prompt's, or one a prompt. `streamer`, for
-        one prompt, is shown the answer as transformers' generate does; see `esdllm.streaming.feed`.
+        one prompt, is shown the answer as transformers' generate does; see `esdllm.use.streaming.feed`.
 
         Raises:
             InputError: a prompt that cannot be decoded; says why.
@@ -167,7 +167,7 @@ class Pipeline:
     def stream(
         self, prompt: str | Sequence[int] | Sequence[Message], *, chat: bool | None = None, seed: int | None = None
     ) -> Stream:
-        """Return the answer to a prompt or conversation as a stream of events; see `esdllm.streaming.Stream`.
+        """Return the answer to a prompt or conversation as a stream of events; see `esdllm.use.streaming.Stream`.
 
         Raises:
             InputError: the prompt cannot be decoded, or there are several.

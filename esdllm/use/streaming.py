@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from esdllm.answers import Answer
-from esdllm.frames import Frame, Frames, spelled
 from esdllm.interfaces import TextCodec
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.records import until_stop
+from esdllm.use.answers import Answer
+from esdllm.use.frames import Frame, Frames, spelled
 from esdllm.views import ModelSpec, StepRecord
 
 __all__ = ["Stream", "StreamEvent", "feed"]

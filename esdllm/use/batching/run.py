@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from esdllm.batching.journal import Journal
-from esdllm.batching.locking import locked
-from esdllm.batching.plan import alike
-from esdllm.batching.rows import BadLine, Line, check_kind, read_lines, write_rows
-from esdllm.batching.workers import Batch, Done, Setup, alone, decode, decode_elsewhere, places
 from esdllm.checkpoints.loading import Model
 from esdllm.config import DecodeConfig
 from esdllm.errors import EsdllmError, InputError, UnavailableError
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.prompts import prepare
+from esdllm.use.batching.journal import Journal
+from esdllm.use.batching.locking import locked
+from esdllm.use.batching.plan import alike
+from esdllm.use.batching.rows import BadLine, Line, check_kind, read_lines, write_rows
+from esdllm.use.batching.workers import Batch, Done, Setup, alone, decode, decode_elsewhere, places
 
 __all__ = ["BatchReport", "BatchRun", "Progress"]
 

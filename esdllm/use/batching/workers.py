@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import attrs
 import torch
 
-from esdllm.batching.rows import write_rows
 from esdllm.checkpoints.loading import Model, load_model
 from esdllm.config import DecodeConfig
 from esdllm.errors import EsdllmError, UnavailableError
@@ -22,6 +21,7 @@ from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.allocator import keep_freed_memory
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.records import Generation
+from esdllm.use.batching.rows import write_rows
 
 __all__ = ["Batch", "Done", "Setup", "alone", "decode", "decode_elsewhere", "places"]
 

@@ -9,11 +9,11 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from esdllm.answers import Infilled
 from esdllm.checkpoints.text import check_unicode
 from esdllm.errors import InputError, brief
 from esdllm.interfaces import TextCodec
 from esdllm.runtime.records import Generation
+from esdllm.use.answers import Infilled
 from esdllm.views import ModelSpec
 
 __all__ = ["Template", "infilled", "parse_template"]

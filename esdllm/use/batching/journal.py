@@ -11,10 +11,10 @@ from typing import Any
 
 import attrs
 
-from esdllm.batching.rows import BadLine, write_atomically
 from esdllm.errors import InputError
-from esdllm.jsonl import sound_json_lines
 from esdllm.parsing import parse_json
+from esdllm.use.batching.rows import BadLine, write_atomically
+from esdllm.use.jsonl import sound_json_lines
 
 __all__ = ["Journal"]
 

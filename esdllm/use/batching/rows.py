@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from esdllm.errors import InputError, UnavailableError, brief, installing
-from esdllm.jsonl import json_lines
+from esdllm.use.jsonl import json_lines
 from esdllm.views import Message
 
 __all__ = ["BadLine", "Line", "check_kind", "is_turn", "read_lines", "write_atomically", "write_rows"]

@@ -1,0 +1,1 @@
+"""For people: answers, streams, blanks to fill in, whole files of prompts."""
