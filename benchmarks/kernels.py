@@ -21,8 +21,8 @@ import typer
 from torch.profiler import ProfilerActivity
 
 from esdllm import Catalogue, Model
-from esdllm.benchmarking import Setting, entries, geometry
-from esdllm.benchmarking.runners import EngineRunner
+from esdllm.measure.benchmarking import Setting, entries, geometry
+from esdllm.measure.benchmarking.runners import EngineRunner
 from esdllm.runtime.allocator import keep_freed_memory
 from esdllm_models.linear import Packed
 

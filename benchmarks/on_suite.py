@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from esdllm import Catalogue, Problem, Suite, load_model
-from esdllm.evaluation import Contender, Report, evaluate
+from esdllm.measure.evaluation import Contender, Report, evaluate
 
 
 def measured(

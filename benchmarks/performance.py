@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from esdllm.benchmarking import KindTimes, Outcome, Report, read_report
+from esdllm.measure.benchmarking import KindTimes, Outcome, Report, read_report
 
 ES, ONCE = "es-dllm", "es-dllm refresh.prompt_refresh=256"
 COMPILED, ONCE_COMPILED, VANILLA_COMPILED = (f"{name} compile=true" for name in (ES, ONCE, "vanilla"))

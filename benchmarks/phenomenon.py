@@ -18,10 +18,10 @@ import torch
 import typer
 
 from esdllm import Catalogue, Engine, load_model
-from esdllm.analysis import analyze
-from esdllm.analysis.plots import draw
-from esdllm.analysis.tables import markdown, tables
-from esdllm.evaluation import load_suite, of_split
+from esdllm.measure.analysis import analyze
+from esdllm.measure.analysis.plots import draw
+from esdllm.measure.analysis.tables import markdown, tables
+from esdllm.measure.evaluation import load_suite, of_split
 
 
 def main(

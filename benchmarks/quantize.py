@@ -15,7 +15,7 @@ import typer
 from esdllm import Catalogue, load_model
 from esdllm.checkpoints.loading import describe_weights
 from esdllm.cli.shared import counting_bar, stderr
-from esdllm.evaluation import Contender, difference, evaluate, load_suite, of_split, share, taken
+from esdllm.measure.evaluation import Contender, difference, evaluate, load_suite, of_split, share, taken
 
 KINDS = (
     ("float32", None),

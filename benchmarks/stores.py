@@ -23,8 +23,8 @@ import torch
 import typer
 
 from esdllm import CacheShape, CacheStore, CacheWrite, Catalogue, ComponentConfig, Engine, Model, Phase, load_model
-from esdllm.evaluation import load_suite
-from esdllm.evaluation.statistics import agreement
+from esdllm.measure.evaluation import load_suite
+from esdllm.measure.evaluation.statistics import agreement
 from esdllm.plan import Layout
 from esdllm.runtime.components import Components
 from esdllm.runtime.plain import layers

@@ -16,15 +16,15 @@ from torch import Tensor
 
 import esdllm
 from esdllm import Catalogue, Engine, Model
-from esdllm.analysis import Analysis, AnalysisInterrupted, analyze
-from esdllm.analysis.measures import midranks, pearson, relative_variation, spearman, top_share
-from esdllm.analysis.plots import PLOTS, draw
-from esdllm.analysis.replay import AGES, confidences, exact_layers, pad, replay
-from esdllm.analysis.running import Averages, Histogram, Moments
-from esdllm.analysis.tables import markdown, tables
-from esdllm.analysis.tally import DISTANCES, GROUPS, Tally, layer_groups
-from esdllm.analysis.trajectory import GIVEN, KINDS, Trajectory, decode
 from esdllm.cli import main
+from esdllm.measure.analysis import Analysis, AnalysisInterrupted, analyze
+from esdllm.measure.analysis.measures import midranks, pearson, relative_variation, spearman, top_share
+from esdllm.measure.analysis.plots import PLOTS, draw
+from esdllm.measure.analysis.replay import AGES, confidences, exact_layers, pad, replay
+from esdllm.measure.analysis.running import Averages, Histogram, Moments
+from esdllm.measure.analysis.tables import markdown, tables
+from esdllm.measure.analysis.tally import DISTANCES, GROUPS, Tally, layer_groups
+from esdllm.measure.analysis.trajectory import GIVEN, KINDS, Trajectory, decode
 from esdllm.plan import Block
 from esdllm.runtime.plain import full_logits, hidden_states
 

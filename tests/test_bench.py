@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from esdllm import Catalogue, Engine, StepPlan
-from esdllm.benchmarking import (
+from esdllm.checkpoints.loading import random_model
+from esdllm.errors import ConfigError, InputError, UnavailableError
+from esdllm.measure.benchmarking import (
     PARTS,
     Entry,
     Memory,
@@ -35,15 +37,13 @@ from esdllm.benchmarking import (
     slope,
     spread,
 )
-from esdllm.benchmarking.bare import BareLoop, BareWeights
-from esdllm.benchmarking.clock import ClockedEngine
-from esdllm.benchmarking.memory import MemoryMeter, Waiting
-from esdllm.benchmarking.plots import plot_curve, plot_report
-from esdllm.benchmarking.profiling import profile
-from esdllm.benchmarking.running import turns
-from esdllm.checkpoints.loading import random_model
-from esdllm.cost import Cost, Costing, Machine
-from esdllm.errors import ConfigError, InputError, UnavailableError
+from esdllm.measure.benchmarking.bare import BareLoop, BareWeights
+from esdllm.measure.benchmarking.clock import ClockedEngine
+from esdllm.measure.benchmarking.memory import MemoryMeter, Waiting
+from esdllm.measure.benchmarking.plots import plot_curve, plot_report
+from esdllm.measure.benchmarking.profiling import profile
+from esdllm.measure.benchmarking.running import turns
+from esdllm.measure.cost import Cost, Costing, Machine
 from esdllm.plan import Layout
 from esdllm.runtime.run import StepFunction
 from esdllm.testing.models import tiny_model

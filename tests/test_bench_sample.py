@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esdllm import Catalogue
-from esdllm.benchmarking import Setting, bench, entries, geometry
-from esdllm.benchmarking.runners import EngineRunner, runner
-from esdllm.benchmarking.sampling import sample
 from esdllm.errors import InputError
+from esdllm.measure.benchmarking import Setting, bench, entries, geometry
+from esdllm.measure.benchmarking.runners import EngineRunner, runner
+from esdllm.measure.benchmarking.sampling import sample
 from esdllm.plan import Layout
 from esdllm.runtime.components import Components
 

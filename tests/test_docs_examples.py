@@ -14,7 +14,7 @@ from pages import EXTRAS, PAGES, ROOT, Example, Fence, Room, commands_of, differ
 from processor import INT8_REFUSED
 
 from esdllm import Catalogue, Engine, UnavailableError, configure, load_model
-from esdllm.evaluation import load_suite
+from esdllm.measure.evaluation import load_suite
 
 VNNI = "# needs a processor with VNNI instructions\n"
 """how a block begins that is refused without them"""

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import esdllm
-from esdllm import evaluation, testing
+from esdllm import testing
+from esdllm.measure import evaluation
 
 yaml = pytest.importorskip("yaml")  # comes with mkdocs
 

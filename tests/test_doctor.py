@@ -16,7 +16,7 @@ from esdllm import Catalogue, Engine, Model, UnavailableError, describe_model, l
 from esdllm.checkpoints.loading import describe_weights
 from esdllm.cli import main
 from esdllm.config import ComponentConfig
-from esdllm.doctor import Device, Fit, Machine, attention_backends, fits, packages
+from esdllm.measure.doctor import Device, Fit, Machine, attention_backends, fits, packages
 from esdllm.plugins.auto import choose_attention
 from esdllm.runtime.components import Components
 from esdllm.views import Memory

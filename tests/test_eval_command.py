@@ -17,9 +17,9 @@ from esdllm import Catalogue, Problem
 from esdllm.cli import evaluate as command
 from esdllm.cli import main
 from esdllm.errors import UnavailableError
-from esdllm.evaluation import ONE_BATCH, Contender, EvaluationInterrupted, Interval, Outcome, Report, plots
-from esdllm.evaluation.outcomes import Batch
-from esdllm.evaluation.plots import draw_front, new_figure, plain_ticks, plot_report, save_figure
+from esdllm.measure.evaluation import ONE_BATCH, Contender, EvaluationInterrupted, Interval, Outcome, Report, plots
+from esdllm.measure.evaluation.outcomes import Batch
+from esdllm.measure.evaluation.plots import draw_front, new_figure, plain_ticks, plot_report, save_figure
 
 Run = Callable[..., tuple[int, str, str]]
 QUICK = ["--count", "1", "--gen-length", "8", "--block-length", "4", "--batch", "5"]

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from esdllm import Catalogue, Engine, InputError, Message, Model, Problem, UnavailableError
-from esdllm.evaluation import (
+from esdllm.measure.evaluation import (
     Contender,
     EvaluationInterrupted,
     Report,
     evaluate,
 )
-from esdllm.evaluation.measure import _generate
+from esdllm.measure.evaluation.measure import _generate
 
 CASES = Path(__file__).parent / "conformance"
 SHORT = {"gen_length": 8, "block_length": 4}

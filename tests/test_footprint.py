@@ -10,7 +10,7 @@ from helpers import read_config
 
 from esdllm import Catalogue, Engine, Model, ModelSpec
 from esdllm.checkpoints.loading import random_model
-from esdllm.footprint import working_bytes
+from esdllm.measure.footprint import working_bytes
 from esdllm.testing.memory import TensorMemory
 
 

@@ -27,9 +27,9 @@ from esdllm import Catalogue, ConfigError, DecodeConfig, Engine, InputError, Mod
 from esdllm.checkpoints.loading import shipped_checkpoints
 from esdllm.cli import main
 from esdllm.config import DEFAULT_MODEL, ComponentConfig, read_toml
-from esdllm.evaluation.harness import HarnessModel, register
-from esdllm.evaluation.likelihood import Likelihood, Pair, all_mask_sets, mask_sets, sampled_mask_sets, windows
-from esdllm.evaluation.requests import Decoding, Wish, cut
+from esdllm.measure.evaluation.harness import HarnessModel, register
+from esdllm.measure.evaluation.likelihood import Likelihood, Pair, all_mask_sets, mask_sets, sampled_mask_sets, windows
+from esdllm.measure.evaluation.requests import Decoding, Wish, cut
 from esdllm.runtime.components import Components
 from esdllm.runtime.plain import full_logits
 
@@ -509,9 +509,9 @@ def test_what_cannot_be_done_is_refused_by_name(llada: Model, tiny: Model, harne
 def test_without_lm_eval_the_extra_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "esdllm.evaluation.harness")
+    monkeypatch.delitem(sys.modules, "esdllm.measure.evaluation.harness")
     monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
     assert main(["lm-eval", "--tasks", "gsm8k"]) == 2
     assert 'pip install "esdllm[eval]"' in capsys.readouterr().err
     with pytest.raises(UnavailableError, match="lm-eval cannot be imported"):
-        import esdllm.evaluation.harness  # noqa: F401
+        import esdllm.measure.evaluation.harness  # noqa: F401

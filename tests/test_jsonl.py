@@ -9,7 +9,7 @@ import pytest
 
 from esdllm.cli.prompts import read_prompts
 from esdllm.errors import InputError
-from esdllm.evaluation.suites import read_problems
+from esdllm.measure.evaluation.suites import read_problems
 from esdllm.use.batching.rows import read_lines
 from esdllm.use.jsonl import json_lines, sound_json_lines
 

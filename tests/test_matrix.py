@@ -11,8 +11,8 @@ from helpers import CASES
 from runs import SHORT
 
 from esdllm import Catalogue, Engine, Generation, Model, describe_model, load_model
-from esdllm.doctor import attention_backends
-from esdllm.evaluation.statistics import agreement
+from esdllm.measure.doctor import attention_backends
+from esdllm.measure.evaluation.statistics import agreement
 from esdllm.runtime.components import Components
 from esdllm_backends.attention.matmul import MatmulAttention
 

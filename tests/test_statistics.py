@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esdllm.evaluation import difference, share, speedup
-from esdllm.evaluation.outcomes import pareto
-from esdllm.evaluation.statistics import agreement
+from esdllm.measure.evaluation import difference, share, speedup
+from esdllm.measure.evaluation.outcomes import pareto
+from esdllm.measure.evaluation.statistics import agreement
 
 Z = 1.959963984540054
 BOOLS = st.lists(st.booleans(), min_size=1, max_size=60)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esdllm import CacheShape, CacheStore, CacheWrite, Catalogue, Engine, Model, Phase, load_model
-from esdllm.evaluation.statistics import agreement
+from esdllm.measure.evaluation.statistics import agreement
 from esdllm.testing.memory import TensorMemory
 from esdllm_backends.cache.dense import DenseStore
 from esdllm_backends.cache.disk import DiskStore

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esdllm import Catalogue, ConfigError, InputError, Problem, load_model
-from esdllm.evaluation import Contender, JsonlSuite, load_suite, of_split, taken
+from esdllm.measure.evaluation import Contender, JsonlSuite, load_suite, of_split, taken
 
 PROBLEMS = tuple(Problem(str(number), "", task) for number, task in enumerate("xxyyy"))
 

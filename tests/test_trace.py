@@ -12,11 +12,11 @@ import torch
 from runs import Build, Watch, prompts
 
 from esdllm import Engine, UnavailableError
-from esdllm.analysis.measures import relative_variation
+from esdllm.measure.analysis.measures import relative_variation
+from esdllm.measure.tracing import Trace, trace
+from esdllm.measure.tracing.trace import spans
 from esdllm.runtime.run import StepFunction
 from esdllm.testing import tiny_model
-from esdllm.tracing import Trace, trace
-from esdllm.tracing.trace import spans
 
 PRESETS = ("vanilla", "prefix-cache", "dual-cache", "es-dllm", "es-dllm-parallel", "dual-cache-parallel")
 OTHERS = (

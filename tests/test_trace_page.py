@@ -21,8 +21,8 @@ from runs import Build, prompts
 import esdllm
 from esdllm import InputError
 from esdllm.cli import main
-from esdllm.tracing import Trace, page, trace
-from esdllm.tracing.pack import LEAST, packed
+from esdllm.measure.tracing import Trace, page, trace
+from esdllm.measure.tracing.pack import LEAST, packed
 
 PROMPT = prompts()[0].tolist()
 SCRIPTS = Path(esdllm.__file__).parent / "tracing" / "page"

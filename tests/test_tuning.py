@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from esdllm import Catalogue, ConfigError, DecodeConfig, InputError, Model, Problem, UnavailableError
 from esdllm.cli import main
 from esdllm.config import merge, read_toml
-from esdllm.evaluation import Contender
 from esdllm.interfaces import Suite
+from esdllm.measure.evaluation import Contender
+from esdllm.measure.tuning import Dimension, Goal, Search, Space, Trial, parted
+from esdllm.measure.tuning.plots import plot_tuning
 from esdllm.runtime.components import Components
-from esdllm.tuning import Dimension, Goal, Search, Space, Trial, parted
-from esdllm.tuning.plots import plot_tuning
 
 LENGTHS = {"gen_length": 8, "block_length": 4}
 

@@ -11,9 +11,9 @@ import attrs
 import torch
 
 from esdllm import Catalogue, UnmaskingView, hookimpl
-from esdllm.benchmarking.peak import measure_peak
 from esdllm.checkpoints.loading import Model
-from esdllm.cost import Costing, Machine
+from esdllm.measure.benchmarking.peak import measure_peak
+from esdllm.measure.cost import Costing, Machine
 from on_gpu.ground import Ground, replays
 
 RAGGED = "es-dllm, prompts of 600 to 900 tokens"

@@ -14,9 +14,9 @@ import attrs
 import torch
 
 from esdllm import Catalogue
-from esdllm.benchmarking.clock import ClockedEngine, seconds_of
-from esdllm.benchmarking.geometries import geometry
 from esdllm.checkpoints.loading import Model, describe_weights, random_model
+from esdllm.measure.benchmarking.clock import ClockedEngine, seconds_of
+from esdllm.measure.benchmarking.geometries import geometry
 from esdllm.plan import StepPlan
 from esdllm.runtime.graphs import StepGraphs
 

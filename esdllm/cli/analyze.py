@@ -10,9 +10,6 @@ import typer
 from rich import box
 from rich.table import Table
 
-from esdllm.analysis import Analysis, AnalysisInterrupted, analyze
-from esdllm.analysis.plots import draw, require_matplotlib
-from esdllm.analysis.tables import tables
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.prompts import read_prompts
 from esdllm.cli.shared import (
@@ -38,7 +35,10 @@ from esdllm.cli.shared import (
     stdout,
 )
 from esdllm.errors import InputError, known
-from esdllm.evaluation import load_suite, of_split, taken
+from esdllm.measure.analysis import Analysis, AnalysisInterrupted, analyze
+from esdllm.measure.analysis.plots import draw, require_matplotlib
+from esdllm.measure.analysis.tables import tables
+from esdllm.measure.evaluation import load_suite, of_split, taken
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 

@@ -9,21 +9,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from esdllm.benchmarking import (
-    AXES,
-    DEFAULTS,
-    Entry,
-    Peak,
-    Report,
-    Setting,
-    bench,
-    bench_fresh,
-    compare,
-    curve,
-    entries,
-    read_report,
-)
-from esdllm.benchmarking.plots import plot_curve, plot_report
 from esdllm.checkpoints.loading import resolve_device
 from esdllm.cli.bench_tables import print_comparison, print_curve, print_report
 from esdllm.cli.geometry import GeometryName, named_model
@@ -47,7 +32,22 @@ from esdllm.cli.shared import (
 )
 from esdllm.config.project import current_project, environment_layers
 from esdllm.errors import InputError, known
-from esdllm.evaluation.plots import check_format
+from esdllm.measure.benchmarking import (
+    AXES,
+    DEFAULTS,
+    Entry,
+    Peak,
+    Report,
+    Setting,
+    bench,
+    bench_fresh,
+    compare,
+    curve,
+    entries,
+    read_report,
+)
+from esdllm.measure.benchmarking.plots import plot_curve, plot_report
+from esdllm.measure.evaluation.plots import check_format
 from esdllm.plugins.catalogue import Catalogue
 
 _DEFAULT_GEOMETRY = "tiny"

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from esdllm.benchmarking import GAPS, PARTS, Comparison, Curve, Outcome, Report, Spread
 from esdllm.cli.shared import counted, stdout
+from esdllm.measure.benchmarking import GAPS, PARTS, Comparison, Curve, Outcome, Report, Spread
 
 __all__ = ["print_comparison", "print_curve", "print_report"]
 

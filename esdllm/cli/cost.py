@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from esdllm.benchmarking import measure_peak
 from esdllm.cli.shared import stderr
-from esdllm.cost import Costing, Machine
 from esdllm.errors import InputError
+from esdllm.measure.benchmarking import measure_peak
+from esdllm.measure.cost import Costing, Machine
 from esdllm.plan import StepPlan
 
 __all__ = ["Measure", "PeakBandwidth", "PeakGflops", "Prediction", "as_dicts", "machine", "predict", "print_cost"]

@@ -26,14 +26,14 @@ from esdllm.cli.shared import (
     print_json,
     stdout,
 )
-from esdllm.doctor import (
+from esdllm.errors import EsdllmError
+from esdllm.measure.doctor import (
     Machine,
     attention_backends,
     fits,
     packages,
     sound_catalogue,
 )
-from esdllm.errors import EsdllmError
 from esdllm.plugins.auto import AUTO, choose_attention
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from esdllm.checkpoints.dtypes import bfloat16_is_slow
 from esdllm.cli.shared import SLOW_BFLOAT16
-from esdllm.doctor import BrokenPlugin, Fit, Machine, Package, Serving
 from esdllm.errors import installing
+from esdllm.measure.doctor import BrokenPlugin, Fit, Machine, Package, Serving
 from esdllm.plugins.loader import DISABLE_VARIABLE, disabled_names
 from esdllm.views import ModelSpec
 

@@ -36,7 +36,7 @@ from esdllm.cli.shared import (
 )
 from esdllm.config.project import current_project, environment_layers
 from esdllm.errors import InputError
-from esdllm.evaluation import (
+from esdllm.measure.evaluation import (
     ONE_BATCH,
     Contender,
     EvaluationInterrupted,
@@ -49,7 +49,7 @@ from esdllm.evaluation import (
     of_split,
     taken,
 )
-from esdllm.evaluation.plots import check_format, plot_report
+from esdllm.measure.evaluation.plots import check_format, plot_report
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 

@@ -39,8 +39,8 @@ from esdllm.cli.shared import (
 )
 from esdllm.config import SECTIONS, ComponentConfig, DecodeConfig
 from esdllm.config.options import inner_fields
-from esdllm.cost import Costing, Kind, Machine, step_kind
 from esdllm.errors import InputError
+from esdllm.measure.cost import Costing, Kind, Machine, step_kind
 from esdllm.plan import Layout, Phase, StepPlan
 from esdllm.plugins.auto import AUTO
 from esdllm.plugins.catalogue import Catalogue

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from esdllm.benchmarking import geometry
 from esdllm.cli.shared import default_model
 from esdllm.config.project import MODEL_VARIABLE
 from esdllm.errors import InputError
+from esdllm.measure.benchmarking import geometry
 from esdllm.plugins.catalogue import Catalogue
 
 __all__ = ["GeometryName", "named_model"]

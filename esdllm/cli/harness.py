@@ -15,6 +15,6 @@ def lm_eval(context: typer.Context) -> None:
     esdllm lm-eval --model esdllm --model_args pretrained=tiny-llada,preset=es-dllm --tasks gsm8k --limit 10
     esdllm lm-eval run --help
     """
-    from esdllm.evaluation.harness import run  # lm-eval is optional, and slow to import
+    from esdllm.measure.evaluation.harness import run  # lm-eval is optional, and slow to import
 
     run(context.args)

@@ -38,12 +38,12 @@ from esdllm.cli.shared import (
 )
 from esdllm.config import DecodeConfig
 from esdllm.errors import InputError
-from esdllm.evaluation import Contender, check_names
+from esdllm.measure.evaluation import Contender, check_names
+from esdllm.measure.tracing import Trace, page
+from esdllm.measure.tracing import trace as traced
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.runtime.engine import Engine
-from esdllm.tracing import Trace, page
-from esdllm.tracing import trace as traced
 
 
 def trace(

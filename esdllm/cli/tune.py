@@ -39,11 +39,11 @@ from esdllm.cli.shared import (
 from esdllm.config import SECTIONS, parse_set
 from esdllm.config.project import current_project, environment_layers
 from esdllm.errors import ConfigError, InputError
-from esdllm.evaluation import Contender, load_suite, taken
-from esdllm.evaluation.plots import check_format
 from esdllm.interfaces import Suite
+from esdllm.measure.evaluation import Contender, load_suite, taken
+from esdllm.measure.evaluation.plots import check_format
+from esdllm.measure.tuning import Goal, Prompts, Search, Space, Trial, Tuning, parted
 from esdllm.plugins.catalogue import Catalogue
-from esdllm.tuning import Goal, Prompts, Search, Space, Trial, Tuning, parted
 from esdllm.views import Problem
 
 _PRESET = "es-dllm-parallel"
@@ -245,7 +245,7 @@ def _finish(tuning: Tuning, out: Path, plot: Path | None, as_json: bool) -> None
     part.write_text(tuning.to_toml(), encoding="utf-8")
     part.replace(out)
     if plot:
-        from esdllm.tuning.plots import plot_tuning
+        from esdllm.measure.tuning.plots import plot_tuning
 
         plot_tuning(tuning, plot)
     if as_json:

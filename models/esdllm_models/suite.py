@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from esdllm import Problem
-from esdllm.evaluation import JsonlSuite
+from esdllm.measure.evaluation import JsonlSuite
 
 _HELD_OUT = JsonlSuite(Path(__file__).parent / "tiny" / "problems.jsonl")
 

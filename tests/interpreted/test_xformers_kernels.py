@@ -18,7 +18,7 @@ from xformers.ops.fmha import flash, triton_splitk
 from xformers.ops.fmha.common import Inputs
 
 from esdllm import Catalogue, Engine, KeyValue, Model, ModelSpec, load_model
-from esdllm.evaluation.statistics import agreement
+from esdllm.measure.evaluation.statistics import agreement
 from esdllm_backends.attention import xformers as backend
 from esdllm_backends.attention.eager import EagerAttention
 from esdllm_backends.attention.xformers import XformersAttention

@@ -1,0 +1,51 @@
+"""Speed, measured: contenders side by side on one model, what each kind of step takes, and how that compares with what it could.
+
+from esdllm.measure.benchmarking import Setting, bench, entries, geometry
+
+catalogue = esdllm.Catalogue.load()
+setting = Setting("tiny", geometry("tiny", catalogue), prompt_length=64)
+report = bench(setting, entries(["vanilla", "es-dllm"], catalogue, ["gen_length=32"]), catalogue=catalogue)
+"""
+
+from esdllm.measure.benchmarking.comparing import Change, Comparison, compare
+from esdllm.measure.benchmarking.curve import AXES, Axis, Curve, curve, slope
+from esdllm.measure.benchmarking.fresh import bench_fresh
+from esdllm.measure.benchmarking.geometries import SCALED, geometry, geometry_names
+from esdllm.measure.benchmarking.peak import Peak, Rate, measure_peak
+from esdllm.measure.benchmarking.profiling import GAPS, PARTS
+from esdllm.measure.benchmarking.report import KindTimes, Memory, Outcome, Report, Spread, read_report, spread
+from esdllm.measure.benchmarking.running import bench
+from esdllm.measure.benchmarking.setting import BARE, DEFAULTS, Entry, Setting, entries
+
+__all__ = [
+    "AXES",
+    "BARE",
+    "DEFAULTS",
+    "GAPS",
+    "PARTS",
+    "SCALED",
+    "Axis",
+    "Change",
+    "Comparison",
+    "Curve",
+    "Entry",
+    "KindTimes",
+    "Memory",
+    "Outcome",
+    "Peak",
+    "Rate",
+    "Report",
+    "Setting",
+    "Spread",
+    "bench",
+    "bench_fresh",
+    "compare",
+    "curve",
+    "entries",
+    "geometry",
+    "geometry_names",
+    "measure_peak",
+    "read_report",
+    "slope",
+    "spread",
+]

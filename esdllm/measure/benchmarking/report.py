@@ -1,0 +1,221 @@
+"""What a benchmark found: numbers as they were measured, what follows from them, and their way into JSON and back."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import cattrs
+
+from esdllm.errors import InputError
+from esdllm.measure.benchmarking.peak import Peak
+from esdllm.measure.benchmarking.setting import Setting
+from esdllm.measure.cost import Kind
+from esdllm.parsing import parse_json
+
+__all__ = ["FORMAT", "KindTimes", "Memory", "Outcome", "Report", "Spread", "read_report", "spread"]
+
+FORMAT = "esdllm-bench-1"
+"""What the JSON calls itself."""
+
+
+@attrs.frozen
+class Spread:
+    """A median and the quartiles around it."""
+
+    median: float
+    low: float
+    """a quarter lies below"""
+    high: float
+    """a quarter lies above"""
+
+    def over(self, number: float) -> Spread:
+        """Return the spread of the values over a number."""
+        return Spread(self.median / number, self.low / number, self.high / number)
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return median and quartiles; of one value, that value.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    if len(values) == 1:
+        return Spread(values[0], values[0], values[0])
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Spread(median, low, high)
+
+
+@attrs.frozen
+class KindTimes:
+    """The steps of one kind and window, over all rounds."""
+
+    kind: Kind
+    window: str
+    steps: int
+    """of one run"""
+    milliseconds: Spread
+    """of single steps"""
+    flops: float
+    """of one step, the mean; counted"""
+    bytes: float
+    """of one step, the mean; counted"""
+
+    @property
+    def name(self) -> str:
+        """Kind and window, as tables call it."""
+        return f"{self.kind}, {self.window}"
+
+
+@attrs.frozen
+class Memory:
+    """The most that a run took beside the weights."""
+
+    bytes: int
+    how: str
+    """what was read"""
+
+
+@attrs.frozen
+class Outcome:
+    """What one contender took."""
+
+    name: str
+    config: Mapping[str, Any]
+    bare: bool
+    seconds: tuple[float, ...]
+    """of a run, round by round"""
+    forwards: int
+    """of one run"""
+    answer_tokens: int | None
+    """of one run, up to the first end of text of each row; None if not all of its steps were made"""
+    committed: int
+    """positions decided in one run, over all rows"""
+    compile_seconds: float
+    """of the warm-up"""
+    flops: int
+    """of one run; counted from the plans that were run"""
+    memory: Memory | None
+    """None if it could not be read"""
+    kinds: tuple[KindTimes, ...]
+    between_milliseconds: Spread
+    """of what is between two steps: planning, and reading from the device what planning asks for"""
+    waiting: float | None = None
+    """share of the time in which the process could have run but others had the processor, the median of the rounds; None if
+    the system does not tell"""
+    shares: Mapping[str, Mapping[str, float]] | None = None
+    """by kind and window, the share of the time of each part; None if not profiled"""
+
+    def rate(self, number: float) -> Spread:
+        """Return a number a second."""
+        per = [number / seconds for seconds in self.seconds]
+        return spread(per)
+
+    @property
+    def milliseconds_a_forward(self) -> Spread:
+        """A run's time over its forwards."""
+        return spread(self.seconds).over(max(1, self.forwards) / 1e3)
+
+
+@attrs.frozen
+class Report:
+    """All contenders of one benchmark."""
+
+    setting: Setting
+    rounds: int
+    fresh: bool
+    """whether every run had a process of its own"""
+    environment: Mapping[str, Any]
+    """versions and machine"""
+    weights: int
+    """bytes"""
+    peak: Peak | None
+    """None if not measured"""
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def first(self) -> Outcome:
+        """What the others are compared with."""
+        return self.outcomes[0]
+
+    def speedup(self, outcome: Outcome) -> Spread:
+        """Return how many times as fast as the first contender it decodes, round by round: tokens decided a second."""
+        work = outcome.committed / max(1, self.first.committed)
+        return spread([work * a / b for a, b in zip(self.first.seconds, outcome.seconds, strict=True)])
+
+    def flops_ratio(self, outcome: Outcome) -> float:
+        """Return how many times as many FLOPs the first contender takes for as many tokens."""
+        work = outcome.committed / max(1, self.first.committed)
+        return work * self.first.flops / max(1, outcome.flops)
+
+    def peak_share(self, outcome: Outcome) -> float | None:
+        """Return FLOPs a second over the measured peak."""
+        return outcome.rate(outcome.flops).median / (self.peak.best.gflops * 1e9) if self.peak else None
+
+    def predicted(self, kind: KindTimes) -> float | None:
+        """Return the milliseconds that a step would take at the measured peaks: arithmetic or traffic, whichever is longer."""
+        if self.peak is None:
+            return None
+        machine = self.peak.machine
+        seconds = max(kind.flops / machine.gflops, kind.bytes / (machine.bandwidth or float("inf"))) * 1e-9
+        return seconds * 1e3
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was measured, and beside each contender what follows from it, as plain dicts for JSON."""
+        found: dict[str, Any] = {"format": FORMAT, **_CONVERTER.unstructure(self)}
+        for outcome, told in zip(self.outcomes, found["outcomes"], strict=True):
+            told["derived"] = {
+                "tokens_per_second": None
+                if outcome.answer_tokens is None
+                else attrs.asdict(outcome.rate(outcome.answer_tokens)),
+                "canvas_tokens_per_second": attrs.asdict(outcome.rate(outcome.committed)),
+                "milliseconds_a_forward": attrs.asdict(outcome.milliseconds_a_forward),
+                "speedup": attrs.asdict(self.speedup(outcome)),
+                "flops_ratio": self.flops_ratio(outcome),
+                "peak_share": self.peak_share(outcome),
+                "predicted_milliseconds": {kind.name: self.predicted(kind) for kind in outcome.kinds},
+            }
+        return found
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Report:
+        """Return the report of what `to_dict` gave.
+
+        Raises:
+            InputError: it is no such report.
+        """
+        if found.get("format") != FORMAT:
+            raise InputError(
+                f"the format is {found.get('format')!r}, not '{FORMAT}', as `esdllm bench --json` writes it"
+            )
+        try:
+            return _CONVERTER.structure(found, cls)
+        except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"a part of the report is missing or wrong: {error!r:.200}") from error
+
+
+def read_report(path: Path) -> Report:
+    """Return the report in a file that `esdllm bench --json` wrote.
+
+    Raises:
+        InputError: no such file, or no such report in it.
+    """
+    try:
+        found = parse_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds a {type(found).__name__}; give what `esdllm bench --json` wrote")
+    try:
+        return Report.from_dict(found)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+_CONVERTER = cattrs.Converter()
+_CONVERTER.register_structure_hook_func(lambda kind: kind == Mapping[str, Any], lambda value, _: dict(value))
