@@ -20,7 +20,7 @@ from torch import Tensor
 
 from esdllm import Catalogue, Engine, Model, ModelSpec, StepRecord, load_model
 from esdllm.measure.evaluation import load_suite, of_split
-from esdllm.measure.evaluation.plots import COLORS, new_figure, save_figure
+from esdllm.measure.plots import COLORS, new_figure, save_figure
 from esdllm.runtime.plain import layers
 from esdllm.testing.bounds import attention_bound, attention_drift
 from esdllm.testing.bounds.certified import Certified, Commit, Shares, read_cache

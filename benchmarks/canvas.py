@@ -36,7 +36,7 @@ from esdllm import (
     hookimpl,
     load_model,
 )
-from esdllm.measure.evaluation.plots import COLORS, new_figure, save_figure
+from esdllm.measure.plots import COLORS, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

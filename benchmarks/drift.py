@@ -14,7 +14,7 @@ import typer
 from torch import Tensor
 
 from esdllm import Catalogue, Engine, ModelSpec, StepRecord, load_model
-from esdllm.measure.evaluation.plots import COLORS, new_figure, save_figure
+from esdllm.measure.plots import COLORS, new_figure, save_figure
 
 TOLERANCES = (0.05, 0.1, 0.2, 0.4)
 PROMPT = "Tell me what 34 + 9, 2 * 5 and 37 - 6 are."

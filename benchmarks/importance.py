@@ -16,7 +16,7 @@ from on_suite import measured
 
 from esdllm import Catalogue
 from esdllm.measure.evaluation import Contender, Interval, Report, load_suite, of_split, taken
-from esdllm.measure.evaluation.plots import COLORS, new_figure, save_figure
+from esdllm.measure.plots import COLORS, new_figure, save_figure
 
 KEEPS = {
     "0.25": "[[0,1],[0.125,0.5],[0.25,0.25]]",

@@ -16,7 +16,7 @@ from on_suite import measured
 
 from esdllm import Catalogue
 from esdllm.measure.evaluation import ONE_BATCH, Contender, Outcome, Report, load_suite, of_split, taken
-from esdllm.measure.evaluation.plots import COLORS, new_figure, save_figure
+from esdllm.measure.plots import COLORS, new_figure, save_figure
 
 HARD = "block_length=64 skip.keep=[[0,1],[0.125,0.125],[0.25,0.0625]]"
 """the answer in one block, of which deep layers keep a sixteenth: here it matters when caches are refreshed"""

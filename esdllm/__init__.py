@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from esdllm.checkpoints.loading import Model, describe_model, from_module, load_model
-from esdllm.checkpoints.placing import LoadPlan
 from esdllm.config import DEFAULT_PRESET, ComponentConfig, DecodeConfig
 from esdllm.config.project import Project, find_project
 from esdllm.errors import (
@@ -61,6 +60,7 @@ from esdllm.views import (
     Candidates,
     ImportanceView,
     KeyValue,
+    LoadPlan,
     Memory,
     Message,
     ModelSpec,

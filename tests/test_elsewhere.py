@@ -56,7 +56,7 @@ def test_a_package_that_is_installed_but_left_out_is_not_to_be_installed(monkeyp
 def test_the_packages_that_errors_name_are_the_examples() -> None:
     """Every kind is one, every package has its source here, and none offers what this distribution does."""
     root = Path(__file__).parent.parent
-    known = read_toml(root / "esdllm" / "config" / "known_plugins.toml")
+    known = read_toml(root / "esdllm" / "plugins" / "known_plugins.toml")
     sources = known.pop("source")
     for kind, offered in known.items():
         assert kind in KINDS

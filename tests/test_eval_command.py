@@ -19,7 +19,8 @@ from esdllm.cli import main
 from esdllm.errors import UnavailableError
 from esdllm.measure.evaluation import ONE_BATCH, Contender, EvaluationInterrupted, Interval, Outcome, Report, plots
 from esdllm.measure.evaluation.outcomes import Batch
-from esdllm.measure.evaluation.plots import draw_front, new_figure, plain_ticks, plot_report, save_figure
+from esdllm.measure.evaluation.plots import draw_front, plot_report
+from esdllm.measure.plots import new_figure, plain_ticks, save_figure
 
 Run = Callable[..., tuple[int, str, str]]
 QUICK = ["--count", "1", "--gen-length", "8", "--block-length", "4", "--batch", "5"]

@@ -25,7 +25,7 @@ from esdllm.measure.tracing import Trace, page, trace
 from esdllm.measure.tracing.pack import LEAST, packed
 
 PROMPT = prompts()[0].tolist()
-SCRIPTS = Path(esdllm.__file__).parent / "tracing" / "page"
+SCRIPTS = Path(esdllm.__file__).parent / "measure" / "tracing" / "page"
 NODE = shutil.which("node")
 BROWSER = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
 SHORT = ["--gen-length", "16", "--block-length", "8"]

@@ -12,7 +12,7 @@ import torch
 from esdllm.checkpoints.dtypes import choose_dtype
 from esdllm.checkpoints.finding import locate
 from esdllm.checkpoints.lora import base_of
-from esdllm.checkpoints.placing import DeviceMap, LoadPlan, Placement, resolve_device, resolve_dtype
+from esdllm.checkpoints.placing import DeviceMap, Placement, resolve_device, resolve_dtype
 from esdllm.checkpoints.reading import ends_of_text, json_object, mask_token_id, refuse_quantized
 from esdllm.checkpoints.stored import has_weights
 from esdllm.checkpoints.unwrapping import unwrapped
@@ -22,7 +22,7 @@ from esdllm.interfaces import ModelAdapter, ModelFamily, TextCodec
 from esdllm.keywords import hinting
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.plugins.elsewhere import offer
-from esdllm.views import ModelSpec
+from esdllm.views import LoadPlan, ModelSpec
 
 __all__ = [
     "Model",

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import attrs
 import torch
 
 from esdllm.errors import ConfigError, UnavailableError, known
-from esdllm.views import ModelSpec
+from esdllm.views import LoadPlan, ModelSpec
 
-__all__ = ["DTYPES", "DeviceMap", "LoadPlan", "Placement", "resolve_device", "resolve_dtype"]
+__all__ = ["DTYPES", "DeviceMap", "Placement", "resolve_device", "resolve_dtype"]
 
 DeviceMap: TypeAlias = str | Sequence[str | torch.device] | Mapping[str, str | torch.device]
 """Devices over which layers are spread: "auto" for all GPUs, a list, or a mapping from layers."""
@@ -22,60 +21,6 @@ DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch
 """Those that models are computed in, by name."""
 _LAYERS = re.compile(r"layers\.(\d+)(?:-(\d+))?")
 _FORMS = "give 'auto', a list of devices, or a mapping such as {'layers.0-15': 'cuda:0', 'layers.16-31': 'cuda:1'}"
-
-
-@attrs.frozen
-class LoadPlan:
-    """How a family is to load a model. What it does not offer is refused before it is asked, so that more may be added."""
-
-    dtype: torch.dtype
-    """of the weights that are not quantised, and of the hidden states"""
-    device: torch.device
-    """where the embedding lies, and all that the runtime holds: hidden states between layers, cache, logits"""
-    layers: tuple[torch.device, ...] = ()
-    """where each layer's weights lie; empty if all lie on `device`"""
-    head: torch.device | None = None
-    """where the final norm and the head lie; None if on `device`"""
-    quantize: str | None = None
-    """how the weights of linear layers are held, by the family's own name; None if as they are"""
-    seed: int | None = None
-    """draw random weights from this seed instead of reading the folder's; None to read them"""
-    lora: Path | None = None
-    """the folder of a LoRA adapter that is merged into the weights as they are read; None for none"""
-
-    def layer(self, number: int) -> torch.device:
-        """Return where a layer's weights lie."""
-        return self.layers[number] if self.layers else self.device
-
-    @property
-    def devices(self) -> tuple[torch.device, ...]:
-        """All devices that weights lie on, `device` first."""
-        return tuple(dict.fromkeys((self.device, *self.layers, self.head or self.device)))
-
-    def only(
-        self,
-        family: str,
-        quantize: Collection[str] = (),
-        spread: bool = False,
-        random: bool = False,
-        merge: bool = False,
-    ) -> None:
-        """Return if a family that offers no more than this can follow the plan; `load_model` asks.
-
-        Raises:
-            UnavailableError: the plan asks for a quantisation that is not listed, several devices, random weights, or an adapter.
-        """
-        if self.quantize is not None and self.quantize not in quantize:
-            which = f"known: {', '.join(quantize)}" if quantize else "none is"
-            raise UnavailableError(f"the quantisation '{self.quantize}' is not available for {family}; {which}")
-        if len(self.devices) > 1 and not spread:
-            raise UnavailableError(f"{family} cannot be spread over devices: {', '.join(map(str, self.devices))}")
-        if self.seed is not None and not random:
-            raise UnavailableError(f"{family} makes no random weights; load a checkpoint")
-        if self.lora is not None and not merge:
-            raise UnavailableError(
-                f"{family} merges no LoRA adapters; merge {self.lora} with PEFT's merge_and_unload(), and save the model"
-            )
 
 
 @attrs.frozen

@@ -36,9 +36,10 @@ from esdllm.cli.shared import (
 )
 from esdllm.errors import InputError, known
 from esdllm.measure.analysis import Analysis, AnalysisInterrupted, analyze
-from esdllm.measure.analysis.plots import draw, require_matplotlib
+from esdllm.measure.analysis.plots import draw
 from esdllm.measure.analysis.tables import tables
 from esdllm.measure.evaluation import load_suite, of_split, taken
+from esdllm.measure.plots import require_matplotlib
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 

@@ -47,7 +47,7 @@ from esdllm.measure.benchmarking import (
     read_report,
 )
 from esdllm.measure.benchmarking.plots import plot_curve, plot_report
-from esdllm.measure.evaluation.plots import check_format
+from esdllm.measure.plots import check_format
 from esdllm.plugins.catalogue import Catalogue
 
 _DEFAULT_GEOMETRY = "tiny"

@@ -15,9 +15,10 @@ from rich.text import Text
 
 from esdllm.checkpoints.dtypes import bfloat16_is_slow
 from esdllm.cli.shared import SLOW_BFLOAT16
+from esdllm.config.project import DISABLE_VARIABLE
 from esdllm.errors import installing
 from esdllm.measure.doctor import BrokenPlugin, Fit, Machine, Package, Serving
-from esdllm.plugins.loader import DISABLE_VARIABLE, disabled_names
+from esdllm.plugins.loader import disabled_names
 from esdllm.views import ModelSpec
 
 __all__ = ["Place", "Visit", "place_as_dict", "print_place", "print_visit", "visit_as_dict"]

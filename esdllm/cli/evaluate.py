@@ -49,7 +49,8 @@ from esdllm.measure.evaluation import (
     of_split,
     taken,
 )
-from esdllm.measure.evaluation.plots import check_format, plot_report
+from esdllm.measure.evaluation.plots import plot_report
+from esdllm.measure.plots import check_format
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 

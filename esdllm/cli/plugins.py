@@ -16,9 +16,10 @@ from rich.text import Text
 
 from esdllm.cli.shared import Debug, Json, print_json, shown, stderr, stdout
 from esdllm.config import ComponentConfig
+from esdllm.config.project import DISABLE_VARIABLE
 from esdllm.errors import ConfigError, known
 from esdllm.plugins.catalogue import KINDS, Catalogue, Entry
-from esdllm.plugins.loader import DISABLE_VARIABLE, Origin
+from esdllm.plugins.loader import Origin
 
 
 def plugins(

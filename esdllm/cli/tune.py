@@ -41,7 +41,7 @@ from esdllm.config.project import current_project, environment_layers
 from esdllm.errors import ConfigError, InputError
 from esdllm.interfaces import Suite
 from esdllm.measure.evaluation import Contender, load_suite, taken
-from esdllm.measure.evaluation.plots import check_format
+from esdllm.measure.plots import check_format
 from esdllm.measure.tuning import Goal, Prompts, Search, Space, Trial, Tuning, parted
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.views import Problem

@@ -16,10 +16,10 @@ import attrs
 from esdllm.config.layers import Layer, line_numbers
 from esdllm.config.settings import SECTIONS, DecodeConfig, check_setting, parse_set, read_toml
 from esdllm.errors import ConfigError, foreign, known
-from esdllm.plugins.loader import DISABLE_VARIABLE
 
 __all__ = [
     "DEBUG_VARIABLE",
+    "DISABLE_VARIABLE",
     "MODEL_VARIABLE",
     "PRESET_VARIABLE",
     "PROFILE_VARIABLE",
@@ -52,6 +52,9 @@ PROJECT_VARIABLE = "ESDLLM_PROJECT"
 
 DEBUG_VARIABLE = "ESDLLM_DEBUG"
 """Environment variable: where it says anything, the command shows the traceback of every error, as with --debug."""
+
+DISABLE_VARIABLE = "ESDLLM_DISABLE_PLUGINS"
+"""Environment variable: names of plugins to leave out, separated by commas."""
 
 _PREFIX = "ESDLLM_"
 _OTHERS = (DEBUG_VARIABLE, DISABLE_VARIABLE, MODEL_VARIABLE, PRESET_VARIABLE, PROFILE_VARIABLE, PROJECT_VARIABLE)

@@ -8,9 +8,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from esdllm.checkpoints.placing import LoadPlan
 from esdllm.interfaces.kernels import ModelAdapter
-from esdllm.views import Message, ModelSpec, Problem, StepRecord
+from esdllm.views import LoadPlan, Message, ModelSpec, Problem, StepRecord
 
 __all__ = ["ModelFamily", "OfferingFamily", "StepObserver", "Suite", "TextCodec"]
 

@@ -13,12 +13,12 @@ from cattrs.errors import ForbiddenExtraKeysError
 from esdllm.config import ComponentConfig, DecodeConfig, parse_set
 from esdllm.config.layers import Layer, Settled, file_layer, settle
 from esdllm.config.options import converter, inner_fields
-from esdllm.config.project import Project
+from esdllm.config.project import DISABLE_VARIABLE, Project
 from esdllm.errors import ConfigError, PluginError, brief, known
 from esdllm.hookspecs import PROJECT
 from esdllm.plugins.auto import AUTO, AutoAttention
 from esdllm.plugins.elsewhere import offer
-from esdllm.plugins.loader import DISABLE_VARIABLE, Origin, Plugins, blaming, load_plugins
+from esdllm.plugins.loader import Origin, Plugins, blaming, load_plugins
 from esdllm.views import Preset
 
 __all__ = ["KINDS", "Catalogue", "Entry", "Option"]

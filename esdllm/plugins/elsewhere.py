@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from esdllm.config.project import DISABLE_VARIABLE
 from esdllm.config.settings import read_toml
-from esdllm.plugins.loader import DISABLE_VARIABLE
 
 __all__ = ["offer"]
 

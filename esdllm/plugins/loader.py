@@ -16,14 +16,12 @@ from typing import Any
 import attrs
 import pluggy
 
+from esdllm.config.project import DISABLE_VARIABLE
 from esdllm.errors import PluginError, known
 from esdllm.foreign import reason
 from esdllm.hookspecs import INTERFACE, INTERFACE_NAME, PROJECT, HookSpecs
 
-__all__ = ["DISABLE_VARIABLE", "Origin", "Plugins", "blaming", "disabled_names", "load_plugins"]
-
-DISABLE_VARIABLE = "ESDLLM_DISABLE_PLUGINS"
-"""Environment variable: names of plugins not to load, separated by commas."""
+__all__ = ["Origin", "Plugins", "blaming", "disabled_names", "load_plugins"]
 
 
 @attrs.frozen

@@ -8,6 +8,7 @@ G key-value heads, D head dimension, C hidden, V vocabulary, F features of a sco
 
 from esdllm.views.around import Message, ModelSpec, Preset, Problem, StepRecord
 from esdllm.views.kernels import BlockView, Candidates, ImportanceView, Projection, SampleView, Site, UnmaskingView
+from esdllm.views.loading import LoadPlan
 from esdllm.views.stores import CacheShape, CacheWrite, KeyValue, Memory
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Candidates",
     "ImportanceView",
     "KeyValue",
+    "LoadPlan",
     "Memory",
     "Message",
     "ModelSpec",

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esdllm.errors import InputError, UnavailableError, installing
+from esdllm.errors import InputError
 from esdllm.measure.analysis.replay import AGES
 from esdllm.measure.analysis.result import Analysis, Means
+from esdllm.measure.plots import new_figure, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PLOTS", "draw", "require_matplotlib"]
+__all__ = ["PLOTS", "draw"]
 
 _LOOKS = {
     "hidden": ("#0072B2", "o"),
@@ -32,18 +33,6 @@ _LOOKS = {
 }
 _POPULATIONS = {"block": "masked, in the block", "masked": "masked, anywhere", "answer": "whole answer"}
 _VARIATION = "relative variation (no unit)"
-
-
-def require_matplotlib() -> None:
-    """Return if pictures can be drawn.
-
-    Raises:
-        UnavailableError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UnavailableError(f"pictures need matplotlib: {installing('plot')}") from error
 
 
 def draw(found: Analysis, folder: Path, kind: str = "png", prefix: str = "") -> list[Path]:
@@ -67,9 +56,7 @@ def draw(found: Analysis, folder: Path, kind: str = "png", prefix: str = "") -> 
 
 
 def _figure(columns: int, rows: int = 1, **shared: Any) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure  # optional, and slow to import
-
-    figure = Figure(figsize=(1.2 + 3.9 * columns, 0.5 + 3.1 * rows), layout="constrained")
+    figure = new_figure(1.2 + 3.9 * columns, 0.5 + 3.1 * rows)
     axes = figure.subplots(rows, columns, squeeze=False, **shared).ravel().tolist()
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)

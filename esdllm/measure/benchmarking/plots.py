@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from esdllm.measure.benchmarking.curve import Curve
 from esdllm.measure.benchmarking.profiling import PARTS
 from esdllm.measure.benchmarking.report import Report
-from esdllm.measure.evaluation.plots import COLORS, new_figure, plain_ticks, save_figure
+from esdllm.measure.plots import COLORS, new_figure, plain_ticks, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from esdllm.measure.evaluation.outcomes import pareto
-from esdllm.measure.evaluation.plots import COLORS, new_figure, plain_ticks, save_figure
+from esdllm.measure.plots import COLORS, new_figure, plain_ticks, save_figure
 from esdllm.measure.tuning.trials import Tuning
 
 __all__ = ["plot_tuning"]

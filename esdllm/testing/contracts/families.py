@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from esdllm.checkpoints.loading import Model
-from esdllm.checkpoints.placing import LoadPlan
 from esdllm.interfaces import ModelAdapter, ModelFamily
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
@@ -19,7 +18,7 @@ from esdllm.runtime.faults import numbers
 from esdllm.runtime.plain import full_logits
 from esdllm.testing.contracts.generation import SHORT, check_generation, prompts
 from esdllm.testing.contracts.laws import called, close, law, pure, tensor_law
-from esdllm.views import ModelSpec
+from esdllm.views import LoadPlan, ModelSpec
 
 __all__ = ["check_model_family"]
 
