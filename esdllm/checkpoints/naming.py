@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
+from esdllm.checkpoints.sizes import Stated, other_depth
+from esdllm.checkpoints.stored import Stored
 from esdllm.errors import CheckpointError
 
 __all__ = ["compare", "matched", "unwrapped"]
@@ -28,18 +30,23 @@ _QUANTISED = re.compile(
 )
 
 
-def matched(source: str, found: Iterable[str], wanted: Iterable[str], ignored: Collection[str] = ()) -> dict[str, str]:
+def matched(
+    source: str,
+    found: Mapping[str, Stored],
+    wanted: Collection[str],
+    ignored: Collection[str] = (),
+    layers: Stated | None = None,
+) -> dict[str, str]:
     """Return what each wanted weight is called among those found; `source` is what holds them.
 
     The names that training wrappers put around a model's own are taken off, and a `model.` may be there or not. Buffers of
-    RoPE may be there, and so may `ignored`.
+    RoPE may be there, and so may `ignored`. `layers` is how many config.json says there are.
 
     Raises:
         CheckpointError: names what is missing, unexpected or there twice; or says that the weights are quantised, or that an
             adapter was not merged into them.
     """
-    wanted = set(wanted)
-    known = wanted | set(ignored)
+    known = {*wanted, *ignored}
     names: dict[str, str] = {}
     for name in found:
         bare = unwrapped(name, known)
@@ -49,24 +56,28 @@ def matched(source: str, found: Iterable[str], wanted: Iterable[str], ignored: C
             names[bare] = name
     if unexpected := sorted(set(names) - known):
         _explain(source, unexpected)
-    compare(source, names, wanted, ignored)
+    depth = other_depth({bare: found[name] for bare, name in names.items()}, wanted, layers) if layers else ""
+    compare(source, names, wanted, ignored, depth)
     return {name: names[name] for name in wanted}
 
 
-def compare(source: str, found: Iterable[str], wanted: Iterable[str], ignored: Collection[str] = ()) -> None:
+def compare(
+    source: str, found: Iterable[str], wanted: Iterable[str], ignored: Collection[str] = (), why: str = ""
+) -> None:
     """Refuse weights whose names are not those wanted; `ignored` may be there or not. `source` is what holds them.
+
+    `why` is what is known of the reason.
 
     Raises:
         CheckpointError: names what is missing and what is unexpected.
     """
     missing, unexpected = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted) - set(ignored))
     if missing or unexpected:
-        parts = [
+        parts = [f"the weights in {source} are not the model's that its config describes", *([why] if why else ())]
+        parts += [
             f"{what}: {_some(names)}" for what, names in (("missing", missing), ("unexpected", unexpected)) if names
         ]
-        raise CheckpointError(
-            f"the weights in {source} are not the model's that its config describes; {'; '.join(parts)}"
-        )
+        raise CheckpointError("; ".join(parts))
 
 
 def unwrapped(name: str, known: Collection[str]) -> str:

@@ -6,7 +6,7 @@ after each, so that no more than those are held twice.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from esdllm.checkpoints.lora import Lora
 from esdllm.checkpoints.naming import compare, matched
+from esdllm.checkpoints.sizes import Shape, Stated, check_shapes
 from esdllm.checkpoints.stored import Stored, check_dtype, open_file, stored
 from esdllm.errors import CheckpointError
 
-__all__ = ["Checkpoint", "compare"]
+__all__ = ["Checkpoint", "Shape", "Stated", "compare"]
 
 _CHUNK = 4 * 1024 * 1024  # values read at once
 
@@ -25,23 +26,32 @@ _CHUNK = 4 * 1024 * 1024  # values read at once
 class Checkpoint:
     """The weights in a folder's safetensors: one file, or many with an index.
 
-    `names` are those of all weights that the model has; `ignored` may be there too, such as a head that is tied to the
+    `names` are those of all weights that the model has, best with their shapes, which are then compared with the files'
+    headers, before any memory is taken; `ignored` may be there too, such as a head that is tied to the
     embedding and was written all the same. Names may be wrapped as training leaves them (`module.`, `_orig_mod.`,
     `base_model.model.`), and begin with `model.` or not. `lora` is the folder of a LoRA adapter, merged as they are read.
+    `layers` is how many config.json says there are. An axis or `layers` that is `Stated` is blamed by its key.
 
     Raises:
         CheckpointError: no weights; a shard is missing or truncated; weights other than `names` are there, or some are not; one
-            is quantised, or of numbers that are no weights; or the adapter is none of these weights'.
+            has another shape, is quantised, or of numbers that are no weights; or the adapter is none of these weights'.
     """
 
     def __init__(
-        self, folder: Path, names: Iterable[str], ignored: Collection[str] = (), lora: Path | None = None
+        self,
+        folder: Path,
+        names: Collection[str] | Mapping[str, Shape],
+        ignored: Collection[str] = (),
+        lora: Path | None = None,
+        layers: Stated | None = None,
     ) -> None:
-        held = stored(folder)
-        self._held = {name: held[own] for name, own in matched(str(folder), held, names, ignored).items()}
+        held, shapes = stored(folder), names if isinstance(names, Mapping) else {}
+        self._held = {name: held[own] for name, own in matched(str(folder), held, names, ignored, layers).items()}
+        check_shapes(self._held, shapes)
         self._lora = None if lora is None else Lora(lora, self._held)
         if self._lora is not None:
             self._held.update(self._lora.replaced)
+            check_shapes(self._lora.replaced, shapes)
         for one in self._held.values():
             check_dtype(one.dtype, f"{one.path.name}: '{one.name}' holds")
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, UnavailableError
-from esdllm.checkpoints.weights import Checkpoint
+from esdllm.checkpoints.weights import Checkpoint, Shape, Stated
 from esdllm_models.linear import Dense, Linear, Split, cut
 from esdllm_models.quantized import quantizer
 from esdllm_models.spread import Spread
 from esdllm_models.transformer import Geometry, Layer, Transformer
 
-__all__ = ["Names", "load", "made_of", "problems", "weight_bytes"]
+__all__ = ["Names", "Sizes", "load", "made_of", "problems", "weight_bytes"]
 
 
 @attrs.frozen
@@ -43,16 +43,40 @@ class Names:
         """Return the checkpoint's name of one of our weights; `layer` is None for the outer ones."""
         return self.outer[name] if layer is None else self.layer.format(layer) + self.inner[name]
 
-    def all(self, n_layers: int) -> list[str]:
-        """Return the names of all weights."""
-        return [
-            *dict.fromkeys(self.outer.values()),
-            *(self.of(layer, name) for layer in range(n_layers) for name in self.inner),
-        ]
+    def shapes(self, sizes: Sizes) -> dict[str, Shape]:
+        """Return the shapes of all weights, by the checkpoint's names."""
+        by, layers = sizes.shapes(), range(sizes.layers.value)
+        outer: dict[str, Shape] = {self.of(None, name): by[name] for name in self.outer}
+        return outer | {self.of(layer, name): by[name] for layer in layers for name in self.inner}
 
     def tied(self) -> Names:
         """Return the names where the head is the embedding."""
         return attrs.evolve(self, outer={**self.outer, "head": self.outer["embedding"]}, unread=(self.outer["head"],))
+
+
+@attrs.frozen
+class Sizes:
+    """The sizes of a family's weights, as config.json states them."""
+
+    layers: Stated
+    hidden: Stated
+    queries: Stated
+    """features of all heads"""
+    keys: Stated
+    """features of all key-value heads"""
+    vocab: Stated
+    intermediate: Stated
+
+    def shapes(self) -> dict[str, tuple[Stated, ...]]:
+        """Return the shapes of weights, by our names."""
+        hidden, queries, keys, inner = self.hidden, self.queries, self.keys, self.intermediate
+        words, gate = (self.vocab, hidden), (inner, hidden)
+        return {
+            "embedding": words, "head": words, "norm": (hidden,), "attn_norm": (hidden,), "mlp_norm": (hidden,),
+            "q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden), "out": (hidden, queries),
+            "q_bias": (queries,), "k_bias": (keys,), "v_bias": (keys,),
+            "gate": gate, "up": gate, "down": (hidden, inner),
+        }
 
 
 _Make = Callable[[Tensor, Tensor | None], Linear]
@@ -66,7 +90,7 @@ class _Fill(Protocol):
         ...
 
 
-def load(spec: ModelSpec, geometry: Geometry, names: Names, folder: Path, plan: LoadPlan) -> ModelAdapter:
+def load(spec: ModelSpec, geometry: Geometry, names: Names, sizes: Sizes, folder: Path, plan: LoadPlan) -> ModelAdapter:
     """Return the model of a plan, with a folder's weights or random ones.
 
     Raises:
@@ -77,7 +101,7 @@ def load(spec: ModelSpec, geometry: Geometry, names: Names, folder: Path, plan: 
         raise UnavailableError(f"quantisation '{plan.quantize}' cannot serve here: {'; '.join(reasons)}")
     if plan.seed is not None:
         return _build(spec, geometry, plan, _drawing(plan.seed))
-    weights = Checkpoint(folder, names.all(spec.n_layers), names.unread, lora=plan.lora)
+    weights = Checkpoint(folder, names.shapes(sizes), names.unread, plan.lora, sizes.layers)
 
     def fill(layer: int | None, slots: Mapping[str, Tensor]) -> None:
         for name, slot in slots.items():

@@ -21,8 +21,9 @@ from esdllm.checkpoints.reading import (
     token,
 )
 from esdllm.checkpoints.text import CHATML, Codec
+from esdllm.checkpoints.weights import Stated
 from esdllm_models.adopting import adopt
-from esdllm_models.building import Names, load, problems, weight_bytes
+from esdllm_models.building import Names, Sizes, load, problems, weight_bytes
 from esdllm_models.quantized import QUANTIZERS
 from esdllm_models.tokenizers import tokenizer_of
 from esdllm_models.transformer import Geometry
@@ -105,29 +106,29 @@ class DreamFamily:
         refuse_unread(config, _READ)
         refuse(config, _IMPLEMENTED)
         _geometry(config)  # refuses what is out of range
-        hidden, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
-        kv_heads, vocab = size(config, "num_key_value_heads"), size(config, "vocab_size")
+        sizes = _sizes(config)
+        vocab = sizes.vocab.value
         return ModelSpec(
             family="Dream",
-            n_layers=size(config, "num_hidden_layers", MOST_LAYERS),
-            hidden=hidden,
-            n_heads=heads,
-            n_kv_heads=kv_heads,
-            head_dim=head_dim(hidden, heads, kv_heads),
+            n_layers=sizes.layers.value,
+            hidden=sizes.hidden.value,
+            n_heads=size(config, "num_attention_heads"),
+            n_kv_heads=sizes.keys.value,
+            head_dim=sizes.keys.each,
             vocab=vocab,
             context=size(config, "max_position_embeddings"),
             mask_id=token(config, "mask_token_id", vocab),
             eos_id=token(config, "eos_token_id", vocab),
             stop_ids=stop_ids(config, vocab)[1:],
             logit_shift=1,
-            intermediate=size(config, "intermediate_size"),
+            intermediate=sizes.intermediate.value,
             remembers_forbidden=True,
         )
 
     def load(self, folder: Path, config: Mapping[str, Any], plan: LoadPlan) -> ModelAdapter:
         """Return the model of a plan, with a folder's weights."""
         names = NAMES.tied() if config.get("tie_word_embeddings") else NAMES
-        return load(self.spec(config), _geometry(config), names, folder, plan)
+        return load(self.spec(config), _geometry(config), names, _sizes(config), folder, plan)
 
     def weight_bytes(self, config: Mapping[str, Any], plan: LoadPlan) -> int:
         """Return what the weights take."""
@@ -144,6 +145,20 @@ class DreamFamily:
     def codec(self, source: Any, spec: ModelSpec) -> TextCodec:
         """Return Qwen2's byte-level tokenizer, with ChatML if the folder brings no template."""
         return Codec(tokenizer_of(source), spec, end_of_turn="<|im_end|>", template=CHATML)
+
+
+def _sizes(config: Mapping[str, Any]) -> Sizes:
+    hidden, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
+    kv_heads = size(config, "num_key_value_heads")
+    each = head_dim(hidden, heads, kv_heads)
+    return Sizes(
+        layers=Stated("num_hidden_layers", size(config, "num_hidden_layers", MOST_LAYERS)),
+        hidden=Stated("hidden_size", hidden),
+        queries=Stated("hidden_size", hidden),
+        keys=Stated("num_key_value_heads", kv_heads, each, "hidden_size / num_attention_heads"),
+        vocab=Stated("vocab_size", size(config, "vocab_size")),
+        intermediate=Stated("intermediate_size", size(config, "intermediate_size")),
+    )
 
 
 def _geometry(config: Mapping[str, Any]) -> Geometry:

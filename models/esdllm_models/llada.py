@@ -21,8 +21,9 @@ from esdllm.checkpoints.reading import (
     token,
 )
 from esdllm.checkpoints.text import Codec
+from esdllm.checkpoints.weights import Stated
 from esdllm_models.adopting import adopt
-from esdllm_models.building import Names, load, problems, weight_bytes
+from esdllm_models.building import Names, Sizes, load, problems, weight_bytes
 from esdllm_models.quantized import QUANTIZERS
 from esdllm_models.tokenizers import LLADA_TEMPLATE, tokenizer_of
 from esdllm_models.transformer import Geometry
@@ -119,28 +120,27 @@ class LladaFamily:
         refuse_unread(config, _READ)
         refuse(config, _IMPLEMENTED)
         _geometry(config)  # refuses what is out of range
-        hidden, heads = size(config, "d_model"), size(config, "n_heads")
-        kv_heads = heads if config.get("n_kv_heads") is None else size(config, "n_kv_heads")
-        vocab = size(config, "vocab_size" if config.get("embedding_size") is None else "embedding_size")
+        sizes = _sizes(config)
+        vocab = sizes.vocab.value
         return ModelSpec(
             family="llada",
-            n_layers=size(config, "n_layers", MOST_LAYERS),
-            hidden=hidden,
-            n_heads=heads,
-            n_kv_heads=kv_heads,
-            head_dim=head_dim(hidden, heads, kv_heads),
+            n_layers=sizes.layers.value,
+            hidden=sizes.hidden.value,
+            n_heads=size(config, "n_heads"),
+            n_kv_heads=sizes.keys.value,
+            head_dim=sizes.keys.each,
             vocab=vocab,
             context=size(config, "max_sequence_length"),
             mask_id=token(config, "mask_token_id", vocab),
             eos_id=token(config, "eos_token_id", vocab),
             stop_ids=stop_ids(config, vocab)[1:],
-            intermediate=_intermediate(config, hidden),
+            intermediate=sizes.intermediate.size,
         )
 
     def load(self, folder: Path, config: Mapping[str, Any], plan: LoadPlan) -> ModelAdapter:
         """Return the model of a plan, with a folder's weights."""
         names = NAMES.tied() if config.get("weight_tying") else NAMES
-        return load(self.spec(config), _geometry(config), names, folder, plan)
+        return load(self.spec(config), _geometry(config), names, _sizes(config), folder, plan)
 
     def weight_bytes(self, config: Mapping[str, Any], plan: LoadPlan) -> int:
         """Return what the weights take."""
@@ -159,10 +159,24 @@ class LladaFamily:
         return Codec(tokenizer_of(source), spec, end_of_turn="<|eot_id|>", template=LLADA_TEMPLATE)
 
 
-def _intermediate(config: Mapping[str, Any], hidden: int) -> int:
-    """Return the features inside an MLP: as told, or by their ratio to those outside, as the modelling code has it."""
+def _sizes(config: Mapping[str, Any]) -> Sizes:
+    """Return the sizes of the weights; those inside an MLP as told, or by their ratio to those outside, as published."""
+    hidden, heads = size(config, "d_model"), size(config, "n_heads")
+    kv_heads = heads if config.get("n_kv_heads") is None else size(config, "n_kv_heads")
+    vocab = "vocab_size" if config.get("embedding_size") is None else "embedding_size"
     told = config.get("mlp_hidden_size") is not None or config.get("mlp_ratio") is None
-    return size(config, "mlp_hidden_size") if told else size(config, "mlp_ratio") * hidden
+    return Sizes(
+        layers=Stated("n_layers", size(config, "n_layers", MOST_LAYERS)),
+        hidden=Stated("d_model", hidden),
+        queries=Stated("d_model", hidden),
+        keys=Stated("n_kv_heads", kv_heads, head_dim(hidden, heads, kv_heads), "d_model / n_heads"),
+        vocab=Stated(vocab, size(config, vocab)),
+        intermediate=(
+            Stated("mlp_hidden_size", size(config, "mlp_hidden_size"))
+            if told
+            else Stated("mlp_ratio", size(config, "mlp_ratio"), hidden, "d_model")
+        ),
+    )
 
 
 def _geometry(config: Mapping[str, Any]) -> Geometry:
