@@ -60,9 +60,9 @@ def installing(extra: str) -> str:
 
 
 def brief(value: object, most: int = 80) -> str:
-    """Return a value as Python writes it, cut where it is longer than `most` characters; never raises."""
+    """Return a value as Python writes it, in a line, cut where that is longer than `most` characters; never raises."""
     try:
-        text = repr(value)
+        text = " ".join(repr(value).split("\n"))
     except Exception:  # a whole number of too many digits, a value of somebody's own class
         text = f"a {type(value).__name__} that cannot be written"
     return text if len(text) <= most else f"{text[: most - 1]}…"

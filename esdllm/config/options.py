@@ -20,6 +20,8 @@ def _strict(kind: type, accepts: tuple[type, ...]) -> Any:
     """Return a structuring hook that converts nothing but an int to a float, and takes no number that a tensor cannot hold."""
 
     def hook(value: Any, _: Any) -> Any:
+        if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # NumPy's numbers
+            value = value.item()
         if isinstance(value, bool) is not (kind is bool) or not isinstance(value, accepts):
             hint = "; write true or false" if kind is bool else ""
             raise ValueError(f"{brief(value)} is not {'an' if kind is int else 'a'} {kind.__name__}{hint}")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from esdllm.checkpoints.loading import Model
 from esdllm.config import SECTIONS, DecodeConfig
-from esdllm.errors import InputError, PluginError
+from esdllm.errors import InputError, PluginError, brief
 from esdllm.interfaces import Cache, StepObserver
 from esdllm.keywords import hinting
 from esdllm.plan import Layout
@@ -25,7 +25,7 @@ from esdllm.runtime.components import Components
 from esdllm.runtime.culprit import naming_culprits
 from esdllm.runtime.diagnosis import raise_if_poisoned
 from esdllm.runtime.graphs import CudaCapture, current
-from esdllm.runtime.prompts import Prepared, Prompts, prepare
+from esdllm.runtime.prompts import Prepared, Prompts, prepare, seed_list
 from esdllm.runtime.records import Generation, until_stop
 from esdllm.runtime.rehearsal import rehearse
 from esdllm.runtime.run import Run, StepFunction, check_backend
@@ -150,10 +150,10 @@ class Engine:
 
     def _seeds(self, seed: int | Sequence[int] | None, rows: int) -> Tensor:
         seed = self.config.seed if seed is None else seed
-        found = list(seed) if isinstance(seed, Sequence) else [seed] * rows
+        found = seed_list(seed, rows)
         if len(found) != rows or any(type(number) is not int or not 0 <= number < 2**63 for number in found):
             raise InputError(
-                f"seed = {seed!r} for {rows} rows; give one whole number from 0 to 2**63 - 1, or one a row"
+                f"seed = {brief(seed)} for {rows} rows; give one whole number from 0 to 2**63 - 1, or one a row"
             )
         return torch.tensor(found, dtype=torch.int64)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, TypeGuard
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from esdllm.checkpoints.loading import Model
 from esdllm.checkpoints.text import check_unicode
-from esdllm.errors import InputError
+from esdllm.errors import InputError, brief
 from esdllm.views import Message, ModelSpec
 
-__all__ = ["Prepared", "Prompts", "prepare"]
+__all__ = ["Prepared", "Prompts", "prepare", "seed_list"]
 
 Prompts = str | Sequence[str] | Sequence[Sequence[int]] | Sequence[Sequence[Message]] | Tensor
 
@@ -67,10 +67,17 @@ def prepare(
     return Prepared(tokens, torch.cat([mask, mask.new_ones((mask.shape[0], columns))], dim=1), tuple(starts))
 
 
+def seed_list(seed: Any, rows: int) -> list[Any]:
+    """Return one seed's number for all rows, or each row's own: of a list, an array, a tensor, a table's column."""
+    seed = seed.tolist() if hasattr(seed, "tolist") else seed
+    listed = list(seed) if isinstance(seed, Iterable) else [seed] * rows
+    return [int(number) if hasattr(number, "__index__") and type(number) is not bool else number for number in listed]
+
+
 def _listed(prompts: str | Sequence[str] | Sequence[Sequence[int]] | Sequence[Sequence[Message]]) -> Sequence[object]:
     listed = [prompts] if isinstance(prompts, str) else prompts
     if not isinstance(listed, Sequence):
-        raise InputError(f"prompts are text, a list of prompts, or a tensor, not {prompts!r:.80}")
+        raise InputError(f"prompts are text, a list of prompts, or a tensor, not {brief(prompts)}")
     if not listed:
         raise InputError("there is no prompt; give at least one")
     return listed
@@ -88,7 +95,7 @@ def _ids(model: Model, prompt: object, chat: bool) -> list[int]:
             return model.codec.encode(prompt)
         return model.codec.encode_chat([{"role": "user", "content": prompt}]) if prompt.strip() else []
     if not isinstance(prompt, Sequence) or any(type(token) is not int for token in prompt):
-        raise InputError(f"a prompt is text, a conversation or a list of token ids, not {prompt!r:.80}")
+        raise InputError(f"a prompt is text, a conversation or a list of token ids, not {brief(prompt)}")
     return list(prompt)
 
 
@@ -97,9 +104,9 @@ def _is_conversation(prompt: object) -> TypeGuard[Sequence[Message]]:
         return False
     for turn in prompt:
         if not isinstance(turn, dict) or any(not isinstance(turn.get(key), str) for key in ("role", "content")):
-            raise InputError(f"a turn of a conversation is {{'role': text, 'content': text}}, not {turn!r:.80}")
+            raise InputError(f"a turn of a conversation is {{'role': text, 'content': text}}, not {brief(turn)}")
         check_unicode("the prompt", turn["content"])
-        check_unicode(f"the role {turn['role']!r:.80}", turn["role"])
+        check_unicode(f"the role {brief(turn['role'])}", turn["role"])
     return True
 
 

@@ -1,4 +1,4 @@
-"""What people pass as prompts, as lists: arrays, tensors, generators, a tokenizer's encoding, conversations of OpenAI's shape."""
+"""What people pass as prompts, as lists: arrays, tensors, columns of tables, generators, encodings, conversations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from esdllm.errors import InputError, brief
 
-__all__ = ["one", "prompt_list"]
+__all__ = ["one", "prompt_list", "template_list"]
 
 _WANTED = "give text, a list of token ids, a conversation (a list of turns with role and content), or a list of those"
 
@@ -18,9 +18,11 @@ def prompt_list(prompts: Any) -> tuple[list[Any], bool]:
     Raises:
         InputError: they are none; says what to pass.
     """
+    prompts = _plain(prompts)
     if isinstance(prompts, str):
         return [prompts], True
     found = _listed(prompts)
+    _check_present(found)
     if found and (all(map(_is_id, found)) or all(map(_is_turn, found))):
         return [_turns(found)], True
     return [one(prompt) for prompt in found], False
@@ -35,6 +37,20 @@ def one(prompt: Any) -> Any:
     return prompt if isinstance(prompt, str) else _turns(_listed(prompt))
 
 
+def template_list(templates: Any) -> tuple[list[Any], bool]:
+    """Return texts with blanks as a list, and whether it is one that came alone.
+
+    Raises:
+        InputError: they are none; says what to pass.
+    """
+    templates = _plain(templates)
+    if isinstance(templates, str) or not isinstance(templates, Iterable):
+        return [templates], True
+    found = _listed(templates)
+    _check_present(found)
+    return found, False
+
+
 def _listed(given: Any) -> list[Any]:
     """Return anything that holds several things as a list."""
     if isinstance(given, Mapping):
@@ -42,15 +58,37 @@ def _listed(given: Any) -> list[Any]:
             raise InputError(f"a prompt is no mapping, such as {brief(dict(given))}; {_WANTED}")
         ids, mask = _listed(given["input_ids"]), given.get("attention_mask")
         return ids if mask is None else _unpadded(ids, _listed(mask))
-    if hasattr(given, "tolist"):
-        given = given.tolist()
     if hasattr(given, "columns"):
-        raise InputError(
-            f"a table has several columns; give one of them, such as table[{str(next(iter(given.columns), 0))!r}]"
-        )
+        such = [f", such as table[{brief(column)}]" for column in given.columns]
+        raise InputError(f"a table is no list of prompts; give one of its columns{such[0] if such else ''}")
+    given = _plain(given)
     if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable) or isinstance(given, str):
         raise InputError(f"prompts cannot be {brief(given)}; {_WANTED}")
     return list(given)
+
+
+def _plain(given: Any) -> Any:
+    """Return an array, a tensor or a table's column as the list, number or text that it holds."""
+    return given.tolist() if hasattr(given, "tolist") and not hasattr(given, "columns") else given
+
+
+def _check_present(found: list[Any]) -> None:
+    """Refuse a list with values that are missing, as tables have them: None, NaN, NaT, pandas' NA."""
+    for number, value in enumerate(found):
+        if _is_missing(value):
+            raise InputError(
+                f"prompts cannot be {brief(value)}; {_WANTED}, and leave out those that are missing, such as number {number} "
+                "here (a column's dropna() does)"
+            )
+
+
+def _is_missing(value: Any) -> bool:
+    if isinstance(value, Iterable):
+        return False
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # pandas' NA is neither true nor false
+        return True
 
 
 def _unpadded(ids: list[Any], mask: list[Any]) -> list[Any]:

@@ -16,17 +16,17 @@ import torch
 from esdllm.checkpoints.loading import Model, load_model
 from esdllm.checkpoints.placing import DeviceMap
 from esdllm.config import DEFAULT_PRESET, DecodeConfig, merge
-from esdllm.errors import InputError
+from esdllm.errors import InputError, brief
 from esdllm.interfaces import StepObserver
 from esdllm.keywords import hinting
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.runtime.engine import Engine
-from esdllm.runtime.prompts import Prepared, Prompts, prepare
+from esdllm.runtime.prompts import Prepared, Prompts, prepare, seed_list
 from esdllm.use.answers import Answer, Answers, Infilled
 from esdllm.use.batching.plan import alike
 from esdllm.use.blanks import infilled, parse_template
-from esdllm.use.incoming import one, prompt_list
+from esdllm.use.incoming import one, prompt_list, template_list
 from esdllm.use.streaming import Stream, feed
 from esdllm.views import Message
 
@@ -48,7 +48,7 @@ class Pipeline:
     def _check_engine(self, attribute: Any, value: object) -> None:
         if not isinstance(value, Engine):
             raise InputError(
-                f"a Pipeline is made of an Engine, not {value!r:.80}; Pipeline.from_pretrained(name) loads a checkpoint, "
+                f"a Pipeline is made of an Engine, not {brief(value)}; Pipeline.from_pretrained(name) loads a checkpoint, "
                 "Pipeline.of(model) takes one that is loaded"
             )
 
@@ -175,7 +175,7 @@ class Pipeline:
         rows, alone = prompt_list(prompt)
         if not alone:
             raise InputError(
-                f"a stream is of one prompt: text, a conversation or a list of token ids, not {prompt!r:.80}"
+                f"a stream is of one prompt: text, a conversation or a list of token ids, not {brief(prompt)}"
             )
         self._prepared(rows, chat)
         return Stream(self.engine, rows, _shown(rows[0]), chat=chat, seed=seed)
@@ -209,8 +209,7 @@ class Pipeline:
         Raises:
             InputError: there is no blank, or one is written wrongly; the text holds the mask token; no tokenizer; too long.
         """
-        codec, listed = self.model.codec, list(templates) if isinstance(templates, Iterable) else [templates]
-        listed = [templates] if isinstance(templates, str) else listed
+        codec, (listed, alone) = self.model.codec, template_list(templates)
         if codec is None:
             raise InputError(f"text needs a tokenizer: {self.model.codec_error or 'this model has none'}")
         if not listed:
@@ -220,17 +219,17 @@ class Pipeline:
         result = self.engine.generate([tokens for tokens, _ in made], infill=True, seed=seed, observers=observers)
         rows = zip(listed, parsed, made, result.answers, strict=True)
         found = tuple(infilled(text, template, spans, row, codec, result) for text, template, (_, spans), row in rows)
-        return found[0] if isinstance(templates, str) else Answers(found, result.forwards, result.seconds)
+        return found[0] if alone else Answers(found, result.forwards, result.seconds)
 
     def _batches(
         self, prompts: Sequence[Any], chat: bool | None, seed: int | Sequence[int] | None, batch: int
     ) -> Answers:
         """Return the answers to prompts of any lengths, those of like length together."""
-        if batch < 1:
-            raise InputError(f"batch = {batch}; give at least 1")
+        if not hasattr(batch, "__index__") or batch < 1:
+            raise InputError(f"batch = {brief(batch)}; give a whole number, at least 1")
         if not prompts:
             raise InputError("there is no prompt; give at least one")
-        seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(prompts)
+        seeds = seed_list(seed, len(prompts))
         if len(seeds) != len(prompts):
             raise InputError(f"there are {len(seeds)} seeds for {len(prompts)} prompts; give one, or one a prompt")
         found: dict[int, Answer] = {}

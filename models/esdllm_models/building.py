@@ -72,10 +72,21 @@ class Sizes:
         hidden, queries, keys, inner = self.hidden, self.queries, self.keys, self.intermediate
         words, gate = (self.vocab, hidden), (inner, hidden)
         return {
-            "embedding": words, "head": words, "norm": (hidden,), "attn_norm": (hidden,), "mlp_norm": (hidden,),
-            "q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden), "out": (hidden, queries),
-            "q_bias": (queries,), "k_bias": (keys,), "v_bias": (keys,),
-            "gate": gate, "up": gate, "down": (hidden, inner),
+            "embedding": words,
+            "head": words,
+            "norm": (hidden,),
+            "attn_norm": (hidden,),
+            "mlp_norm": (hidden,),
+            "q": (queries, hidden),
+            "k": (keys, hidden),
+            "v": (keys, hidden),
+            "out": (hidden, queries),
+            "q_bias": (queries,),
+            "k_bias": (keys,),
+            "v_bias": (keys,),
+            "gate": gate,
+            "up": gate,
+            "down": (hidden, inner),
         }
 
 
