@@ -238,7 +238,7 @@ def test_seeds_come_in_every_form(tiny: Model, form: Any) -> None:
 
 @pytest.mark.parametrize("batch", [0, 1.5, "2", None], ids=told)
 def test_a_batch_that_is_no_number_of_prompts_is_refused(pipe: Pipeline, batch: Any) -> None:
-    with pytest.raises(InputError, match=f"batch = {batch!r}; give a whole number, at least 1"):
+    with pytest.raises(InputError, match=f"batch = {batch!r}; give at least 1, a whole number"):
         pipe(["hi"], batch=batch)
 
 

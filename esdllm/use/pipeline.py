@@ -226,7 +226,7 @@ class Pipeline:
     ) -> Answers:
         """Return the answers to prompts of any lengths, those of like length together."""
         if not hasattr(batch, "__index__") or batch < 1:
-            raise InputError(f"batch = {brief(batch)}; give a whole number, at least 1")
+            raise InputError(f"batch = {brief(batch)}; give at least 1, a whole number")
         if not prompts:
             raise InputError("there is no prompt; give at least one")
         seeds = seed_list(seed, len(prompts))
