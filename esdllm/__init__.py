@@ -43,6 +43,7 @@ from esdllm.interfaces import (
     TokenSampler,
     UnmaskingPolicy,
 )
+from esdllm.keywords import hinting
 from esdllm.plan import Block, Drift, Moment, Phase, Scope, StepPlan, Window
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.processor import multiplies_bfloat16, runs_triton
@@ -156,6 +157,7 @@ __all__ = [
 ]
 
 
+@hinting
 def configure(
     preset: str | None = None,
     file: Path | str | None = None,

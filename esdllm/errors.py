@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from esdllm.names import called_here
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -68,38 +70,11 @@ def brief(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-_LENGTH = "gen_length, the tokens to generate"
-_DTYPE = "dtype, of load_model and Pipeline.from_pretrained; --dtype on the command line"
-_ELSEWHERE = {
-    "max_new_tokens": _LENGTH,
-    "max_tokens": _LENGTH,
-    "max_length": _LENGTH,
-    "n_predict": _LENGTH,
-    "temperature": "an option of the sampler: sampler.temperature",
-    "top_p": "an option of the sampler: sampler.top_p",
-    "top_k": "an option of the sampler: sampler.top_k",
-    "do_sample": "decided by sampler.temperature, which is 0 for none",
-    "steps": "an option of the unmasking policy top-k: unmasking.steps",
-    "diffusion_steps": "an option of the unmasking policy top-k: unmasking.steps",
-    "cfg": "cfg_scale",
-    "num_return_sequences": "the same prompt as often as you want answers, with a seed each: pipe([prompt] * 3, seed=[1, 2, 3])",
-    "torch_dtype": _DTYPE,
-    "trust_remote_code": "nothing: code of a checkpoint is never run, so leave it out",
-}
-"""What other tools call a setting, and what it is here."""
-
-
-def foreign(name: str) -> str:
-    """Return what a setting of other tools is here, such as max_new_tokens; empty if none is called so."""
-    there = _ELSEWHERE.get(name.lstrip("-").replace("-", "_"))
-    return f"here it is {there}" if there else ""
-
-
 def known(name: str, names: Iterable[str]) -> str:
     """Return the tail of an error about an unknown `name`: the nearest of `names`, and all of them."""
     names = sorted(names)
     alike = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
-    if not alike and (there := foreign(name)):
+    if not alike and (there := called_here(name)):
         return f"{there}; known: {', '.join(names)}"
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""

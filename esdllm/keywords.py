@@ -5,31 +5,39 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
-from esdllm.errors import ConfigError, foreign, known
+from esdllm.errors import ConfigError, known
+from esdllm.names import called_here
 
 __all__ = ["hinting"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
+C = TypeVar("C", bound=Callable[..., Any])
 
 
-def hinting(call: Callable[P, R]) -> Callable[P, R]:
-    """Return `call`, which refuses a keyword that it does not take with a hint.
+def hinting(call: C) -> C:
+    """Return a function or class, which refuses a keyword that it does not take with a hint.
 
     Raises (by what is returned):
-        ConfigError: another tool has a setting of that name; says what it is called here.
+        ConfigError: another tool has a setting of that name, or another call here; says what it is called and where it belongs.
         TypeError: nobody has, as Python raises; says which name is near.
     """
-    names = [name for name in inspect.signature(call).parameters if name != "self"]
+    if isinstance(call, type):
+        made: Any = call
+        made.__init__ = _checked(made.__init__, call.__qualname__)
+        return cast(C, call)
+    return cast(C, _checked(call, call.__qualname__))
+
+
+def _checked(call: Callable[..., Any], who: str) -> Callable[..., Any]:
+    names = [name for name in inspect.signature(call).parameters if name not in ("self", "cls")]
 
     @wraps(call)
-    def checked(*given: P.args, **named: P.kwargs) -> R:
+    def checked(*given: Any, **named: Any) -> Any:
         for name in named:
             if name not in names:
-                kind = ConfigError if foreign(name) else TypeError
-                raise kind(f"{call.__qualname__} takes no '{name}'; {known(name, names)}")
+                kind = ConfigError if called_here(name) else TypeError
+                raise kind(f"{who} takes no '{name}'; {known(name, names)}")
         return call(*given, **named)
 
     return checked

@@ -43,6 +43,7 @@ _TOKENIZER = ("config.json", "tokenizer_config.json", "tokenizer.json")
 _MASK, _EOS = "mask_token_id", "eos_token_id"
 
 
+@hinting
 @attrs.frozen(eq=False, repr=False)
 class Model:
     """A loaded model and what turns text into its tokens."""
@@ -161,6 +162,7 @@ def random_model(
     return Model(family.load(Path(), geometry, plan), quantize=quantize)
 
 
+@hinting
 def from_module(module: Any, tokenizer: Any = None, catalogue: Catalogue | None = None) -> Model:
     """Return a model over the weights of a module that is already loaded, such as a fine-tuned, merged or quantised one.
 
@@ -188,12 +190,14 @@ def from_module(module: Any, tokenizer: Any = None, catalogue: Catalogue | None 
     return Model(adapter, family.codec(tokenizer, adapter.spec))
 
 
+@hinting
 def describe_model(name_or_path: str | Path, catalogue: Catalogue | None = None) -> ModelSpec:
     """Return a checkpoint's geometry; no weights are read or downloaded, and tokenizer files only for a mask token's id."""
     family, config, _ = _described(name_or_path, catalogue or Catalogue.load())
     return family.spec(config)
 
 
+@hinting
 def describe_weights(
     name_or_path: str | Path | Mapping[str, Any],
     dtype: str | torch.dtype | None = None,

@@ -30,7 +30,8 @@ from esdllm.cli import (
     tune,
 )
 from esdllm.config.project import DEBUG_VARIABLE
-from esdllm.errors import EsdllmError, foreign
+from esdllm.errors import EsdllmError
+from esdllm.names import called_here
 from esdllm.runtime.allocator import keep_freed_memory
 
 __all__ = ["app", "main"]
@@ -133,7 +134,7 @@ def _message(error: BaseException) -> str | None:
         said = str(error.format_message()).rstrip(".")
         if said.startswith("Got unexpected extra argument") and context and context.info_name == "generate":
             said += "; put the prompt in quotes"
-        told = foreign(str(getattr(error, "option_name", "")))
+        told = called_here(str(getattr(error, "option_name", "")))
         return f"{said}{f'; {told}' if told else ''}{hint}"
     return None
 

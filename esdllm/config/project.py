@@ -15,7 +15,8 @@ import attrs
 
 from esdllm.config.layers import Layer, line_numbers
 from esdllm.config.settings import SECTIONS, DecodeConfig, check_setting, parse_set, read_toml
-from esdllm.errors import ConfigError, foreign, known
+from esdllm.errors import ConfigError, known
+from esdllm.names import called_here
 
 __all__ = [
     "DEBUG_VARIABLE",
@@ -205,7 +206,7 @@ def environment_sets(environ: Mapping[str, str] | None = None) -> dict[str, str]
         key, below, option = name.removeprefix(_PREFIX).lower().partition("__")
         if key not in settings:
             names = [*_OTHERS, *(_PREFIX + setting.upper() for setting in settings)]
-            hint = known(key if foreign(key) else name, names)
+            hint = known(key if called_here(key) else name, names)
             raise ConfigError(f"unknown environment variable {name}; {hint}")
         found[name] = f"{key}{'.' if below else ''}{option}={environ[name]}"
     return found

@@ -16,6 +16,7 @@ from attrs import validators
 
 from esdllm.config.options import converter
 from esdllm.errors import ConfigError, known
+from esdllm.keywords import hinting
 from esdllm.parsing import TOMLDecodeError, parse_toml
 
 __all__ = [
@@ -80,6 +81,7 @@ def _observers(value: Iterable[Any]) -> tuple[ComponentConfig, ...]:
     return tuple(ComponentConfig.of(item) for item in value)
 
 
+@hinting
 @attrs.frozen(kw_only=True)
 class DecodeConfig:
     """Everything that decides how a model decodes. Immutable; equal when all settings are."""

@@ -16,6 +16,7 @@ from esdllm.config.options import converter, inner_fields
 from esdllm.config.project import DISABLE_VARIABLE, Project
 from esdllm.errors import ConfigError, PluginError, brief, known
 from esdllm.hookspecs import PROJECT
+from esdllm.keywords import hinting
 from esdllm.plugins.auto import AUTO, AutoAttention
 from esdllm.plugins.elsewhere import offer
 from esdllm.plugins.loader import Origin, Plugins, blaming, load_plugins
@@ -227,6 +228,7 @@ class Catalogue:
         preset: Preset = self.entry("preset", name).factory
         return preset
 
+    @hinting
     def configure(
         self,
         preset: str | None = None,

@@ -35,6 +35,7 @@ from esdllm.views import CacheShape
 __all__ = ["Engine"]
 
 
+@hinting
 @attrs.define(eq=False, repr=False)
 class Engine:
     """Decodes with one model under one configuration. Build it with `Engine.build`; reuse it for many prompts.
@@ -52,6 +53,7 @@ class Engine:
     _canvas: Canvas | None = attrs.field(default=None, init=False)
 
     @classmethod
+    @hinting
     def build(cls, model: Model, config: DecodeConfig, catalogue: Catalogue | None = None) -> Engine:
         """Return an engine whose components exist, fit together and can serve this model.
 

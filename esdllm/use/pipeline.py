@@ -33,6 +33,7 @@ from esdllm.views import Message
 __all__ = ["Pipeline"]
 
 
+@hinting
 @attrs.frozen(eq=False)
 class Pipeline:
     """A model and its settings, ready to use. Make one with `from_pretrained`; make others of its model with `configured`.
@@ -82,6 +83,7 @@ class Pipeline:
         return cls(Engine.build(model, config, catalogue), catalogue)
 
     @classmethod
+    @hinting
     def of(cls, model: Model, config: DecodeConfig | None = None, catalogue: Catalogue | None = None) -> Pipeline:
         """Return a pipeline over a model that is loaded; of the default preset if nothing is said."""
         catalogue = catalogue or Catalogue.load()
