@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers import CASES
+from helpers import CASES, write_small
 from hypothesis import settings
 from projects import FILE, Run
 from runs import Build
 
 from esdllm import Catalogue, Model, load_model
 from esdllm.checkpoints import dtypes
+from esdllm.checkpoints.loading import shipped_checkpoints
 from esdllm.cli import main
 
 settings.register_profile("esdllm", deadline=None)  # a shared machine is slow at times
@@ -41,6 +42,13 @@ def dream(catalogue: Catalogue) -> Model:
 def models(llada: Model, dream: Model) -> dict[str, Model]:
     """Both, by the names of their folders."""
     return {"llada-0": llada, "dream-0": dream}
+
+
+@pytest.fixture(scope="session")
+def small(catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints of two random layers with the shipped ones' tokenizers, by the shipped ones' names."""
+    folder = tmp_path_factory.mktemp("small")
+    return {name: write_small(folder / name, shipped) for name, shipped in shipped_checkpoints(catalogue).items()}
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from esdllm import hookimpl
@@ -64,3 +66,22 @@ def zeros(config: dict[str, Any]) -> dict[str, Tensor]:
     for number in range(config["n_layers"]):
         shapes |= {f"blocks.{number}.{name}": shape for name, shape in layer.items()}
     return {f"model.transformer.{name}.weight": torch.zeros(shape) for name, shape in shapes.items()}
+
+
+def write_small(folder: Path, shipped: Path, layers: int = 2) -> Path:
+    """Write a shipped checkpoint with its first layers only, random weights, and its tokenizer; return the folder.
+
+    What it says is nonsense, and differs from prompt to prompt.
+    """
+    shutil.copytree(shipped, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.md", "*.png"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config |= {name: layers for name in ("n_layers", "num_hidden_layers", "max_window_layers") if name in config}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    random, kept = torch.Generator().manual_seed(0), {}
+    for name, weight in sorted(load_file(shipped / "model.safetensors").items()):
+        if (layer := re.search(r"\.(\d+)\.", name)) and int(layer[1]) >= layers:
+            continue
+        drawn = torch.randn(weight.shape, generator=random)
+        kept[name] = (1 + 0.1 * drawn if "norm" in name or "ln_f" in name else 0.15 * drawn).to(weight.dtype)
+    save_file(kept, folder / "model.safetensors")
+    return folder

@@ -29,14 +29,18 @@ from esdllm.use.batching.rows import read_lines
 from esdllm.use.batching.workers import places
 
 ASKED = ["Who are you?", "What is 12 + 7?", "Sort these numbers from small to large: 31, 4, 15."]
-SHORT = ["--model", "tiny-llada", "--gen-length", "16", "--block-length", "8"]
+MODEL = "./small"
+SHORT = ["--model", MODEL, "--gen-length", "16", "--block-length", "8"]
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: dict[str, Path]
+) -> Run:
     """Answer prompts.jsonl into a file; give the exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
+    Path(MODEL).symlink_to(small["tiny-llada"])
 
     def command(output: str = "answers.jsonl", *words: str, source: str = "prompts.jsonl") -> tuple[int, str, str]:
         code = main(["generate", "--input", source, "--output", output, *SHORT, *words])
@@ -59,7 +63,7 @@ def test_every_prompt_has_the_engine_s_answer_in_the_order_of_the_input(run: Run
     write_prompts(5)
     assert run("answers.jsonl", "--batch", "1")[0] == 0
     config = configure("es-dllm", settings={"gen_length": 16, "block_length": 8})
-    engine = Engine.build(load_model("tiny-llada", "cpu"), config)
+    engine = Engine.build(load_model(MODEL, "cpu"), config)
     for i, row in enumerate(read()):
         expected = engine.generate(ASKED[i % 3], chat=True)
         assert expected.text is not None
@@ -125,7 +129,7 @@ def test_a_killed_run_goes_on_and_makes_the_file_of_an_undisturbed_one(run: Run,
 def test_what_is_done_is_not_done_again(run: Run, catalogue: Catalogue) -> None:
     write_prompts(6)
     config = configure("es-dllm", settings={"gen_length": 16, "block_length": 8})
-    setup = Setup("tiny-llada", config.to_dict(), "cpu")
+    setup = Setup(MODEL, config.to_dict(), "cpu")
     job = BatchRun(Path("prompts.jsonl"), Path("answers.jsonl"), setup, batch=2)
     with pytest.raises(KilledError):
         job(catalogue, watch=dying(2))
@@ -157,7 +161,7 @@ def test_a_run_goes_on_with_another_batch_and_another_device_keeping_what_is_don
 ) -> None:
     write_prompts(9)
     config = configure("vanilla", settings={"gen_length": 16, "block_length": 8})
-    setup = Setup("tiny-llada", config.to_dict(), "cpu")
+    setup = Setup(MODEL, config.to_dict(), "cpu")
     whole = BatchRun(Path("prompts.jsonl"), Path("whole.jsonl"), setup, batch=3)
     whole(catalogue)
     job = attrs.evolve(whole, output=Path("answers.jsonl"))
@@ -251,7 +255,7 @@ def test_a_damaged_run_says_so(run: Run) -> None:
 def test_a_damaged_batch_says_so(run: Run, catalogue: Catalogue, content: str, message: str) -> None:
     write_prompts(2)
     config = configure("es-dllm", settings={"gen_length": 16, "block_length": 8})
-    job = BatchRun(Path("prompts.jsonl"), Path("answers.jsonl"), Setup("tiny-llada", config.to_dict(), "cpu"), batch=1)
+    job = BatchRun(Path("prompts.jsonl"), Path("answers.jsonl"), Setup(MODEL, config.to_dict(), "cpu"), batch=1)
     with pytest.raises(KilledError):
         job(catalogue, watch=dying(1))
     Path("answers.jsonl.run/batch-00000.jsonl").write_text(content)
@@ -451,7 +455,7 @@ def test_ids_of_several_types_become_text_in_parquet(run: Run) -> None:
 def test_wrong_words_are_one_line(run: Run, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     write_prompts(1)
     Path("headless.csv").write_text("question\nWho?\n")
-    assert main(["generate", *words, "--model", "tiny-llada"]) == 2
+    assert main(["generate", *words, "--model", MODEL]) == 2
     assert message in capsys.readouterr().err
     assert not Path("a.jsonl.run").exists()
 

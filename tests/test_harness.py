@@ -45,19 +45,20 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module", params=sorted(shipped_checkpoints(Catalogue.load())))
-def tiny(request: pytest.FixtureRequest) -> Model:
-    """A shipped checkpoint."""
+def tiny(request: pytest.FixtureRequest, small: dict[str, Path]) -> Model:
+    """A checkpoint with a shipped one's tokenizer."""
+    return load_model(small[request.param], "cpu", "float32")
+
+
+@pytest.fixture(scope="module", params=sorted(shipped_checkpoints(Catalogue.load())))
+def trained(request: pytest.FixtureRequest) -> Model:
+    """A shipped checkpoint, whose answers make sense."""
     return load_model(request.param, "cpu", "float32")
 
 
 @pytest.fixture(scope="module")
 def harness(tiny: Model) -> HarnessModel:
     return HarnessModel(tiny, batch_size=4, mc_samples=16, **SHORT)
-
-
-@pytest.fixture(scope="module")
-def engine(tiny: Model) -> Engine:
-    return Engine.build(tiny, Catalogue.load().configure("es-dllm", settings=SHORT))
 
 
 def requests(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
@@ -338,14 +339,13 @@ def evaluate(model: Any, manager: TaskManager, **options: Any) -> dict[str, Any]
     return found
 
 
-def test_exact_match_counts_the_answers_that_the_engine_gives(
-    tiny: Model, engine: Engine, task: Callable[..., TaskManager]
-) -> None:
+def test_exact_match_counts_the_answers_that_the_engine_gives(trained: Model, task: Callable[..., TaskManager]) -> None:
+    engine = Engine.build(trained, Catalogue.load().configure("es-dllm", settings=SHORT))
     texts = engine.generate(PROMPTS, chat=True).text or []
     answers = [*texts[:3], "nothing like it"]
     manager = task([{"prompt": p, "answer": a} for p, a in zip(PROMPTS, answers, strict=True)], **ANSWERS)
     register()
-    arguments = {"pretrained": tiny, "preset": "es-dllm", **SHORT}
+    arguments = {"pretrained": trained, "preset": "es-dllm", **SHORT}
     found = evaluate("esdllm", manager, model_args=arguments, batch_size=2, device="cuda:0", apply_chat_template=True)
     assert found["results"]["local"]["exact_match,none"] == 0.75
     assert found["config"]["decode_config"]["gen_length"] == 32
@@ -362,9 +362,8 @@ def test_shots_and_system_prompt_come_as_a_conversation(
     assert sample["arguments"][0][0] == conversation(tiny, *turns) + "Sorted"
 
 
-def test_a_choice_is_the_likeliest_continuation(
-    tiny: Model, harness: HarnessModel, task: Callable[..., TaskManager]
-) -> None:
+def test_a_choice_is_the_likeliest_continuation(trained: Model, task: Callable[..., TaskManager]) -> None:
+    harness = HarnessModel(trained, batch_size=4, mc_samples=16, **SHORT)
     wrong = SORTED.replace("4, 15, 31", "31, 15, 4")
     manager = task(
         [{"prompt": SORT, "choices": [wrong, SORTED], "answer": 1}],
@@ -376,7 +375,7 @@ def test_a_choice_is_the_likeliest_continuation(
     )
     found = evaluate(harness, manager, apply_chat_template=True)
     assert found["results"]["local"]["acc,none"] == 1.0
-    pairs = [(conversation(tiny, ("user", SORT)), choice) for choice in (wrong, SORTED)]
+    pairs = [(conversation(trained, ("user", SORT)), choice) for choice in (wrong, SORTED)]
     again = harness.loglikelihood(requests("loglikelihood", *pairs))
     assert [tuple(resps[0]) for resps in found["samples"]["local"][0]["resps"]] == again
     assert all(score < 0 for score, _ in again)
