@@ -43,7 +43,7 @@ from esdllm.measure.benchmarking.memory import MemoryMeter, Waiting
 from esdllm.measure.benchmarking.plots import plot_curve, plot_report
 from esdllm.measure.benchmarking.profiling import profile
 from esdllm.measure.benchmarking.running import turns
-from esdllm.measure.cost import Cost, Costing, Machine
+from esdllm.measure.cost import Cost, Costing, Roofline
 from esdllm.plan import Layout
 from esdllm.runtime.run import StepFunction
 from esdllm.testing.models import tiny_model
@@ -132,9 +132,9 @@ def test_the_bytes_hold_all_weights_but_the_embedding_once(catalogue: Catalogue)
 
 def test_a_prediction_is_the_longer_of_arithmetic_and_traffic() -> None:
     cost = Cost(linear=6 * 10**9, attention=10**9, head=10**9, weights=10**9, cache=0, activations=10**9)
-    assert cost.seconds(Machine(gflops=2.0)) == 4.0
-    assert cost.seconds(Machine(gflops=2.0, bandwidth=1.0)) == 4.0
-    assert cost.seconds(Machine(gflops=2.0, bandwidth=0.25)) == 8.0
+    assert cost.seconds(Roofline(gflops=2.0)) == 4.0
+    assert cost.seconds(Roofline(gflops=2.0, bandwidth=1.0)) == 4.0
+    assert cost.seconds(Roofline(gflops=2.0, bandwidth=0.25)) == 8.0
 
 
 def test_a_family_that_does_not_tell_its_feed_forward_cannot_be_counted(catalogue: Catalogue) -> None:
@@ -262,7 +262,7 @@ def test_a_peak_names_its_shapes_and_the_best_counts() -> None:
     found = measure_peak(torch.device("cpu"), torch.float32, model.adapter, shapes=((8, 16, 32),), read=1 << 16)
     assert [rate.what for rate in found.rates[:1]] == ["(8, 16) x (16, 32)"]
     assert len(found.rates) == 3
-    assert found.machine.gflops == max(rate.gflops for rate in found.rates)
+    assert found.roofline.gflops == max(rate.gflops for rate in found.rates)
 
 
 # what it is of

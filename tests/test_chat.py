@@ -18,7 +18,7 @@ from rich.console import Console
 
 from esdllm import Answer, Catalogue, Frame, Model, Pipeline, StepPlan, Stream, configure, load_model
 from esdllm.cli import main
-from esdllm.cli.shared import Choice
+from esdllm.cli.choice import Choice
 from esdllm.cli.talk import Chat
 from esdllm.cli.watch import CanvasPanel
 

@@ -16,8 +16,9 @@ from rich.console import Console
 import esdllm
 from esdllm.checkpoints.loading import shipped_checkpoints
 from esdllm.cli import main
+from esdllm.cli.choice import Choice
 from esdllm.cli.explain import keep_text
-from esdllm.cli.shared import Choice, counted
+from esdllm.cli.shared import counted
 from esdllm.cli.watch import ProgressBar, Watch, layer_bars
 from esdllm.config import DEFAULT_MODEL
 from esdllm.plan import StepPlan

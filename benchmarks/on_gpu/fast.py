@@ -13,7 +13,7 @@ import torch
 from esdllm import Catalogue, UnmaskingView, hookimpl
 from esdllm.checkpoints.loading import Model
 from esdllm.measure.benchmarking.peak import measure_peak
-from esdllm.measure.cost import Costing, Machine
+from esdllm.measure.cost import Costing, Roofline
 from on_gpu.ground import Ground, replays
 
 RAGGED = "es-dllm, prompts of 600 to 900 tokens"
@@ -62,7 +62,7 @@ def run(ground: Ground, batch: int) -> None:
     for name, preset, sets in ENTRIES:
         if batch >= _LARGE and ("eager" in name or name == RAGGED):
             continue
-        timing = partial(_time, ground, catalogue, model, peak.machine, given, name, preset, sets)
+        timing = partial(_time, ground, catalogue, model, peak.roofline, given, name, preset, sets)
         ground.attempt(name, "ms a forward", timing)
     ground.attempt("vanilla", "ms a forward", partial(_vanilla, ground, catalogue, model, given))
 
@@ -71,7 +71,7 @@ def _time(
     ground: Ground,
     catalogue: Catalogue,
     model: Model,
-    machine: Machine,
+    roofline: Roofline,
     given: torch.Tensor,
     name: str,
     preset: str,
@@ -96,7 +96,7 @@ def _time(
     for step in engine.clock.steps():
         kind = f"{step.kind}, {step.window}"
         kinds.setdefault(kind, []).append(1e3 * step.seconds)
-        floors[kind] += 1e3 * costing.step(step.plan).seconds(machine)
+        floors[kind] += 1e3 * costing.step(step.plan).seconds(roofline)
     for kind, taken in kinds.items():
         ground.tell(name, f"ms: {kind} ({len(taken)})", statistics.median(taken))
         ground.tell(name, f"over its floor: {kind}", sum(taken) / floors[kind])

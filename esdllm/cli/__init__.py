@@ -45,23 +45,23 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (
-    generate.generate,
-    chat.chat,
-    infill.infill,
-    explain.explain,
-    trace.trace,
-    plugins.plugins,
-    doctor.doctor,
-    conformance.conformance,
-    tune.tune,
-):
-    app.command()(_command)
-app.command("eval")(evaluate.eval_)
-app.command("analyze")(analyze.analyze_)
+for _name, _command in {
+    "generate": generate.generate,
+    "chat": chat.chat,
+    "infill": infill.infill,
+    "explain": explain.explain,
+    "trace": trace.trace,
+    "plugins": plugins.plugins,
+    "doctor": doctor.doctor,
+    "conformance": conformance.conformance,
+    "tune": tune.tune,
+    "eval": evaluate.eval_,
+    "analyze": analyze.analyze_,
+    "new-plugin": new_plugin.new_plugin,
+}.items():
+    app.command(_name)(_command)
 app.add_typer(bench.app)
 app.add_typer(config.app)
-app.command("new-plugin")(new_plugin.new_plugin)
 app.command("lm-eval", add_help_option=False, context_settings=harness.EVERYTHING)(harness.lm_eval)
 
 

@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import attrs
 import typer
 from rich import box
 from rich.table import Table
 
-from esdllm.cli.progress import CountingBar
-from esdllm.cli.prompts import read_prompts
-from esdllm.cli.shared import (
+from esdllm.cli.choice import Choice
+from esdllm.cli.command import command
+from esdllm.cli.options import (
     BlockLength,
     ChatTemplate,
-    Choice,
     ConfigFile,
     Debug,
     Device,
@@ -26,15 +26,12 @@ from esdllm.cli.shared import (
     ProfileName,
     Quantize,
     Sets,
-    check_writable,
-    counted,
-    default_model,
-    load,
-    print_json,
-    stderr,
-    stdout,
 )
+from esdllm.cli.progress import CountingBar
+from esdllm.cli.prompts import read_prompts
+from esdllm.cli.shared import check_writable, counted, default_model, load, print_json, stderr, stdout
 from esdllm.errors import InputError, known
+from esdllm.interfaces import Suite
 from esdllm.measure.analysis import Analysis, AnalysisInterrupted, analyze
 from esdllm.measure.analysis.plots import draw
 from esdllm.measure.analysis.tables import tables
@@ -49,44 +46,8 @@ _NUMBERS = "analysis.json"
 _TEXTS = ("positions", "kind", "tensor", "layers")
 
 
-def analyze_(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts, in quotes.")] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help='More prompts: one a line, or in a .jsonl file one {"prompt": text} a line.'),
-    ] = None,
-    suite: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Prompts of a suite too: a plugin's, or a file of JSON lines; with its lengths, unless --config is given.",
-        ),
-    ] = None,
-    count: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts of each of the suite's tasks.")] = 10,
-    model: ModelName = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset", "-p", metavar="NAME", help=f"What decides the tokens, a named configuration [{_PRESET}]."
-        ),
-    ] = None,
-    profile: ProfileName = None,
-    config: ConfigFile = None,
-    sets: Sets = None,
-    gen_length: GenLength = None,
-    block_length: BlockLength = None,
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts taken at a time.")] = 8,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Write pictures and JSON here.")
-    ] = None,
-    kind: Annotated[str, typer.Option("--format", metavar="NAME", help="Of the pictures: png, svg or pdf.")] = "png",
-    device: Device = None,
-    dtype: Dtype = None,
-    quantize: Quantize = None,
-    chat: ChatTemplate = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+@attrs.frozen(kw_only=True)
+class Analyze:
     """Measure what changes between one denoising step and the next.
 
     How much confidence and the hidden states, queries, keys and values of every layer change, where, whether the one
@@ -98,46 +59,93 @@ def analyze_(
     esdllm analyze --suite tiny --gen-length 64 --json
     esdllm analyze "Why is the sky blue?" --model GSAI-ML/LLaDA-8B-Instruct --preset es-dllm --batch 1
     """
-    catalogue, console = Catalogue.load(), stderr()
-    problems = load_suite(suite, catalogue) if suite else None
-    chosen = taken(of_split(problems.problems(), "test"), count) if problems else []
-    suited = problems.settings if problems and config is None else {}
-    texts = read_prompts([*(words or ()), *(problem.prompt for problem in chosen)], prompts)
-    if kind not in _KINDS:
-        raise InputError(f"--format {kind}: {known(kind, _KINDS)}")
-    if out is not None:
-        _check_folder(out)
-    lengths = {"gen_length": gen_length, "block_length": block_length}
-    choice = Choice(preset, config, sets, lengths, _PRESET, profile, suited)
-    decode = choice.config(catalogue)
-    name = model or default_model(catalogue)
-    loaded = load(name, device, dtype, catalogue, quantize)
-    engine = Engine.build(loaded, decode, catalogue)
-    code = 0
-    try:
-        with CountingBar(console, at_once=False) as bar:
-            task = bar.add_task("", total=100)
-            found = analyze(
-                engine,
-                texts,
-                chat=chat,
-                batch=batch,
-                watch=lambda stage, share: bar.update(task, description=f"{stage}, %", completed=int(100 * share)),
-            )
-    except AnalysisInterrupted as stopped:
-        found, code = stopped.analysis, 130
-        note = f"interrupted: this is of {found.prompts} of the {counted(len(texts), 'prompt')}"
-        console.print(note, style="yellow", soft_wrap=True)
-    told = {"model": name, "preset": choice.base(), "config": decode.to_dict(), **found.to_dict()}
-    _show(found, told, as_json)
-    summary = f"{name}, {choice.label()}: {counted(found.prompts, 'prompt')}, {counted(found.pairs, 'pair')} of steps"
-    console.print(summary, style="dim", soft_wrap=True)
-    if out is not None:
-        files = draw(found, out, kind)
+
+    words: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts, in quotes.")] = None
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help='More prompts: one a line, or in a .jsonl file one {"prompt": text} a line.'),
+    ] = None
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Prompts of a suite too: a plugin's, or a file of JSON lines; with its lengths, unless --config is given.",
+        ),
+    ] = None
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts of each of the suite's tasks.")] = 10
+    model: ModelName = None
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset", "-p", metavar="NAME", help=f"What decides the tokens, a named configuration [{_PRESET}]."
+        ),
+    ] = None
+    profile: ProfileName = None
+    config: ConfigFile = None
+    sets: Sets = None
+    gen_length: GenLength = None
+    block_length: BlockLength = None
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts taken at a time.")] = 8
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Write pictures and JSON here.")] = None
+    kind: Annotated[str, typer.Option("--format", metavar="NAME", help="Of the pictures: png, svg or pdf.")] = "png"
+    device: Device = None
+    dtype: Dtype = None
+    quantize: Quantize = None
+    chat: ChatTemplate = None
+    as_json: Json = False
+    debug: Debug = False
+
+    def run(self) -> None:
+        """Measure, print what was found, and draw it."""
+        catalogue, console = Catalogue.load(), stderr()
+        problems = load_suite(self.suite, catalogue) if self.suite else None
+        texts = self._texts(problems)
+        if self.kind not in _KINDS:
+            raise InputError(f"--format {self.kind}: {known(self.kind, _KINDS)}")
+        if self.out is not None:
+            _check_folder(self.out)
+        suited = problems.settings if problems and self.config is None else {}
+        choice = Choice.of(self, default=_PRESET, suited=suited)
+        decode = choice.config(catalogue)
+        name = self.model or default_model(catalogue)
+        loaded = load(name, self.device, self.dtype, catalogue, self.quantize)
+        found, code = self._measure(Engine.build(loaded, decode, catalogue), texts)
+        told = {"model": name, "preset": choice.base(), "config": decode.to_dict(), **found.to_dict()}
+        _show(found, told, self.as_json)
+        what = f"{counted(found.prompts, 'prompt')}, {counted(found.pairs, 'pair')} of steps"
+        console.print(f"{name}, {choice.label()}: {what}", style="dim", soft_wrap=True)
+        if self.out is not None:
+            self._write(found, told, self.out)
+        raise typer.Exit(code)
+
+    def _texts(self, suite: Suite | None) -> list[str]:
+        chosen = taken(of_split(suite.problems(), "test"), self.count) if suite else []
+        return read_prompts([*(self.words or ()), *(problem.prompt for problem in chosen)], self.prompts)
+
+    def _measure(self, engine: Engine, texts: list[str]) -> tuple[Analysis, int]:
+        """Return what was found, with a bar meanwhile, and the command's exit code: 130 if Ctrl-C ended it early."""
+        try:
+            with CountingBar(stderr(), at_once=False) as bar:
+                task = bar.add_task("", total=100)
+
+                def watch(stage: str, share: float) -> None:
+                    bar.update(task, description=f"{stage}, %", completed=int(100 * share))
+
+                return analyze(engine, texts, chat=self.chat, batch=self.batch, watch=watch), 0
+        except AnalysisInterrupted as stopped:
+            found = stopped.analysis
+            note = f"interrupted: this is of {found.prompts} of the {counted(len(texts), 'prompt')}"
+            stderr().print(note, style="yellow", soft_wrap=True)
+            return found, 130
+
+    def _write(self, found: Analysis, told: dict[str, Any], out: Path) -> None:
+        files = draw(found, out, self.kind)
         (out / _NUMBERS).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         names = ", ".join(file.name for file in files)
-        console.print(f"in {out}: {names}, {_NUMBERS}", style="dim", soft_wrap=True)
-    raise typer.Exit(code)
+        stderr().print(f"in {out}: {names}, {_NUMBERS}", style="dim", soft_wrap=True)
+
+
+analyze_ = command(Analyze)
 
 
 def _check_folder(out: Path) -> None:

@@ -11,25 +11,11 @@ from typer.core import TyperGroup
 
 from esdllm.checkpoints.loading import resolve_device
 from esdllm.cli.bench_tables import print_comparison, print_curve, print_report
+from esdllm.cli.choice import fixed_sets, tell_found
 from esdllm.cli.geometry import GeometryName, named_model
+from esdllm.cli.options import BlockLength, Debug, Device, Dtype, GenLength, Json, ModelName, Quantize, Sets
 from esdllm.cli.progress import CountingBar
-from esdllm.cli.shared import (
-    BlockLength,
-    Debug,
-    Device,
-    Dtype,
-    GenLength,
-    Json,
-    ModelName,
-    Quantize,
-    Sets,
-    check_writable,
-    fixed_sets,
-    hint_dtype,
-    print_json,
-    stderr,
-    tell_found,
-)
+from esdllm.cli.shared import check_writable, hint_dtype, print_json, stderr
 from esdllm.config.project import current_project, environment_layers
 from esdllm.errors import InputError, known
 from esdllm.measure.benchmarking import (

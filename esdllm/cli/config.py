@@ -12,21 +12,9 @@ import typer
 from rich.text import Text
 
 from esdllm.checkpoints.loading import describe_model
-from esdllm.cli.shared import (
-    BlockLength,
-    Choice,
-    ConfigFile,
-    Debug,
-    GenLength,
-    Json,
-    PresetName,
-    ProfileName,
-    Sets,
-    counted,
-    print_json,
-    stderr,
-    stdout,
-)
+from esdllm.cli.choice import Choice
+from esdllm.cli.options import BlockLength, ConfigFile, Debug, GenLength, Json, PresetName, ProfileName, Sets
+from esdllm.cli.shared import counted, print_json, stderr, stdout
 from esdllm.config import DEFAULT_PRESET, SECTIONS, DecodeConfig
 from esdllm.config.layers import Keys, Settled
 from esdllm.config.project import PROJECT_FILE, current_file, read_project

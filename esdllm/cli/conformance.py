@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from esdllm.cli.shared import Debug, Sets, stderr
+from esdllm.cli.options import Debug, Sets
+from esdllm.cli.shared import stderr
 
 
 def conformance(

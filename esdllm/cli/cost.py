@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any
 
 import attrs
 import torch
@@ -17,10 +16,10 @@ from rich.text import Text
 from esdllm.cli.shared import stderr
 from esdllm.errors import InputError
 from esdllm.measure.benchmarking import measure_peak
-from esdllm.measure.cost import Costing, Machine
-from esdllm.plan import StepPlan
+from esdllm.measure.cost import Roofline
+from esdllm.measure.forecast import Prediction
 
-__all__ = ["Measure", "PeakBandwidth", "PeakGflops", "Prediction", "as_dicts", "machine", "predict", "print_cost"]
+__all__ = ["Measure", "PeakBandwidth", "PeakGflops", "as_dicts", "print_cost", "roofline"]
 
 PeakGflops = Annotated[
     float | None,
@@ -32,33 +31,9 @@ PeakBandwidth = Annotated[
 Measure = Annotated[bool, typer.Option("--measure", help="Measure both here, which takes seconds.")]
 
 
-class _Line(Protocol):
-    @property
-    def steps(self) -> int: ...
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def plan(self) -> StepPlan: ...
-
-
-class Prediction(NamedTuple):
-    """The steps of one kind."""
-
-    kind: str
-    steps: int
-    flops: float
-    """of a step, the mean"""
-    bytes: float
-    """moved by a step, the mean"""
-    seconds: float | None
-    """of a step, the mean; None without a peak"""
-
-
-def machine(
+def roofline(
     gflops: float | None, bandwidth: float | None, measure: bool, device: torch.device, dtype: torch.dtype
-) -> Machine | None:
+) -> Roofline | None:
     """Return what is known of the machine; None if nothing was asked for.
 
     Raises:
@@ -72,33 +47,13 @@ def machine(
             raise InputError("--peak-gbs alone predicts no time; give --peak-gflops too, or --measure")
         return None
     if not measure:
-        return None if gflops is None else Machine(gflops, bandwidth)
+        return None if gflops is None else Roofline(gflops, bandwidth)
     with stderr().status("measuring matrix products and memory"):
-        found = measure_peak(device, dtype).machine
-    return Machine(gflops or found.gflops, bandwidth or found.bandwidth)
+        found = measure_peak(device, dtype).roofline
+    return Roofline(gflops or found.gflops, bandwidth or found.bandwidth)
 
 
-def predict(lines: Sequence[_Line], costing: Costing, known: Machine | None) -> list[Prediction]:
-    """Return the cost of each kind of step."""
-    groups: dict[str, list[_Line]] = defaultdict(list)
-    for line in lines:
-        groups[line.kind].append(line)
-    return [_prediction(kind, group, costing, known) for kind, group in groups.items()]
-
-
-def _prediction(kind: str, lines: Sequence[_Line], costing: Costing, known: Machine | None) -> Prediction:
-    steps = sum(line.steps for line in lines)
-    costs = [(line.steps, costing.step(line.plan)) for line in lines]
-    return Prediction(
-        kind,
-        steps,
-        sum(n * cost.flops for n, cost in costs) / steps,
-        sum(n * cost.bytes for n, cost in costs) / steps,
-        None if known is None else sum(n * cost.seconds(known) for n, cost in costs) / steps,
-    )
-
-
-def as_dicts(found: Sequence[Prediction], known: Machine | None) -> dict[str, Any]:
+def as_dicts(found: Sequence[Prediction], known: Roofline | None) -> dict[str, Any]:
     """Return predictions for JSON."""
     return {
         "machine": attrs.asdict(known) if known else None,
@@ -106,7 +61,7 @@ def as_dicts(found: Sequence[Prediction], known: Machine | None) -> dict[str, An
     }
 
 
-def print_cost(found: Sequence[Prediction], known: Machine | None, console: Console) -> None:
+def print_cost(found: Sequence[Prediction], known: Roofline | None, console: Console) -> None:
     """Print predictions: a line a kind, and the run."""
     console.print(Text("Cost", style="bold"), Text("  a step, counted from the plan", style="bright_black"), sep="")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bright_black")

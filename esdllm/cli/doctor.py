@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from esdllm.checkpoints.loading import describe_weights, resolve_device
+from esdllm.cli.choice import Choice
 from esdllm.cli.doctor_tables import Place, Visit, place_as_dict, print_place, print_visit, visit_as_dict
-from esdllm.cli.shared import (
+from esdllm.cli.options import (
     BlockLength,
-    Choice,
     ConfigFile,
     Debug,
     Device,
@@ -22,10 +22,8 @@ from esdllm.cli.shared import (
     ProfileName,
     Quantize,
     Sets,
-    default_model,
-    print_json,
-    stdout,
 )
+from esdllm.cli.shared import default_model, print_json, stdout
 from esdllm.errors import EsdllmError
 from esdllm.measure.doctor import (
     Machine,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Annotated, Any
@@ -16,11 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from esdllm.checkpoints.loading import Weights, describe_weights, resolve_device
-from esdllm.cli.cost import Measure, PeakBandwidth, PeakGflops, Prediction, as_dicts, machine, predict, print_cost
+from esdllm.cli.choice import Choice
+from esdllm.cli.command import command
+from esdllm.cli.cost import Measure, PeakBandwidth, PeakGflops, as_dicts, print_cost, roofline
 from esdllm.cli.geometry import GeometryName, named_model
-from esdllm.cli.shared import (
+from esdllm.cli.options import (
     BlockLength,
-    Choice,
     ConfigFile,
     Debug,
     Device,
@@ -32,43 +32,21 @@ from esdllm.cli.shared import (
     ProfileName,
     Quantize,
     Sets,
-    counted,
-    print_json,
-    shown,
-    stdout,
 )
+from esdllm.cli.shared import counted, print_json, shown, stdout
 from esdllm.config import SECTIONS, ComponentConfig, DecodeConfig
 from esdllm.config.options import inner_fields
 from esdllm.errors import InputError
-from esdllm.measure.cost import Costing, Kind, Machine, step_kind
-from esdllm.plan import Layout, Phase, StepPlan
+from esdllm.measure.cost import Costing, Roofline
+from esdllm.measure.forecast import Forecast, PlanCount, Prediction, predict
+from esdllm.plan import Phase, StepPlan
 from esdllm.plugins.auto import AUTO
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
-from esdllm.views import ModelSpec
 
 
-def explain(
-    model: ModelName = None,
-    preset: PresetName = None,
-    profile: ProfileName = None,
-    config: ConfigFile = None,
-    sets: Sets = None,
-    gen_length: GenLength = None,
-    block_length: BlockLength = None,
-    prompt_length: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompt.")] = 64,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts decoded together.")] = 1,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantize: Quantize = None,
-    geometry_name: GeometryName = None,
-    peak_gflops: PeakGflops = None,
-    peak_gbs: PeakBandwidth = None,
-    measure: Measure = False,
-    as_json: Json = False,
-    as_toml: Annotated[bool, typer.Option("--toml", help="Print the configuration as --config reads it.")] = False,
-    debug: Debug = False,
-) -> None:
+@attrs.frozen(kw_only=True)
+class Explain:
     """Print a configuration, the plan of its run, and what its steps cost.
 
     No weights are loaded, so the largest model takes a second; a hub id needs its config.json alone.
@@ -80,111 +58,77 @@ def explain(
     esdllm explain --set attention=auto --device cpu
     esdllm explain --geometry llada-8b --quantize int8 --peak-gflops 900
     """
-    if as_json and as_toml:
-        raise InputError("--json and --toml are two forms of output; give one")
-    choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length}, profile=profile)
-    catalogue = Catalogue.load()
-    decode = choice.config(catalogue)
-    components = Components.resolve(decode, catalogue)
-    if as_toml:
-        typer.echo(decode.to_toml(), nl=False)
-        return
-    name, described = named_model(model, geometry_name, catalogue)
-    weights = describe_weights(described, dtype, quantize, catalogue)
-    spec = weights.spec
-    if decode.attention.name == AUTO:
-        components = components.serving(catalogue, spec, resolve_device(device), weights.dtype)
-    run = RunPlan.of(components, spec, prompt_length, batch)
-    known = machine(peak_gflops, peak_gbs, measure, resolve_device(device), weights.dtype)
-    cost = _cost(run, components, weights, known)
-    if as_json:
-        print_json(
-            {
+
+    model: ModelName = None
+    preset: PresetName = None
+    profile: ProfileName = None
+    config: ConfigFile = None
+    sets: Sets = None
+    gen_length: GenLength = None
+    block_length: BlockLength = None
+    prompt_length: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompt.")] = 64
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts decoded together.")] = 1
+    device: Device = None
+    dtype: Dtype = None
+    quantize: Quantize = None
+    geometry_name: GeometryName = None
+    peak_gflops: PeakGflops = None
+    peak_gbs: PeakBandwidth = None
+    measure: Measure = False
+    as_json: Json = False
+    as_toml: Annotated[bool, typer.Option("--toml", help="Print the configuration as --config reads it.")] = False
+    debug: Debug = False
+
+    def run(self) -> None:
+        """Print it, in the form that is asked for."""
+        if self.as_json and self.as_toml:
+            raise InputError("--json and --toml are two forms of output; give one")
+        choice = Choice.of(self)
+        catalogue = Catalogue.load()
+        decode = choice.config(catalogue)
+        components = Components.resolve(decode, catalogue)
+        if self.as_toml:
+            typer.echo(decode.to_toml(), nl=False)
+        else:
+            self._print(choice, components, catalogue)
+
+    def _print(self, choice: Choice, components: Components, catalogue: Catalogue) -> None:
+        """Print the configuration, the plan and the cost."""
+        name, described = named_model(self.model, self.geometry_name, catalogue)
+        weights = describe_weights(described, self.dtype, self.quantize, catalogue)
+        spec, device = weights.spec, resolve_device(self.device)
+        if components.config.attention.name == AUTO:
+            components = components.serving(catalogue, spec, device, weights.dtype)
+        forecast = Forecast.of(components, spec, self.prompt_length, self.batch)
+        reach = roofline(self.peak_gflops, self.peak_gbs, self.measure, device, weights.dtype)
+        cost = _cost(forecast, components, weights, reach)
+        if self.as_json:
+            told = {
                 "preset": choice.base(),
                 "model": {"name": name, **attrs.asdict(spec)},
-                **_as_dict(run, components),
-                "cost": as_dicts(cost, known) if cost else None,
+                **_as_dict(forecast, components),
             }
-        )
-        return
-    console = stdout()
-    _print_config(components, choice.label(), console)
-    console.print()
-    _print_run(run, decode, f"{name}: {spec.n_layers} layers of {spec.hidden}", console)
-    if cost:
+            print_json({**told, "cost": as_dicts(cost, reach) if cost else None})
+            return
+        console = stdout()
+        _print_config(components, choice.label(), console)
         console.print()
-        print_cost(cost, known, console)
+        _print_run(forecast, components.config, f"{name}: {spec.n_layers} layers of {spec.hidden}", console)
+        if cost:
+            console.print()
+            print_cost(cost, reach, console)
 
 
-def _cost(run: RunPlan, components: Components, weights: Weights, known: Machine | None) -> list[Prediction]:
+explain = command(Explain)
+
+
+def _cost(forecast: Forecast, components: Components, weights: Weights, reach: Roofline | None) -> list[Prediction]:
     """Return the cost of each kind of step; nothing for a family that does not tell its feed-forward's size."""
     if not weights.spec.intermediate:
         return []
     size = weights.dtype.itemsize
-    costing = Costing.of(components, weights.spec, run.batch, run.canvas, size, weights.bytes)
-    return predict(run.lines, costing, known)
-
-
-@attrs.frozen
-class PlanLine:
-    """A distinct plan, and how many steps follow it."""
-
-    steps: int
-    window: str
-    kind: Kind
-    plan: StepPlan
-    share: float
-    """positions computed in all layers, as a share of those of a step that computes the canvas in every layer"""
-
-
-@attrs.frozen
-class RunPlan:
-    """The plan of a run, as far as it can be told without a device."""
-
-    prompt: int
-    batch: int
-    canvas: int
-    lines: tuple[PlanLine, ...]
-    adaptive: bool
-    """whether the logits decide how many tokens a step commits; the plan then assumes one"""
-
-    @classmethod
-    def of(cls, components: Components, spec: ModelSpec, prompt: int, batch: int) -> RunPlan:
-        """Return the plan of decoding `batch` prompts of `prompt` tokens.
-
-        Raises:
-            InputError: prompt and answer exceed the model's context.
-            ConfigError: settings that contradict each other.
-        """
-        if prompt + components.config.gen_length > spec.context:
-            raise InputError(
-                f"{prompt} prompt tokens and {components.config.gen_length} to generate exceed the model's context of "
-                f"{spec.context}; lower --prompt-length or --gen-length"
-            )
-        canvas = Layout.of(prompt, components.config.gen_length, spec.logit_shift, batch)
-        planner = components.planner(canvas, spec.n_layers)
-        found: Counter[tuple[str, Kind, StepPlan]] = Counter()
-        for step in planner.rehearse():
-            found[step.scope.window.value, step_kind(step), step.plan] += 1
-        full = spec.n_layers * canvas.length
-        lines = (PlanLine(n, window, kind, plan, plan.layer_work() / full) for (window, kind, plan), n in found.items())
-        adaptive = any(quota.counts is None for quota in planner.quotas())
-        return cls(prompt, batch, canvas.length, tuple(lines), adaptive)
-
-    @property
-    def forwards(self) -> int:
-        """Forward passes, one a step."""
-        return sum(line.steps for line in self.lines)
-
-    @property
-    def refreshes(self) -> int:
-        """Steps that compute their window in every layer to make the caches fresh."""
-        return sum(line.steps for line in self.lines if line.kind == "refresh")
-
-    @property
-    def layer_share(self) -> float:
-        """Positions computed in all layers, as a share of what vanilla decoding computes in as many steps."""
-        return sum(line.steps * line.share for line in self.lines) / max(1, self.forwards)
+    costing = Costing.of(components, weights.spec, forecast.batch, forecast.canvas, size, weights.bytes)
+    return predict(forecast.plans, costing, reach)
 
 
 def _options(component: Any, chosen: ComponentConfig) -> dict[str, Any]:
@@ -195,7 +139,7 @@ def _options(component: Any, chosen: ComponentConfig) -> dict[str, Any]:
     return {**attrs.asdict(component, recurse=False), **inside}
 
 
-def _as_dict(run: RunPlan, components: Components) -> dict[str, Any]:
+def _as_dict(run: Forecast, components: Components) -> dict[str, Any]:
     config = components.config
     return {
         "config": config.to_dict(),
@@ -222,7 +166,7 @@ def _as_dict(run: RunPlan, components: Components) -> dict[str, Any]:
                 "phase": line.plan.phase.value,
                 "share": line.share,
             }
-            for line in run.lines
+            for line in run.plans
         ],
     }
 
@@ -264,7 +208,7 @@ def _assignments(values: dict[str, Any], given: set[str]) -> Text:
     return Text("  ").join(parts)
 
 
-def _print_run(run: RunPlan, config: DecodeConfig, model: str, console: Console) -> None:
+def _print_run(run: Forecast, config: DecodeConfig, model: str, console: Console) -> None:
     console.print(Text("Run", style="bold"), Text(f"  {model}", style="bright_black"), sep="")
     rows = f"{run.batch} x " if run.batch > 1 else ""
     console.print(f"  canvas {rows}{run.canvas} = {run.prompt} prompt + {config.gen_length} to generate")
@@ -273,7 +217,7 @@ def _print_run(run: RunPlan, config: DecodeConfig, model: str, console: Console)
         table.add_column(header, justify=justify)  # type: ignore[arg-type]
     table.add_column("positions that each layer hands on")
     table.add_column("share", justify="right")
-    for line in _folded(run.lines):
+    for line in _folded(run.plans):
         keep = keep_text(line.plan.keep) + ("" if line.plan.phase is Phase.ALL else f"  {line.plan.phase.value}")
         table.add_row(str(line.steps), line.kind, line.window, str(line.plan.window), keep, f"{line.share:.1%}")
     console.print(table)
@@ -287,9 +231,9 @@ def _print_run(run: RunPlan, config: DecodeConfig, model: str, console: Console)
         console.print("  An answer that ends early takes fewer.", style="bright_black")
 
 
-def _folded(lines: Sequence[PlanLine]) -> list[PlanLine]:
+def _folded(lines: Sequence[PlanCount]) -> list[PlanCount]:
     """Return lines that differ only in how many positions the head computes as one, at the place of the first."""
-    found: dict[tuple[str, str, StepPlan], PlanLine] = {}
+    found: dict[tuple[str, str, StepPlan], PlanCount] = {}
     for line in lines:
         key = line.window, line.kind, line.plan._replace(decided=0)
         before = found[key].steps if key in found else 0

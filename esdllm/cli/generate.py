@@ -12,11 +12,11 @@ from rich.console import Console
 
 from esdllm.checkpoints.loading import Model
 from esdllm.cli.batch import answer_file
-from esdllm.cli.prompts import read_prompt
-from esdllm.cli.shared import (
+from esdllm.cli.choice import Choice
+from esdllm.cli.command import command
+from esdllm.cli.options import (
     BlockLength,
     ChatTemplate,
-    Choice,
     ConfigFile,
     Debug,
     Device,
@@ -29,12 +29,9 @@ from esdllm.cli.shared import (
     Quantize,
     Seed,
     Sets,
-    counted,
-    default_model,
-    load,
-    print_json,
-    stderr,
 )
+from esdllm.cli.prompts import read_prompt
+from esdllm.cli.shared import counted, default_model, load, print_json, stderr
 from esdllm.cli.watch import ProgressBar, View, Watch
 from esdllm.config import DecodeConfig
 from esdllm.errors import InputError, UnavailableError
@@ -44,54 +41,8 @@ from esdllm.runtime.records import Generation
 from esdllm.use.batching import BatchRun, Setup
 
 
-def generate(
-    prompt: Annotated[
-        str | None, typer.Argument(metavar="[PROMPT]", help="The prompt; - reads standard input.")
-    ] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="FILE",
-            help='Answer a file of prompts instead: .jsonl ({"prompt": text} a line), .csv or .parquet.',
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Where its answers go: .jsonl, .csv or .parquet."),
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts of a file decoded together.")] = 8,
-    jobs: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Processes for a file: a GPU each, or a share of the CPU's threads.")
-    ] = 1,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Answer a file from the beginning, whatever is there.")
-    ] = False,
-    model: ModelName = None,
-    preset: PresetName = None,
-    profile: ProfileName = None,
-    config: ConfigFile = None,
-    sets: Sets = None,
-    gen_length: GenLength = None,
-    block_length: BlockLength = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantize: Quantize = None,
-    chat: ChatTemplate = None,
-    as_json: Json = False,
-    watch: Annotated[
-        bool,
-        typer.Option(
-            "--watch",
-            "-w",
-            help="Show the canvas while it is denoised: dots are masked, italics candidates (grey: skipped), green was just "
-            "decided, squares end the text (hollow: perhaps); bars are the positions that each layer computes.",
-        ),
-    ] = False,
-    debug: Debug = False,
-) -> None:
+@attrs.frozen(kw_only=True)
+class Generate:
     """Decode an answer to a prompt, or to each prompt of a file.
 
     The answer goes to standard output, all else to standard error. A file's answers go to --output, in its order; the same
@@ -103,67 +54,111 @@ def generate(
     cat prompt.txt | esdllm generate - --model GSAI-ML/LLaDA-8B-Instruct --json
     esdllm generate --input prompts.jsonl --output answers.jsonl
     """
-    choice = Choice(
-        preset, config, sets, {"gen_length": gen_length, "block_length": block_length, "seed": seed}, profile=profile
+
+    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="The prompt; - reads standard input.")] = None
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="FILE",
+            help='Answer a file of prompts instead: .jsonl ({"prompt": text} a line), .csv or .parquet.',
+        ),
+    ] = None
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where its answers go: .jsonl, .csv or .parquet."),
+    ] = None
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts of a file decoded together.")] = 8
+    jobs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Processes for a file: a GPU each, or a share of the CPU's threads.")
+    ] = 1
+    restart: Annotated[bool, typer.Option("--restart", help="Answer a file from the beginning, whatever is there.")] = (
+        False
     )
-    catalogue, console = Catalogue.load(), stderr()
-    decode = choice.config(catalogue)
-    if source is not None or output is not None:
-        if source is None or output is None:
+    model: ModelName = None
+    preset: PresetName = None
+    profile: ProfileName = None
+    config: ConfigFile = None
+    sets: Sets = None
+    gen_length: GenLength = None
+    block_length: BlockLength = None
+    seed: Seed = None
+    device: Device = None
+    dtype: Dtype = None
+    quantize: Quantize = None
+    chat: ChatTemplate = None
+    as_json: Json = False
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            "-w",
+            help="Show the canvas while it is denoised: dots are masked, italics candidates (grey: skipped), green was just "
+            "decided, squares end the text (hollow: perhaps); bars are the positions that each layer computes.",
+        ),
+    ] = False
+    debug: Debug = False
+
+    def run(self) -> None:
+        """Print the answer, or write a file's."""
+        choice = Choice.of(self, seed=self.seed)
+        catalogue = Catalogue.load()
+        decode = choice.config(catalogue)
+        if self.source is not None or self.output is not None:
+            self._answer_file(decode, catalogue)
+        else:
+            self._answer(choice, decode, catalogue)
+
+    def _answer_file(self, decode: DecodeConfig, catalogue: Catalogue) -> None:
+        if self.source is None or self.output is None:
             raise InputError(
-                f"--{'output' if source is None else 'input'} alone; give both --input FILE and --output FILE"
+                f"--{'output' if self.source is None else 'input'} alone; give both --input FILE and --output FILE"
             )
-        if prompt is not None or watch:
-            raise InputError(f"--input and {'--watch' if prompt is None else 'a prompt'}: give one")
-        _check_device(device)
-        name = _named(model, catalogue, console)
-        setup = Setup(name, decode.to_dict(), device, dtype, quantize)
-        answer_file(BatchRun(source, output, setup, batch, jobs, chat), catalogue, restart, as_json)
-        return
-    if prompt is None:
-        raise InputError(
-            'there is no PROMPT; give one in quotes, such as "Sort 3 1 2.", or a file of them with --input'
-        )
-    engine = Engine.build(_load(model, device, dtype, catalogue, quantize, console), decode, catalogue)
-    text = read_prompt(prompt)
-    if watch and not console.is_terminal:
-        console.print("standard error is no terminal: nothing to watch on", style="dim", soft_wrap=True)
-    with ExitStack() as stack:
-        view = _view(watch, engine.model, choice, console)
-        observers = [stack.enter_context(view)] if console.is_terminal else []
-        result = engine.generate(text, chat=chat, observers=observers)
-    result = attrs.evolve(result, seconds=result.seconds - view.seconds)
-    if as_json:
-        print_json(_as_dict(result, choice.base(), decode), indent=None)
-    else:
-        typer.echo((result.text or [""])[0])
-    console.print(_summary(result, choice), style="dim", soft_wrap=True)
+        if self.prompt is not None or self.watch:
+            raise InputError(f"--input and {'--watch' if self.prompt is None else 'a prompt'}: give one")
+        setup = Setup(self._named(catalogue), decode.to_dict(), self.device, self.dtype, self.quantize)
+        run = BatchRun(self.source, self.output, setup, self.batch, self.jobs, self.chat)
+        answer_file(run, catalogue, self.restart, self.as_json)
 
+    def _answer(self, choice: Choice, decode: DecodeConfig, catalogue: Catalogue) -> None:
+        if self.prompt is None:
+            raise InputError(
+                'there is no PROMPT; give one in quotes, such as "Sort 3 1 2.", or a file of them with --input'
+            )
+        model = load(self._named(catalogue), self.device, self.dtype, catalogue, self.quantize)
+        engine = Engine.build(model, decode, catalogue)
+        result = self._watched(engine, read_prompt(self.prompt), choice)
+        if self.as_json:
+            print_json(_as_dict(result, choice.base(), decode), indent=None)
+        else:
+            typer.echo((result.text or [""])[0])
+        stderr().print(_summary(result, choice), style="dim", soft_wrap=True)
 
-def _load(
-    name: str | None,
-    device: str | None,
-    dtype: str | None,
-    catalogue: Catalogue,
-    quantize: str | None,
-    console: Console,
-) -> Model:
-    _check_device(device)
-    return load(_named(name, catalogue, console), device, dtype, catalogue, quantize)
-
-
-def _named(name: str | None, catalogue: Catalogue, console: Console) -> str:
-    """Return the model's name, with a word on standard error where nobody gave it."""
-    if name is None:
+    def _named(self, catalogue: Catalogue) -> str:
+        """Return the model's name, with a word on standard error where nobody gave it."""
+        if self.device == "meta":
+            raise UnavailableError("the device 'meta' computes no values; use cpu or cuda")
+        if self.model is not None:
+            return self.model
         name = default_model(catalogue)
         note = f"model {name} (shipped, tiny); a real one: -m GSAI-ML/LLaDA-8B-Instruct"
-        console.print(note, style="dim", soft_wrap=True)
-    return name
+        stderr().print(note, style="dim", soft_wrap=True)
+        return name
+
+    def _watched(self, engine: Engine, text: str, choice: Choice) -> Generation:
+        """Return the generation, shown while it is made; its time holds no showing."""
+        console = stderr()
+        if self.watch and not console.is_terminal:
+            console.print("standard error is no terminal: nothing to watch on", style="dim", soft_wrap=True)
+        with ExitStack() as stack:
+            view = _view(self.watch, engine.model, choice, console)
+            observers = [stack.enter_context(view)] if console.is_terminal else []
+            result = engine.generate(text, chat=self.chat, observers=observers)
+        return attrs.evolve(result, seconds=result.seconds - view.seconds)
 
 
-def _check_device(device: str | None) -> None:
-    if device == "meta":
-        raise UnavailableError("the device 'meta' computes no values; use cpu or cuda")
+generate = command(Generate)
 
 
 def _view(watch: bool, model: Model, choice: Choice, console: Console) -> View:

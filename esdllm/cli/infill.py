@@ -8,10 +8,9 @@ from typing import Annotated
 import attrs
 import typer
 
-from esdllm.cli.prompts import read_prompt
-from esdllm.cli.shared import (
+from esdllm.cli.choice import Choice
+from esdllm.cli.options import (
     BlockLength,
-    Choice,
     ConfigFile,
     Debug,
     Device,
@@ -23,12 +22,9 @@ from esdllm.cli.shared import (
     Quantize,
     Seed,
     Sets,
-    counted,
-    default_model,
-    load,
-    print_json,
-    stderr,
 )
+from esdllm.cli.prompts import read_prompt
+from esdllm.cli.shared import counted, default_model, load, print_json, stderr
 from esdllm.cli.watch import ProgressBar
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.use.answers import Infilled

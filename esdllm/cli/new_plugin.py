@@ -13,7 +13,7 @@ from typing import Annotated
 import attrs
 import typer
 
-from esdllm.cli.shared import Debug
+from esdllm.cli.options import Debug
 from esdllm.errors import ConfigError, InputError, known
 from esdllm.hookspecs import INTERFACE
 from esdllm.plugins.catalogue import Catalogue

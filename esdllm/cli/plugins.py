@@ -14,7 +14,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from esdllm.cli.shared import Debug, Json, print_json, shown, stderr, stdout
+from esdllm.cli.options import Debug, Json
+from esdllm.cli.shared import print_json, shown, stderr, stdout
 from esdllm.config import ComponentConfig
 from esdllm.config.project import DISABLE_VARIABLE
 from esdllm.errors import ConfigError, known

@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from esdllm.cli.shared import Choice, counted
+from esdllm.cli.choice import Choice
+from esdllm.cli.shared import counted
 from esdllm.cli.watch import CanvasPanel
 from esdllm.config import parse_set
 from esdllm.config.layers import Layer

@@ -7,17 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import attrs
 import typer
-from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from esdllm.checkpoints.loading import Model
-from esdllm.cli.progress import CountingBar
-from esdllm.cli.prompts import read_prompt
-from esdllm.cli.shared import (
+from esdllm.cli.choice import Choice, fixed_sets
+from esdllm.cli.command import command
+from esdllm.cli.options import (
     BlockLength,
     ChatTemplate,
-    Choice,
     ConfigFile,
     Debug,
     Device,
@@ -29,13 +27,10 @@ from esdllm.cli.shared import (
     Quantize,
     Seed,
     Sets,
-    check_writable,
-    counted,
-    default_model,
-    fixed_sets,
-    load,
-    stderr,
 )
+from esdllm.cli.progress import CountingBar
+from esdllm.cli.prompts import read_prompt
+from esdllm.cli.shared import check_writable, counted, default_model, load, stderr
 from esdllm.config import DecodeConfig
 from esdllm.errors import InputError
 from esdllm.measure.evaluation import Contender, check_names
@@ -46,35 +41,8 @@ from esdllm.runtime.components import Components
 from esdllm.runtime.engine import Engine
 
 
-def trace(
-    prompt: Annotated[str, typer.Argument(help="The prompt, in quotes; - reads standard input.")],
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page here.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers here.")] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CONTENDER",
-            help="A second run beside it: a preset or a TOML file, with its own settings after it, such as "
-            '"es-dllm importance.alpha=1.0".',
-        ),
-    ] = None,
-    model: ModelName = None,
-    preset: PresetName = None,
-    profile: ProfileName = None,
-    config: ConfigFile = None,
-    sets: Sets = None,
-    gen_length: GenLength = None,
-    block_length: BlockLength = None,
-    seed: Seed = None,
-    times: Annotated[
-        bool, typer.Option("--times/--no-times", help="Decode once more, for the time of each step.")
-    ] = True,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantize: Quantize = None,
-    chat: ChatTemplate = None,
-    debug: Debug = False,
-) -> None:
+@attrs.frozen(kw_only=True)
+class Record:
     """Record what a run computes, skips and refreshes, and write a page that shows it.
 
     The page is one file that fetches nothing: the canvas over the steps, each layer's work, variation, importance and
@@ -86,60 +54,109 @@ def trace(
     esdllm trace "What is 12 + 7?" --preset es-dllm --against dual-cache --html both.html
     esdllm trace "What is 12 + 7?" --against "es-dllm importance.alpha=1.0" --html both.html --json both.json
     """
-    if html is None and json_file is None:
-        raise InputError("a trace with nowhere to go; give --html FILE, --json FILE or both")
-    for path in (html, json_file):
-        if path is not None and path.is_dir():
-            raise InputError(f"{path} is a folder; name a file")
-        check_writable(path)
-    choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length}, profile=profile)
-    catalogue, console = Catalogue.load(), stderr()
-    runs = {_name(choice): choice.config(catalogue)}
-    if against is not None:
-        other = Contender.of(against, catalogue, sets=fixed_sets(gen_length, block_length), project=choice.project)
-        check_names([other, *(Contender(name, decode) for name, decode in runs.items())])
+
+    prompt: Annotated[str, typer.Argument(help="The prompt, in quotes; - reads standard input.")]
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page here.")] = None
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers here.")] = None
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONTENDER",
+            help="A second run beside it: a preset or a TOML file, with its own settings after it, such as "
+            '"es-dllm importance.alpha=1.0".',
+        ),
+    ] = None
+    model: ModelName = None
+    preset: PresetName = None
+    profile: ProfileName = None
+    config: ConfigFile = None
+    sets: Sets = None
+    gen_length: GenLength = None
+    block_length: BlockLength = None
+    seed: Seed = None
+    times: Annotated[bool, typer.Option("--times/--no-times", help="Decode once more, for the time of each step.")] = (
+        True
+    )
+    device: Device = None
+    dtype: Dtype = None
+    quantize: Quantize = None
+    chat: ChatTemplate = None
+    debug: Debug = False
+
+    def run(self) -> None:
+        """Trace the runs, print their answers and write what was found."""
+        self._check_files()
+        choice = Choice.of(self)
+        catalogue = Catalogue.load()
+        runs = self._configurations(choice, catalogue)
+        text = read_prompt(self.prompt)
+        name = self.model or default_model(catalogue)
+        loaded = load(name, self.device, self.dtype, catalogue, self.quantize)
+        engines = {run: Engine.build(loaded, config, catalogue) for run, config in runs.items()}
+        found = self._traces(engines, name, text)
+        for one in found:
+            typer.echo(one.text if len(found) == 1 else f"{one.name}: {one.text}")
+            _tell(_summary(one))
+        self._write(found)
+
+    def _check_files(self) -> None:
+        """Find out before the long work what would be in its way."""
+        if self.html is None and self.json_file is None:
+            raise InputError("a trace with nowhere to go; give --html FILE, --json FILE or both")
+        for path in (self.html, self.json_file):
+            if path is not None and path.is_dir():
+                raise InputError(f"{path} is a folder; name a file")
+            check_writable(path)
+
+    def _configurations(self, choice: Choice, catalogue: Catalogue) -> dict[str, DecodeConfig]:
+        """Return the runs' configurations by the runs' names."""
+        name, decode = _name(choice), choice.config(catalogue)
+        if self.against is None:
+            return {name: decode}
+        lengths = fixed_sets(self.gen_length, self.block_length)
+        other = Contender.of(self.against, catalogue, sets=lengths, project=choice.project)
+        check_names([other, Contender(name, decode)])
         Components.resolve(other.config, catalogue)  # a wrong option is found before weights are read
-        runs[other.name] = other.config
-    text = read_prompt(prompt)
-    name = model or default_model(catalogue)
-    loaded = load(name, device, dtype, catalogue, quantize)
-    found = _traces(runs, loaded, name, text, chat, seed, times, catalogue, console)
-    for one in found:
-        typer.echo(one.text if len(found) == 1 else f"{one.name}: {one.text}")
-        console.print(_summary(one), style="dim", soft_wrap=True, markup=False)
-    if html is not None:
-        html.write_text(page(found), encoding="utf-8")
-        console.print(f"{html}: {_size(html)}; open it in a browser", style="dim", soft_wrap=True, markup=False)
-    if json_file is not None:
-        told = json.dumps([one.to_dict() for one in found], ensure_ascii=False, separators=(",", ":"))
-        json_file.write_text(told + "\n", encoding="utf-8")
-        console.print(f"{json_file}: {_size(json_file)}", style="dim", soft_wrap=True, markup=False)
+        return {name: decode, other.name: other.config}
+
+    def _traces(self, engines: dict[str, Engine], model: str, prompt: str) -> list[Trace]:
+        """Return the traces of a prompt by each engine, with a bar meanwhile."""
+        found = []
+        with CountingBar(stderr(), at_once=False) as bar:
+            for name, engine in engines.items():
+                watch = partial(_show, bar, bar.add_task(name), name)
+                one = traced(
+                    engine,
+                    prompt,
+                    name=name,
+                    model=model,
+                    chat=self.chat,
+                    seed=self.seed,
+                    timed=self.times,
+                    watch=watch,
+                )
+                found.append(one)
+                engine.close()
+        return found
+
+    def _write(self, found: list[Trace]) -> None:
+        if self.html is not None:
+            self.html.write_text(page(found), encoding="utf-8")
+            _tell(f"{self.html}: {_size(self.html)}; open it in a browser")
+        if self.json_file is not None:
+            told = json.dumps([one.to_dict() for one in found], ensure_ascii=False, separators=(",", ":"))
+            self.json_file.write_text(told + "\n", encoding="utf-8")
+            _tell(f"{self.json_file}: {_size(self.json_file)}")
 
 
-def _traces(
-    runs: dict[str, DecodeConfig],
-    model: Model,
-    model_name: str,
-    prompt: str,
-    chat: bool | None,
-    seed: int | None,
-    times: bool,
-    catalogue: Catalogue,
-    console: Console,
-) -> list[Trace]:
-    """Return the traces of a prompt under each configuration, with a bar meanwhile."""
-    engines = {name: Engine.build(model, config, catalogue) for name, config in runs.items()}
-    found = []
-    with CountingBar(console, at_once=False) as bar:
-        for name, engine in engines.items():
-            watch = partial(_tell, bar, bar.add_task(name), name)
-            one = traced(engine, prompt, name=name, model=model_name, chat=chat, seed=seed, timed=times, watch=watch)
-            found.append(one)
-            engine.close()
-    return found
+trace = command(Record)
 
 
-def _tell(bar: Progress, task: TaskID, name: str, stage: str, decided: int, masks: int) -> None:
+def _tell(words: str) -> None:
+    stderr().print(words, style="dim", soft_wrap=True, markup=False)
+
+
+def _show(bar: Progress, task: TaskID, name: str, stage: str, decided: int, masks: int) -> None:
     bar.update(task, description=f"{name}: {stage}", completed=decided, total=masks)
 
 

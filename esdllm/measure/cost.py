@@ -18,7 +18,7 @@ from esdllm.plan import Step, StepPlan
 from esdllm.runtime.components import Components
 from esdllm.views import ModelSpec
 
-__all__ = ["Cost", "Costing", "Kind", "Machine", "step_kind"]
+__all__ = ["Cost", "Costing", "Kind", "Roofline", "step_kind"]
 
 Kind = Literal["refresh", "reuse", "skip"]
 """refresh: every layer computes the window; skip: deeper layers compute less; reuse: neither."""
@@ -32,7 +32,7 @@ def step_kind(step: Step) -> Kind:
 
 
 @attrs.frozen
-class Machine:
+class Roofline:
     """What a device does at best, as measured."""
 
     gflops: float
@@ -68,10 +68,10 @@ class Cost:
         """All bytes."""
         return self.weights + self.cache + self.activations
 
-    def seconds(self, machine: Machine) -> float:
+    def seconds(self, roofline: Roofline) -> float:
         """Return the predicted time: of the arithmetic, or of the traffic where the bandwidth is known and that takes longer."""
-        arithmetic = self.flops / (machine.gflops * 1e9)
-        return max(arithmetic, self.bytes / (machine.bandwidth * 1e9)) if machine.bandwidth else arithmetic
+        arithmetic = self.flops / (roofline.gflops * 1e9)
+        return max(arithmetic, self.bytes / (roofline.bandwidth * 1e9)) if roofline.bandwidth else arithmetic
 
 
 @attrs.frozen

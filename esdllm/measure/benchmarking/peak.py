@@ -9,7 +9,7 @@ import torch
 
 from esdllm.interfaces import ModelAdapter
 from esdllm.measure.benchmarking.clock import seconds_of
-from esdllm.measure.cost import Machine
+from esdllm.measure.cost import Roofline
 
 __all__ = ["Peak", "Rate", "measure_peak"]
 
@@ -43,9 +43,9 @@ class Peak:
         return max(self.rates, key=lambda rate: rate.gflops)
 
     @property
-    def machine(self) -> Machine:
+    def roofline(self) -> Roofline:
         """The same as predictions take it."""
-        return Machine(self.best.gflops, self.bandwidth)
+        return Roofline(self.best.gflops, self.bandwidth)
 
 
 def measure_peak(

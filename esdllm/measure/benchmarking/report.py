@@ -159,8 +159,8 @@ class Report:
         """Return the milliseconds that a step would take at the measured peaks: arithmetic or traffic, whichever is longer."""
         if self.peak is None:
             return None
-        machine = self.peak.machine
-        seconds = max(kind.flops / machine.gflops, kind.bytes / (machine.bandwidth or float("inf"))) * 1e-9
+        roofline = self.peak.roofline
+        seconds = max(kind.flops / roofline.gflops, kind.bytes / (roofline.bandwidth or float("inf"))) * 1e-9
         return seconds * 1e3
 
     def to_dict(self) -> dict[str, Any]:

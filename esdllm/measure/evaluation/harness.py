@@ -10,8 +10,7 @@ group `lm_eval.models` (its main branch), the package's own suffices. An instanc
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +25,7 @@ from esdllm.config import DecodeConfig
 from esdllm.errors import ConfigError, InputError, UnavailableError, installing, known
 from esdllm.interfaces import TextCodec
 from esdllm.measure.evaluation.likelihood import Likelihood, Pair, groups, windows
-from esdllm.measure.evaluation.requests import Decoding, Wish, cut, settings_of, strings, whole
+from esdllm.measure.evaluation.requests import Decoding, Wish, cut, seeds_of, settings_of, strings, whole
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.runtime.engine import Engine
@@ -90,10 +89,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
         else:
             self.name = str(pretrained)
             self.model = load_model(pretrained, device, dtype, self._catalogue, quantize=quantize)
-        self._device = self.model.adapter.device
-        if self.model.codec is None:
-            raise InputError(f"lm-eval's tasks are text: {self.model.codec_error or 'this model has no tokenizer'}")
-        self._codec: TextCodec = self.model.codec
+        self._device, self._codec = self.model.adapter.device, _codec(self.model)
         self._engine = Engine.build(self.model, self._decoding.config, self._catalogue)
         seed, scale = self._decoding.config.seed, self._decoding.config.cfg_scale
         attention = self._engine.components.attention
@@ -131,7 +127,8 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
         kinds = [repr(config) for config in configs]
         for config in dict(zip(kinds, configs, strict=True)).values():
             Components.resolve(config, self._catalogue)
-        seeds, answers = self._seeds(list(zip(kinds, map(tuple, prompts), strict=True))), [""] * len(requests)
+        asked = list(zip(kinds, map(tuple, prompts), strict=True))
+        seeds, answers = seeds_of(asked, self._decoding.config.seed), [""] * len(requests)
         with _progress("decoding", len(requests)) as advance:
             for group in groups(kinds):
                 engine, order = self._engine_of(configs[group[0]]), sorted(group, key=lambda i: -len(prompts[i]))
@@ -150,15 +147,6 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
         if config not in self._used:
             self._used.append(config)
         return self._engine
-
-    def _seeds(self, keys: Sequence[Hashable]) -> list[int]:
-        """Return a seed for every request: the configuration's, and the next one each time that a key is repeated."""
-        seen: Counter[Hashable] = Counter()
-        seeds = []
-        for key in keys:
-            seeds.append(self._decoding.config.seed + seen[key])
-            seen[key] += 1
-        return seeds
 
     def _check_room(self, given: int, more: int) -> None:
         context = self.model.spec.context
@@ -273,6 +261,12 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
 
 _LOADING = ("pretrained", "device", "dtype", "quantize")
 _ARGUMENTS = (*_LOADING, "preset", "config", "batch_size", "mc_samples", "mc_batch_size", "until")
+
+
+def _codec(model: Model) -> TextCodec:
+    if model.codec is None:
+        raise InputError(f"lm-eval's tasks are text: {model.codec_error or 'this model has no tokenizer'}")
+    return model.codec
 
 
 @contextmanager

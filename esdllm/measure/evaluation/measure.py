@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 
 import attrs
@@ -76,25 +77,22 @@ def evaluate(
     prompts = _prompts(model, problems, max(contender.config.gen_length for contender in contenders), chat)
     engines = [Engine.build(model, contender.config, catalogue) for contender in contenders]
     batches = _batches(prompts, batch_size)
-    if warm_up:
-        for engine in engines:
-            _generate(engine, [prompts[i] for i in batches[0]])
+    for engine in engines if warm_up else ():
+        _generate(engine, [prompts[i] for i in batches[0]])
     done: list[list[_Decoded]] = []  # batch by batch, in the contenders' order
+    report = partial(_report, model, problems, contenders, names, batch_size)
     try:
         for turn, batch in enumerate(batches):
+            asked, given = [problems[i] for i in batch], [prompts[i] for i in batch]
             runs: dict[int, _Decoded] = {}
             for number in ((turn + place) % len(engines) for place in range(len(engines))):
-                result = _generate(engines[number], [prompts[i] for i in batch])
-                runs[number] = _judged(suite, [problems[i] for i in batch], result)
+                runs[number] = _judged(suite, asked, _generate(engines[number], given))
                 if progress:
                     progress(contenders[number].name, len(batch))
             done.append([runs[number] for number in range(len(engines))])
-    except KeyboardInterrupt:
-        if not done:
-            raise
-        so_far = _report(model, problems, contenders, names, batch_size, batches[: len(done)], done)
-        raise EvaluationInterrupted(so_far) from None
-    return _report(model, problems, contenders, names, batch_size, batches, done)
+    except KeyboardInterrupt as stopped:
+        raise (EvaluationInterrupted(report(batches[: len(done)], done)) if done else stopped) from None
+    return report(batches, done)
 
 
 def _check(model: Model, problems: Sequence[Problem], contenders: Sequence[Contender], batch_size: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from esdllm.config import DEFAULT_PRESET, SECTIONS, ComponentConfig, DecodeConfi
 from esdllm.errors import ConfigError, known
 from esdllm.plugins.catalogue import Catalogue
 
-__all__ = ["Decoding", "Wish", "cut", "settings_of", "strings", "whole"]
+__all__ = ["Decoding", "Wish", "cut", "seeds_of", "settings_of", "strings", "whole"]
 
 _log = logging.getLogger(__name__)
 
@@ -153,3 +154,13 @@ class Decoding:
             )
         options = {**dict(wish.sampling), **sampler.options}
         return attrs.evolve(config, sampler=ComponentConfig(sampler.name, options))
+
+
+def seeds_of(requests: Sequence[Hashable], seed: int) -> list[int]:
+    """Return a seed for every request: the one given, and the next one each time that a request is repeated."""
+    seen: Counter[Hashable] = Counter()
+    seeds = []
+    for request in requests:
+        seeds.append(seed + seen[request])
+        seen[request] += 1
+    return seeds

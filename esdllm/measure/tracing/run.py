@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import attrs
@@ -50,11 +51,8 @@ def trace(
     row: Any = prompt if isinstance(prompt, str) else [list(prompt)]
     recorder, told = Recorder(), watch or (lambda *_: None)
     config = attrs.evolve(engine.config, compile=False)
-    traced = Engine(engine.model, config, recorder.around(engine.components), StepFunction(False))
-    try:
+    with closing(Engine(engine.model, config, recorder.around(engine.components), StepFunction(False))) as traced:
         result = traced.generate(row, chat=chat, seed=seed, observers=[recorder, _Watched(told, "tracing")])
-    finally:
-        traced.close()
     steps = recorder.steps()
     if timed:
         if engine.config.compile:
@@ -62,18 +60,18 @@ def trace(
         clock = _Clock(told)
         engine.generate(row, chat=chat, seed=seed, observers=[clock])
         steps = _with_times(steps, clock)
-    codec = engine.model.codec
+    spec = engine.model.spec
     return Trace(
         name=name,
         model=model,
-        n_layers=engine.model.spec.n_layers,
+        n_layers=spec.n_layers,
         prompt=prompt if isinstance(prompt, str) else " ".join(str(token) for token in prompt),
         text=result.text[0] if result.text else "",
         config=engine.config.to_dict(),
         tokens=recorder.tokens,
-        mask=engine.model.spec.mask_id,
-        shift=engine.model.spec.logit_shift,
-        pieces=_pieces(recorder, steps, codec),
+        mask=spec.mask_id,
+        shift=spec.logit_shift,
+        pieces=_pieces(recorder, steps, engine.model.codec),
         steps=steps,
     )
 

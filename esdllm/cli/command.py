@@ -1,0 +1,40 @@
+"""A command as a frozen attrs class: what it is asked, field by field, and what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import Parameter, Signature
+from typing import Any, Protocol, get_type_hints
+
+import attrs
+
+__all__ = ["Command", "command"]
+
+
+class Command(Protocol):
+    """What a command is asked. Its class is frozen attrs; a field is an argument or an option, the docstring the help."""
+
+    def run(self) -> None:
+        """Do it."""
+
+
+def command(asked: type[Command]) -> Callable[..., None]:
+    """Return the function that typer takes as a command, from the class of what it is asked."""
+    types = get_type_hints(asked, include_extras=True)
+    parameters = [
+        Parameter(
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if field.default is attrs.NOTHING else field.default,
+            annotation=types[field.name],
+        )
+        for field in attrs.fields(asked)  # type: ignore[arg-type]  # a protocol cannot say that its classes are attrs'
+    ]
+
+    def run(**given: Any) -> None:
+        asked(**given).run()
+
+    run.__doc__ = asked.__doc__
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # what inspect reads before the code's own
+    return run

@@ -1,0 +1,102 @@
+"""An evaluation's tables, as `esdllm eval` and `esdllm tune` print them."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from esdllm.cli.shared import counted, stdout
+from esdllm.measure.evaluation import ONE_BATCH, Interval, Outcome, Report
+
+__all__ = ["cost_table", "print_report", "quality_table", "task_table"]
+
+_PIPED = 140  # columns, where there is no terminal to fit into
+
+
+def print_report(report: Report) -> None:
+    """Print a report's tables on standard output."""
+    console = stdout()
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPED)
+    console.print(_title(report), soft_wrap=True, markup=False)
+    tables = [quality_table(report), *([task_table(report)] if len(report.tasks) > 1 else []), cost_table(report)]
+    for table in tables:
+        console.print(table)
+
+
+def quality_table(report: Report) -> Table:
+    """Return the share of right answers, the loss against the reference, and the agreement with it."""
+    table = _table("right answers, %", ["all", "95 %", "loss", "95 %", "agree, %"])
+    for outcome in report.outcomes:
+        whole, loss = report.score(outcome), report.loss(outcome)
+        compared = ("", "") if outcome is report.reference else (_percent(loss.value, "+"), _range(loss))
+        agree = _percent(report.agreement(outcome))
+        table.add_row(Text(outcome.name), _percent(whole.value), _range(whole), *compared, agree)
+    return table
+
+
+def task_table(report: Report) -> Table:
+    """Return the share of right answers by task."""
+    table = _table("by task, %", [escape(task) for task in report.tasks])
+    for outcome in report.outcomes:
+        table.add_row(Text(outcome.name), *(_percent(report.score(outcome, task).value) for task in report.tasks))
+    return table
+
+
+def cost_table(report: Report) -> Table:
+    """Return forwards, tokens per forward, share of the reference's computation, and speed."""
+    heads = ["forwards", "tokens a\nforward", "with\nends", "compu-\ntation, %", "tokens\na second"]
+    own = report.speedup(report.reference)
+    table = _table("an answer", [*heads, *(("speed-up", f"{own.percent} %") if own else ())])
+    if own is None:
+        table.caption, table.caption_justify, table.caption_style = f" speed-up: {ONE_BATCH}", "left", ""
+    for outcome in report.outcomes:
+        table.add_row(
+            Text(outcome.name),
+            f"{outcome.forwards_per_answer:.1f}",
+            f"{outcome.tokens_per_forward:.2f}",
+            f"{outcome.canvas_tokens_per_forward:.2f}",
+            _percent(report.compute_share(outcome)),
+            f"{outcome.tokens_per_second:.{0 if outcome.tokens_per_second >= 10 else 2}f}",
+            *_speedup(report, outcome),
+        )
+    return table
+
+
+def _speedup(report: Report, outcome: Outcome) -> tuple[str, ...]:
+    """Return a speed-up's cells, the median and its interval; empty for the reference, none where nothing was measured."""
+    found = report.speedup(outcome)
+    if found is None:
+        return ()
+    return ("", "") if outcome is report.reference else (f"{found.value:.2f}x", f"{found.low:.2f} to {found.high:.2f}")
+
+
+def _table(first: str, heads: list[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    table.add_column(first, overflow="fold", vertical="bottom", header_style="bold")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True, vertical="bottom")  # a wrapped number cannot be read
+    return table
+
+
+def _percent(value: float, sign: str = "") -> str:
+    return f"{round(100 * value, 1) + 0.0:{sign}.1f}"  # + 0.0: no minus before a zero
+
+
+def _range(interval: Interval) -> str:
+    return f"{_percent(interval.low)} to {_percent(interval.high)}"
+
+
+def _title(report: Report) -> str:
+    configs = [outcome.config for outcome in report.outcomes]
+    lengths = (
+        f"{key} {' or '.join(map(str, sorted({getattr(config, key) for config in configs})))}"
+        for key in ("gen_length", "block_length")
+    )
+    compared = f", compared with {report.reference.name}" if len(configs) > 1 else ""
+    return (
+        f"{report.model}: {counted(len(report.problems), 'problem')} of {report.suite} ({report.split}), "
+        f"{', '.join(lengths)}, batches of {report.batch_size}{compared}"
+    )

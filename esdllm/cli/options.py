@@ -1,0 +1,84 @@
+"""The options that several commands have, each as the type that typer reads it from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from esdllm.config import DEFAULT_PRESET
+from esdllm.config.project import MODEL_VARIABLE, PROFILE_VARIABLE, PROJECT_FILE
+
+__all__ = [
+    "BlockLength",
+    "ChatTemplate",
+    "ConfigFile",
+    "Debug",
+    "Device",
+    "Dtype",
+    "GenLength",
+    "Json",
+    "ModelName",
+    "PresetName",
+    "ProfileName",
+    "Quantize",
+    "Seed",
+    "Sets",
+]
+
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        envvar=MODEL_VARIABLE,
+        help="Checkpoint folder, hub id, or shipped name [the shipped tiny one].",
+    ),
+]
+PresetName = Annotated[
+    str | None,
+    typer.Option("--preset", "-p", metavar="NAME", help=f"Named configuration to start from [{DEFAULT_PRESET}]."),
+]
+ProfileName = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        envvar=PROFILE_VARIABLE,
+        help=f"Profile of the project's {PROJECT_FILE}, over the file.",
+    ),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", metavar="FILE", help="TOML over the preset and the project's file.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="One setting, such as importance.alpha=0.7, unmasking=threshold or gen_length=64; goes over --config; "
+        "repeatable.",
+    ),
+]
+GenLength = Annotated[
+    int | None, typer.Option("--gen-length", metavar="N", help="Tokens to generate [the preset's, else 256].")
+]
+BlockLength = Annotated[
+    int | None, typer.Option("--block-length", metavar="N", help="Tokens decoded together [the preset's, else 64].")
+]
+Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 [the GPU, if any].")]
+Dtype = Annotated[str | None, typer.Option(metavar="NAME", help="float32, bfloat16, float16 [the model's].")]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="Hold linear layers' weights in fewer bits: int8, int8-weight-only, int4-weight-only [as they are].",
+    ),
+]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampler's noise [0].")]
+ChatTemplate = Annotated[bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if there is one].")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
