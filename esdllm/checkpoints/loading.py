@@ -10,18 +10,17 @@ import attrs
 import torch
 
 from esdllm.checkpoints.dtypes import choose_dtype
+from esdllm.checkpoints.families import family_of, geometries, shipped_checkpoints
 from esdllm.checkpoints.finding import locate
 from esdllm.checkpoints.lora import base_of
 from esdllm.checkpoints.placing import DeviceMap, Placement, resolve_device, resolve_dtype
 from esdllm.checkpoints.reading import ends_of_text, json_object, mask_token_id, refuse_quantized
 from esdllm.checkpoints.stored import has_weights
 from esdllm.checkpoints.unwrapping import unwrapped
-from esdllm.config import ComponentConfig
 from esdllm.errors import CheckpointError, TokenizerError, known
 from esdllm.interfaces import ModelAdapter, ModelFamily, TextCodec
 from esdllm.keywords import hinting
 from esdllm.plugins.catalogue import Catalogue
-from esdllm.plugins.elsewhere import offer
 from esdllm.views import LoadPlan, ModelSpec
 
 __all__ = [
@@ -123,7 +122,7 @@ def load_model(
     placement = Placement.of(device, device_map)
     folder, lora = locate(str(name_or_path), shipped_checkpoints(catalogue), _FILES)
     config = _read_config(folder)
-    family = _family(folder / "config.json", config, catalogue)
+    family = family_of(folder / "config.json", config, catalogue)
     _refuse_quantized(family, config)
     plan = _plan(family, config, placement, choose_dtype(dtype, config, folder), quantize, lora=lora)
     codec, missing = _codec(family, lora or folder, folder, family.spec(config))  # before the weights, which take long
@@ -157,7 +156,7 @@ def random_model(
         if geometry not in offered:
             raise CheckpointError(f"no geometry '{geometry}'; {known(geometry, offered)}")
         geometry = offered[geometry]
-    family = _family("the geometry", geometry, catalogue)
+    family = family_of("the geometry", geometry, catalogue)
     plan = _plan(family, geometry, placement, choose_dtype(dtype, geometry), quantize, seed)
     return Model(family.load(Path(), geometry, plan), quantize=quantize)
 
@@ -183,7 +182,7 @@ def from_module(module: Any, tokenizer: Any = None, catalogue: Catalogue | None 
     if config.get(_MASK) is None:
         config[_MASK] = getattr(tokenizer, _MASK, None)
     config[_EOS] = ends_of_text(config.get(_EOS), getattr(getattr(module, "generation_config", None), _EOS, None))
-    family = _family("the module's config", config, catalogue)
+    family = family_of("the module's config", config, catalogue)
     adapter = family.from_module(module, config)
     if tokenizer is None or hasattr(tokenizer, "stop_ids"):
         return Model(adapter, tokenizer)
@@ -218,13 +217,13 @@ def _described(
 ) -> tuple[ModelFamily, Mapping[str, Any], Path | str | None]:
     """Return the family, the config, and where the weights are: a folder, or the hub, by their id; None if nowhere."""
     if isinstance(name_or_path, Mapping):
-        return _family("the geometry", name_or_path, catalogue), name_or_path, None
+        return family_of("the geometry", name_or_path, catalogue), name_or_path, None
     name, shipped = str(name_or_path), shipped_checkpoints(catalogue)
     folder, lora = locate(name, shipped, ("config.json",))
     config = _read_config(folder)
     if config.get(_MASK) is None:
         config = _read_config(locate(name, shipped, _TOKENIZER)[0])
-    family, name = _family(folder / "config.json", config, catalogue), base_of(lora) if lora else name
+    family, name = family_of(folder / "config.json", config, catalogue), base_of(lora) if lora else name
     elsewhere = None if name in shipped or Path(name).expanduser().is_dir() else name
     return family, config, folder if has_weights(folder) else elsewhere
 
@@ -265,25 +264,6 @@ def _refuse_quantized(family: ModelFamily, config: Mapping[str, Any]) -> None:
         refuse_quantized(config)
 
 
-def _families(catalogue: Catalogue) -> dict[str, ModelFamily]:
-    return {name: catalogue.build("model", ComponentConfig(name)) for name in catalogue.names("model")}
-
-
-def geometries(catalogue: Catalogue) -> dict[str, Mapping[str, Any]]:
-    """Return the config.json of well-known checkpoints, by the name that `random_model` takes."""
-    return _offered("geometries", catalogue)
-
-
-def shipped_checkpoints(catalogue: Catalogue) -> dict[str, Path]:
-    """Return the folders of the checkpoints that ship with plugins, by the name that `load_model` takes."""
-    return _offered("checkpoints", catalogue)
-
-
-def _offered(member: str, catalogue: Catalogue) -> dict[str, Any]:
-    """Return what families offer by name; `member` is one of `OfferingFamily` that a family need not have."""
-    return {name: one for family in _families(catalogue).values() for name, one in getattr(family, member, {}).items()}
-
-
 def _read_config(folder: Path) -> Mapping[str, Any]:
     """Return a folder's config.json, with generation_config.json's ends of text and, if need be, the tokenizer's mask."""
     path = folder / "config.json"
@@ -293,11 +273,3 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
     told = json_object(generation) if generation.is_file() else {}
     mask = mask_token_id(folder) if config.get(_MASK) is None else config[_MASK]
     return {**config, _MASK: mask, _EOS: ends_of_text(config.get(_EOS), told.get(_EOS))}
-
-
-def _family(source: str | Path, config: Mapping[str, Any], catalogue: Catalogue) -> ModelFamily:
-    families, name = _families(catalogue), str(config.get("model_type"))
-    if name not in families:
-        hint = offer("model", name) or f"{known(name, families)}. A plugin adds one with the hook esdllm_model_adapters"
-        raise CheckpointError(f"{source}: the model_type '{name}' is not implemented; {hint}")
-    return families[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Annotated
 
@@ -45,7 +45,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _name, _command in {
+_COMMANDS: Mapping[str, Callable[..., None]] = {
     "generate": generate.generate,
     "chat": chat.chat,
     "infill": infill.infill,
@@ -58,7 +58,8 @@ for _name, _command in {
     "eval": evaluate.eval_,
     "analyze": analyze.analyze_,
     "new-plugin": new_plugin.new_plugin,
-}.items():
+}
+for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(bench.app)
 app.add_typer(config.app)
