@@ -46,7 +46,7 @@ from esdllm.interfaces import (
 from esdllm.keywords import hinting
 from esdllm.plan import Block, Drift, Moment, Phase, Scope, StepPlan, Window
 from esdllm.plugins.catalogue import Catalogue
-from esdllm.processor import multiplies_bfloat16, runs_triton
+from esdllm.processor import logits_at_once, multiplies_bfloat16, runs_triton
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.noise import gumbel, uniform
 from esdllm.runtime.records import Generation
@@ -151,6 +151,7 @@ __all__ = [
     "gumbel",
     "hookimpl",
     "load_model",
+    "logits_at_once",
     "multiplies_bfloat16",
     "runs_triton",
     "uniform",

@@ -6,7 +6,17 @@ from importlib.util import find_spec
 
 import torch
 
-__all__ = ["multiplies_bfloat16", "runs_triton"]
+__all__ = ["logits_at_once", "multiplies_bfloat16", "runs_triton"]
+
+_LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 25}
+
+
+def logits_at_once(device: torch.device) -> int:
+    """Return how many logits a sampler holds in float32 or float64 at once: what a cache holds, or enough for few launches.
+
+    What a step takes of memory is predicted by it.
+    """
+    return _LOGITS_AT_ONCE.get(device.type, _LOGITS_AT_ONCE["cpu"])
 
 
 def multiplies_bfloat16() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -17,6 +17,10 @@ from esdllm.checkpoints.loading import describe_weights
 from esdllm.cli import main
 from esdllm.config import ComponentConfig
 from esdllm.measure.doctor import Device, Fit, Machine, attention_backends, fits, packages
+from esdllm.measure.footprint import working_bytes
+from esdllm.measure.forecast import Forecast
+from esdllm.plan import Layout
+from esdllm.planning.schedule import Planner
 from esdllm.plugins.auto import choose_attention
 from esdllm.runtime.components import Components
 from esdllm.views import Memory
@@ -81,6 +85,41 @@ def test_the_shape_that_is_predicted_is_the_one_that_a_run_allocates(llada: Mode
     predicted = fits(catalogue, engine.components, llada.spec, 2, 42, torch.device("cpu"), torch.float32, 0)
     dense = catalogue.build("cache", ComponentConfig("dense"))
     assert next(fit.cache for fit in predicted if fit.store == "dense") == dense.memory(shape)
+
+
+class Noting(Engine):
+    """Keeps the canvas that its last run planned for."""
+
+    canvas: Layout
+
+    def planner(self, canvas: Layout, early_stop: bool = False) -> Planner:
+        self.canvas = canvas
+        return super().planner(canvas, early_stop)
+
+
+@pytest.mark.parametrize("blocks", ["fixed", "sliding", "own"])
+@pytest.mark.parametrize("reach", [0, 5, 40])
+@pytest.mark.parametrize("prompt", [1, 4, 60])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_the_canvas_that_is_predicted_is_the_one_that_a_run_has(
+    llada: Model, dream: Model, catalogue: Catalogue, blocks: str, reach: int, prompt: int, shifted: bool
+) -> None:
+    model, reaching = dream if shifted else llada, {} if blocks == "fixed" else {"reach": reach}
+    chosen, lengths = {"name": blocks, **reaching}, {"gen_length": 6, "block_length": 3}
+    config = catalogue.configure("dual-cache", settings={**lengths, "blocks": chosen, "refresh": "periodic"})
+    engine = cast(Noting, Noting.build(model, config, catalogue))
+    engine.generate(torch.randint(0, 250, (2, prompt)))
+    assert engine._cache is not None
+    shape, cpu = engine._cache[0], torch.device("cpu")
+    room = 0 if blocks == "fixed" else max(0, reach - (prompt - model.spec.logit_shift))
+    assert shape.length == room + prompt + 6
+    assert engine.components.layout(prompt, model.spec, 2) == engine.canvas
+    assert Forecast.of(engine.components, model.spec, prompt, 2).canvas == shape.length
+    predicted = fits(catalogue, engine.components, model.spec, 2, prompt + 6, cpu, torch.float32, 0)
+    dense = catalogue.build("cache", ComponentConfig("dense"))
+    found = next(fit for fit in predicted if fit.store == "dense")
+    assert found.cache == dense.memory(shape)
+    assert found.work == working_bytes(model.spec, 2, shape.length, 3, torch.float32)
 
 
 def test_a_store_that_cannot_serve_the_configuration_says_why(doctor: Doctor) -> None:

@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 import torch
 from helpers import read_config
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from esdllm import Catalogue, Engine, Model, ModelSpec
+from esdllm import Catalogue, Engine, Model, ModelSpec, logits_at_once
 from esdllm.checkpoints.loading import random_model
 from esdllm.measure.footprint import working_bytes
+from esdllm.runtime.samples import sample_view
 from esdllm.testing.memory import TensorMemory
+from esdllm_policies import sampling
+from esdllm_policies.sampling import GumbelSampler
 
 
 class EnoughError(Exception):
@@ -72,6 +76,35 @@ def test_what_a_step_takes_is_predicted_within_6_percent(
     found = measured(model, preset, rows, prompt, block, catalogue)
     predicted = working_bytes(model.spec, rows, prompt + block, block, dtype)
     assert found == pytest.approx(predicted, rel=0.06)
+
+
+class Widest(TorchDispatchMode):
+    """Notes the most numbers of float32 that a tensor is made of."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.dtype == torch.float32:
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
+def test_the_sampler_takes_what_is_predicted_of_each_device(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device(kind)
+    at_once = logits_at_once(device)
+    assert at_once == (2**25 if kind == "cuda" else 2**20)
+    vocab, block = 3 * at_once // 8, 8  # three slices
+    monkeypatch.setattr(sampling, "logits_at_once", lambda where: logits_at_once(device))
+    raw = torch.empty(1, block, vocab, dtype=torch.bfloat16, device="meta")
+    view = sample_view(0, 1, block, 11)._replace(raw=raw)
+    with Widest() as seen:
+        GumbelSampler().sample(view)
+    assert seen.numbers == at_once
+    spec = ModelSpec("any", 1, 8, 1, 1, 8, vocab, 64, 0, 1, intermediate=8)
+    whole = working_bytes(spec, 1, block, block, torch.bfloat16, device)
+    assert whole == 2 * block * vocab + 4 * at_once + 2 * block * 8
 
 
 def test_a_family_that_does_not_tell_its_feed_forward_gets_no_prediction() -> None:

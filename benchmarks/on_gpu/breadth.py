@@ -9,7 +9,6 @@ import torch
 from esdllm import Catalogue
 from esdllm.checkpoints.loading import Model
 from esdllm.measure.footprint import working_bytes
-from esdllm.plan import Layout
 from on_gpu.ground import Ground
 
 
@@ -39,10 +38,10 @@ def _one(ground: Ground, catalogue: Catalogue, model: Model, store: str, length:
     if ground.device.type == "cuda" and engine._cache is not None:
         taken = torch.cuda.max_memory_reserved() - before
         shape = engine._cache[0]
-        planner = engine.planner(Layout.of(length, engine.config.gen_length, engine.model.spec.logit_shift, rows))
+        planner = engine.planner(engine.components.layout(length, engine.model.spec, rows))
         windows = [step.plan for step in planner.rehearse()]
         spec, dtype = engine.model.spec, engine.model.adapter.dtype
-        working = max(working_bytes(spec, rows, plan.window, plan.decided, dtype) for plan in windows)
+        working = max(working_bytes(spec, rows, plan.window, plan.decided, dtype, ground.device) for plan in windows)
         ground.tell(f"canvas 4096, {store}", "GB taken", taken / 1e9)
         ground.tell(
             f"canvas 4096, {store}", "GB predicted", (engine.components.cache.memory(shape).device + working) / 1e9

@@ -211,7 +211,9 @@ def _assignments(values: dict[str, Any], given: set[str]) -> Text:
 def _print_run(run: Forecast, config: DecodeConfig, model: str, console: Console) -> None:
     console.print(Text("Run", style="bold"), Text(f"  {model}", style="bright_black"), sep="")
     rows = f"{run.batch} x " if run.batch > 1 else ""
-    console.print(f"  canvas {rows}{run.canvas} = {run.prompt} prompt + {config.gen_length} to generate")
+    room = run.canvas - run.prompt - config.gen_length
+    padding = f"{room} padding + " if room else ""
+    console.print(f"  canvas {rows}{run.canvas} = {padding}{run.prompt} prompt + {config.gen_length} to generate")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bright_black")
     for header, justify in (("steps", "right"), ("kind", "left"), ("window", "left"), ("positions", "right")):
         table.add_column(header, justify=justify)  # type: ignore[arg-type]

@@ -14,7 +14,6 @@ import torch
 from esdllm.config import ComponentConfig
 from esdllm.errors import ConfigError, InputError, PluginError
 from esdllm.measure.footprint import working_bytes
-from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
 from esdllm.plugins.auto import at_defaults
 from esdllm.plugins.catalogue import Catalogue
@@ -212,6 +211,8 @@ def fits(
 ) -> list[Fit]:
     """Return what `batch` rows of `length` columns would take with each cache store, beside `weights` bytes of weights.
 
+    Prompt and answer have `length` columns; padding that a moving block asks for comes on top.
+
     The configuration's own store is as it is set, the others are at their defaults.
 
     Raises:
@@ -224,15 +225,15 @@ def fits(
             f"a canvas of {length} has no room for a prompt before gen_length = {config.gen_length}; give a longer one"
         )
     rows, prompt = batch * (2 if config.cfg_scale else 1), length - config.gen_length
-    layout = Layout.of(prompt, config.gen_length, spec.logit_shift, batch)
-    work = working_bytes(spec, rows, length, config.block_length, dtype)
+    layout = components.layout(prompt, spec, batch)
+    work = working_bytes(spec, rows, layout.length, config.block_length, dtype, device)
     found = []
     for name in catalogue.names("cache"):
         own = name == config.cache.name
         store = components.cache if own else catalogue.build("cache", ComponentConfig(name))
         chosen = attrs.evolve(components, cache=store)
         planner = chosen.planner(layout, spec.n_layers)
-        shape = chosen.cache_shape(spec, planner, rows, length, device, dtype)
+        shape = chosen.cache_shape(spec, planner, rows, layout.length, device, dtype)
         problems = (*_contradictions(planner), *store.problems(shape))
         found.append(Fit(name, problems, store.memory(shape), weights, work))
     return found

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import torch
 
+from esdllm.processor import logits_at_once
 from esdllm.views import ModelSpec
 
 __all__ = ["working_bytes"]
 
-_SLICE = 2**20  # logits that tokens are chosen by at once, in float32, at temperature 0
+_CPU = torch.device("cpu")
 
 
-def working_bytes(spec: ModelSpec, rows: int, window: int, block: int, dtype: torch.dtype) -> int:
+def working_bytes(
+    spec: ModelSpec,
+    rows: int,
+    window: int,
+    block: int,
+    dtype: torch.dtype,
+    device: torch.device = _CPU,
+) -> int:
     """Return the most bytes that a step takes beside weights and cache: one layer's activations, or the block's logits.
 
-    `rows` (R) and `window` (N) are those of the widest step, `block` the positions whose logits are computed. Within 6 %
-    for a decoder whose layer is that of LLaDA and Dream, at temperature 0, with an unmasking policy that reads confidences
-    alone, under an attention backend that makes no (N, K) tensor; kernels' own scratch is not counted. 0 if the family does
-    not tell `intermediate`.
+    `rows` (R) and `window` (N) are those of the widest step, `block` the positions whose logits are computed, `device` what
+    computes them. Within 6 % for a decoder whose layer is that of LLaDA and Dream, at temperature 0, with an unmasking policy
+    that reads confidences alone, under an attention backend that makes no (N, K) tensor; kernels' own scratch is not counted.
+    0 if the family does not tell `intermediate`.
     """
     if not spec.intermediate:
         return 0
     layer = rows * window * _bytes_a_position(spec, dtype.itemsize)
     numbers = rows * block * spec.vocab
-    logits = numbers * dtype.itemsize + min(numbers, _SLICE) * 4
+    logits = numbers * dtype.itemsize + min(numbers, logits_at_once(device)) * 4
     return max(layer, logits + rows * window * spec.hidden * dtype.itemsize)
 
 

@@ -10,7 +10,7 @@ import attrs
 
 from esdllm.errors import InputError
 from esdllm.measure.cost import Costing, Kind, Roofline, step_kind
-from esdllm.plan import Layout, StepPlan
+from esdllm.plan import StepPlan
 from esdllm.runtime.components import Components
 from esdllm.views import ModelSpec
 
@@ -53,7 +53,7 @@ class Forecast:
                 f"{prompt} prompt tokens and {components.config.gen_length} to generate exceed the model's context of "
                 f"{spec.context}; lower --prompt-length or --gen-length"
             )
-        canvas = Layout.of(prompt, components.config.gen_length, spec.logit_shift, batch)
+        canvas = components.layout(prompt, spec, batch)
         planner = components.planner(canvas, spec.n_layers)
         found: Counter[tuple[str, Kind, StepPlan]] = Counter()
         for step in planner.rehearse():

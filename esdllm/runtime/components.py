@@ -82,6 +82,19 @@ class Components:
         """The block schedule, if it places each row's block by itself."""
         return cast(MovingBlocks, self.blocks) if moves(self.blocks) else None
 
+    def room(self, first: int) -> int:
+        """Return the columns of padding to put before rows whose first mask is at `first`, so that a moving block can reach back.
+
+        Then its window is as long for a short row alone as for the same row in a batch.
+        """
+        return max(0, getattr(self.moving, "reach", 0) - first)
+
+    def layout(self, prompt: int, spec: ModelSpec, rows: int = 1) -> Layout:
+        """Return the canvas that `rows` prompts of `prompt` tokens get, with the padding that a moving block asks for."""
+        room = self.room(prompt - spec.logit_shift)
+        canvas = Layout.of(room + prompt, self.config.gen_length, spec.logit_shift, rows)
+        return canvas._replace(starts=(room,) * rows) if room else canvas
+
     def planner(self, canvas: Layout, n_layers: int, early_stop: bool = False) -> Planner:
         """Return the planner of a run over a canvas."""
         return Planner(
@@ -106,7 +119,7 @@ class Components:
                 f"gen_length = {self.config.gen_length} leaves no room for a prompt in the model's context of {spec.context}; "
                 "give a smaller one"
             )
-        self.planner(Layout.of(2, self.config.gen_length, spec.logit_shift), spec.n_layers).rehearse()
+        self.planner(self.layout(2, spec), spec.n_layers).rehearse()
 
     def parts(self, model: ModelAdapter, cache: Cache) -> Parts:
         """Return what a step calls."""

@@ -132,15 +132,11 @@ class Engine:
             return self._result(run, room, prepared.starts, fill=early_stop, cut=not infill)
 
     def _room(self, prepared: Prepared) -> int:
-        """Return the columns of padding to put before all rows, so that a block that moves can reach back from the first mask.
-
-        Then its window is as long for a short row alone as for the same row in a batch.
-        """
-        reach = getattr(self.components.moving, "reach", 0)
-        if not reach:
+        """Return the columns of padding to put before all rows."""
+        if self.components.moving is None:
             return 0
         firsts = undecided_positions(prepared.tokens, self.model.spec).long().argmax(1)
-        return max(0, reach - int(firsts.min()))
+        return self.components.room(int(firsts.min()))
 
     def _standing(self, canvas: Canvas) -> Canvas:
         """Return a canvas for this run: with graphs the last run's, which they were recorded with, if it can be that one."""

@@ -9,10 +9,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from esdllm import Candidates, SampleView, gumbel
-
-_SLICE = {"cpu": 1 << 20, "cuda": 1 << 25}
-"""logits that exist in float32 or float64 at once, by device: as many as a processor's cache holds, or few launches"""
+from esdllm import Candidates, SampleView, gumbel, logits_at_once
 
 
 @attrs.frozen
@@ -85,6 +82,6 @@ def _slices(logits: Tensor) -> Iterator[tuple[int, Tensor]]:
     All at once where the step is compiled: there the float32 copy exists in registers only.
     """
     vocab = logits.shape[-1]
-    at_once = _SLICE.get(logits.device.type, _SLICE["cpu"])
-    count = vocab if torch.compiler.is_compiling() else max(1, at_once // logits[..., 0].numel())
+    whole = torch.compiler.is_compiling()
+    count = vocab if whole else max(1, logits_at_once(logits.device) // logits[..., 0].numel())
     return ((first, logits[..., first : first + count]) for first in range(0, vocab, count))

@@ -76,8 +76,8 @@ def bench_fresh(
     best = CONVERTER.structure(_ask(Job(setting, None)), Peak) if peak else None
     outcomes = []
     for entry, runs in zip(contenders, found, strict=True):
-        length = setting.prompt_length + entry.config.gen_length
         components = Components.resolve(entry.config, catalogue)
+        length = components.layout(setting.prompt_length, weights.spec).length
         costing = Costing.of(components, weights.spec, setting.batch, length, weights.dtype.itemsize, weights.bytes)
         samples = [run.sample for run in runs]
         outcomes.append(outcome(entry, samples, runs[0].first, costing, runs[0].shares))

@@ -89,7 +89,7 @@ class EngineRunner:
         """
         engine = cast(ClockedEngine, ClockedEngine.build(model, entry.config, catalogue))
         if sample is not None:
-            canvas = Layout.of(prompts.shape[1], entry.config.gen_length, model.spec.logit_shift, prompts.shape[0])
+            canvas = engine.components.layout(prompts.shape[1], model.spec, prompts.shape[0])
             list(engine.planner(canvas, entry.config.early_stop).walk(refuse))
         engine.sample = sample
         return cls(entry, engine, prompts)
@@ -111,7 +111,7 @@ class EngineRunner:
 
     def costing(self, weight_bytes: int) -> Costing:
         """Return what counts its steps."""
-        return _costing(self.engine.components, self.engine.model, self.entry, self.prompts, weight_bytes)
+        return _costing(self.engine.components, self.engine.model, self.prompts, weight_bytes)
 
     @property
     def device(self) -> torch.device:
@@ -177,7 +177,7 @@ class BareRunner:
     def costing(self, weight_bytes: int) -> Costing:
         """Return what counts its steps."""
         components = Components.resolve(self.entry.config, self.catalogue)
-        return _costing(components, self.model, self.entry, self.prompts, weight_bytes)
+        return _costing(components, self.model, self.prompts, weight_bytes)
 
     @property
     def device(self) -> torch.device:
@@ -197,8 +197,8 @@ def _whole(made: Sample, planning: float, decided: int) -> Sample:
     return attrs.evolve(made, seconds=seconds, forwards=forwards, answer_tokens=None, committed=decided)
 
 
-def _costing(components: Components, model: Model, entry: Entry, prompts: Tensor, weight_bytes: int) -> Costing:
-    batch, length = prompts.shape[0], prompts.shape[1] + entry.config.gen_length
+def _costing(components: Components, model: Model, prompts: Tensor, weight_bytes: int) -> Costing:
+    batch, length = prompts.shape[0], components.layout(prompts.shape[1], model.spec).length
     return Costing.of(components, model.spec, batch, length, model.adapter.dtype.itemsize, weight_bytes)
 
 
