@@ -9,7 +9,7 @@ Most components implement one protocol. A protocol that extends another adds wha
 is built: a component without those members costs nothing.
 """
 
-from esdllm.interfaces.around import ModelFamily, OfferingFamily, StepObserver, Suite, TextCodec
+from esdllm.interfaces.families import ModelFamily, OfferingFamily, TextCodec
 from esdllm.interfaces.kernels import (
     AttentionBackend,
     ImportanceScorer,
@@ -20,8 +20,10 @@ from esdllm.interfaces.kernels import (
     TokenSampler,
     UnmaskingPolicy,
 )
+from esdllm.interfaces.observers import StepObserver
 from esdllm.interfaces.planners import BlockSchedule, LearningRefresh, PruningBlocks, RefreshPolicy, SkipSchedule
 from esdllm.interfaces.stores import Cache, CacheStore
+from esdllm.interfaces.suites import Suite
 
 __all__ = [
     "AttentionBackend",

@@ -6,10 +6,13 @@ Shapes: B prompts, R rows of the model's batch (B, or 2 B under guidance), N pos
 G key-value heads, D head dimension, C hidden, V vocabulary, F features of a scored tensor.
 """
 
-from esdllm.views.around import Message, ModelSpec, Preset, Problem, StepRecord
 from esdllm.views.kernels import BlockView, Candidates, ImportanceView, Projection, SampleView, Site, UnmaskingView
 from esdllm.views.loading import LoadPlan
+from esdllm.views.models import Message, ModelSpec
+from esdllm.views.observers import StepRecord
+from esdllm.views.presets import Preset
 from esdllm.views.stores import CacheShape, CacheWrite, KeyValue, Memory
+from esdllm.views.suites import Problem
 
 __all__ = [
     "BlockView",

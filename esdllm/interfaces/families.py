@@ -1,4 +1,4 @@
-"""What stands around the step: how models are recognised and loaded, their text, problems to measure on, observers."""
+"""How models are recognised, described and loaded, and their text."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
-
 from esdllm.interfaces.kernels import ModelAdapter
-from esdllm.views import LoadPlan, Message, ModelSpec, Problem, StepRecord
+from esdllm.views import LoadPlan, Message, ModelSpec
 
-__all__ = ["ModelFamily", "OfferingFamily", "StepObserver", "Suite", "TextCodec"]
+__all__ = ["ModelFamily", "OfferingFamily", "TextCodec"]
 
 
 class TextCodec(Protocol):
@@ -116,37 +114,4 @@ class OfferingFamily(ModelFamily, Protocol):
 
     def problems(self, config: Mapping[str, Any], plan: LoadPlan) -> list[str]:
         """Return why `load` would refuse a plan on its devices, such as a quantisation; empty if it would not."""
-        ...
-
-
-class Suite(Protocol):
-    """Problems to measure quality on."""
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Settings that suit the problems, such as gen_length; what a user gives goes over them."""
-        ...
-
-    def problems(self) -> Sequence[Problem]:
-        """Return all problems, always the same."""
-        ...
-
-    def correct(self, problem: Problem, answer: str) -> bool:
-        """Return whether what the model said is right."""
-        ...
-
-
-class StepObserver(Protocol):
-    """Watches a run from outside the step. May read the device; costs nothing when absent."""
-
-    def start(self, tokens: Tensor, spec: ModelSpec) -> None:
-        """Take the canvas (B, L) before the first step."""
-        ...
-
-    def step(self, record: StepRecord) -> None:
-        """Take one step's record."""
-        ...
-
-    def end(self) -> None:
-        """The run is over."""
         ...
