@@ -6,18 +6,44 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers import CASES, write_small
+import sampling
+from helpers import CASES, read_config, write_small
 from hypothesis import settings
 from projects import FILE, Run
 from runs import Build
 
 from esdllm import Catalogue, Model, load_model
 from esdllm.checkpoints import dtypes
-from esdllm.checkpoints.loading import shipped_checkpoints
+from esdllm.checkpoints.loading import random_model, shipped_checkpoints
 from esdllm.cli import main
 
-settings.register_profile("esdllm", deadline=None)  # a shared machine is slow at times
-settings.load_profile("esdllm")
+sampling.register()
+FEW = 4
+"""how many sets of parameters of a test the quick run takes"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the quick run."""
+    parser.addoption("--quick", action="store_true", help="a part of every test, in about a minute")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In the quick run, draw few examples."""
+    if config.getoption("--quick"):
+        settings.load_profile("quick")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In the quick run, leave out what is slow, and of each test all but a few sets of parameters, which lie far apart."""
+    if not config.getoption("--quick"):
+        return
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in ("slow", "full")):
+            tests.setdefault(item.nodeid.split("[")[0], []).append(item)
+    kept = {one for same in tests.values() for one in same[:: -(-len(same) // FEW)]}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +68,12 @@ def dream(catalogue: Catalogue) -> Model:
 def models(llada: Model, dream: Model) -> dict[str, Model]:
     """Both, by the names of their folders."""
     return {"llada-0": llada, "dream-0": dream}
+
+
+@pytest.fixture(scope="session")
+def shallow(catalogue: Catalogue) -> Model:
+    """A random LLaDA of two layers, between which a step skips: quick to compile."""
+    return random_model({**read_config("llada-0"), "n_layers": 2}, "cpu", catalogue=catalogue)
 
 
 @pytest.fixture(scope="session")

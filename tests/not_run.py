@@ -67,4 +67,4 @@ LONG = (
     "esdllm tune --task lookup ",
     'esdllm generate "What is 12 + 7?" --config fast.toml',
 )
-"""how the commands begin that only the long half of the suite runs"""
+"""how the commands begin that the check leaves out"""

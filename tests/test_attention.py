@@ -197,7 +197,7 @@ def test_flex_leaves_out_any_keys(flex: Attend) -> None:
     close(flex(queries, loud), EagerAttention().attend(queries, read._replace(bias=bias)))
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_flex_s_compiled_kernel_gives_what_eager_gives() -> None:
     torch._dynamo.reset()
     made = case(window=20, keys=150, padding=(0, 140))
@@ -214,7 +214,7 @@ class FlexAnywhere(FlexAttention):
         return []
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["flex-anywhere", "sdpa"])
 def test_a_generation_whose_steps_are_compiled_gives_eager_s_tokens(dream: Model, attention: str) -> None:
     catalogue = Catalogue.load()
@@ -403,7 +403,8 @@ for backend, window, padded in ((SdpaAttention(), 8192, True), (SdpaAttention(),
 """
 
 
-@pytest.mark.full
+@pytest.mark.serial
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_a_long_canvas_attends_to_itself_in_little_memory() -> None:
     done = subprocess.run([sys.executable, "-c", _PEAKS], capture_output=True, text=True, check=True)

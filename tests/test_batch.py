@@ -285,7 +285,7 @@ def test_an_interrupt_says_how_far_it_came(
 # several processes
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_several_processes_make_the_file_of_one(run: Run) -> None:
     write_prompts(6)
     assert run("one.jsonl", "--batch", "2")[0] == 0
@@ -294,7 +294,7 @@ def test_several_processes_make_the_file_of_one(run: Run) -> None:
     assert Path("one.jsonl").read_bytes() == Path("two.jsonl").read_bytes()
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_an_error_in_a_process_is_the_command_s(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     write_prompts(2)
     words = ("--set", "attention.name=xformers", "--jobs", "2", "--device", "cpu")

@@ -10,8 +10,9 @@ from typing import Any
 import attrs
 import pytest
 from helpers import offers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sampling import examples
 
 from esdllm import Catalogue, ComponentConfig, ConfigError, DecodeConfig, Engine, Model, configure
 from esdllm.config import SECTIONS, parse_set, read_toml
@@ -52,7 +53,7 @@ def test_a_configuration_goes_through_a_dict_and_back(preset: str, over: dict[st
     assert DecodeConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.sampled_from(PRESETS), overrides)
 def test_a_configuration_goes_through_toml_and_back(preset: str, over: dict[str, Any]) -> None:
     config = CATALOGUE.configure(preset, settings=over)

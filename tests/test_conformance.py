@@ -17,7 +17,7 @@ OUTCOMES = {"llada-0": 66, "llada-1": 66, "llada-2": 55, "dream-0": 60, "dream-1
 
 
 @pytest.mark.parametrize(
-    "model", [pytest.param(name, marks=() if name.endswith("0") else pytest.mark.full) for name in OUTCOMES]
+    "model", [pytest.param(name, marks=() if name.endswith("0") else pytest.mark.slow) for name in OUTCOMES]
 )
 def test_every_case_is_equal_token_for_token(model: str, catalogue: Catalogue) -> None:
     report = conformance(CASES, model=model, catalogue=catalogue)

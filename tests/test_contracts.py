@@ -7,8 +7,9 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sampling import examples
 
 from esdllm import (
     CacheShape,
@@ -65,7 +66,7 @@ def test_every_registered_component_keeps_the_contract_of_its_kind(kind: str, na
         CHECKS[kind](component)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["es-dllm", "dual-cache-parallel"])
 def test_a_preset_s_generation_compiles_and_keeps_the_laws(name: str) -> None:
     config = CATALOGUE.configure(name, settings={"gen_length": 6, "block_length": 3, "early_stop": False})
@@ -73,7 +74,7 @@ def test_a_preset_s_generation_compiles_and_keeps_the_laws(name: str) -> None:
 
 
 @given(strategies.configurations(CATALOGUE))
-@settings(max_examples=6)
+@examples(6)
 def test_policies_that_go_together_keep_the_laws_of_a_generation(config: DecodeConfig) -> None:
     check_generation(config, model=tiny_model("Dream", catalogue=CATALOGUE), catalogue=CATALOGUE)
 
@@ -135,7 +136,7 @@ def test_a_family_without_a_tiny_model_is_named() -> None:
 
 
 @given(strategies.importance_views(), strategies.sample_views(), strategies.unmasking_views(memory=2))
-@settings(max_examples=20)
+@examples(20)
 def test_drawn_views_are_of_one_batch_and_window(importance: Any, sampled: Any, unmasking: Any) -> None:
     for view in (importance, sampled, unmasking):
         assert view.positions.dtype == torch.int64
@@ -148,7 +149,7 @@ def test_drawn_views_are_of_one_batch_and_window(importance: Any, sampled: Any, 
 
 
 @given(strategies.skip_questions(), strategies.moments(known=True), strategies.layouts(1), strategies.prompts())
-@settings(max_examples=20)
+@examples(20)
 def test_drawn_questions_to_planners_can_be_asked(
     question: dict[str, int], moment: Moment, layout: Layout, rows: list[list[int]]
 ) -> None:
@@ -161,7 +162,7 @@ def test_drawn_questions_to_planners_can_be_asked(
 
 
 @given(strategies.attention_cases(), strategies.cache_shapes())
-@settings(max_examples=20)
+@examples(20)
 def test_drawn_keys_are_never_all_left_out(case: Any, shape: CacheShape) -> None:
     queries, read = case
     assert queries.shape[2] % read.keys.shape[2] == 0
@@ -170,7 +171,7 @@ def test_drawn_keys_are_never_all_left_out(case: Any, shape: CacheShape) -> None
 
 
 @given(st.data())
-@settings(max_examples=5)
+@examples(5)
 def test_drawn_configurations_can_be_planned_and_keep_what_is_fixed(data: st.DataObject) -> None:
     config = data.draw(strategies.configurations(CATALOGUE, skip="none", gen_length=5))
     assert (config.skip.name, config.gen_length) == ("none", 5)

@@ -9,8 +9,9 @@ import attrs
 import pytest
 import torch
 from helpers import CASES, EOS, MASK
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sampling import examples
 
 from esdllm import (
     Candidates,
@@ -82,7 +83,7 @@ class Order:
 
 
 @given(seed=st.integers(0, 2**40), step=st.integers(0, 1000), position=st.integers(0, 10_000))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_noise_depends_on_seed_step_and_position_alone(seed: int, step: int, position: int) -> None:
     one = uniform(torch.tensor([seed]), torch.tensor(step), torch.tensor([[position]]), 8)
     many = uniform(torch.tensor([3, seed]), torch.tensor(step), torch.tensor([[9, 4], [1, position]]), 8)
@@ -290,7 +291,7 @@ def test_early_stop_changes_no_answer(build: Any) -> None:
 @pytest.mark.parametrize("model", ["llada-0", "dream-0"])
 @pytest.mark.parametrize("preset", ["vanilla", "prefix-cache", "dual-cache", "es-dllm", "es-dllm-parallel"])
 @given(data=st.data())
-@settings(max_examples=8, deadline=None)
+@examples(8)
 def test_infilling_decides_the_masks_and_nothing_else(
     models: dict[str, Model], catalogue: Catalogue, preset: str, model: str, data: st.DataObject
 ) -> None:

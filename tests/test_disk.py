@@ -19,8 +19,9 @@ import torch
 from attrs import evolve
 from cache_runs import SHAPE, Step, full_step, play, runs
 from helpers import CASES
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sampling import examples
 
 from esdllm import CacheShape, Catalogue, Engine, EsdllmError, Model, UnavailableError
 from esdllm_backends.cache.dense import DenseStore
@@ -89,7 +90,7 @@ def expected(llada: Model, catalogue: Catalogue) -> list[list[int]]:
 
 
 @given(made=runs(), share=st.none() | st.floats(0.0, 1.2))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_whatever_a_run_writes_and_reads_a_cache_on_disk_gives_what_dense_gives(
     made: tuple[CacheShape, list[Step | None]], share: float | None
 ) -> None:
@@ -259,7 +260,7 @@ def test_a_killed_run_leaves_nothing_and_the_next_one_in_its_folder_is_right(
     assert engine.generate([PROMPT]).tokens.tolist() == expected
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_two_processes_in_one_folder_are_both_right(tmp_path: Path, expected: list[list[int]]) -> None:
     both = [start(tmp_path), start(tmp_path)]
     for run in both:

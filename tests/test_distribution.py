@@ -19,7 +19,7 @@ PYTEST = "esdllm_pytest.py"
 
 # asked of the metadata: importing pip makes setuptools give up its distutils, which torch.compile then misses
 HAS_PIP = any(distributions(name="pip"))
-pytestmark = [pytest.mark.full, pytest.mark.skipif(not HAS_PIP, reason="a wheel is built with pip")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HAS_PIP, reason="a wheel is built with pip")]
 
 
 def _python(*arguments: str, cwd: Path = ROOT, **environment: str) -> str:

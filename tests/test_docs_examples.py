@@ -33,7 +33,7 @@ def unlisted(command: str) -> bool:
 
 
 def runs(example: Example, long: bool) -> list[str]:
-    """The commands of a shell example that one half of the suite runs."""
+    """The commands of a shell example that the check runs, or those that it leaves out."""
     if example.fence.language == "python":
         return []
     return [c for c in example.commands if not not_run(c) and c.startswith(LONG) == long]
@@ -86,6 +86,7 @@ def _page(page: Path) -> object:
     return pytest.param(page, marks=pytest.mark.processor if told else (), id=name_of(page))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [_page(page) for page in PAGES if examples(fences(page))])
 def test_an_example_prints_what_is_shown_beneath_it(page: Path, room: Room) -> None:
     check(page, room, long=False)

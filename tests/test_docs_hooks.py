@@ -71,7 +71,7 @@ def test_a_hook_s_row_names_its_section_and_its_check(hook: str) -> None:
     assert getattr(testing, named[1]) is CHECKS[kind]
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("hook", EXAMPLES)
 def test_an_example_keeps_the_laws_of_its_kind(hook: str, example: dict[str, Any]) -> None:
     plugin = ModuleType("plugin")

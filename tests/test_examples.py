@@ -59,7 +59,7 @@ def test_esdllm_plugins_shows_what_the_examples_offer(installed: Path) -> None:
     assert {one["package"]: (one["kind"], one["name"]) for one in listed if one["package"] in OFFERED} == OFFERED
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @needs_pip
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_s_own_tests_pass_where_it_is_installed(example: Path, installed: Path, tmp_path: Path) -> None:

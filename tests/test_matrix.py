@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 from helpers import CASES
 from runs import SHORT
+from sampling import pairwise
 
 from esdllm import Catalogue, Engine, Generation, Model, describe_model, load_model
 from esdllm.measure.doctor import attention_backends
@@ -29,6 +31,7 @@ OTHERWISE = ("sparse",)
 """stores that make attention read less: an answer of their own, the same with every attention backend"""
 NEARLY = 0.9
 """the share of a trained model's tokens that `matmul`, which rounds scores, gives as `sdpa` does, at least"""
+NAMES = ["mode", "attention", "store", "family", "padded"]
 NEEDS = {"none": ("vanilla",)}
 """stores that serve some modes only"""
 
@@ -47,6 +50,12 @@ def cells() -> Iterator[tuple[str, str, str]]:
             for store in catalogue.names("cache"):
                 if mode in NEEDS.get(store, MODES):
                     yield mode, attention, store
+
+
+def everywhere(chosen: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, str, str, str, bool]]:
+    """Yield cells on both families, padded and not."""
+    for cell, family, padded in product(chosen, ("llada", "dream"), (False, True)):
+        yield *cell, family, padded
 
 
 def serving(catalogue: Catalogue) -> list[str]:
@@ -75,9 +84,7 @@ def decode(model: Model, catalogue: Catalogue, mode: str, attention: str, store:
     return engine.generate(texts, chat=True)
 
 
-@pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
-@pytest.mark.parametrize("family", ["llada", "dream"])
-@pytest.mark.parametrize(("mode", "attention", "store"), [cell for cell in cells() if cell[2] not in LOSSY])
+@pytest.mark.parametrize(NAMES, pairwise(everywhere(cell for cell in cells() if cell[2] not in LOSSY)))
 def test_every_backend_and_exact_store_gives_what_eager_and_dense_give(
     mode: str,
     attention: str,
@@ -104,9 +111,7 @@ TEXTS = {
 }
 
 
-@pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
-@pytest.mark.parametrize("family", ["llada", "dream"])
-@pytest.mark.parametrize(("mode", "attention", "store"), [cell for cell in cells() if cell[2] in LOSSY])
+@pytest.mark.parametrize(NAMES, pairwise(everywhere(cell for cell in cells() if cell[2] in LOSSY)))
 def test_every_backend_with_a_lossy_store_says_nearly_what_eager_and_dense_say(
     mode: str,
     attention: str,
@@ -125,20 +130,16 @@ def test_every_backend_with_a_lossy_store_says_nearly_what_eager_and_dense_say(
     assert sum(agreement(mine, theirs) for mine, theirs in pairs) / len(pairs) >= LOSSY[store]
 
 
-@pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
-@pytest.mark.parametrize("family", ["llada", "dream"])
-@pytest.mark.parametrize(
-    ("mode", "store"), [(mode, store) for mode, attention, store in cells() if attention == "sdpa"]
-)
+@pytest.mark.parametrize(NAMES, pairwise(everywhere(cell for cell in cells() if cell[1] == "sdpa")))
 def test_matmul_in_bfloat16_says_nearly_what_sdpa_says(
-    mode: str, store: str, family: str, padded: bool, trained: dict[str, Model], catalogue: Catalogue
+    mode: str, attention: str, store: str, family: str, padded: bool, trained: dict[str, Model], catalogue: Catalogue
 ) -> None:
     model = trained[family]
     missing = MatmulAttention().problems(model.spec, torch.device("cpu"), torch.bfloat16)
     if missing:
         pytest.skip("; ".join(missing))
     assert model.adapter.dtype == torch.bfloat16
-    found, expected = (decode(model, catalogue, mode, name, store, TEXTS[padded]) for name in ("matmul", "sdpa"))
+    found, expected = (decode(model, catalogue, mode, name, store, TEXTS[padded]) for name in ("matmul", attention))
     pairs = list(zip(found.tokens.tolist(), expected.tokens.tolist(), strict=True))
     assert sum(agreement(mine, theirs) for mine, theirs in pairs) / len(pairs) >= NEARLY
 

@@ -76,7 +76,7 @@ def test_a_package_is_a_module_its_tests_a_readme_and_an_entry_point(kind: str, 
     assert not [path.name for path in folder.iterdir() if "$" in path.read_text(encoding="utf-8")]
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_what_is_written_passes_its_own_tests_for_every_kind(site: Path, written: dict[str, Path]) -> None:
     tests = [str(package / f"test_esdllm_made_{kind}.py") for kind, package in written.items()]
     options = ("-p", "no:cacheprovider", "--rootdir", str(site), "-c", os.devnull, "--import-mode", "importlib")
@@ -92,7 +92,7 @@ def test_what_is_written_passes_ruff_however_long_its_name(kind: str, name: str,
     _run("-m", "ruff", "format", "--no-cache", "--check", ".", cwd=folder)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_what_is_written_passes_strict_mypy_for_every_kind(
     site: Path, written: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -101,7 +101,7 @@ def test_what_is_written_passes_strict_mypy_for_every_kind(
     _run("-m", "mypy", "--config-file", config, "--cache-dir", str(tmp_path), *modules, cwd=site, MYPYPATH=str(site))
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_written_package_can_be_built_into_a_wheel(written: dict[str, Path], tmp_path: Path) -> None:
     import zipfile
 

@@ -9,8 +9,9 @@ import torch
 from attrs import evolve
 from cache_runs import SHAPE, Step, full_step, play, runs
 from helpers import CASES
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sampling import examples
 from test_matrix import MODES, prompts
 from torch import Tensor
 
@@ -81,7 +82,7 @@ class LateTransfers(PlainTransfers):
 
 @pytest.mark.parametrize("transfers", [PlainTransfers, LateTransfers])
 @given(made=runs(), share=st.none() | st.floats(0.0, 1.2))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_whatever_a_run_writes_and_reads_an_offloaded_cache_gives_what_dense_gives(
     transfers: Any, made: tuple[CacheShape, list[Step | None]], share: float | None
 ) -> None:
@@ -254,7 +255,7 @@ def test_a_generation_with_an_offloaded_cache_reads_nothing_from_the_device(cata
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @given(made=runs())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_on_a_gpu_an_offloaded_cache_gives_what_dense_gives(made: tuple[CacheShape, list[Step | None]]) -> None:
     shape, script = made
     script = [step and step._replace(positions=[x.cuda() for x in step.positions]) for step in script]

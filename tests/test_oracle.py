@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracle import Settings, oracle
+from sampling import examples
 
 from esdllm import Catalogue, Engine, Model
 
@@ -54,7 +55,7 @@ def configured(catalogue: Catalogue, plan: Settings) -> Any:
 
 @pytest.mark.parametrize("family", ["llada", "dream"])
 @given(plan=plans, lengths=st.lists(st.integers(2, 7), min_size=1, max_size=2), seed=st.integers(0, 99))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_any_plan_decodes_as_the_method_is_written(
     request: pytest.FixtureRequest, catalogue: Catalogue, family: str, plan: Settings, lengths: list[int], seed: int
 ) -> None:

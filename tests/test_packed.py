@@ -146,7 +146,7 @@ def test_a_compiled_step_over_packed_weights_gives_the_same_tokens(name: str, ca
 
 
 @needs_bfloat16
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_model_of_packed_weights_compiled_by_inductor_gives_nearly_the_same_logits(
     name: str, catalogue: Catalogue

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 from runs import REFRESH, SHORT, Watch, compiled, prompts
+from sampling import pairwise
 
 from esdllm import Catalogue, Engine, Generation, Model
 
@@ -64,10 +66,10 @@ def check(engine: Engine, rows: list[list[int]], length: int = BRIEF["gen_length
 # ------------------------------------------------------------------------------------------------ whole generations
 
 
-@pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", CATALOGUE.names("unmasking"))
+@pytest.mark.parametrize(
+    ("name", "family", "mode", "padded"),
+    pairwise(product(CATALOGUE.names("unmasking"), FAMILIES, MODES, (False, True))),
+)
 def test_every_unmasking_policy_decides_every_mask_in_every_mode(
     name: str, family: str, mode: str, padded: bool, build: Any
 ) -> None:
@@ -75,15 +77,10 @@ def test_every_unmasking_policy_decides_every_mask_in_every_mode(
     assert found.forwards < BRIEF["gen_length"] or name not in ACTING or name == "time-schedule"
 
 
-def plans() -> Iterator[tuple[str, str]]:
-    for refresh in CATALOGUE.names("refresh"):
-        for skip in CATALOGUE.names("skip"):
-            yield refresh, skip
-
-
-@pytest.mark.parametrize("decides", ["top-k", "threshold"])
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("refresh", "skip"), list(plans()))
+@pytest.mark.parametrize(
+    ("refresh", "skip", "family", "decides"),
+    pairwise(product(CATALOGUE.names("refresh"), CATALOGUE.names("skip"), FAMILIES, ("top-k", "threshold"))),
+)
 def test_every_skip_schedule_with_every_refresh_policy(
     refresh: str, skip: str, family: str, decides: str, build: Any
 ) -> None:
@@ -127,10 +124,11 @@ def chosen(kind: str, name: str) -> dict[str, Any]:
     return unmasking(name) if kind == "unmasking" else {kind: name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), KERNELS)
 def test_every_kernel_compiles_into_one_graph_a_plan_with_eager_s_tokens(kind: str, name: str, build: Any) -> None:
     small = {"gen_length": 8, "block_length": 4, "refresh": {"prompt_refresh": 4, "block_refresh": 2}}
-    engine = build("llada", "es-dllm", **small, **chosen(kind, name))
+    engine = build("shallow", "es-dllm", **small, **chosen(kind, name))
     eager = engine.generate(prompts(2))
     found, graphs, plans = compiled(engine, prompts(2))
     assert torch.equal(found.tokens, eager.tokens)

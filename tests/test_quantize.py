@@ -189,7 +189,7 @@ def test_a_batch_row_in_fewer_bits_is_the_row_alone(catalogue: Catalogue, kind: 
     assert together == [engine.generate([row]).answers[0] for row in ([1, 2, 3], [4, 5])]
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_compiled_step_gives_the_same_tokens(catalogue: Catalogue, kind: str) -> None:
     engine = Engine.build(load("llada-0", kind, catalogue), catalogue.configure("es-dllm", settings=TINY), catalogue)
@@ -198,7 +198,7 @@ def test_a_compiled_step_gives_the_same_tokens(catalogue: Catalogue, kind: str) 
     assert engine.generate([[1, 2, 3]]).tokens.equal(expected)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_compiled_by_inductor_gives_nearly_the_same_logits(catalogue: Catalogue, kind: str) -> None:
     model = load("dream-0", kind, catalogue).adapter
@@ -295,7 +295,8 @@ SLACK = 30e6  # of which 8.4 MB are values read at once
 WAYS = [None, *KINDS]  # None: in bfloat16, packed where the processor multiplies it
 
 
-@pytest.mark.full
+@pytest.mark.serial
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("kind", WAYS)
 def test_loading_takes_the_model_s_size_and_one_layer_in_full(
@@ -309,7 +310,8 @@ def test_loading_takes_the_model_s_size_and_one_layer_in_full(
     assert peak < size + layer + SLACK < (0.7 if kind else 1.2) * full
 
 
-@pytest.mark.full
+@pytest.mark.serial
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_leaves_no_holes_but_for_one_layer(large: Any) -> None:
     folder, size, layer = large
@@ -317,7 +319,8 @@ def test_loading_leaves_no_holes_but_for_one_layer(large: Any) -> None:
     assert 0.9 * size < after <= peak < size + layer + SLACK
 
 
-@pytest.mark.full
+@pytest.mark.serial
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_a_model_that_is_mostly_head_takes_the_head_twice(catalogue: Catalogue, tmp_path: Path) -> None:
     sizes = {"d_model": 448, "n_layers": 2, "mlp_hidden_size": 1536, "vocab_size": 65536, "embedding_size": 65536}

@@ -119,7 +119,7 @@ def test_a_backend_that_torch_does_not_know_is_refused_before_anything_is_made(b
     build("llada-0", "es-dllm", compile_backend="aot-eager")  # nothing is compiled
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_the_inductor_s_step_gives_eager_s_tokens(name: str, build: Any) -> None:
     torch._dynamo.reset()

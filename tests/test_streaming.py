@@ -102,6 +102,7 @@ def test_policies_that_take_back_settle_a_block_only_when_it_is_over(
     assert "".join(event.new for event in events) == pipe(ASKED).text
 
 
+@pytest.mark.serial
 def test_the_run_waits_for_whoever_iterates(pipe: Pipeline) -> None:
     stream = pipe.stream(ASKED)
     first = next(stream)
@@ -112,6 +113,7 @@ def test_the_run_waits_for_whoever_iterates(pipe: Pipeline) -> None:
     stream.close()
 
 
+@pytest.mark.serial
 def test_waiting_is_no_time_of_the_decoding(pipe: Pipeline) -> None:
     started = time.perf_counter()
     stream = pipe.stream(ASKED)

@@ -8,8 +8,9 @@ from pathlib import Path
 import attrs
 import pytest
 from helpers import offers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sampling import examples
 
 from esdllm import Catalogue, ConfigError, InputError, Problem, load_model
 from esdllm.measure.evaluation import Contender, JsonlSuite, load_suite, of_split, taken
@@ -31,7 +32,7 @@ def file_of(folder: Path, *lines: object) -> Path:
 # suites
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.lists(st.tuples(st.text().filter(str.strip), st.text(), st.text(), st.sampled_from(["tune", "test", ""]))))
 def test_what_is_written_as_json_lines_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, ...]]

@@ -25,9 +25,8 @@ from esdllm import (
     Message,
     Model,
     load_model,
-    template_worker,
-    templates,
 )
+from esdllm.checkpoints import template_worker, templates
 from esdllm.checkpoints.templates import ChatTemplate
 from esdllm.checkpoints.text import Codec
 from esdllm_models.tokenizers import fast_tokenizer
@@ -434,6 +433,7 @@ def test_the_worker_answers_whatever_it_is_asked() -> None:
     assert asked(7)["error"] == "failed"
 
 
+@pytest.mark.serial
 def test_an_ordinary_conversation_takes_a_millisecond() -> None:
     template = ChatTemplate(LLAMA3, {"bos_token": "<s>"})
     template.render(CHAT)

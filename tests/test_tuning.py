@@ -13,8 +13,9 @@ import attrs
 import pytest
 import torch
 from helpers import EOS, offers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sampling import examples
 
 from esdllm import Catalogue, ConfigError, DecodeConfig, InputError, Model, Problem, UnavailableError
 from esdllm.cli import main
@@ -199,7 +200,7 @@ def test_a_third_party_s_component_says_itself_what_can_be_tuned() -> None:
     assert Dimension("importance.knob", (1.0, 2.0)) in Space.of(config, catalogue).dimensions
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(data=st.data())
 def test_every_point_of_the_space_is_a_configuration(data: st.DataObject) -> None:
     catalogue = Catalogue.load()

@@ -1,11 +1,18 @@
 #!/usr/bin/env bash
-# Installs this clone into a fresh virtual environment and runs every check there. Arguments go to `pip install`.
+# Installs this clone into a fresh virtual environment and runs every check there. --full, if it comes first, runs what the check
+# else takes a part of: every test, and ten times the random examples. Other arguments go to `pip install`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset PYTHONPATH PYTHONHOME ESDLLM_DISABLE_PLUGINS
 
+chosen="not full" profile=check
+if [[ ${1-} == --full ]]; then
+    chosen="full or not full" profile=full
+    shift
+fi
 room=$(mktemp -d)
-trap 'rm -rf "$room"' EXIT
+triton=
+trap 'if [[ $triton ]]; then kill "$triton" 2>/dev/null || true; fi; rm -rf "$room"' EXIT
 
 part() {
     local name=$1 began=$SECONDS
@@ -15,17 +22,32 @@ part() {
     echo "== $name passed in $((SECONDS - began)) s"
 }
 
+as_it_came() {
+    local code=0
+    wait "$triton" || code=$?
+    triton=
+    cat "$room/triton.log"
+    return "$code"
+}
+
+# in an environment of its own, beside what keeps one core busy
+tools/check_xformers.sh "$@" >"$room/triton.log" 2>&1 &
+triton=$!
 part "virtual environment" python3 -m venv "$room/venv"
 export PATH="$room/venv/bin:$PATH"
 export TORCHINDUCTOR_CACHE_DIR="$room/inductor" # what was compiled for other instruction sets is not found again
-part "install" python -m pip install --quiet "$@" -e ".[dev]"
+export COVERAGE_FILE="$room/coverage" OMP_NUM_THREADS=1 # small tensors: threads that wait for each other take longest
+part "install" python -m pip install --quiet --no-compile "$@" -e ".[dev]" # what is imported is compiled then
 part "format" ruff format --check .
 part "lint" ruff check .
 part "types" mypy
 part "imports" lint-imports
-part "tests" env OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal --cov=esdllm # small tensors: threads that wait for each other take longest
+part "Triton kernels" as_it_came
+two_at_a_time=(-n 2 --dist worksteal --hypothesis-profile "$profile")
+part "tests" pytest "${two_at_a_time[@]}" -m "($chosen) and not serial" --cov --cov-report=
+part "tests that time or read /proc" pytest -m "($chosen) and serial" --cov --cov-append --cov-report=
+part "coverage" python tools/coverage_floors.py
 hidden=(ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 TORCHINDUCTOR_CACHE_DIR="$room/inductor-avx2" MKL_ENABLE_INSTRUCTIONS=AVX2) # of x86, whatever is beyond AVX2
-part "tests on AVX2" env OMP_NUM_THREADS=1 "${hidden[@]}" pytest -m "processor and not full"
-part "Triton kernels" tools/check_xformers.sh "$@"
+part "tests on AVX2" env "${hidden[@]}" pytest "${two_at_a_time[@]}" -m "processor and ($chosen)"
 part "docs" mkdocs build --quiet --strict --site-dir "$room/site"
 echo "== all passed in $SECONDS s"

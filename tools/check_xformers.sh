@@ -10,9 +10,9 @@ trap 'rm -rf "$room"' EXIT
 python3 -m venv "$room/venv"
 export PATH="$room/venv/bin:$PATH"
 pins=tools/xformers-constraints.txt
-python -m pip install --quiet "$@" -c <(grep numpy "$pins") -e . pytest hypothesis
+python -m pip install --quiet --no-compile "$@" -c <(grep numpy "$pins") -e . pytest hypothesis
 # without their dependencies: triton's own pin in torch for CUDA would clash
-python -m pip install --quiet --no-deps $(grep == "$pins")
+python -m pip install --quiet --no-compile --no-deps $(grep == "$pins")
 
 export TRITON_INTERPRET=1 OMP_NUM_THREADS=1
 pytest tests/interpreted -rs -W ignore::DeprecationWarning | tee "$room/log"

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from drawing import Shape, model_of, shapes
-from hypothesis import event, example, given, settings
+from hypothesis import event, example, given
 from hypothesis import strategies as st
+from sampling import examples
 from torch import Tensor
 
 from esdllm import InputError, KeyValue
@@ -59,7 +60,7 @@ def within(draw: torch.Generator, limits: Tensor, dim: int) -> Tensor:
 @example(
     draw=torch.Generator().manual_seed(59854907), keys=5, delta=1.0, spread=8.5625
 )  # S's weights add up to 1 + 2e-16
-@settings(max_examples=200)
+@examples(200)
 def test_the_total_variation_is_never_exceeded_and_so_are_the_set_s_mass_and_every_weight_s_range(
     draw: torch.Generator, keys: int, delta: float, spread: float
 ) -> None:
@@ -78,14 +79,14 @@ def test_the_total_variation_is_never_exceeded_and_so_are_the_set_s_mass_and_eve
 
 
 @given(delta=scales)
-@settings(max_examples=30)
+@examples(30)
 def test_the_total_variation_of_a_set_that_holds_all_is_the_hyperbolic_tangent_of_half_the_drift(delta: float) -> None:
     drift = torch.tensor(delta, dtype=torch.float64)
     assert total_variation(torch.ones(()), drift).item() == pytest.approx((drift / 2).tanh().item(), rel=1e-9)
 
 
 @given(draw=draws, delta=st.floats(0.01, 5))
-@settings(max_examples=50)
+@examples(50)
 def test_the_total_variation_is_reached_where_mass_can_be_split_finely(draw: torch.Generator, delta: float) -> None:
     """4096 equal keys, of which some move: the best of the splits into those that go up and those that go down."""
     keys, moving = 4096, int(torch.randint(1, 4097, (), generator=draw))
@@ -130,7 +131,7 @@ class Head:
 
 
 @given(draw=draws, size=scales)
-@settings(max_examples=300)
+@examples(300)
 def test_attention_over_stale_keys_and_values_is_never_further_off_than_the_bound(
     draw: torch.Generator, size: float
 ) -> None:
@@ -150,7 +151,7 @@ def test_attention_over_stale_keys_and_values_is_never_further_off_than_the_boun
 
 
 @given(draw=draws, size=scales, query_drift=scales)
-@settings(max_examples=300)
+@examples(300)
 def test_attention_with_a_query_that_is_off_too_is_within_the_bound_and_near_its_linear_part(
     draw: torch.Generator, size: float, query_drift: float
 ) -> None:
@@ -163,7 +164,7 @@ def test_attention_with_a_query_that_is_off_too_is_within_the_bound_and_near_its
 
 
 @given(draw=draws)
-@settings(max_examples=50)
+@examples(50)
 def test_the_bounds_on_attention_go_to_zero_with_the_drift_and_as_fast(draw: torch.Generator) -> None:
     seed, found = draw.initial_seed(), []
     for size in (0.0, 1e-9, 1e-6, 1e-3):
@@ -180,7 +181,7 @@ def test_the_bounds_on_attention_go_to_zero_with_the_drift_and_as_fast(draw: tor
 
 
 @given(draw=draws, size=st.integers(1, 9), length=scales, drift=scales, eps=st.sampled_from([1e-6, 1e-5, 1e-2]))
-@settings(max_examples=200)
+@examples(200)
 def test_an_rms_norm_moves_no_further_than_its_bound_and_its_remainder(
     draw: torch.Generator, size: int, length: float, drift: float, eps: float
 ) -> None:
@@ -193,7 +194,7 @@ def test_an_rms_norm_moves_no_further_than_its_bound_and_its_remainder(
 
 
 @given(draw=draws, rows=st.integers(1, 20), columns=st.integers(1, 20))
-@settings(max_examples=50)
+@examples(50)
 def test_the_spectral_bound_is_at_least_the_norm_and_little_more(
     draw: torch.Generator, rows: int, columns: int
 ) -> None:
@@ -204,7 +205,7 @@ def test_the_spectral_bound_is_at_least_the_norm_and_little_more(
 
 
 @given(draw=draws, size=st.integers(1, 3), inner=st.integers(1, 4), width=st.floats(0.1, 4), drift=scales)
-@settings(max_examples=200)
+@examples(200)
 def test_a_feed_forward_is_no_further_from_its_linear_part_than_the_remainder(
     draw: torch.Generator, size: int, inner: int, width: float, drift: float
 ) -> None:
@@ -246,7 +247,7 @@ def one_step(shape: Shape, draw: torch.Generator, size: float, mass: float = 0.5
 
 
 @given(shape=shapes(), draw=draws, size=scales)
-@settings(max_examples=150)
+@examples(150)
 def test_no_logit_of_a_step_is_further_off_than_the_bound(shape: Shape, draw: torch.Generator, size: float) -> None:
     moved, bound = one_step(shape, draw, size)
     event(f"the bound is {'below' if bound.amax() < 1 else 'above'} 1")
@@ -254,7 +255,7 @@ def test_no_logit_of_a_step_is_further_off_than_the_bound(shape: Shape, draw: to
 
 
 @given(shape=shapes(), seed=st.integers(0, 2**31))
-@settings(max_examples=40)
+@examples(40)
 def test_the_bound_on_a_step_s_logits_goes_to_zero_with_the_drift_and_as_fast(shape: Shape, seed: int) -> None:
     exact, tiny, small = (one_step(shape, torch.Generator().manual_seed(seed), size)[1] for size in (0.0, 1e-12, 1e-11))
     assert (exact == 0).all()

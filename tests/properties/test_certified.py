@@ -8,7 +8,8 @@ import attrs
 import pytest
 import torch
 from drawing import CATALOGUE, MASK, Settings, Shape, Watch, engine_of, policies, rows, shapes
-from hypothesis import event, given, settings
+from hypothesis import event, given
+from sampling import examples
 from torch import Tensor
 
 from esdllm import ConfigError, Engine, InputError, UnmaskingView, load_model
@@ -54,7 +55,7 @@ def greedy(chosen: Settings) -> Settings:
 
 
 @given(shape=shapes(), prompts=rows, chosen=policies())
-@settings(max_examples=30)
+@examples(30)
 def test_the_gap_is_that_of_the_logits_which_the_step_decided_by(
     shape: Shape, prompts: list[list[int]], chosen: Settings
 ) -> None:
@@ -70,7 +71,7 @@ def test_the_gap_is_that_of_the_logits_which_the_step_decided_by(
 
 
 @given(shape=shapes(), prompts=rows, chosen=policies())
-@settings(max_examples=25)
+@examples(25)
 def test_what_is_certified_is_what_a_full_pass_over_the_same_canvas_decides(
     shape: Shape, prompts: list[list[int]], chosen: Settings
 ) -> None:
@@ -100,7 +101,7 @@ def test_what_is_certified_is_what_a_full_pass_over_the_same_canvas_decides(
 
 
 @given(shape=shapes(), prompts=rows, chosen=policies())
-@settings(max_examples=12)
+@examples(12)
 def test_where_everything_is_computed_every_commit_is_certified(
     shape: Shape, prompts: list[list[int]], chosen: Settings
 ) -> None:

@@ -33,8 +33,9 @@ from drawing import (
     rows_apart,
     shapes,
 )
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
+from sampling import examples
 
 from esdllm import Model
 from esdllm_models.linear import Dense
@@ -52,7 +53,7 @@ QUIET = 24
 @given(
     shape=shapes(), prompts=rows, common=lengths(), keeps=KEEPS_ALL, importance=IMPORTANCE, unmasking=FIXED | ADAPTIVE
 )
-@settings(max_examples=60)
+@examples(60)
 def test_keep_ratio_1_is_the_dual_cache(
     shape: Shape, prompts: list[list[int]], common: Settings, keeps: Settings, importance: Settings, unmasking: Settings
 ) -> None:
@@ -64,7 +65,7 @@ def test_keep_ratio_1_is_the_dual_cache(
 
 
 @given(shape=shapes(), prompts=rows, chosen=policies(), keeps=KEEPS_ALL)
-@settings(max_examples=60)
+@examples(60)
 def test_keep_ratio_1_is_no_skipping_under_any_refresh_policy(
     shape: Shape, prompts: list[list[int]], chosen: Settings, keeps: Settings
 ) -> None:
@@ -76,7 +77,7 @@ def test_keep_ratio_1_is_no_skipping_under_any_refresh_policy(
 
 
 @given(shape=shapes(), prompts=rows, chosen=policies())
-@settings(max_examples=60)
+@examples(60)
 def test_refreshing_everything_at_every_step_is_vanilla(
     shape: Shape, prompts: list[list[int]], chosen: Settings
 ) -> None:
@@ -106,7 +107,7 @@ def deaf(model: Model) -> Model:
     importance=IMPORTANCE,
     unmasking=FIXED | ADAPTIVE,
 )
-@settings(max_examples=80)
+@examples(80)
 def test_skipping_positions_whose_input_did_not_change_changes_nothing(
     shape: Shape,
     prompts: list[list[int]],
@@ -132,7 +133,7 @@ def test_skipping_positions_whose_input_did_not_change_changes_nothing(
 
 
 @given(shape=shapes(), prompts=rows, chosen=rows_apart())
-@settings(max_examples=80)
+@examples(80)
 def test_a_row_of_a_batch_is_the_row_alone(shape: Shape, prompts: list[list[int]], chosen: Settings) -> None:
     engine = engine_of(shape, chosen)
     event(f"rows: {len(prompts)}")
@@ -141,7 +142,7 @@ def test_a_row_of_a_batch_is_the_row_alone(shape: Shape, prompts: list[list[int]
 
 
 @given(shape=shapes(), prompts=rows, chosen=policies(), data=st.data())
-@settings(max_examples=60)
+@examples(60)
 def test_permuted_rows_permute(shape: Shape, prompts: list[list[int]], chosen: Settings, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(prompts))))
     engine = engine_of(shape, chosen)
@@ -155,7 +156,7 @@ def test_permuted_rows_permute(shape: Shape, prompts: list[list[int]], chosen: S
     chosen=policies(),
     pad=st.integers(1, 9),
 )
-@settings(max_examples=60)
+@examples(60)
 def test_padding_changes_nothing(shape: Shape, row: list[int], chosen: Settings, pad: int) -> None:
     engine = engine_of(shape, chosen)
     padded = torch.tensor([[EOS] * pad + row])
@@ -166,7 +167,7 @@ def test_padding_changes_nothing(shape: Shape, row: list[int], chosen: Settings,
 
 
 @given(shape=shapes(), prompts=rows, chosen=policies(), data=st.data())
-@settings(max_examples=60)
+@examples(60)
 def test_what_stands_in_the_padding_changes_nothing(
     shape: Shape, prompts: list[list[int]], chosen: Settings, data: st.DataObject
 ) -> None:
@@ -185,7 +186,7 @@ def test_what_stands_in_the_padding_changes_nothing(
 
 
 @given(shape=shapes(), prompts=rows, chosen=policies())
-@settings(max_examples=80)
+@examples(80)
 def test_committed_tokens_stay_and_every_mask_is_decided(
     shape: Shape, prompts: list[list[int]], chosen: Settings
 ) -> None:

@@ -195,7 +195,7 @@ def test_a_mutant_fails_its_law_s_test(
     quick = getattr(mutant.law, "_hypothesis_internal_use_settings", None)
     if quick is not None:  # the first example that fails will do
         wanted = []
-        only = settings(quick, phases=[Phase.generate], database=None)
+        only = settings(quick, max_examples=200, phases=[Phase.generate], database=None)
         monkeypatch.setattr(mutant.law, "_hypothesis_internal_use_settings", only)
     monkeypatch.setattr(test_conformance, "conformance", lambda *a, **k: conformance(*a, **k, every=30))
     mutant.mutate(monkeypatch)

@@ -20,8 +20,9 @@ from drawing import (
     rows,
     shapes,
 )
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
+from sampling import examples
 from torch import Tensor
 
 from esdllm import Engine, KeyValue, ModelSpec, StepRecord
@@ -88,7 +89,7 @@ def padding_of(prompts: list[list[int]]) -> list[int]:
     importance=IMPORTANCE,
     unmasking=FIXED | ADAPTIVE,
 )
-@settings(max_examples=40)
+@examples(40)
 def test_a_refresh_of_the_canvas_leaves_what_a_fresh_run_over_it_makes(
     shape: Shape, prompts: list[list[int]], common: Settings, skip: Settings, importance: Settings, unmasking: Settings
 ) -> None:
@@ -138,7 +139,7 @@ def computed_afresh(
     importance=IMPORTANCE,
     rate=st.integers(1, 3),
 )
-@settings(max_examples=60)
+@examples(60)
 def test_a_step_that_skips_nothing_leaves_its_window_as_computed_afresh_and_the_rest_as_it_was(
     shape: Shape,
     prompts: list[list[int]],
