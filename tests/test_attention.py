@@ -183,6 +183,7 @@ def flex() -> Iterator[Attend]:
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("groups", "each"), [(2, 2), (4, 1)], ids=["grouped", "ungrouped"])
 @pytest.mark.parametrize("padding", [None, (0, 13)], ids=["even", "padded"])
 def test_flex_in_a_compiled_step_gives_what_eager_gives(flex: Attend, groups: int, each: int, padding: Any) -> None:
@@ -324,6 +325,7 @@ def test_matmul_gives_all_its_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+@pytest.mark.slow
 @in_bfloat16
 @pytest.mark.parametrize("name", ["llada-0", "dream-0"])
 def test_a_generation_with_matmul_whose_steps_are_compiled_gives_the_same_tokens(name: str) -> None:
@@ -672,6 +674,7 @@ def test_auto_takes_sdpa_in_bfloat16_where_it_is_not_multiplied(monkeypatch: pyt
     assert choice.others["matmul"] == ("this processor or this torch has no bfloat16 products by oneDNN",)
 
 
+@pytest.mark.slow
 def test_explain_shows_what_auto_chose(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["explain", "-m", str(CASES / "dream-0"), "-s", "attention=auto", "--device", "cpu"]
     assert main(arguments) == 0

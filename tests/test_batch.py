@@ -59,6 +59,7 @@ def read(path: str = "answers.jsonl") -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_every_prompt_has_the_engine_s_answer_in_the_order_of_the_input(run: Run) -> None:
     write_prompts(5)
     assert run("answers.jsonl", "--batch", "1")[0] == 0
@@ -106,6 +107,7 @@ def dying(after: int) -> Callable[[Progress], None]:
     return watch
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_makes_the_file_of_an_undisturbed_one(run: Run, tmp_path: Path) -> None:
     write_prompts(12)
     words = [*SHORT, "--batch", "2"]
@@ -543,6 +545,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     other.stdout.close()
 
 
+@pytest.mark.slow
 def test_of_two_runs_on_one_output_one_is_told_who_holds_it(run: Run) -> None:
     write_prompts(6)
     both = [in_a_process("--batch", "1") for _ in range(2)]
@@ -559,6 +562,7 @@ def test_of_two_runs_on_one_output_one_is_told_who_holds_it(run: Run) -> None:
     assert not list(Path().glob("*.lock"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("--restart",), ("--jobs", "2")])
 def test_who_finds_an_output_held_leaves_everything_as_it_is(
     run: Run, holder: subprocess.Popen[str], words: tuple[str, ...]
@@ -573,6 +577,7 @@ def test_who_finds_an_output_held_leaves_everything_as_it_is(
     assert run("other.jsonl")[0] == 0
 
 
+@pytest.mark.slow
 def test_who_is_killed_holds_nothing(run: Run, holder: subprocess.Popen[str]) -> None:
     write_prompts(1)
     holder.kill()

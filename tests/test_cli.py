@@ -44,6 +44,7 @@ def run(capsys):
 # generate
 
 
+@pytest.mark.slow
 def test_answer_is_alone_on_standard_output(run):
     code, out, err = run("generate", "Sort 3 1 2.", *SHORT)
     told = json.loads(run("generate", "Sort 3 1 2.", *SHORT, "--json")[1])
@@ -53,6 +54,7 @@ def test_answer_is_alone_on_standard_output(run):
     assert err.splitlines()[-1].endswith("tokens/s, preset es-dllm")
 
 
+@pytest.mark.slow
 def test_default_model_is_named_and_a_given_one_is_not(run):
     assert DEFAULT_MODEL in shipped_checkpoints(esdllm.Catalogue.load())
     assert DEFAULT_MODEL in run("generate", "Hello", *SHORT)[2]
@@ -100,6 +102,7 @@ def test_blanks_that_hold_no_text_are_told(run, monkeypatch):
     assert "2 blanks got ends of the text, which are no text" in run("infill", "a [MASK] b")[2]
 
 
+@pytest.mark.slow
 def test_chat_template_is_used_unless_refused(run):
     def length(*words):
         return len(json.loads(run("generate", "Hello", *SHORT, "--json", *words)[1])["tokens"])
@@ -114,6 +117,7 @@ def test_standard_input_that_is_no_text_is_refused(run, monkeypatch):
     assert err == "error: standard input is not valid utf-8 at byte 3; convert it first, say with iconv\n"
 
 
+@pytest.mark.slow
 def test_watch_without_a_terminal_says_so_and_prints_the_result(run):
     code, out, err = run("generate", "Hello", *SHORT, "--watch", "--model", "tiny-llada")
     assert (code, out) == (0, run("generate", "Hello", *SHORT)[1])
@@ -300,11 +304,13 @@ def test_conformance_that_passes_exits_with_0(run):
     assert out.splitlines()[-1].endswith(" passed, 0 failed")
 
 
+@pytest.mark.slow
 def test_a_mode_goes_by_its_preset_s_name_too(run):
     words = ("conformance", str(DATA), "--model", "llada-0", "--mode")
     assert run(*words, "prefix-cache") == run(*words, "prefix_cache")
 
 
+@pytest.mark.slow
 def test_conformance_with_settings_over_the_cases(run):
     words = ("conformance", str(DATA), "--model", "llada-0", "--mode", "prefix_cache")
     assert run(*words, "--set", "attention=eager")[0] == 0
@@ -451,6 +457,7 @@ def test_without_a_command_the_help_is_printed(run):
     assert all(name in out for name in ("generate", "explain", "plugins", "conformance"))
 
 
+@pytest.mark.slow
 def test_installed_command_tells_its_version():
     words = [sys.executable, "-c", "import sys; from esdllm.cli import main; sys.exit(main())", "--version"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)

@@ -52,6 +52,7 @@ def test_every_kind_has_a_contract() -> None:
     assert set(CHECKS) == set(KINDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), ALL)
 def test_every_registered_component_keeps_the_contract_of_its_kind(kind: str, name: str) -> None:
     if kind == "preset":

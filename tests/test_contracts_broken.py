@@ -242,6 +242,7 @@ class Elsewhere(EagerAttention):
         return ["it needs a quantum computer"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [Unscaled(), Unpadded()], ids=["unscaled", "unpadded"])
 def test_an_attention_backend_that_is_not_the_formula_is_told_how_far_off(backend: Any) -> None:
     with pytest.raises(AssertionError, match=r"is off by .* from softmax\(q k\^T / sqrt\(D\)\) v"):
@@ -461,6 +462,7 @@ class Adapting:
         return (1.0 if drift.block > self.bar else 4.0,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bar", [0.02, 0.05, 0.1])
 def test_a_policy_that_learns_from_the_batch_s_largest_drift_is_lawful(bar: float) -> None:
     check_refresh_policy(Adapting(bar))

@@ -193,6 +193,7 @@ def test_room_that_cannot_be_reserved_is_an_error_that_leaves_nothing_behind(tmp
 # ------------------------------------------------------------------------------------------------ and its end
 
 
+@pytest.mark.slow
 def test_a_file_cut_short_is_an_error_and_no_crash(engine: Engine, tmp_path: Path, expected: list[list[int]]) -> None:
     class Cut:
         def start(self, tokens: Any, spec: Any) -> None: ...
@@ -245,6 +246,7 @@ def test_a_closed_cache_says_so_and_bears_a_second_closing(tmp_path: Path) -> No
         cache.reset()
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_and_the_next_one_in_its_folder_is_right(
     engine: Engine, tmp_path: Path, expected: list[list[int]]
 ) -> None:

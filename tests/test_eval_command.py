@@ -54,6 +54,7 @@ def _batches(speed: float, number: int) -> tuple[Batch, ...]:
     return tuple(Batch(1, 1, 10, 60, 60 / speed / (1 + turn * speed / 100)) for turn in range(number))
 
 
+@pytest.mark.slow
 def test_tables_hold_every_contender_and_task_and_fit_a_terminal(run: Run) -> None:
     code, out, _ = run(*QUICK, *TWO)
     assert code == 0
@@ -67,6 +68,7 @@ def test_tables_hold_every_contender_and_task_and_fit_a_terminal(run: Run) -> No
     assert heads[0].split()[3:] == ["describe", "lookup", "lists", "story", "code"]
 
 
+@pytest.mark.slow
 def test_one_batch_s_time_is_called_no_speed_up_in_any_form(run: Run) -> None:
     code, out, _ = run(*QUICK, *TWO, "--task", "code")
     assert code == 0
@@ -108,6 +110,7 @@ def drawn(report: Report) -> tuple[str, set[str]]:
     return axes.get_xlabel(), {*axes.get_legend_handles_labels()[1]} - {"Pareto front"}
 
 
+@pytest.mark.slow
 def test_progress_is_told_where_standard_error_is_a_file(run: Run) -> None:
     code, out, err = run(*QUICK, *TWO, "--json", "--task", "code", "--task", "lists", "--batch", "1")
     assert code == 0
@@ -115,6 +118,7 @@ def test_progress_is_told_where_standard_error_is_a_file(run: Run) -> None:
     assert err == f"{TWO[1]}: 1 of 2, {TWO[3]}: 0 of 2\n"
 
 
+@pytest.mark.slow
 def test_json_and_files_say_what_was_decoded(run: Run, tmp_path: Path) -> None:
     files = ["--answers", "new/answers.jsonl", "--plot", "new/front.png"]
     code, out, err = run(*QUICK, *TWO, *files, "--json", "--task", "lists", "--task", "code")
@@ -133,6 +137,7 @@ def test_json_and_files_say_what_was_decoded(run: Run, tmp_path: Path) -> None:
     assert err.splitlines()[-2:] == ["wrote new/answers.jsonl", "wrote new/front.png"]
 
 
+@pytest.mark.slow
 def test_a_contender_s_own_settings_go_over_those_of_all(run: Run) -> None:
     told = json.loads(
         run(*QUICK, "-p", "vanilla seed=5", "-p", "vanilla", "-s", "seed=4", "--json", "--task", "code")[1]

@@ -22,6 +22,7 @@ class Again(Tape):
         return work
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("preset", [*MODES, "es-dllm-parallel"])
 def test_recorded_steps_decode_what_steps_decode(model: str, preset: str, build: Build) -> None:
@@ -46,6 +47,7 @@ def test_the_next_prompts_of_a_form_record_nothing_anew(build: Build) -> None:
     assert len(tape.replays) == len(set(plans))
 
 
+@pytest.mark.slow
 def test_another_canvas_over_the_same_cache_is_recorded_anew(build: Build) -> None:
     """Observers are told more, which the canvas holds and the cache does not."""
     engine, expected = build("llada-0", "es-dllm"), build("llada-0", "es-dllm")
@@ -55,6 +57,7 @@ def test_another_canvas_over_the_same_cache_is_recorded_anew(build: Build) -> No
         assert torch.equal(found.tokens, expected.generate(prompts(2, seed=seed)).tokens)
 
 
+@pytest.mark.slow
 def test_padded_prompts_and_another_form_decode_as_without_recording(build: Build) -> None:
     engine, expected = build("dream-0", "es-dllm"), build("dream-0", "es-dllm")
     record_steps(engine)
@@ -63,6 +66,7 @@ def test_padded_prompts_and_another_form_decode_as_without_recording(build: Buil
         assert torch.equal(engine.generate(given).tokens, expected.generate(given).tokens)
 
 
+@pytest.mark.slow
 def test_a_compiled_step_is_recorded_as_an_eager_one_and_compiled_once_a_plan(build: Build) -> None:
     engine, watch = build("llada-0", "es-dllm", gen_length=16), Watch()
     torch._dynamo.reset()
@@ -76,6 +80,7 @@ def test_a_compiled_step_is_recorded_as_an_eager_one_and_compiled_once_a_plan(bu
     assert 0 < len(tape.replays) <= len(plans)
 
 
+@pytest.mark.slow
 def test_a_canvas_takes_over_one_of_its_form_only(build: Build) -> None:
     engine = build("llada-0", "es-dllm")
     record_steps(engine)

@@ -123,6 +123,7 @@ def test_few_mask_sets_give_the_expectation_itself(random_model: Model, length: 
     assert found == pytest.approx(exact(random_model, CONTINUATION[:length], scale), abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [2, 3])
 def test_the_mean_of_many_estimates_is_within_four_standard_errors_of_the_expectation(
     random_model: Model, length: int
@@ -254,6 +255,7 @@ def test_a_text_is_cut_at_the_first_of_its_ends() -> None:
 # generation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chat", [True, False])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_answers_are_the_engine_s_in_the_requests_order(tiny: Model, chat: bool, batch: int) -> None:
@@ -268,6 +270,7 @@ def test_answers_are_the_engine_s_in_the_requests_order(tiny: Model, chat: bool,
     assert any(found)
 
 
+@pytest.mark.slow
 def test_answers_end_at_the_task_s_texts_and_the_model_s(tiny: Model, harness: HarnessModel) -> None:
     text = conversation(tiny, ("user", SORT))
     (whole,) = generate(harness, [text])
@@ -276,6 +279,7 @@ def test_answers_end_at_the_task_s_texts_and_the_model_s(tiny: Model, harness: H
     assert generate(HarnessModel(tiny, until=end, **SHORT), [text]) == [whole[: whole.index(end)]]
 
 
+@pytest.mark.slow
 def test_a_repeated_request_gets_the_next_seed(tiny: Model, harness: HarnessModel) -> None:
     text = conversation(tiny, ("user", PROMPTS[2]))
     found = generate(harness, [text] * 3, do_sample=True, temperature=20.0)
@@ -339,6 +343,7 @@ def evaluate(model: Any, manager: TaskManager, **options: Any) -> dict[str, Any]
     return found
 
 
+@pytest.mark.slow
 def test_exact_match_counts_the_answers_that_the_engine_gives(trained: Model, task: Callable[..., TaskManager]) -> None:
     engine = Engine.build(trained, Catalogue.load().configure("es-dllm", settings=SHORT))
     texts = engine.generate(PROMPTS, chat=True).text or []
@@ -351,6 +356,7 @@ def test_exact_match_counts_the_answers_that_the_engine_gives(trained: Model, ta
     assert found["config"]["decode_config"]["gen_length"] == 32
 
 
+@pytest.mark.slow
 def test_shots_and_system_prompt_come_as_a_conversation(
     tiny: Model, harness: HarnessModel, task: Callable[..., TaskManager]
 ) -> None:
@@ -362,6 +368,7 @@ def test_shots_and_system_prompt_come_as_a_conversation(
     assert sample["arguments"][0][0] == conversation(tiny, *turns) + "Sorted"
 
 
+@pytest.mark.slow
 def test_a_choice_is_the_likeliest_continuation(trained: Model, task: Callable[..., TaskManager]) -> None:
     harness = HarnessModel(trained, batch_size=4, mc_samples=16, **SHORT)
     wrong = SORTED.replace("4, 15, 31", "31, 15, 4")
@@ -389,6 +396,7 @@ def test_a_text_s_likelihood_is_its_windows_sum(tiny: Model, harness: HarnessMod
     assert found == [pytest.approx(scorer.bounds([Pair(before, tokens)])[0], abs=1e-3), 0.0]
 
 
+@pytest.mark.slow
 def test_the_command_gives_what_the_task_says(task: Callable[..., TaskManager], tmp_path: Path) -> None:
     task([{"prompt": SORT, "answer": SORTED}], **ANSWERS)
     arguments = f"pretrained={DEFAULT_MODEL},preset=es-dllm,block_length=16,importance.alpha=0.6"

@@ -130,6 +130,7 @@ def test_every_backend_with_a_lossy_store_says_nearly_what_eager_and_dense_say(
     assert sum(agreement(mine, theirs) for mine, theirs in pairs) / len(pairs) >= LOSSY[store]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(NAMES, pairwise(everywhere(cell for cell in cells() if cell[1] == "sdpa")))
 def test_matmul_in_bfloat16_says_nearly_what_sdpa_says(
     mode: str, attention: str, store: str, family: str, padded: bool, trained: dict[str, Model], catalogue: Catalogue

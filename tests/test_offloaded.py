@@ -244,6 +244,7 @@ def test_a_generation_whose_transfers_come_as_late_as_may_be_is_dense_s(
     assert torch.equal(*found)
 
 
+@pytest.mark.slow
 def test_a_generation_with_an_offloaded_cache_reads_nothing_from_the_device(catalogue: Catalogue) -> None:
     """On the meta device any read raises."""
     model = load_model(CASES / "llada-0", "meta", catalogue=catalogue)

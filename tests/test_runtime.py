@@ -18,6 +18,7 @@ from esdllm import Catalogue, ConfigError, load_model
 # --------------------------------------------------------------------------------------- what the step may not do
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_whole_generation_reads_nothing_from_the_device(
@@ -30,6 +31,7 @@ def test_a_whole_generation_reads_nothing_from_the_device(
     assert result.forwards == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over", [{"cfg_scale": 1.0}, {"cache": "sparse"}, {"importance": {"site": "query"}}])
 def test_no_option_reads_the_device(over: dict[str, Any], catalogue: Catalogue, build: Any) -> None:
     shape_only = load_model(CASES / "llada-0", device="meta", catalogue=catalogue)
@@ -79,6 +81,7 @@ def test_building_an_engine_looks_names_up_and_loading_a_catalogue_calls_hooks(b
     assert any(name.endswith(".esdllm_presets") for name in plugin_calls(Catalogue.load))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "mode", "over"),
     [

@@ -126,6 +126,7 @@ def test_what_8_bits_gave_they_give_again_and_zero_is_zero() -> None:
     assert not cache.recall(0, "key", positions).any()
 
 
+@pytest.mark.slow
 def test_in_8_bits_a_trained_model_says_nearly_what_it_says_with_the_dense_store(catalogue: Catalogue) -> None:
     model = load_model("tiny-llada", "cpu", catalogue=catalogue)
     prompts = ["Sort these numbers: 31, 4, 15.", "What is 12 + 7?", "Who are you?", "Sort 5, 90, 41 and 7."]

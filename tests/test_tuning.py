@@ -200,6 +200,7 @@ def test_a_third_party_s_component_says_itself_what_can_be_tuned() -> None:
     assert Dimension("importance.knob", (1.0, 2.0)) in Space.of(config, catalogue).dimensions
 
 
+@pytest.mark.slow
 @examples(60)
 @given(data=st.data())
 def test_every_point_of_the_space_is_a_configuration(data: st.DataObject) -> None:
@@ -236,6 +237,7 @@ def test_the_trial_s_numbers_are_those_of_its_setting(search: Search) -> None:
     assert trial.speedup > 1
 
 
+@pytest.mark.slow
 def test_equal_seeds_try_equal_settings(search: Search) -> None:
     other, third = (make_search(search.model, search.catalogue, seed=seed) for seed in (0, 1))
     for one in (search, other, third):
@@ -244,6 +246,7 @@ def test_equal_seeds_try_equal_settings(search: Search) -> None:
     assert search.trials() != third.trials()
 
 
+@pytest.mark.slow
 def test_the_draws_of_one_seed_are_not_those_of_the_next(search: Search) -> None:
     other = make_search(search.model, search.catalogue, seed=1)
     for one in (search, other):
@@ -268,6 +271,7 @@ def test_a_setting_that_is_drawn_again_is_not_measured_again(search: Search, mon
     )
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_its_file_ends(search: Search, tmp_path: Path) -> None:
     file = tmp_path / "folder" / "study.journal"
     search.run(5)
@@ -394,6 +398,7 @@ def test_no_time_is_no_trial(search: Search) -> None:
     assert len(search.trials()) == 1  # the base
 
 
+@pytest.mark.slow
 def test_a_setting_whose_time_is_over_is_given_up_after_its_batch(
     search: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,6 +442,7 @@ def test_tuning_and_validation_share_no_prompt_and_have_the_same_tasks() -> None
     assert parted(said) == ([said[1]], [said[2]])
 
 
+@pytest.mark.slow
 def test_the_end_is_measured_on_other_problems_and_read_back_from_its_profile(search: Search, tmp_path: Path) -> None:
     search.run(3)
     tuning = search.finish()
@@ -521,6 +527,7 @@ def test_tuning_without_optuna_says_what_to_install(search: Search, monkeypatch:
         search.open()
 
 
+@pytest.mark.slow
 def test_the_command_tunes_on_prompts_and_writes_a_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.set_num_threads(1)
     (tmp_path / "prompts.txt").write_text("Hello\nHi\n\nWho are you?\nHelp\n")
@@ -589,12 +596,14 @@ def test_the_reference_gets_what_is_asked_and_not_what_saves(tmp_path: Path, mon
     assert search.seed == 3
 
 
+@pytest.mark.slow
 def test_options_in_a_table_are_fixed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = '{name = "by-depth", keep = [[0.0, 1.0], [0.5, 0.5]]}'
     search = tuned(monkeypatch, tmp_path, "-s", f"skip={table}")
     assert "skip.keep" not in {one.key for one in search.space.dimensions}
 
 
+@pytest.mark.slow
 def test_a_search_that_is_interrupted_says_what_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
