@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from esdllm.config import ComponentConfig
 from esdllm.errors import CheckpointError, known
 from esdllm.interfaces import ModelFamily
+from esdllm.plugins.capabilities import Offers
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.plugins.elsewhere import offer
 
@@ -22,17 +23,17 @@ def families(catalogue: Catalogue) -> dict[str, ModelFamily]:
 
 def geometries(catalogue: Catalogue) -> dict[str, Mapping[str, Any]]:
     """Return the config.json of well-known checkpoints, by the name that `random_model` takes."""
-    return _offered("geometries", catalogue)
+    return _offered(catalogue, lambda offers: offers.geometries)
 
 
 def shipped_checkpoints(catalogue: Catalogue) -> dict[str, Path]:
     """Return the folders of the checkpoints that ship with plugins, by the name that `load_model` takes."""
-    return _offered("checkpoints", catalogue)
+    return _offered(catalogue, lambda offers: offers.checkpoints)
 
 
-def _offered(member: str, catalogue: Catalogue) -> dict[str, Any]:
-    """Return what families offer by name; `member` is one of `OfferingFamily` that a family need not have."""
-    return {name: one for family in families(catalogue).values() for name, one in getattr(family, member, {}).items()}
+def _offered(catalogue: Catalogue, chosen: Callable[[Offers], Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what all families offer by name, of one of their offers."""
+    return {name: one for family in families(catalogue).values() for name, one in chosen(Offers.of(family)).items()}
 
 
 def family_of(source: str | Path, config: Mapping[str, Any], catalogue: Catalogue) -> ModelFamily:

@@ -20,6 +20,7 @@ from esdllm.checkpoints.unwrapping import unwrapped
 from esdllm.errors import CheckpointError, TokenizerError, known
 from esdllm.interfaces import ModelAdapter, ModelFamily, TextCodec
 from esdllm.keywords import hinting
+from esdllm.plugins.capabilities import Offers
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.views import LoadPlan, ModelSpec
 
@@ -208,7 +209,7 @@ def describe_weights(
     family, config, weights = _described(name_or_path, catalogue or Catalogue.load())
     _refuse_quantized(family, config)
     plan = _plan(family, config, Placement.of(device), choose_dtype(dtype, config, weights), quantize)
-    problems = family.problems(config, plan) if hasattr(family, "problems") else ()
+    problems = Offers.of(family).problems(config, plan)
     return Weights(family.spec(config), plan.dtype, family.weight_bytes(config, plan), tuple(problems))
 
 
@@ -240,12 +241,9 @@ def _plan(
     """Return the plan for a model; refuse what its family does not offer."""
     spec = family.spec(config)
     plan = attrs.evolve(placement.plan(spec, dtype, quantize), seed=seed, lora=lora)
+    offers = Offers.of(family)
     plan.only(
-        spec.family,
-        quantize=getattr(family, "quantizations", ()),
-        spread=getattr(family, "spreads", False),
-        random=getattr(family, "draws", False),
-        merge=getattr(family, "merges", False),
+        spec.family, quantize=offers.quantizations, spread=offers.spreads, random=offers.draws, merge=offers.merges
     )
     return plan
 
@@ -260,7 +258,7 @@ def _codec(family: ModelFamily, tuned: Path, folder: Path, spec: ModelSpec) -> t
 
 
 def _refuse_quantized(family: ModelFamily, config: Mapping[str, Any]) -> None:
-    if not getattr(family, "unpacks", False):
+    if not Offers.of(family).unpacks:
         refuse_quantized(config)
 
 

@@ -19,6 +19,7 @@ from esdllm.cli.shared import print_json, shown, stderr, stdout
 from esdllm.config import ComponentConfig
 from esdllm.config.project import DISABLE_VARIABLE
 from esdllm.errors import ConfigError, known
+from esdllm.plugins.capabilities import Offers
 from esdllm.plugins.catalogue import KINDS, Catalogue, Entry
 from esdllm.plugins.loader import Origin
 
@@ -97,7 +98,7 @@ def _table(entries: Sequence[Entry], catalogue: Catalogue, fold: bool) -> Table:
         table.add_row(Text(entry.name, style="cyan"), Text(entry.summary))
         if entry.kind == "model":
             family = catalogue.build("model", ComponentConfig(entry.name))
-            if shipped := getattr(family, "checkpoints", {}):
+            if shipped := Offers.of(family).checkpoints:
                 table.add_row("  ships", Text(", ".join(shipped)))
         for option in entry.options:
             told = Text.assemble(f"= {shown(option.default)}  ", (option.help, "bright_black"))

@@ -5,8 +5,9 @@ integers. *Kernels* (importance scorers, token samplers, unmasking policies, att
 functions of tensors: no device read, no branch on a tensor's value, output shapes known from input shapes. *Caches* alone
 keep state. Observers stand outside the step and may do as they like.
 
-Most components implement one protocol. A protocol that extends another adds what the runtime looks for once, when an engine
-is built: a component without those members costs nothing.
+Most components implement one protocol. A protocol that extends another adds what is looked for once, when a component is
+built: one without those members costs nothing. A component that has some of the members has all, and a member that is nearly
+named like one of its kind's is an error. Naming a protocol as a base class is welcome, and never needed.
 """
 
 from esdllm.interfaces.families import ModelFamily, OfferingFamily, TextCodec
@@ -17,12 +18,13 @@ from esdllm.interfaces.kernels import (
     MovingBlocks,
     RememberingPolicy,
     RevokingPolicy,
+    SpreadAdapter,
     TokenSampler,
     UnmaskingPolicy,
 )
 from esdllm.interfaces.observers import StepObserver
 from esdllm.interfaces.planners import BlockSchedule, LearningRefresh, PruningBlocks, RefreshPolicy, SkipSchedule
-from esdllm.interfaces.stores import Cache, CacheStore
+from esdllm.interfaces.stores import Cache, CacheStore, ClosingCache
 from esdllm.interfaces.suites import Suite
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "BlockSchedule",
     "Cache",
     "CacheStore",
+    "ClosingCache",
     "ImportanceScorer",
     "LearningRefresh",
     "ModelAdapter",
@@ -41,6 +44,7 @@ __all__ = [
     "RememberingPolicy",
     "RevokingPolicy",
     "SkipSchedule",
+    "SpreadAdapter",
     "StepObserver",
     "Suite",
     "TextCodec",

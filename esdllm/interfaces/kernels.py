@@ -4,7 +4,8 @@ No device read, no branch on a tensor's value, output shapes known from input sh
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ __all__ = [
     "MovingBlocks",
     "RememberingPolicy",
     "RevokingPolicy",
+    "SpreadAdapter",
     "TokenSampler",
     "UnmaskingPolicy",
 ]
@@ -77,6 +79,7 @@ class UnmaskingPolicy(Protocol):
         ...
 
 
+@runtime_checkable
 class RememberingPolicy(UnmaskingPolicy, Protocol):
     """An unmasking policy that goes by what earlier steps showed. The numbers it remembers are kept by the runtime."""
 
@@ -93,6 +96,7 @@ class RememberingPolicy(UnmaskingPolicy, Protocol):
         ...
 
 
+@runtime_checkable
 class RevokingPolicy(UnmaskingPolicy, Protocol):
     """An unmasking policy that may take a decision back. Its `counts` returns None."""
 
@@ -106,6 +110,7 @@ class RevokingPolicy(UnmaskingPolicy, Protocol):
         ...
 
 
+@runtime_checkable
 class MovingBlocks(BlockSchedule, Protocol):
     """A block schedule that places each row's block where the row is. All blocks are as long as `next_block`'s first."""
 
@@ -143,10 +148,7 @@ class AttentionBackend(Protocol):
 
 
 class ModelAdapter(Protocol):
-    """A model cut where the runtime needs to reach in: between its layers, and between attention's two halves.
-
-    One that computes on several devices names them in a property `devices`; its steps are then not recorded as CUDA graphs.
-    """
+    """A model cut where the runtime needs to reach in: between its layers, and between attention's two halves."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -184,4 +186,14 @@ class ModelAdapter(Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits (R, N, V) of the tokens at `positions + logit_shift`."""
+        ...
+
+
+@runtime_checkable
+class SpreadAdapter(ModelAdapter, Protocol):
+    """A model that computes on several devices. Its steps are not recorded as CUDA graphs."""
+
+    @property
+    def devices(self) -> Sequence[torch.device]:
+        """Where it computes, each device once."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from esdllm.plan import Block, Drift, Moment, Scope
 
@@ -29,6 +29,7 @@ class RefreshPolicy(Protocol):
         ...
 
 
+@runtime_checkable
 class LearningRefresh(RefreshPolicy, Protocol):
     """A refresh policy that goes by how stale its refreshes found the caches. What it has learned is kept by the runtime."""
 
@@ -53,6 +54,7 @@ class BlockSchedule(Protocol):
         ...
 
 
+@runtime_checkable
 class PruningBlocks(BlockSchedule, Protocol):
     """A block schedule that hides most of what lies right of the block, as if the canvas held only the rest."""
 

@@ -4,23 +4,21 @@ Shapes are those of `esdllm.views`."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from esdllm.plan import Phase
 from esdllm.views import CacheShape, CacheWrite, KeyValue, Memory, Site
 
-__all__ = ["Cache", "CacheStore"]
+__all__ = ["Cache", "CacheStore", "ClosingCache"]
 
 
 class Cache(Protocol):
     """The memory of a run. Allocated once, written in place.
 
     A step goes through the layers in ascending order and calls each layer's methods together; what `update` returned may
-    be overwritten at the next layer. A cache that holds more than memory, such as files or threads, may have a method
-    `close()` as well: the engine calls it when it drops the cache. It has to bear a second call, and to free all that it
-    holds when it is collected unclosed.
+    be overwritten at the next layer.
     """
 
     def reset(self) -> None:
@@ -37,6 +35,15 @@ class Cache(Protocol):
 
     def remember(self, layer: int, positions: Tensor, x: Tensor) -> None:
         """Store x (R, N, F) as what the next comparison at a hidden or query site is made against."""
+        ...
+
+
+@runtime_checkable
+class ClosingCache(Cache, Protocol):
+    """A cache that holds more than memory, such as files or threads; it frees all of it when it is collected unclosed too."""
+
+    def close(self) -> None:
+        """Free what it holds. The engine calls this when it drops the cache, maybe more than once."""
         ...
 
 

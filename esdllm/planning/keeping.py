@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Protocol
 
 import attrs
 
 from esdllm.errors import ConfigError
 from esdllm.plan import Layout, StepPlan
+from esdllm.planning.planners import Skip
 from esdllm.planning.progress import Progress
 
-__all__ = ["KeepCounts", "Skip"]
-
-
-class Skip(Protocol):
-    """What is asked of a skip schedule."""
-
-    def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]:
-        """Return one count a layer."""
-        ...
+__all__ = ["KeepCounts"]
 
 
 @attrs.define(eq=False)

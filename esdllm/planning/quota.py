@@ -5,27 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
 
 import attrs
 
 from esdllm.errors import ConfigError
 from esdllm.plan import Block, Layout
+from esdllm.planning.planners import Planners
 
-__all__ = ["Quota", "cut", "moves"]
-
-
-class _Blocks(Protocol):
-    def next_block(self, start: int, end: int, block_length: int) -> Block: ...
-
-
-class _Unmasking(Protocol):
-    def counts(self, masked: int, blocks: int) -> tuple[int, ...] | None: ...
-
-
-def moves(blocks: object) -> bool:
-    """Return whether a block schedule places each row's block by itself (see `MovingBlocks`)."""
-    return hasattr(blocks, "starts")
+__all__ = ["Quota", "cut"]
 
 
 @attrs.frozen
@@ -76,7 +63,7 @@ class Quota:
         return range(most, most + 1)
 
 
-def cut(blocks: _Blocks, unmasking: _Unmasking, layout: Layout, block_length: int) -> list[Quota]:
+def cut(planners: Planners, layout: Layout, block_length: int) -> list[Quota]:
     """Return the blocks that hold a mask in any row, with what their steps commit.
 
     Raises:
@@ -87,27 +74,27 @@ def cut(blocks: _Blocks, unmasking: _Unmasking, layout: Layout, block_length: in
     end = max((row[-1] + 1 for row in masks if row), default=0)
     if begin == end:
         return []
-    if moves(blocks):
-        first = _checked(blocks.next_block(begin, end, block_length), begin, end)
+    if planners.moves:
+        first = _checked(planners.blocks.next_block(begin, end, block_length), begin, end)
         length, masked = first.stop - first.start, [len(row) for row in masks]
-        reach = max(0, min(getattr(blocks, "reach", 0), begin))
-        counts, whole = _counts(unmasking, masked, 1), Block(begin, end)
-        return [Quota(0, whole, length, tuple(masked), counts, reach, _suffix(blocks, whole, layout.length))]
+        reach = min(planners.reach, begin)
+        counts, whole = _counts(planners, masked, 1), Block(begin, end)
+        return [Quota(0, whole, length, tuple(masked), counts, reach, _suffix(planners, whole, layout.length))]
     found = []
-    ranges = _ranges(blocks, begin, end, block_length)
+    ranges = _ranges(planners, begin, end, block_length)
     for number, block in enumerate(ranges):
         masked = [bisect_left(row, block.stop) - bisect_left(row, block.start) for row in masks]
         if any(masked):
-            counts = _counts(unmasking, masked, len(ranges))
-            suffix = _suffix(blocks, block, layout.length)
+            counts = _counts(planners, masked, len(ranges))
+            suffix = _suffix(planners, block, layout.length)
             found.append(Quota(number, block, block.stop - block.start, tuple(masked), counts, suffix=suffix))
     return found
 
 
-def _ranges(blocks: _Blocks, position: int, end: int, block_length: int) -> list[Block]:
+def _ranges(planners: Planners, position: int, end: int, block_length: int) -> list[Block]:
     found = []
     while position < end:
-        found.append(_checked(blocks.next_block(position, end, block_length), position, end))
+        found.append(_checked(planners.blocks.next_block(position, end, block_length), position, end))
         position = found[-1].stop
     return found
 
@@ -118,12 +105,11 @@ def _checked(block: Block, start: int, end: int) -> Block:
     return block
 
 
-def _suffix(blocks: _Blocks, block: Block, length: int) -> tuple[int, ...] | None:
+def _suffix(planners: Planners, block: Block, length: int) -> tuple[int, ...] | None:
     """Return the positions right of a block that are seen; None if all are (see `PruningBlocks`)."""
-    prune = getattr(blocks, "suffix", None)
-    if prune is None:
+    if planners.pruning is None:
         return None
-    found = tuple(prune(block, length))
+    found = tuple(planners.pruning.suffix(block, length))
     bounded = not found or block.stop <= found[0] <= found[-1] < length
     if not bounded or any(a >= b for a, b in pairwise(found)):
         raise ConfigError(
@@ -133,11 +119,11 @@ def _suffix(blocks: _Blocks, block: Block, length: int) -> tuple[int, ...] | Non
     return found
 
 
-def _counts(unmasking: _Unmasking, masked: Sequence[int], blocks: int) -> tuple[tuple[int, ...], ...] | None:
-    rows = [unmasking.counts(number, blocks) if number else () for number in masked]
+def _counts(planners: Planners, masked: Sequence[int], blocks: int) -> tuple[tuple[int, ...], ...] | None:
+    rows = [planners.unmasking.counts(number, blocks) if number else () for number in masked]
     if any(row is None for row in rows):
         return None
-    if getattr(unmasking, "revisions", 0):
+    if planners.revisions:
         raise ConfigError(
             "the unmasking policy may take decisions back, so the steps of a block cannot be planned; its counts return None"
         )

@@ -7,53 +7,18 @@ never asked for: with one token a step, nothing is read back from the device unt
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import attrs
 
 from esdllm.errors import ConfigError, PluginError
-from esdllm.plan import Block, Drift, Facts, Layout, Moment, Phase, Scope, Step, StepPlan, Window
-from esdllm.planning.keeping import KeepCounts, Skip
+from esdllm.plan import Block, Facts, Layout, Moment, Phase, Scope, Step, StepPlan, Window
+from esdllm.planning.keeping import KeepCounts
+from esdllm.planning.planners import Planners
 from esdllm.planning.progress import Progress
 from esdllm.planning.quota import Quota, cut
 
-__all__ = ["Planner", "Planners"]
-
-
-class _Refresh(Protocol):
-    def scope(self, moment: Moment) -> Scope: ...
-
-
-class _Blocks(Protocol):
-    def next_block(self, start: int, end: int, block_length: int) -> Block: ...
-
-
-class _Unmasking(Protocol):
-    def counts(self, masked: int, blocks: int) -> tuple[int, ...] | None: ...
-
-
-class _Store(Protocol):
-    @property
-    def persistent(self) -> bool: ...
-
-    def phase(self, step_in_block: int) -> Phase: ...
-
-
-@attrs.frozen
-class Planners:
-    """The host half of the components that plan."""
-
-    skip: Skip
-    refresh: _Refresh
-    blocks: _Blocks
-    unmasking: _Unmasking
-    store: _Store
-    learn: Callable[[Moment, Drift], Sequence[float]] | None = attrs.field(init=False)
-    """how the refresh policy learns from drift; None if it does not (see `LearningRefresh`)"""
-
-    @learn.default
-    def _learn(self) -> Callable[[Moment, Drift], Sequence[float]] | None:
-        return getattr(self.refresh, "learn", None)
+__all__ = ["Planner"]
 
 
 class _Frame(NamedTuple):
@@ -98,7 +63,8 @@ class Planner:
         only where what follows depends on its answer.
         """
         quotas, step = self.quotas(), 0
-        learned = getattr(self.planners.refresh, "learned", ())
+        learning = self.planners.learning
+        learned = () if learning is None else learning.learned
         previous = Progress(read, [len(row) for row in self.layout.masks], learned)
         scored = self.skip_layers()
         for quota in quotas:
@@ -147,7 +113,7 @@ class Planner:
     def quotas(self) -> list[Quota]:
         """Return the blocks that hold a mask in any row, with what their steps commit."""
         if self._quotas is None:
-            self._quotas = cut(self.planners.blocks, self.planners.unmasking, self.layout, self.block_length)
+            self._quotas = cut(self.planners, self.layout, self.block_length)
         return self._quotas
 
     def skip_layers(self) -> tuple[int, ...]:
@@ -167,10 +133,10 @@ class Planner:
 
     def _learn(self, previous: Progress) -> None:
         """Let a refresh policy that learns have what the refresh before found; asks the device for it."""
-        learn = self.planners.learn
-        if learn is None or (refreshed := previous.refreshed) is None or (drift := previous.facts().drift) is None:
+        learning = self.planners.learning
+        if learning is None or (refreshed := previous.refreshed) is None or (drift := previous.facts().drift) is None:
             return
-        previous.learned = tuple(learn(refreshed[0], drift))
+        previous.learned = tuple(learning.learn(refreshed[0], drift))
 
     def _step(self, moment: Moment, quota: Quota, previous: Progress) -> Step:
         """Return the step but for what the whole run shares."""
@@ -195,7 +161,7 @@ class Planner:
             narrow=frame.shares and keep[-1] == frame.size > quota.length and phase is not Phase.SELECT,
             open=window is Window.OPEN,
             visible=None if quota.suffix is None else (quota.suffix[-1] + 1 if quota.suffix else quota.block.stop),
-            measured=refresh and moment.step > 0 and self.planners.learn is not None,
+            measured=refresh and moment.step > 0 and self.planners.learning is not None,
             padded=keeps is not None or bool(quota.reach and self.layout.starts and keep[-1] < frame.size),
         )
         counts = quota.at(moment.step_in_block)
@@ -219,7 +185,7 @@ class Planner:
         Rounded up to one of a few lengths, so that a block has not a plan for each step.
         """
         handed = plan.keep[-1] if plan.skips or plan.open else quota.length
-        if plan.open or quota.reach is not None or getattr(self.planners.unmasking, "revisions", 0) > 0:
+        if plan.open or quota.reach is not None or self.planners.revisions > 0:
             return handed  # where every row has its own block, or what is decided is looked at again
         if step_in_block == 0:
             masked = max(quota.masked)
@@ -264,8 +230,7 @@ class Planner:
 
     def _check_progress(self, quota: Quota, step_in_block: int) -> None:
         """Refuse to go on with a block for which its steps should have sufficed long ago, if each decided anything."""
-        revisions = getattr(self.planners.unmasking, "revisions", 0)
-        most = len(quota.counts or ()) + max(quota.masked) * (1 + revisions)
+        most = len(quota.counts or ()) + max(quota.masked) * (1 + self.planners.revisions)
         if step_in_block > most:
             raise PluginError(
                 f"the block {tuple(quota.block)} is not decided after {most} steps; an unmasking policy selects a position of "

@@ -12,6 +12,7 @@ from torch import Tensor
 from esdllm.config import ComponentConfig
 from esdllm.errors import ConfigError, UnavailableError
 from esdllm.interfaces import AttentionBackend
+from esdllm.plugins.members import has
 from esdllm.views import KeyValue, ModelSpec
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _candidates(catalogue: Catalogue) -> tuple[list[tuple[str, AttentionBackend]
         if isinstance(backend, str):
             left_out[name] = (backend,)
             continue
-        rank = getattr(backend, "rank", None)  # a plugin made before there were ranks has none
+        rank = backend.rank if has(backend, "rank") else None  # a plugin made before there were ranks has none
         if rank is None:
             left_out[name] = ("it serves by name only",)
         else:

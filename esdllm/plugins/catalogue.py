@@ -18,6 +18,7 @@ from esdllm.errors import ConfigError, PluginError, brief, known
 from esdllm.hookspecs import PROJECT
 from esdllm.keywords import hinting
 from esdllm.plugins.auto import AUTO, AutoAttention
+from esdllm.plugins.capabilities import check_members
 from esdllm.plugins.elsewhere import offer
 from esdllm.plugins.loader import Origin, Plugins, blaming, load_plugins
 from esdllm.views import Preset
@@ -165,6 +166,7 @@ class Catalogue:
 
         Raises:
             ConfigError: unknown name, unknown option, or a value that the option refuses.
+            PluginError: a member of the component is misspelt, missing or of the wrong kind; names it.
         """
         return self._build(self.entry(kind, component.name), component.options, where=kind)
 
@@ -177,11 +179,13 @@ class Catalogue:
             and (field.name in options or not attrs.has(type(value)))  # a default may be built already
         }
         try:
-            return structure(entry.factory, {**options, **inner})
+            made = structure(entry.factory, {**options, **inner})
         except _UnknownOptionError as error:
             raise ConfigError(self._unknown_option(entry, error.option, where, beside)) from None
         except ConfigError as error:
             raise ConfigError(f"{where} '{entry.name}': {error}") from error
+        check_members(entry.kind, made, f"{entry.kind} '{entry.name}' of {entry.origin}", entry.origin.plugin)
+        return made
 
     def _inner(self, field: attrs.Attribute[Any], value: Any, where: str) -> Any:
         """Return what a field of components holds, built: one component, or a tuple of parts."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import torch
@@ -17,7 +17,6 @@ from esdllm.interfaces import (
     CacheStore,
     ImportanceScorer,
     ModelAdapter,
-    MovingBlocks,
     RefreshPolicy,
     SkipSchedule,
     StepObserver,
@@ -25,9 +24,9 @@ from esdllm.interfaces import (
     UnmaskingPolicy,
 )
 from esdllm.plan import Layout
-from esdllm.planning.quota import moves
-from esdllm.planning.schedule import Planner, Planners
+from esdllm.planning import Planner, Planners
 from esdllm.plugins.auto import AttentionChoice, AutoAttention, choose_attention
+from esdllm.plugins.capabilities import Capabilities
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.forward import Parts
 from esdllm.views import CacheShape, ModelSpec
@@ -53,6 +52,12 @@ class Components:
     """what `attention = "auto"` chose, and why not the others; None where a backend is named, or none chosen yet"""
     foreign: frozenset[str] = frozenset()
     """the sections whose component comes from a plugin that is not esdllm's own"""
+    can: Capabilities = attrs.field(init=False)
+    """what they can do beyond the least of their kinds"""
+
+    @can.default
+    def _can(self) -> Capabilities:
+        return Capabilities.of(self.refresh, self.blocks, self.unmasking)
 
     @classmethod
     def resolve(cls, config: DecodeConfig, catalogue: Catalogue) -> Components:
@@ -60,6 +65,7 @@ class Components:
 
         Raises:
             ConfigError: an unknown name or option, or a value out of range.
+            PluginError: a member of a component is misspelt, missing or of the wrong kind; names it.
         """
         named: dict[str, Any] = {section: catalogue.build(section, getattr(config, section)) for section in SECTIONS}
         observers = tuple(catalogue.build("observers", item) for item in config.observers)
@@ -77,17 +83,12 @@ class Components:
         auto = self.attention_choice if section == "attention" else None
         return titled(section, auto.name if auto else getattr(self.config, section).name, getattr(self, section))
 
-    @property
-    def moving(self) -> MovingBlocks | None:
-        """The block schedule, if it places each row's block by itself."""
-        return cast(MovingBlocks, self.blocks) if moves(self.blocks) else None
-
     def room(self, first: int) -> int:
         """Return the columns of padding to put before rows whose first mask is at `first`, so that a moving block can reach back.
 
         Then its window is as long for a short row alone as for the same row in a batch.
         """
-        return max(0, getattr(self.moving, "reach", 0) - first)
+        return max(0, self.can.reach - first)
 
     def layout(self, prompt: int, spec: ModelSpec, rows: int = 1) -> Layout:
         """Return the canvas that `rows` prompts of `prompt` tokens get, with the padding that a moving block asks for."""
@@ -98,7 +99,18 @@ class Components:
     def planner(self, canvas: Layout, n_layers: int, early_stop: bool = False) -> Planner:
         """Return the planner of a run over a canvas."""
         return Planner(
-            Planners(self.skip, self.refresh, self.blocks, self.unmasking, self.cache),
+            Planners(
+                self.skip,
+                self.refresh,
+                self.blocks,
+                self.unmasking,
+                self.cache,
+                learning=self.can.learning,
+                pruning=self.can.pruning,
+                moves=self.can.moving is not None,
+                reach=self.can.reach,
+                revisions=self.can.revisions,
+            ),
             canvas,
             n_layers,
             block_length=self.config.block_length,

@@ -15,10 +15,11 @@ from torch import Tensor
 from esdllm.checkpoints.loading import Model
 from esdllm.config import SECTIONS, DecodeConfig
 from esdllm.errors import InputError, PluginError, brief
-from esdllm.interfaces import Cache, StepObserver
+from esdllm.interfaces import Cache, ClosingCache, StepObserver
 from esdllm.keywords import hinting
 from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
+from esdllm.plugins.capabilities import closing, devices_of
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.canvas import Canvas, layout, undecided_positions
 from esdllm.runtime.components import Components
@@ -49,7 +50,7 @@ class Engine:
     step_function: StepFunction
     turn: Turn = attrs.field(factory=Turn, init=False, repr=False)
     """whose run it is; a stream holds it from its beginning to its end"""
-    _cache: tuple[CacheShape, Cache] | None = attrs.field(default=None, init=False)
+    _cache: tuple[CacheShape, Cache, ClosingCache | None] | None = attrs.field(default=None, init=False)
     _canvas: Canvas | None = attrs.field(default=None, init=False)
 
     @classmethod
@@ -68,7 +69,7 @@ class Engine:
             components = components.serving(catalogue, model.spec, adapter.device, adapter.dtype)
             components.rehearse(model.spec)
             rehearse(components, adapter)
-        alone = adapter.device.type == "cuda" and len(getattr(adapter, "devices", (adapter.device,))) == 1
+        alone = adapter.device.type == "cuda" and devices_of(adapter) == 1
         if config.compile:
             check_backend(config.compile_backend)
         graphs = CudaCapture(adapter.device) if config.cuda_graphs and alone else None
@@ -119,21 +120,21 @@ class Engine:
                 branches=2 if self.config.cfg_scale else 1,
                 device=adapter.device,
                 dtype=adapter.dtype,
-                memory=getattr(self.components.unmasking, "memory", 0),
-                revisions=getattr(self.components.unmasking, "revisions", 0),
-                measures=hasattr(self.components.refresh, "learn"),
+                memory=self.components.can.memory,
+                revisions=self.components.can.revisions,
+                measures=self.components.can.learning is not None,
                 watched=bool(self.components.observers or observers),
             )
             planner = self.planner(layout(tokens, present, adapter.spec), early_stop)
             parts = self.components.parts(adapter, self.allocated(canvas, planner))
             canvas = self._standing(canvas)
-            run = Run(canvas, parts, self._stop_ids(canvas), blocks=self.components.moving)
+            run = Run(canvas, parts, self._stop_ids(canvas), blocks=self.components.can.moving)
             run.denoise(planner, self.step_function, [*self.components.observers, *observers])
             return self._result(run, room, prepared.starts, fill=early_stop, cut=not infill)
 
     def _room(self, prepared: Prepared) -> int:
         """Return the columns of padding to put before all rows."""
-        if self.components.moving is None:
+        if self.components.can.moving is None:
             return 0
         firsts = undecided_positions(prepared.tokens, self.model.spec).long().argmax(1)
         return self.components.room(int(firsts.min()))
@@ -163,7 +164,8 @@ class Engine:
         if self._cache is None or self._cache[0] != shape:
             self._drop()  # before room for the new one is sought
             self.components.check_store(shape)
-            self._cache = (shape, self.components.cache.allocate(shape))
+            cache = self.components.cache.allocate(shape)
+            self._cache = (shape, cache, closing(cache))
             self.step_function.recording = self._can_record(shape)
         self._cache[1].reset()
         return self._cache[1]
@@ -191,8 +193,8 @@ class Engine:
         kept, self._cache, self._canvas = self._cache, None, None
         if self.step_function.graphs is not None:
             self.step_function.graphs.forget()
-        if kept is not None and (close := getattr(kept[1], "close", None)):
-            close()
+        if kept is not None and kept[2] is not None:
+            kept[2].close()
 
     def _stop_ids(self, canvas: Canvas) -> Tensor:
         return torch.tensor(self.model.stop_ids, device=canvas.tokens.device)

@@ -18,6 +18,7 @@ from esdllm.errors import PluginError
 from esdllm.foreign import translated
 from esdllm.interfaces import AttentionBackend, Cache, CacheStore, ModelAdapter
 from esdllm.plan import Phase
+from esdllm.plugins.capabilities import Capabilities, closing
 from esdllm.runtime.components import Components
 from esdllm.runtime.faults import (
     candidates_fault,
@@ -52,8 +53,8 @@ def rehearse(components: Components, model: ModelAdapter) -> None:
     kinds: dict[str, Callable[[], str]] = {
         "importance": lambda: _scoring(components.importance, model.spec, put),
         "sampler": lambda: _sampling(components.sampler, model.spec, put),
-        "unmasking": lambda: _unmasking(components.unmasking, model.spec, put),
-        "blocks": lambda: _placing(components.moving, put),
+        "unmasking": lambda: _unmasking(components.unmasking, components.can, model.spec, put),
+        "blocks": lambda: _placing(components.can.moving, put),
     }
     if "attention" in components.foreign:
         kinds["attention"] = lambda: _attending(components.attention, model.spec, put)
@@ -70,7 +71,7 @@ def rehearse(components: Components, model: ModelAdapter) -> None:
 def _put(device: torch.device, dtype: torch.dtype, view: Any) -> Any:
     """Return a view on a device."""
     made = tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, view)
-    names = [name for name in ("raw", "x", "last", "keys", "values", "bias") if hasattr(made, name)]
+    names = [name for name in ("raw", "x", "last", "keys", "values", "bias") if name in made._fields]
     return made._replace(**{name: x.to(dtype) for name in names if (x := getattr(made, name)) is not None})
 
 
@@ -96,8 +97,8 @@ def _sampling(sampler: Any, spec: ModelSpec, put: Put) -> str:
     return changed or candidates_fault(found, view)
 
 
-def _unmasking(policy: Any, spec: ModelSpec, put: Put) -> str:
-    size, revokes = getattr(policy, "memory", 0), hasattr(policy, "revoke")
+def _unmasking(policy: Any, can: Capabilities, spec: ModelSpec, put: Put) -> str:
+    size, revokes = can.memory, can.revoking is not None
     view = put(unmasking_view(rows=2, window=3, quota=1, vocab=spec.vocab, memory=size, revokes=revokes))
     if size:
         kept, changed = _pure(policy.remember, view)
@@ -142,7 +143,8 @@ def store_fault(store: CacheStore, shape: CacheShape) -> str:
         return _filled(used, shape) or (_shown(used, new, shape) if store.persistent else "")
     finally:
         for cache in (used, new):
-            getattr(cache, "close", lambda: None)()
+            if (closable := closing(cache)) is not None:
+                closable.close()
 
 
 def _all(shape: CacheShape) -> Tensor:

@@ -8,7 +8,7 @@ import attrs
 from attrs import validators
 from torch import Tensor
 
-from esdllm import Block, BlockSchedule, BlockView
+from esdllm import Block, BlockSchedule, BlockView, MovingBlocks
 
 
 @attrs.frozen
@@ -66,7 +66,7 @@ class OwnBlocks:
 
 
 def _one_for_all(instance: Any, attribute: Any, value: Any) -> None:
-    if hasattr(value, "starts"):
+    if isinstance(value, MovingBlocks):
         raise ValueError(
             "a suffix is pruned right of one block for all rows, such as 'fixed'; this schedule gives each its own"
         )

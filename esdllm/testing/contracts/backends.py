@@ -14,7 +14,7 @@ from esdllm.interfaces import AttentionBackend
 from esdllm.runtime.plain import plain_attention
 from esdllm.runtime.samples import SPEC, key_value
 from esdllm.testing.contracts.generation import check_generation
-from esdllm.testing.contracts.laws import called, close, kernel_laws, law, pure, row_laws, tensor_law
+from esdllm.testing.contracts.laws import close, kernel_laws, law, member_laws, pure, row_laws, tensor_law
 from esdllm.views import KeyValue
 
 __all__ = ["check_attention_backend"]
@@ -37,7 +37,7 @@ def check_attention_backend(
         AssertionError: a law fails; says which.
         unittest.SkipTest: it cannot serve on `device` in `dtype`; gives its reasons. pytest counts the test as skipped.
     """
-    who, where = called(backend), torch.device(device)
+    who, where = member_laws("attention", backend), torch.device(device)
     rank = backend.rank
     law(rank is None or isinstance(rank, int), f"{who}: rank = {rank!r}; give a number, or None to serve by name only")
     spec = attrs.evolve(SPEC, head_dim=16)

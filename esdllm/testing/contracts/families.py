@@ -12,12 +12,13 @@ from torch import Tensor
 
 from esdllm.checkpoints.loading import Model
 from esdllm.interfaces import ModelAdapter, ModelFamily
+from esdllm.plugins.capabilities import Offers
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.faults import numbers
 from esdllm.runtime.plain import full_logits
 from esdllm.testing.contracts.generation import SHORT, check_generation, prompts
-from esdllm.testing.contracts.laws import called, close, law, pure, tensor_law
+from esdllm.testing.contracts.laws import close, law, member_laws, pure, tensor_law
 from esdllm.views import LoadPlan, ModelSpec
 
 __all__ = ["check_model_family"]
@@ -46,20 +47,17 @@ def check_model_family(
     Raises:
         AssertionError: a law fails; says which.
     """
-    who = called(family)
+    who, offers = member_laws("model", family), Offers.of(family)
     spec = family.spec(config)
     _spec_laws(who, spec)
-    geometries: Mapping[str, Mapping[str, Any]] = getattr(family, "geometries", {})
-    for name, geometry in geometries.items():
+    for name, geometry in offers.geometries.items():
         _spec_laws(f"{who}'s geometry '{name}'", family.spec(geometry))
-    checkpoints: Mapping[str, Path] = getattr(family, "checkpoints", {})
-    for name, path in checkpoints.items():
+    for name, path in offers.checkpoints.items():
         law((path / "config.json").is_file(), f"{who} ships '{name}', but {path} has no config.json")
         _spec_laws(f"{who}'s '{name}'", family.spec(json.loads((path / "config.json").read_text(encoding="utf-8"))))
     plan = LoadPlan(torch.float32, _CPU, seed=None if folder else 0)
-    draws = bool(getattr(family, "draws", False))
     law(
-        folder is not None or draws,
+        folder is not None or offers.draws,
         f"{who} draws no random weights (it has no `draws = True`); give a checkpoint's folder",
     )
     adapter = family.load(folder or Path(), config, plan)
@@ -70,7 +68,7 @@ def check_model_family(
     again = full_logits(family.load(folder or Path(), config, plan), tokens)
     law(close(again, full_logits(adapter, tokens), 0.0), f"{who} loads other weights the second time")
     _adapter_laws(who, adapter, tolerance)
-    if draws:
+    if offers.draws:
         _meta_laws(who, family, config)
     _decoding_laws(who, adapter, reference or (lambda tokens: full_logits(adapter, tokens)), tolerance)
     check_generation(model=Model(adapter))

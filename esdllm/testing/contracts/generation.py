@@ -183,7 +183,7 @@ class _Standing:
 def _rows_are_apart(engine: Engine) -> bool:
     """Return whether no row has a say in what another computes."""
     steps = engine.planner(Layout.of(13, engine.config.gen_length, engine.model.spec.logit_shift)).rehearse()
-    if hasattr(engine.components.refresh, "learn"):  # drift is the largest over the rows, and so are the periods
+    if engine.components.can.learning is not None:  # drift is the largest over the rows, and so are the periods
         return False
     shared = any(step.scope.window in (Window.TRAIL, Window.OPEN) for step in steps)
     adaptive = engine.components.unmasking.counts(engine.config.block_length, 1) is None

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from esdllm.errors import ConfigError
-from esdllm.interfaces import ImportanceScorer, TokenSampler, UnmaskingPolicy
+from esdllm.interfaces import ImportanceScorer, RememberingPolicy, RevokingPolicy, TokenSampler, UnmaskingPolicy
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.faults import candidates_fault, memory_fault, numbers, score_fault, selection_fault
 from esdllm.runtime.samples import importance_view, sample_view, unmasking_view
 from esdllm.testing.contracts.generation import check_generation, short_config
-from esdllm.testing.contracts.laws import called, close, kernel_laws, law, pure, row_laws
+from esdllm.testing.contracts.laws import close, kernel_laws, law, member_laws, pure, row_laws
 from esdllm.views import ImportanceView, SampleView, Site, UnmaskingView
 
 __all__ = ["check_importance_scorer", "check_token_sampler", "check_unmasking_policy", "selected"]
@@ -29,7 +29,7 @@ def check_importance_scorer(scorer: ImportanceScorer) -> None:
     Raises:
         AssertionError: a law fails; says which.
     """
-    who = called(scorer)
+    who = member_laws("importance", scorer)
     law(scorer.site in get_args(Site), f"{who}: site = {scorer.site!r}; give one of {', '.join(get_args(Site))}")
     law(isinstance(scorer.keeps_history, bool), f"{who}: keeps_history = {scorer.keeps_history!r}; give a bool")
     kernel_laws(who, scorer.score, importance_view())
@@ -74,7 +74,7 @@ def check_token_sampler(sampler: TokenSampler) -> None:
     Raises:
         AssertionError: a law fails; says which.
     """
-    who, view = called(sampler), sample_view()
+    who, view = member_laws("sampler", sampler), sample_view()
     kernel_laws(who, sampler.sample, view)
     row_laws(who, sampler.sample, view)
     for other in (
@@ -127,8 +127,8 @@ def check_unmasking_policy(policy: UnmaskingPolicy) -> None:
     Raises:
         AssertionError: a law fails; says which.
     """
-    who = called(policy)
-    planned, size = _count_laws(who, policy), getattr(policy, "memory", 0)
+    who = member_laws("unmasking", policy)
+    planned, size = _count_laws(who, policy), policy.memory if isinstance(policy, RememberingPolicy) else 0
     law(isinstance(size, int) and size >= 0, f"{who}: memory = {size!r}; give a number of floats")
     view = unmasking_view(memory=size)
     if size:
@@ -145,7 +145,7 @@ def check_unmasking_policy(policy: UnmaskingPolicy) -> None:
         )
     none = unmasking_view(4, memory=size)
     _selection_laws(who, policy, none._replace(eligible=torch.zeros_like(none.eligible)), planned)
-    if hasattr(policy, "revoke"):
+    if isinstance(policy, RevokingPolicy):
         law(not planned, f"{who} revokes, so how many steps a block takes is not known; its counts return None")
         _revoking_laws(who, policy, size)
     check_generation(unmasking=policy)

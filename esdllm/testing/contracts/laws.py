@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from esdllm.plugins.capabilities import INTERFACES
+from esdllm.plugins.members import member_fault
 from esdllm.runtime.faults import change_fault, copied, numbers, tensor_fault
 from esdllm.testing.memory import TensorMemory
 
-__all__ = ["called", "close", "kernel_laws", "law", "of_rows", "pure", "row_laws", "tensor_law"]
+__all__ = ["called", "close", "kernel_laws", "law", "member_laws", "of_rows", "pure", "row_laws", "tensor_law"]
 
 ViewType = TypeVar("ViewType", bound=tuple[Any, ...])
 
@@ -32,6 +34,16 @@ def called(component: Any) -> str:
     """Return what to call a component in a sentence: as it is built, cut short."""
     text = repr(component)
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def member_laws(kind: str, component: Any) -> str:
+    """Return what to call a component, having seen that it has the members of its kind, and none that nearly is one.
+
+    Raises:
+        AssertionError: it lacks one, has half of a protocol, or a misspelt member; names it.
+    """
+    law(not (fault := member_fault(component, INTERFACES[kind])), f"{(who := called(component))} {fault}")
+    return who
 
 
 def tensor_law(who: str, what: str, x: Any, shape: Sequence[int], dtype: torch.dtype) -> None:

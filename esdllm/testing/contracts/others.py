@@ -14,7 +14,7 @@ from esdllm.interfaces import StepObserver, Suite
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.testing.contracts.generation import prompts, short_config
-from esdllm.testing.contracts.laws import called, law
+from esdllm.testing.contracts.laws import law, member_laws
 from esdllm.testing.models import tiny_model
 from esdllm.views import ModelSpec, Preset, Problem, StepRecord
 
@@ -29,7 +29,7 @@ def check_step_observer(observer: StepObserver) -> None:
     Raises:
         AssertionError: a law fails; says which.
     """
-    who, catalogue = called(observer), Catalogue.load()
+    who, catalogue = member_laws("observers", observer), Catalogue.load()
     engine = Engine.build(tiny_model(catalogue=catalogue), short_config(catalogue), catalogue)
     rows = prompts(engine.model)
     expected = engine.generate(rows).tokens
@@ -95,7 +95,7 @@ def check_suite(suite: Suite) -> None:
     Raises:
         AssertionError: a law fails; says which.
     """
-    who, problems = called(suite), list(suite.problems())
+    who, problems = member_laws("suite", suite), list(suite.problems())
     law(bool(problems), f"{who} has no problem")
     law(list(suite.problems()) == problems, f"{who} gives other problems the second time")
     for number, problem in enumerate(problems):

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise, product
-from typing import Any
 
 import torch
 
 from esdllm.errors import ConfigError
-from esdllm.interfaces import BlockSchedule, RefreshPolicy, SkipSchedule
+from esdllm.interfaces import (
+    BlockSchedule,
+    LearningRefresh,
+    MovingBlocks,
+    PruningBlocks,
+    RefreshPolicy,
+    SkipSchedule,
+)
 from esdllm.plan import Block, Drift, Moment, Scope, Window
 from esdllm.testing.contracts.generation import check_generation
-from esdllm.testing.contracts.laws import called, kernel_laws, law, row_laws, tensor_law
+from esdllm.testing.contracts.laws import kernel_laws, law, member_laws, row_laws, tensor_law
 from esdllm.views import BlockView
 
 __all__ = ["check_block_schedule", "check_refresh_policy", "check_skip_schedule"]
@@ -30,7 +36,7 @@ def check_skip_schedule(schedule: SkipSchedule) -> None:
     Raises:
         AssertionError: a law fails; says which.
     """
-    who, answered = called(schedule), False
+    who, answered = member_laws("skip", schedule), False
     for n_layers, block in product(_LAYERS, _BLOCKS):
         try:
             usual = [_drops(window, _counts(who, schedule, n_layers, window, 0, block)) for window in _usual(block)]
@@ -89,7 +95,7 @@ def check_refresh_policy(policy: RefreshPolicy) -> None:
     Raises:
         AssertionError: a law fails; says which.
     """
-    who = called(policy)
+    who = member_laws("refresh", policy)
     first = _scope(who, policy, _moment(policy, 0, 0, 0))
     law(first is not None, f"{who} refuses the first step of a run")
     law(
@@ -99,14 +105,14 @@ def check_refresh_policy(policy: RefreshPolicy) -> None:
     for step_in_block, block, unrefreshed in product((0, 1, 2, 3, 7, 8, 16), (0, 1, 3), (0, 1, 9, 200, None)):
         if step_in_block or block:
             _scope(who, policy, _moment(policy, 32 * block + step_in_block, step_in_block, block, unrefreshed))
-    if hasattr(policy, "learn"):
+    if isinstance(policy, LearningRefresh):
         _learning_laws(who, policy)
     check_generation(refresh=policy)
 
 
-def _moment(policy: Any, step: int, step_in_block: int, block: int, unrefreshed: int | None = 0) -> Moment:
+def _moment(policy: RefreshPolicy, step: int, step_in_block: int, block: int, unrefreshed: int | None = 0) -> Moment:
     since = None if step == 0 else step_in_block or 1
-    learned = tuple(getattr(policy, "learned", ()))
+    learned = tuple(policy.learned) if isinstance(policy, LearningRefresh) else ()
     return Moment(step, step_in_block, block, unrefreshed, since_refresh=since, since_prompt=since, learned=learned)
 
 
@@ -124,7 +130,7 @@ def _scope(who: str, policy: RefreshPolicy, moment: Moment) -> Scope | None:
     return scope
 
 
-def _learning_laws(who: str, policy: Any) -> None:
+def _learning_laws(who: str, policy: LearningRefresh) -> None:
     learned = policy.learned
     plain = isinstance(learned, tuple) and all(isinstance(number, (int, float)) for number in learned)
     law(plain, f"{who}: learned = {learned!r}; give a tuple of numbers")
@@ -150,14 +156,14 @@ def check_block_schedule(schedule: BlockSchedule) -> None:
     Raises:
         AssertionError: a law fails; says which.
     """
-    who = called(schedule)
+    who = member_laws("blocks", schedule)
     for start, length, block_length in product((0, 3), (1, 7, 64), (1, 4, 64, 100)):
         position, end = start, start + length
         while position < end:
             position = _block(who, schedule, position, end, block_length).stop
-    if hasattr(schedule, "suffix"):
+    if isinstance(schedule, PruningBlocks):
         _suffix_laws(who, schedule)
-    if hasattr(schedule, "starts"):
+    if isinstance(schedule, MovingBlocks):
         _moving_laws(who, schedule)
     check_generation(blocks=schedule)
 
@@ -176,7 +182,7 @@ def _block(who: str, schedule: BlockSchedule, position: int, end: int, block_len
     return block
 
 
-def _suffix_laws(who: str, schedule: Any) -> None:
+def _suffix_laws(who: str, schedule: PruningBlocks) -> None:
     for block, length in ((Block(3, 7), 40), (Block(3, 7), 8), (Block(3, 7), 7)):
         found = schedule.suffix(block, length)
         asked = f"{who}.suffix({tuple(block)}, {length}) = {found!r:.100}"
@@ -186,7 +192,7 @@ def _suffix_laws(who: str, schedule: Any) -> None:
         law(ascending, f"{asked}; give ascending positions from the block's end, below the canvas' length")
 
 
-def _moving_laws(who: str, schedule: Any) -> None:
+def _moving_laws(who: str, schedule: MovingBlocks) -> None:
     law(type(schedule.reach) is int and schedule.reach >= 0, f"{who}: reach = {schedule.reach!r}; give a whole number")
     undecided = torch.zeros(3, 20, dtype=torch.bool)
     undecided[0, 4:], undecided[1, 9:16], undecided[2, 5::3] = True, True, True

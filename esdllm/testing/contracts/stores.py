@@ -10,11 +10,12 @@ from torch import Tensor
 
 from esdllm.interfaces import Cache, CacheStore
 from esdllm.plan import Phase
+from esdllm.plugins.capabilities import closing
 from esdllm.runtime.plain import plain_attention
 from esdllm.runtime.rehearsal import store_fault
 from esdllm.runtime.samples import SPEC, cache_shape, cache_write, generator
 from esdllm.testing.contracts.generation import check_generation
-from esdllm.testing.contracts.laws import called, law
+from esdllm.testing.contracts.laws import law, member_laws
 from esdllm.testing.memory import TensorMemory
 from esdllm.views import CacheShape, CacheWrite, KeyValue, Memory
 
@@ -34,7 +35,7 @@ def check_cache_store(store: CacheStore, *, tolerance: float = 0.0) -> None:
     Raises:
         AssertionError: a law fails; says which.
     """
-    who, shape = called(store), cache_shape()
+    who, shape = member_laws("cache", store), cache_shape()
     law(isinstance(store.persistent, bool), f"{who}: persistent = {store.persistent!r}; give a bool")
     phases = [store.phase(step) for step in range(12)]
     law(all(isinstance(phase, Phase) for phase in phases), f"{who}.phase gave {phases}; give a Phase")
@@ -80,9 +81,9 @@ def _memory_laws(who: str, store: CacheStore, shape: CacheShape) -> None:
 
 def _close(cache: Any) -> None:
     """Close a cache that can be closed, twice."""
-    if hasattr(cache, "close"):
-        cache.close()
-        cache.close()
+    if (closable := closing(cache)) is not None:
+        closable.close()
+        closable.close()
 
 
 def _reading_laws(

@@ -1,0 +1,193 @@
+"""What components can do beyond the least of their kind, resolved once: nothing asks a component for an attribute later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from esdllm.errors import PluginError
+from esdllm.interfaces import (
+    AttentionBackend,
+    BlockSchedule,
+    Cache,
+    CacheStore,
+    ClosingCache,
+    ImportanceScorer,
+    LearningRefresh,
+    ModelAdapter,
+    ModelFamily,
+    MovingBlocks,
+    OfferingFamily,
+    PruningBlocks,
+    RefreshPolicy,
+    RememberingPolicy,
+    RevokingPolicy,
+    SkipSchedule,
+    SpreadAdapter,
+    StepObserver,
+    Suite,
+    TokenSampler,
+    UnmaskingPolicy,
+)
+from esdllm.plugins.members import Interface, has, member_fault, members
+from esdllm.views import LoadPlan
+
+__all__ = ["INTERFACES", "Capabilities", "Offers", "check_members", "closing", "devices_of"]
+
+INTERFACES: Mapping[str, Interface] = {
+    "importance": Interface(ImportanceScorer),
+    "skip": Interface(SkipSchedule),
+    "refresh": Interface(RefreshPolicy, (LearningRefresh,)),
+    "blocks": Interface(BlockSchedule, (PruningBlocks, MovingBlocks)),
+    "sampler": Interface(TokenSampler),
+    "unmasking": Interface(UnmaskingPolicy, (RememberingPolicy, RevokingPolicy)),
+    "attention": Interface(
+        AttentionBackend, apart=frozenset({"rank"})
+    ),  # a plugin made before there were ranks has none
+    "cache": Interface(CacheStore),
+    "model": Interface(
+        ModelFamily,
+        (OfferingFamily,),
+        apart=frozenset(members(OfferingFamily).keys() - members(ModelFamily).keys()),
+        options=False,
+    ),
+    "observers": Interface(StepObserver),
+    "suite": Interface(Suite),
+}
+"""What is known of each kind of component."""
+
+_CACHE = Interface(Cache, (ClosingCache,), options=False)
+_ADAPTER = Interface(ModelAdapter, (SpreadAdapter,))
+
+
+def check_members(kind: str, component: object, who: str, plugin: str = "") -> None:
+    """Refuse a component that lacks a member of its kind, has half of a protocol, or one member nearly named like another.
+
+    `kind` is one of `INTERFACES`; of others nothing is known. `who` is what to call the component, `plugin` whose it is.
+
+    Raises:
+        PluginError: names the member, and the one that is right.
+    """
+    if kind in INTERFACES:
+        _check(component, INTERFACES[kind], who, plugin)
+
+
+def _check(component: object, interface: Interface, who: str, plugin: str = "") -> None:
+    if fault := member_fault(component, interface):
+        raise PluginError(f"{who} {fault}", plugin)
+
+
+def _can(component: object, protocol: type, base: type) -> Any:
+    """Return a component that has the members which a protocol adds to its base; None if it has not."""
+    added = members(protocol).keys() - members(base).keys()
+    return component if all(has(component, name) for name in added) else None
+
+
+@attrs.frozen(eq=False)
+class Capabilities:
+    """What the components of a run can do beyond the least of their kinds; None and 0 for what they cannot."""
+
+    learning: LearningRefresh | None
+    """the refresh policy, if it learns from drift"""
+    pruning: PruningBlocks | None
+    """the block schedule, if it hides most of what lies right of the block"""
+    moving: MovingBlocks | None
+    """the block schedule, if it places each row's block by itself"""
+    remembering: RememberingPolicy | None
+    """the unmasking policy, if it remembers"""
+    revoking: RevokingPolicy | None
+    """the unmasking policy, if it takes decisions back"""
+    memory: int
+    """M, the floats that the unmasking policy remembers of each position"""
+    revisions: int
+    """how often the unmasking policy may put a position back"""
+    reach: int
+    """how many positions before its block the window of a block that moves begins"""
+
+    @classmethod
+    def of(cls, refresh: RefreshPolicy, blocks: BlockSchedule, unmasking: UnmaskingPolicy) -> Capabilities:
+        """Return what three components can do.
+
+        Raises:
+            PluginError: a member is misspelt, missing, no whole number or no method; names it.
+        """
+        given = {"refresh": refresh, "blocks": blocks, "unmasking": unmasking}
+        for kind, component in given.items():
+            check_members(kind, component, _called(kind, component))
+        moving = _can(blocks, MovingBlocks, BlockSchedule)
+        remembering = _can(unmasking, RememberingPolicy, UnmaskingPolicy)
+        revoking = _can(unmasking, RevokingPolicy, UnmaskingPolicy)
+        return cls(
+            learning=_can(refresh, LearningRefresh, RefreshPolicy),
+            pruning=_can(blocks, PruningBlocks, BlockSchedule),
+            moving=moving,
+            remembering=remembering,
+            revoking=revoking,
+            memory=_count("unmasking", "memory", remembering),
+            revisions=_count("unmasking", "revisions", revoking),
+            reach=_count("blocks", "reach", moving),
+        )
+
+
+def _called(kind: str, component: object) -> str:
+    return f"{kind} {type(component).__module__}.{type(component).__qualname__}"
+
+
+def _count(kind: str, name: str, component: object | None) -> int:
+    """Return a member that is a whole number; 0 where there is no component."""
+    value = 0 if component is None else getattr(component, name)
+    if type(value) is not int or value < 0:
+        raise PluginError(
+            f"{_called(kind, component)} has '{name}' = {value!r:.80}; give a whole number that is not negative"
+        )
+    return value
+
+
+@attrs.frozen(eq=False)
+class Offers:
+    """What a model family offers beyond loading: see `OfferingFamily`. What it has no member for is empty, or no."""
+
+    checkpoints: Mapping[str, Path] = attrs.field(factory=dict)
+    geometries: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    quantizations: Collection[str] = ()
+    spreads: bool = False
+    draws: bool = False
+    merges: bool = False
+    unpacks: bool = False
+    problems: Callable[[Mapping[str, Any], LoadPlan], Collection[str]] = lambda config, plan: ()
+
+    @classmethod
+    def of(cls, family: ModelFamily) -> Offers:
+        """Return what a family offers.
+
+        Raises:
+            PluginError: a member is misspelt, missing or no method; names it.
+        """
+        check_members("model", family, _called("model", family))
+        names = [field.name for field in attrs.fields(cls) if has(family, field.name)]
+        return cls(**{name: getattr(family, name) for name in names})
+
+
+def closing(cache: Cache) -> ClosingCache | None:
+    """Return a cache that holds more than memory and is to be closed; None if it is memory alone.
+
+    Raises:
+        PluginError: a member is misspelt, missing or no method; names it.
+    """
+    _check(cache, _CACHE, _called("cache", cache))
+    found: ClosingCache | None = _can(cache, ClosingCache, Cache)
+    return found
+
+
+def devices_of(model: ModelAdapter) -> int:
+    """Return how many devices a model computes on.
+
+    Raises:
+        PluginError: a member is misspelt, missing or no method; names it.
+    """
+    _check(model, _ADAPTER, _called("model", model))
+    spread: SpreadAdapter | None = _can(model, SpreadAdapter, ModelAdapter)
+    return 1 if spread is None else len(spread.devices)
