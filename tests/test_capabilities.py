@@ -146,14 +146,14 @@ def test_a_family_that_offers_nothing_is_right() -> None:
 
 
 HALVES = [
-    ("refresh", {"learn": method("moment", "drift")}, "lacks 'learned', which a LearningRefresh has beside 'learn'"),
-    ("refresh", {"learned": value(())}, "lacks 'learn(moment, drift)', which a LearningRefresh has beside 'learned'"),
-    ("blocks", {"starts": method("view")}, "lacks 'reach', which a MovingBlocks has beside 'starts'"),
-    ("blocks", {"reach": value(3)}, "lacks 'starts(view)', which a MovingBlocks has beside 'reach'"),
-    ("unmasking", {"memory": value(1)}, "lacks 'remember(view)', which a RememberingPolicy has beside 'memory'"),
-    ("unmasking", {"remember": method("view")}, "lacks 'memory', which a RememberingPolicy has beside 'remember'"),
-    ("unmasking", {"revoke": method("view")}, "lacks 'revisions', which a RevokingPolicy has beside 'revoke'"),
-    ("unmasking", {"revisions": value(1)}, "lacks 'revoke(view)', which a RevokingPolicy has beside 'revisions'"),
+    ("refresh", {"learn": method("moment", "drift")}, "lacks 'learned' of LearningRefresh, and has 'learn'"),
+    ("refresh", {"learned": value(())}, "lacks 'learn(moment, drift)' of LearningRefresh, and has 'learned'"),
+    ("blocks", {"starts": method("view")}, "lacks 'reach' of MovingBlocks, and has 'starts'"),
+    ("blocks", {"reach": value(3)}, "lacks 'starts(view)' of MovingBlocks, and has 'reach'"),
+    ("unmasking", {"memory": value(1)}, "lacks 'remember(view)' of RememberingPolicy, and has 'memory'"),
+    ("unmasking", {"remember": method("view")}, "lacks 'memory' of RememberingPolicy, and has 'remember'"),
+    ("unmasking", {"revoke": method("view")}, "lacks 'revisions' of RevokingPolicy, and has 'revoke'"),
+    ("unmasking", {"revisions": value(1)}, "lacks 'revoke(view)' of RevokingPolicy, and has 'revisions'"),
 ]
 
 
@@ -168,7 +168,7 @@ def test_half_of_a_protocol_is_an_error_that_names_the_other_half(
 
 def test_a_misspelt_option_beside_the_other_half_is_named() -> None:
     given = {"revision": attrs.field(default=1), "__annotations__": {"revision": int}, "revoke": method("view")}
-    with pytest.raises(PluginError, match=r"lacks 'revisions', .*its field 'revision' is nearly 'revisions'"):
+    with pytest.raises(PluginError, match=r"lacks 'revisions' .*its field 'revision' is nearly 'revisions'"):
         built("unmasking", type(made(ThresholdUnmasking, **given)))
 
 
@@ -232,7 +232,7 @@ class Said(ThresholdUnmasking, esdllm.RevokingPolicy):
 
 
 def test_a_protocol_that_is_named_as_a_base_class_gives_no_member() -> None:
-    with pytest.raises(PluginError, match=r"lacks 'revoke\(view\)', which a RevokingPolicy has"):
+    with pytest.raises(PluginError, match=r"lacks 'revoke\(view\)' of RevokingPolicy"):
         Capabilities.of(DualCacheRefresh(), FixedBlocks(), Said())
 
     class Whole(Said):

@@ -127,10 +127,10 @@ def _gaps(component: object, interface: Interface) -> Iterator[str]:
 
 def _gap(component: object, protocol: type, missing: list[str], given: list[str]) -> str:
     wanted = ", ".join(f"'{name}{_parameters(members(protocol)[name])}'" for name in missing)
-    beside = f" beside {', '.join(map(repr, given))}" if given else ""
+    beside = f", and has {', '.join(map(repr, given))}" if given else ""
     misprints = [(name, near(name, missing)) for name in sorted(_fields(component))]
     hint = "".join(f"; its field '{name}' is nearly '{right}'" for name, right in misprints if right)
-    return f"lacks {wanted}, which a {protocol.__name__} has{beside}{hint}"
+    return f"lacks {wanted} of {protocol.__name__}{beside}{hint}"
 
 
 def _parameters(member: Any) -> str:
