@@ -52,9 +52,6 @@ class Plan:
     def counts(self, masked: int, blocks: int) -> tuple[int, ...]:
         return self.plan
 
-    def select(self, view: Any) -> Any:
-        raise AssertionError("a plan that is refused comes to no step")
-
 
 BROKEN: list[tuple[str, str, type, dict[str, Any], str]] = [
     ("blocks", "esdllm_block_schedules", Cut, {"shift": -1}, r"cut \(1, 6\) out of \(2, 10\); a block lies within it"),

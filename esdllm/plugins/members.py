@@ -114,15 +114,18 @@ def _misprint(component: object, interface: Interface) -> str:
 
 
 def _gaps(component: object, interface: Interface) -> Iterator[str]:
-    """Yield which members of a protocol are missing: of the base, and of one that the component has some members of."""
+    """Yield which members are missing of a protocol that a component has some members of, or names as a base class.
+
+    What it lacks of its kind's least is found when it is called, unless it inherits the protocol's own empty definition.
+    """
     base = members(interface.base).keys()
     for protocol in interface.protocols:
         own = [name for name in members(protocol) if name not in interface.apart]
         own = own if protocol is interface.base else [name for name in own if name not in base]
         missing = [name for name in own if not has(component, name)]
         given = [name for name in own if name not in missing]
-        if missing and (given or protocol is interface.base or protocol in type(component).__mro__):
-            yield _gap(component, protocol, missing, [] if protocol is interface.base else given)
+        if missing and ((given and protocol is not interface.base) or protocol in type(component).__mro__):
+            yield _gap(component, protocol, missing, given)
 
 
 def _gap(component: object, protocol: type, missing: list[str], given: list[str]) -> str:
