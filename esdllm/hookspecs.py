@@ -26,6 +26,7 @@ than `INTERFACE` is refused with a sentence that says what to install; one that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pluggy
 
@@ -60,7 +61,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class HookSpecs:
-    """The twelve hooks."""
+    """The thirteen hooks."""
 
     @hookspec
     def esdllm_importance_scorers(self) -> Mapping[str, Callable[..., ImportanceScorer]]:
@@ -120,4 +121,9 @@ class HookSpecs:
     @hookspec
     def esdllm_suites(self) -> Mapping[str, Callable[..., Suite]]:
         """Offer suites of problems with right answers. Used by ``esdllm eval --suite``."""
+        raise NotImplementedError
+
+    @hookspec
+    def esdllm_commands(self) -> Mapping[str, Callable[..., Any]]:
+        """Offer commands of ``esdllm``: functions as typer takes them, or ``typer.Typer`` objects. Used by ``esdllm NAME``."""
         raise NotImplementedError

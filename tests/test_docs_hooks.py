@@ -19,7 +19,8 @@ from esdllm.testing import CHECKS
 
 PAGE = (Path(__file__).parent.parent / "docs" / "hooks.md").read_text(encoding="utf-8")
 HOOKS = [name for name in vars(HookSpecs) if name.startswith("esdllm_")]
-EXAMPLES = [hook for hook in HOOKS if hook != "esdllm_model_adapters"]
+COMPONENTS = [hook for hook in HOOKS if hook != "esdllm_commands"]
+EXAMPLES = [hook for hook in COMPONENTS if hook != "esdllm_model_adapters"]
 
 
 def _section(hook: str) -> str:
@@ -60,7 +61,7 @@ def test_a_hook_s_signature_is_the_specification_s(hook: str) -> None:
     assert f"```py\n{hook}() -> {specified.return_annotation}\n```" in _section(hook)
 
 
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("hook", COMPONENTS)
 def test_a_hook_s_row_names_its_section_and_its_check(hook: str) -> None:
     row = re.search(rf"^\| \[`{hook}`\]\(#{hook}\) \|(.*?)\|", PAGE, re.MULTILINE)
     assert row

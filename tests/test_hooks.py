@@ -13,6 +13,7 @@ from esdllm import Catalogue, Engine, Model, Preset, hookimpl
 from esdllm.errors import PluginError
 from esdllm.hookspecs import HookSpecs
 from esdllm.plugins.catalogue import KINDS
+from esdllm.plugins.loader import load_plugins
 
 HOOKS = [name for name in vars(HookSpecs) if name.startswith("esdllm_")]
 
@@ -99,9 +100,16 @@ def test_hook_suites() -> None:
     check("esdllm_suites")
 
 
+def test_hook_commands() -> None:
+    plugin = offers("esdllm_commands", {"made-up": print})
+    assert [dict(given) for _, given in load_plugins({"mine": plugin}).offers("esdllm_commands")] == [
+        {"made-up": print}
+    ]
+
+
 def test_every_hook_has_a_test_and_a_kind() -> None:
-    assert len(HOOKS) == 12
-    assert sorted(HOOKS) == sorted(KINDS.values())
+    assert len(HOOKS) == 13
+    assert sorted(HOOKS) == sorted([*KINDS.values(), "esdllm_commands"])  # a command is no component
     for hook in HOOKS:
         assert f"test_hook_{hook.removeprefix('esdllm_')}" in globals()
 

@@ -29,6 +29,7 @@ from esdllm.cli import (
     trace,
     tune,
 )
+from esdllm.cli.brought import Commands
 from esdllm.config.project import DEBUG_VARIABLE
 from esdllm.errors import EsdllmError
 from esdllm.names import called_here
@@ -40,6 +41,7 @@ _LONGEST = 4000  # characters of an error
 
 app = typer.Typer(
     name="esdllm",
+    cls=Commands,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,

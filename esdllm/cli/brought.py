@@ -1,0 +1,79 @@
+"""The group of all commands: esdllm's own, and those that plugins bring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from esdllm.errors import PluginError
+from esdllm.plugins.commands import BroughtCommand, brought_commands
+from esdllm.plugins.loader import blaming
+
+__all__ = ["Commands"]
+
+
+class Commands(TyperGroup):
+    """Own commands are found without a look at the plugins; those are asked only for another name, and for the help."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._found: Mapping[str, Any] = {}
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return all names, own ones first; what is wrong with plugins goes to standard error."""
+        brought, wrong = self._brought()
+        for problem in wrong:
+            typer.echo(f"left out: {problem}", err=True)
+        self._found = brought
+        return [*self.commands, *brought]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command by name; None if there is none.
+
+        Raises:
+            PluginError: a plugin may offer it, and is broken, or may not have the name.
+        """
+        if cmd_name in self.commands:
+            return self.commands[cmd_name]
+        if cmd_name in self._found:
+            return self._found[cmd_name]
+        brought, wrong = self._brought()
+        if cmd_name not in brought and wrong:
+            raise PluginError(f"there is no command '{cmd_name}', unless of what is left out: {'; '.join(wrong)}")
+        return brought.get(cmd_name)
+
+    def _brought(self) -> tuple[dict[str, Any], list[str]]:
+        """Return what plugins bring, as typer's commands, and what is wrong with the rest."""
+        found = brought_commands(self.commands)
+        wrong = [*found.broken, *found.refused.values()]
+        built = {}
+        for name, one in found.commands.items():
+            made = _built(one)
+            if isinstance(made, PluginError):
+                wrong.append(str(made))
+            else:
+                built[name] = made
+        return built, wrong
+
+
+def _built(one: BroughtCommand) -> Any:
+    """Return typer's command, or what is wrong with the function."""
+    try:
+        return _command(one)
+    except PluginError as error:
+        return error
+
+
+def _command(one: BroughtCommand) -> Any:
+    with blaming(one.origin.plugin, f"the command '{one.name}' of {one.origin} cannot be built"):
+        app = one.function
+        if not isinstance(app, typer.Typer):
+            app = typer.Typer(rich_markup_mode=None, add_completion=False)
+            app.command(one.name)(one.function)
+        built = typer.main.get_command(app)
+        built.name = one.name
+        built.params = [param for param in built.params if param.name not in ("install_completion", "show_completion")]
+        return built

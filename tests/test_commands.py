@@ -1,0 +1,124 @@
+"""Commands that packages bring: found by name, refused by name, and never in the way of esdllm's own."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+
+from esdllm import hookimpl
+from esdllm.cli import main
+from esdllm.plugins import loader
+
+Install = Callable[..., None]
+
+
+def shout(text: str, times: int = 1) -> None:
+    """Print a text in capitals."""
+    print(text.upper() * times)
+
+
+def _raises() -> Mapping[str, Any]:
+    raise SystemExit(7)
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Install packages, each by its name and what its hook does or returns."""
+    points = list(loader._entry_points())
+    monkeypatch.setattr(loader, "_entry_points", lambda: points)
+
+    def add(name: str, offered: Any) -> None:
+        module = ModuleType(name)
+
+        def esdllm_commands() -> Any:
+            return offered() if callable(offered) else offered
+
+        vars(module)["esdllm_commands"] = hookimpl(esdllm_commands)
+        monkeypatch.setitem(sys.modules, name, module)
+        point: Any = EntryPoint(name, name, "esdllm")
+        points.append(point._for(SimpleNamespace(name=f"dist-{name}", version="1.0")))
+
+    return add
+
+
+def test_a_function_is_a_command_with_its_options_and_help(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("loud", {"shout": shout})
+    assert main(["shout", "ab", "--times", "2"]) == 0
+    assert capsys.readouterr().out == "ABAB\n"
+    assert main(["--help"]) == 0
+    out, err = capsys.readouterr()
+    assert "shout " in out
+    assert "Print a text in capitals." in out
+    assert not err
+
+
+def test_a_typer_is_a_command_or_a_group(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = typer.Typer(), typer.Typer()
+    one.command()(shout)
+    two.command("loud")(shout)
+    two.command("twice")(lambda: print("twice"))
+    install("loud", {"one": one, "two": two})
+    assert main(["one", "a"]) == main(["two", "loud", "b"]) == main(["two", "twice"]) == 0
+    assert capsys.readouterr().out == "A\nB\ntwice\n"
+    assert main(["one", "--help"]) == 0
+    assert "completion" not in capsys.readouterr().out
+
+
+def test_a_name_that_two_packages_offer_is_refused_to_both(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("here", {"shout": shout, "other": shout})
+    install("there", {"shout": shout})
+    assert main(["shout", "a"]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert "one from plugin 'here' of dist-here 1.0, one from plugin 'there' of dist-there 1.0" in err
+    assert main(["other", "a"]) == 0
+
+
+def test_a_command_of_esdllm_s_own_stays_what_it_is(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    install("here", {"plugins": shout})
+    assert main(["plugins", "skip"]) == 0
+    assert "esdllm_skip_schedules" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert (
+        "plugin 'here' of dist-here 1.0 offers the command 'plugins', which is esdllm's own" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("offered", "why"),
+    [
+        (_raises, "esdllm_commands of plugin 'wrong' of dist-wrong 1.0 failed: .*7"),
+        (lambda: 1 / 0, "division by zero"),
+        (["shout"], "returned list; return a mapping from names"),
+        ({"Shout It": shout}, "a name is lower-case words joined by hyphens"),
+        ({3: shout}, "offers the command 3; a name"),
+        ({"bad": 3}, "the command 'bad' of plugin 'wrong' of dist-wrong 1.0 is 3; offer a function"),
+        ({"bad": lambda x: x}, None),
+        ({"bad": typer.Typer()}, "the command 'bad' of plugin 'wrong' of dist-wrong 1.0 cannot be built"),
+    ],
+)
+def test_a_broken_plugin_kills_neither_the_help_nor_another_s_command(
+    offered: Any, why: str | None, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("wrong", offered)
+    install("loud", {"shout": shout})
+    assert main(["--help"]) == 0
+    out, err = capsys.readouterr()
+    assert "shout " in out
+    assert "generate " in out
+    if why:
+        assert re.search(f"left out: .*{why}", err)
+        assert main(["bad", "x"]) == 2
+        assert "there is no command 'bad', unless of what is left out: " in capsys.readouterr().err
+    assert main(["shout", "a"]) == 0
