@@ -65,15 +65,20 @@ def dream(catalogue: Catalogue) -> Model:
 
 
 @pytest.fixture(scope="session")
-def models(llada: Model, dream: Model) -> dict[str, Model]:
-    """Both, by the names of their folders."""
-    return {"llada-0": llada, "dream-0": dream}
+def models(llada: Model, dream: Model, catalogue: Catalogue) -> dict[str, Model]:
+    """Both, by the names of their folders, and both with two layers."""
+    configs = {"llada-shallow": ("llada-0", "n_layers"), "dream-shallow": ("dream-0", "num_hidden_layers")}
+    shallow = {
+        name: random_model({**read_config(whole), layers: 2}, "cpu", catalogue=catalogue)
+        for name, (whole, layers) in configs.items()
+    }
+    return {"llada-0": llada, "dream-0": dream, **shallow}
 
 
 @pytest.fixture(scope="session")
-def shallow(catalogue: Catalogue) -> Model:
+def shallow(models: dict[str, Model]) -> Model:
     """A random LLaDA of two layers, between which a step skips: quick to compile."""
-    return random_model({**read_config("llada-0"), "n_layers": 2}, "cpu", catalogue=catalogue)
+    return models["llada-shallow"]
 
 
 @pytest.fixture(scope="session")

@@ -68,17 +68,17 @@ def zeros(config: dict[str, Any]) -> dict[str, Tensor]:
     return {f"model.transformer.{name}.weight": torch.zeros(shape) for name, shape in shapes.items()}
 
 
-def write_small(folder: Path, shipped: Path, layers: int = 2) -> Path:
-    """Write a shipped checkpoint with its first layers only, random weights, and its tokenizer; return the folder.
+def write_small(folder: Path, whole: Path, layers: int = 2) -> Path:
+    """Write a checkpoint again with its first layers only, random weights, and its tokenizer if any; return the folder.
 
     What it says is nonsense, and differs from prompt to prompt.
     """
-    shutil.copytree(shipped, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.md", "*.png"))
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.md", "*.png"))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config |= {name: layers for name in ("n_layers", "num_hidden_layers", "max_window_layers") if name in config}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     random, kept = torch.Generator().manual_seed(0), {}
-    for name, weight in sorted(load_file(shipped / "model.safetensors").items()):
+    for name, weight in sorted(load_file(whole / "model.safetensors").items()):
         if (layer := re.search(r"\.(\d+)\.", name)) and int(layer[1]) >= layers:
             continue
         drawn = torch.randn(weight.shape, generator=random)

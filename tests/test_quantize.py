@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CASES, read_config, write_checkpoint, zeros
+from helpers import CASES, read_config, write_checkpoint, write_small, zeros
 from hypothesis import given
 from hypothesis import strategies as st
 from lookalikes import dream_config, llada_config
@@ -43,7 +43,7 @@ def serving(kind: str | None) -> str:
     return "bfloat16" if kind == "int4-weight-only" else "float32"
 
 
-def load(name: str, kind: str | None, catalogue: Catalogue, dtype: str | None = None) -> Model:
+def load(name: str | Path, kind: str | None, catalogue: Catalogue, dtype: str | None = None) -> Model:
     return load_model(CASES / name, "cpu", dtype or serving(kind), catalogue, quantize=kind)
 
 
@@ -191,8 +191,9 @@ def test_a_batch_row_in_fewer_bits_is_the_row_alone(catalogue: Catalogue, kind: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_compiled_step_gives_the_same_tokens(catalogue: Catalogue, kind: str) -> None:
-    engine = Engine.build(load("llada-0", kind, catalogue), catalogue.configure("es-dllm", settings=TINY), catalogue)
+def test_a_compiled_step_gives_the_same_tokens(catalogue: Catalogue, kind: str, tmp_path: Path) -> None:
+    model = load(write_small(tmp_path / "small", CASES / "llada-0"), kind, catalogue)
+    engine = Engine.build(model, catalogue.configure("es-dllm", settings=TINY), catalogue)
     expected = engine.generate([[1, 2, 3]]).tokens
     engine.step_function = StepFunction(True, backend="aot_eager")
     assert engine.generate([[1, 2, 3]]).tokens.equal(expected)
@@ -200,8 +201,10 @@ def test_a_compiled_step_gives_the_same_tokens(catalogue: Catalogue, kind: str) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_step_compiled_by_inductor_gives_nearly_the_same_logits(catalogue: Catalogue, kind: str) -> None:
-    model = load("dream-0", kind, catalogue).adapter
+def test_a_step_compiled_by_inductor_gives_nearly_the_same_logits(
+    catalogue: Catalogue, kind: str, tmp_path: Path
+) -> None:
+    model = load(write_small(tmp_path / "small", CASES / "dream-0"), kind, catalogue).adapter
     with torch.inference_mode():
         expected = full_logits(model, TOKENS)
         found = torch.compile(full_logits, fullgraph=True, dynamic=False)(model, TOKENS)

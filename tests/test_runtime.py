@@ -85,15 +85,15 @@ def test_building_an_engine_looks_names_up_and_loading_a_catalogue_calls_hooks(b
 @pytest.mark.parametrize(
     ("name", "mode", "over"),
     [
-        ("llada-0", "vanilla", {}),
-        ("llada-0", "prefix-cache", {}),
-        ("dream-0", "dual-cache", {}),
-        ("llada-0", "es-dllm", {}),
-        ("dream-0", "es-dllm", {}),
-        ("llada-0", "es-dllm", {"importance": {"site": "key"}}),
-        ("llada-0", "es-dllm", {"cfg_scale": 1.5}),
-        ("llada-0", "es-dllm", {"cache": "sparse"}),
-        ("llada-0", "es-dllm", {"sampler": {"temperature": 0.7, "top_k": 20, "top_p": 0.9}}),
+        ("llada-shallow", "vanilla", {}),
+        ("llada-shallow", "prefix-cache", {}),
+        ("dream-shallow", "dual-cache", {}),
+        ("llada-shallow", "es-dllm", {}),
+        ("dream-shallow", "es-dllm", {}),
+        ("llada-shallow", "es-dllm", {"importance": {"site": "key"}}),
+        ("llada-shallow", "es-dllm", {"cfg_scale": 1.5}),
+        ("llada-shallow", "es-dllm", {"cache": "sparse"}),
+        ("llada-shallow", "es-dllm", {"sampler": {"temperature": 0.7, "top_k": 20, "top_p": 0.9}}),
     ],
 )
 def test_the_compiled_step_is_one_graph_a_plan_with_eager_s_tokens(

@@ -161,7 +161,7 @@ MUTANTS = {
     "a step compiles to as many graphs as there are plans": Mutant(
         test_runtime.test_the_compiled_step_is_one_graph_a_plan_with_eager_s_tokens,
         around(Run, "_inputs", another_dtype_at_odd_steps),
-        ("llada-0", "es-dllm", {}),
+        ("llada-shallow", "es-dllm", {}),
     ),
     "no hook during generation": Mutant(
         test_runtime.test_no_hook_is_called_while_generating,
