@@ -29,7 +29,7 @@ from esdllm.cli import main
 from esdllm.config import DEFAULT_MODEL, ComponentConfig, read_toml
 from esdllm.measure.evaluation.harness import HarnessModel, register
 from esdllm.measure.evaluation.likelihood import Likelihood, Pair, all_mask_sets, mask_sets, sampled_mask_sets, windows
-from esdllm.measure.evaluation.requests import Decoding, Wish, cut
+from esdllm.measure.evaluation.requests import Decoding, Wish, before_any
 from esdllm.runtime.components import Components
 from esdllm.runtime.plain import full_logits
 
@@ -248,8 +248,8 @@ def test_what_decoding_cannot_heed_is_named_once(caplog: pytest.LogCaptureFixtur
 
 
 def test_a_text_is_cut_at_the_first_of_its_ends() -> None:
-    assert cut("a\nb;c", [";", "\n", "x"]) == "a"
-    assert cut("abc", []) == cut("abc", ["x"]) == "abc"
+    assert before_any("a\nb;c", [";", "\n", "x"]) == "a"
+    assert before_any("abc", []) == before_any("abc", ["x"]) == "abc"
 
 
 # generation

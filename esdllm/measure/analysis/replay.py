@@ -93,7 +93,7 @@ def _canvases(rows: Sequence[Trajectory], state: int, padding: Sequence[int], mo
     return torch.from_numpy(np.stack(found)).to(model.device)
 
 
-class _Memory:
+class _Past:
     """The tensors to compare with: those of the step before, and of a few older steps."""
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ def replay(model: ModelAdapter, rows: Sequence[Trajectory]) -> Iterator[list[Cha
     rows = sorted((row for row in rows if row.states), key=lambda row: -row.states)
     if not rows:
         return
-    padded, memory, before = pad(rows, model), _Memory(), torch.empty(0)
+    padded, past, before = pad(rows, model), _Past(), torch.empty(0)
     for state in range(rows[0].states):
         alive = [row for row in rows if row.states > state]
         tokens = _canvases(alive, state, padded.padding, model)
@@ -144,13 +144,13 @@ def replay(model: ModelAdapter, rows: Sequence[Trajectory]) -> Iterator[list[Cha
         changes = []
         for layer, sites in enumerate(exact_layers(model, tokens, padded.positions[: len(alive)], bias)):
             if state:
-                changes.append(memory.compare(layer, sites))
-                memory.last[layer] = sites
+                changes.append(past.compare(layer, sites))
+                past.last[layer] = sites
             else:
-                memory.last.append(sites)
-        confidence = confidences(model, memory.last[-1].hidden).cpu()
-        stale = memory.stale(state)
-        memory.keep(state)
+                past.last.append(sites)
+        confidence = confidences(model, past.last[-1].hidden).cpu()
+        stale = past.stale(state)
+        past.keep(state)
         if state:
             variation = torch.stack(changes, dim=1).cpu().numpy()
             yield [

@@ -25,7 +25,7 @@ from esdllm.config import DecodeConfig
 from esdllm.errors import ConfigError, InputError, UnavailableError, installing, known
 from esdllm.interfaces import TextCodec
 from esdllm.measure.evaluation.likelihood import Likelihood, Pair, groups, windows
-from esdllm.measure.evaluation.requests import Decoding, Wish, cut, seeds_of, settings_of, strings, whole
+from esdllm.measure.evaluation.requests import Decoding, Wish, before_any, seeds_of, settings_of, strings, whole
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.runtime.engine import Engine
@@ -135,7 +135,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
                 for rows in (order[at : at + self.batch_size] for at in range(0, len(order), self.batch_size)):
                     found = engine.generate([prompts[i] for i in rows], seed=[seeds[i] for i in rows])
                     for i, text in zip(rows, found.text or (), strict=True):
-                        answers[i] = cut(text, (*wishes[i].until, *self._until))
+                        answers[i] = before_any(text, (*wishes[i].until, *self._until))
                         self.cache_hook.add_partial("generate_until", requests[i].args, answers[i])
                     advance(len(rows))
         return answers

@@ -14,7 +14,7 @@ from esdllm.config import DEFAULT_PRESET, SECTIONS, ComponentConfig, DecodeConfi
 from esdllm.errors import ConfigError, known
 from esdllm.plugins.catalogue import Catalogue
 
-__all__ = ["Decoding", "Wish", "cut", "seeds_of", "settings_of", "strings", "whole"]
+__all__ = ["Decoding", "Wish", "before_any", "seeds_of", "settings_of", "strings", "whole"]
 
 _log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _warn_once(message: str) -> None:
         _log.warning(message)
 
 
-def cut(text: str, until: Iterable[str]) -> str:
+def before_any(text: str, until: Iterable[str]) -> str:
     """Return a text up to the first of the texts that end it."""
     return text[: min((found for found in map(text.find, until) if found >= 0), default=len(text))]
 
