@@ -19,7 +19,7 @@ A factory is a frozen attrs class: its fields are the options, their defaults an
 ``metadata["help"]`` and the first line of the class' docstring are what ``esdllm plugins`` prints. Names are lower case, words
 joined by hyphens.
 
-A plugin may state the version of the interface that it was built for, as ``esdllm_interface = 1``. One that was built for another
+A plugin may state the version of the interface that it was built for, as ``esdllm_interface = 2``. One that was built for another
 than `INTERFACE` is refused with a sentence that says what to install; one that states none is taken to be built for this one.
 """
 
@@ -48,7 +48,7 @@ from esdllm.views import Preset
 __all__ = ["INTERFACE", "INTERFACE_NAME", "PROJECT", "HookSpecs", "hookimpl"]
 
 PROJECT = "esdllm"
-INTERFACE = 1
+INTERFACE = 2
 """Version of the interface between esdllm and its plugins: the hooks, the protocols, the views, the plans.
 
 Raised only when a plugin that was right could break: a name or an argument that goes, a meaning that changes. What is added,

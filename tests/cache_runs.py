@@ -60,9 +60,12 @@ def play(cache: Cache, shape: CacheShape, script: list[Step | None]) -> Iterator
             if remembers and step.site == "query":
                 yield from _compare(cache, shape, step, layer, made)
             keys, values = (_numbers(shape, positions, made, shape.n_kv_heads, shape.head_dim) for _ in range(2))
-            read = cache.update(CacheWrite(layer, positions, keys, keys, values, None, positions, Phase.ALL, (0, 1)))
+            read = cache.update(
+                CacheWrite(layer, positions, keys, keys, values, None, positions, Phase.ALL, torch.tensor([0, 1]))
+            )
             assert read.bias is None
-            assert read.padding == (0, 1)
+            assert read.padding is not None
+            assert read.padding.tolist() == [0, 1]
             yield read.keys.clone()
             yield read.values.clone()
             if remembers and step.site == "hidden":

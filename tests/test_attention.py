@@ -62,7 +62,7 @@ def case(
     bias = None
     if padding is not None:
         bias = torch.zeros(rows, keys).masked_fill(torch.arange(keys) < torch.tensor(padding)[:, None], -math.inf)
-    return Case(queries, KeyValue(made[0], made[1], bias, padding))
+    return Case(queries, KeyValue(made[0], made[1], bias, None if padding is None else torch.tensor(padding)))
 
 
 @st.composite
@@ -145,7 +145,7 @@ def test_permuted_rows_attend_permuted(name: str, case: Case, data: st.DataObjec
         torch.cat([one.keys for one in read]),
         torch.cat([one.values for one in read]),
         None if case.read.bias is None else torch.cat([one.bias for one in read if one.bias is not None]),
-        None if case.read.padding is None else tuple(case.read.padding[index] for index in order),
+        None if case.read.padding is None else case.read.padding[order],
     )
     close(BACKENDS[name].attend(case.queries[order], permuted), BACKENDS[name].attend(*case)[order])
 

@@ -80,8 +80,8 @@ def test_the_shape_that_is_predicted_is_the_one_that_a_run_allocates(llada: Mode
     config = catalogue.configure("es-dllm", settings={"gen_length": 32, "block_length": 16})
     engine = Engine.build(llada, config, catalogue)
     engine.generate(torch.randint(0, 250, (2, 10)))
-    assert engine._cache is not None
-    shape = engine._cache[0]
+    shape = engine.cache_shape
+    assert shape is not None
     predicted = fits(catalogue, engine.components, llada.spec, 2, 42, torch.device("cpu"), torch.float32, 0)
     dense = catalogue.build("cache", ComponentConfig("dense"))
     assert next(fit.cache for fit in predicted if fit.store == "dense") == dense.memory(shape)

@@ -35,10 +35,9 @@ def _one(ground: Ground, catalogue: Catalogue, model: Model, store: str, length:
         before = torch.cuda.memory_reserved()
     engine.generate(given)
     found = engine.generate(given)
-    if ground.device.type == "cuda" and engine._cache is not None:
+    if ground.device.type == "cuda" and (shape := engine.cache_shape) is not None:
         taken = torch.cuda.max_memory_reserved() - before
-        shape = engine._cache[0]
-        planner = engine.planner(engine.components.layout(length, engine.model.spec, rows))
+        planner = engine.planner(engine.components.layout(length, engine.model.spec, rows, ground.device))
         windows = [step.plan for step in planner.rehearse()]
         spec, dtype = engine.model.spec, engine.model.adapter.dtype
         working = max(working_bytes(spec, rows, plan.window, plan.decided, dtype, ground.device) for plan in windows)

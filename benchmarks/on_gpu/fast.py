@@ -89,7 +89,7 @@ def _time(
     ground.tell(name, "seconds", found.seconds)
     ground.tell(name, "forwards", found.forwards)
     itemsize = model.adapter.dtype.itemsize
-    columns = engine.components.layout(length, model.spec).length
+    columns = engine.components.layout(length, model.spec, device=model.adapter.device).length
     costing = Costing.of(engine.components, model.spec, rows, columns, itemsize, ground.weight_bytes(catalogue))
     kinds: dict[str, list[float]] = {}
     floors: dict[str, float] = defaultdict(float)

@@ -99,7 +99,7 @@ class Explain:
         spec, device = weights.spec, resolve_device(self.device)
         if components.config.attention.name == AUTO:
             components = components.serving(catalogue, spec, device, weights.dtype)
-        forecast = Forecast.of(components, spec, self.prompt_length, self.batch)
+        forecast = Forecast.of(components, spec, self.prompt_length, self.batch, device)
         reach = roofline(self.peak_gflops, self.peak_gbs, self.measure, device, weights.dtype)
         cost = _cost(forecast, components, weights, reach)
         if self.as_json:

@@ -111,6 +111,12 @@ class DecodeConfig:
         "inductor", "what compiles it: a backend of torch.compile, such as inductor or aot_eager"
     )
     cuda_graphs: bool = _setting(True, "on a GPU, record the step of each plan as a CUDA graph, compiled or not")
+    canvas_multiple: int = _setting(
+        32,
+        "columns of which a canvas' length is a multiple, where steps are compiled or recorded, so that prompts share them; "
+        "padding on the left fills it up; 1 for none",
+        validators.ge(1),
+    )
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> DecodeConfig:

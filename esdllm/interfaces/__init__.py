@@ -24,7 +24,7 @@ from esdllm.interfaces.kernels import (
 )
 from esdllm.interfaces.observers import StepObserver
 from esdllm.interfaces.planners import BlockSchedule, LearningRefresh, PruningBlocks, RefreshPolicy, SkipSchedule
-from esdllm.interfaces.stores import Cache, CacheStore, ClosingCache
+from esdllm.interfaces.stores import Cache, CacheStore, ClosingCache, LendingCache
 from esdllm.interfaces.suites import Suite
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "ClosingCache",
     "ImportanceScorer",
     "LearningRefresh",
+    "LendingCache",
     "ModelAdapter",
     "ModelFamily",
     "MovingBlocks",

@@ -11,7 +11,7 @@ from torch import Tensor
 from esdllm.plan import Phase
 from esdllm.views import CacheShape, CacheWrite, KeyValue, Memory, Site
 
-__all__ = ["Cache", "CacheStore", "ClosingCache"]
+__all__ = ["Cache", "CacheStore", "ClosingCache", "LendingCache"]
 
 
 class Cache(Protocol):
@@ -44,6 +44,18 @@ class ClosingCache(Cache, Protocol):
 
     def close(self) -> None:
         """Free what it holds. The engine calls this when it drops the cache, maybe more than once."""
+        ...
+
+
+@runtime_checkable
+class LendingCache(Cache, Protocol):
+    """A cache in whose memory caches of other shapes find room: recorded steps go by addresses, and those of many shapes are kept.
+
+    Of a cache and those that it lent, one is used at a time, and reset before.
+    """
+
+    def lend(self, shape: CacheShape) -> Cache | None:
+        """Return a cache of this shape in this one's memory; None if that does not suffice, or holds something else."""
         ...
 
 

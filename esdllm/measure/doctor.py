@@ -211,7 +211,7 @@ def fits(
 ) -> list[Fit]:
     """Return what `batch` rows of `length` columns would take with each cache store, beside `weights` bytes of weights.
 
-    Prompt and answer have `length` columns; padding that a moving block asks for comes on top.
+    Prompt and answer have `length` columns; padding on their left, where there is any, comes on top.
 
     The configuration's own store is as it is set, the others are at their defaults.
 
@@ -225,7 +225,7 @@ def fits(
             f"a canvas of {length} has no room for a prompt before gen_length = {config.gen_length}; give a longer one"
         )
     rows, prompt = batch * (2 if config.cfg_scale else 1), length - config.gen_length
-    layout = components.layout(prompt, spec, batch)
+    layout = components.layout(prompt, spec, batch, device)
     work = working_bytes(spec, rows, layout.length, config.block_length, dtype, device)
     found = []
     for name in catalogue.names("cache"):

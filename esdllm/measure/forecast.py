@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import attrs
+import torch
 
 from esdllm.errors import InputError
 from esdllm.measure.cost import Costing, Kind, Roofline, step_kind
@@ -41,8 +42,10 @@ class Forecast:
     """whether the logits decide how many tokens a step commits; the plan then assumes one"""
 
     @classmethod
-    def of(cls, components: Components, spec: ModelSpec, prompt: int, batch: int) -> Forecast:
-        """Return the forecast of decoding `batch` prompts of `prompt` tokens.
+    def of(
+        cls, components: Components, spec: ModelSpec, prompt: int, batch: int, device: torch.device | None = None
+    ) -> Forecast:
+        """Return the forecast of decoding `batch` prompts of `prompt` tokens on a device, the CPU if None.
 
         Raises:
             InputError: prompt and answer exceed the model's context.
@@ -53,7 +56,7 @@ class Forecast:
                 f"{prompt} prompt tokens and {components.config.gen_length} to generate exceed the model's context of "
                 f"{spec.context}; lower --prompt-length or --gen-length"
             )
-        canvas = components.layout(prompt, spec, batch)
+        canvas = components.layout(prompt, spec, batch, device)
         planner = components.planner(canvas, spec.n_layers)
         found: Counter[tuple[str, Kind, StepPlan]] = Counter()
         for step in planner.rehearse():

@@ -52,8 +52,8 @@ class KeepCounts:
     ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...] | None]:
         """Return the next step's counts, and each row's own where some have padding in the window that begins at `start`.
 
-        A row's go by what of its window is no padding, as if it were alone; the step's are the most that any row keeps, and
-        the whole window where none drops anything. `start` is None where the device places the window.
+        A row's go by what of its window is no padding, as if it were alone; the step's are those of a row without padding,
+        whatever the rows, or the whole window where none drops anything. `start` is None where the device places the window.
         """
         if start is None:
             return self.next(window, block, previous), None
@@ -61,8 +61,7 @@ class KeepCounts:
         if all(size == window for size in real):
             return self.next(window, block, previous), None
         rows = tuple(self.next(size, block, previous) for size in real)
-        layers = zip(*rows, strict=True)
-        return tuple(window if list(layer) == real else max(layer) for layer in layers), rows
+        return _shared(self.next(window, block, previous), rows, window, real), rows
 
     def skip_layers(self, blocks: Iterable[int]) -> tuple[int, ...]:
         """Return the layers that drop positions at any step, where blocks have these lengths.
@@ -87,6 +86,22 @@ class KeepCounts:
                 f"the skip schedule drops positions at layer {min(elsewhere)} of a window of {plan.window}, but not in those "
                 f"of one to two blocks nor in the canvas, where it drops at {scored}; only the number may depend on the window"
             )
+
+
+def _shared(
+    whole: tuple[int, ...], rows: Sequence[tuple[int, ...]], window: int, real: Sequence[int]
+) -> tuple[int, ...]:
+    """Return counts for rows that keep `rows` of their `real` positions: those of the `whole` window, or a few more.
+
+    What a row keeps beyond its own is its padding, so from layer to layer that may only become less.
+    """
+    layers = list(zip(*rows, strict=True))
+    counts = [max(count, *layer) for count, layer in zip(whole, layers, strict=True)]
+    for layer in reversed(range(len(counts) - 1)):
+        beyond = (counts[layer + 1] - own for own in layers[layer + 1])
+        needed = max(own + over for own, over in zip(layers[layer], beyond, strict=True))
+        counts[layer] = min(window, max(counts[layer], needed))
+    return tuple(window if list(own) == real else count for count, own in zip(counts, layers, strict=True))
 
 
 def _drops(window: int, counts: Sequence[int]) -> set[int]:

@@ -17,6 +17,7 @@ from esdllm.interfaces import (
     ClosingCache,
     ImportanceScorer,
     LearningRefresh,
+    LendingCache,
     ModelAdapter,
     ModelFamily,
     MovingBlocks,
@@ -35,7 +36,7 @@ from esdllm.interfaces import (
 from esdllm.plugins.members import Interface, has, member_fault, members
 from esdllm.views import LoadPlan
 
-__all__ = ["INTERFACES", "Capabilities", "Offers", "check_members", "closing", "devices_of"]
+__all__ = ["INTERFACES", "Capabilities", "Offers", "check_members", "closing", "devices_of", "lending"]
 
 INTERFACES: Mapping[str, Interface] = {
     "importance": Interface(ImportanceScorer),
@@ -59,7 +60,7 @@ INTERFACES: Mapping[str, Interface] = {
 }
 """What is known of each kind of component."""
 
-_CACHE = Interface(Cache, (ClosingCache,), options=False)
+_CACHE = Interface(Cache, (ClosingCache, LendingCache), options=False)
 _ADAPTER = Interface(ModelAdapter, (SpreadAdapter,))
 
 
@@ -179,6 +180,17 @@ def closing(cache: Cache) -> ClosingCache | None:
     """
     _check(cache, _CACHE, _called("cache", cache))
     found: ClosingCache | None = _can(cache, ClosingCache, Cache)
+    return found
+
+
+def lending(cache: Cache) -> LendingCache | None:
+    """Return a cache in whose memory others find room; None if none does.
+
+    Raises:
+        PluginError: a member is misspelt, missing or no method; names it.
+    """
+    _check(cache, _CACHE, _called("cache", cache))
+    found: LendingCache | None = _can(cache, LendingCache, Cache)
     return found
 
 

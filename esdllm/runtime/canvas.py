@@ -34,8 +34,8 @@ class Canvas:
     """(B, L) int64, positions counted from each row's first token"""
     bias: Tensor | None
     """(R, L), 0 at tokens and -inf at padding; None if nothing is padded"""
-    padding: tuple[int, ...] | None
-    """R host integers, the columns of padding at each row's head; None if nothing is padded"""
+    padding: Tensor | None
+    """(R,) int64, the columns of padding at each row's head; None if nothing is padded"""
     columns: Tensor
     """(L,) int64, 0 to L - 1"""
     seeds: Tensor
@@ -90,7 +90,7 @@ class Canvas:
             guess_confidence=torch.zeros(tokens.shape, device=device),
             logical=(attention_mask.long().cumsum(1) - 1).clamp(min=0).to(device),
             bias=None if attention_mask.all() else bias.to(device),
-            padding=None if attention_mask.all() else tuple((~attention_mask).sum(1).tolist()) * branches,
+            padding=None if attention_mask.all() else (~attention_mask).sum(1).repeat(branches).to(device),
             columns=torch.arange(tokens.shape[1], device=device),
             seeds=seeds.to(device),
             poisoned=torch.full((), -1, dtype=torch.int64, device=device),
@@ -103,15 +103,18 @@ class Canvas:
             branches=branches,
         )
 
-    def take_over(self, other: Canvas) -> bool:
-        """Copy another canvas into this one's tensors, and return True; if it is of another form, leave both as they are."""
-        pairs = [(getattr(self, field.name), getattr(other, field.name)) for field in attrs.fields(Canvas)]
-        if not all(_alike(mine, theirs) for mine, theirs in pairs):
-            return False
-        for mine, theirs in pairs:
+    @property
+    def form(self) -> tuple[object, ...]:
+        """What canvases have in common of which one can take the other over: shapes, dtypes, and what is no tensor."""
+        values = [getattr(self, field.name) for field in attrs.fields(Canvas)]
+        return tuple((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in values)
+
+    def take_over(self, other: Canvas) -> None:
+        """Copy another canvas of this one's form into this one's tensors."""
+        for field in attrs.fields(Canvas):
+            mine = getattr(self, field.name)
             if isinstance(mine, Tensor):
-                mine.copy_(theirs)
-        return True
+                mine.copy_(getattr(other, field.name))
 
     def rows(self, x: Tensor) -> Tensor:
         """Return x (B, ...) for every row of the model's batch: (R, ...)."""
@@ -220,13 +223,6 @@ class Canvas:
         undecided, committed, leftmost, open_, finished, *drift = found.tolist()
         measured = Drift(drift[0], None if drift[1] < 0 else drift[1]) if drift else None
         return Facts(int(undecided), int(committed), int(leftmost), bool(finished), int(open_), measured)
-
-
-def _alike(mine: object, theirs: object) -> bool:
-    """Return whether two fields are equal, or tensors of one form."""
-    if isinstance(mine, Tensor) and isinstance(theirs, Tensor):
-        return (mine.shape, mine.dtype, mine.device) == (theirs.shape, theirs.dtype, theirs.device)
-    return mine is theirs or (not isinstance(mine, Tensor) and not isinstance(theirs, Tensor) and mine == theirs)
 
 
 def undecided_positions(tokens: Tensor, spec: ModelSpec) -> Tensor:

@@ -83,17 +83,21 @@ class Components:
         auto = self.attention_choice if section == "attention" else None
         return titled(section, auto.name if auto else getattr(self.config, section).name, getattr(self, section))
 
-    def room(self, first: int) -> int:
-        """Return the columns of padding to put before rows whose first mask is at `first`, so that a moving block can reach back.
+    def room(self, first: int, length: int, forms: bool) -> int:
+        """Return the columns of padding to put before rows of `length` columns whose first mask is at `first`.
 
-        Then its window is as long for a short row alone as for the same row in a batch.
+        A moving block can then reach back, so that its window is as long for a short row alone as for the same row in a batch.
+        And where a step of another form is compiled or recorded anew, `forms`, prompts of many lengths share them.
         """
-        return max(0, self.can.reach - first)
+        room = max(0, self.can.reach - first)
+        return room + -(room + length) % (self.config.canvas_multiple if forms else 1)
 
-    def layout(self, prompt: int, spec: ModelSpec, rows: int = 1) -> Layout:
-        """Return the canvas that `rows` prompts of `prompt` tokens get, with the padding that a moving block asks for."""
-        room = self.room(prompt - spec.logit_shift)
-        canvas = Layout.of(room + prompt, self.config.gen_length, spec.logit_shift, rows)
+    def layout(self, prompt: int, spec: ModelSpec, rows: int = 1, device: torch.device | None = None) -> Layout:
+        """Return the canvas that `rows` prompts of `prompt` tokens get on a device, the CPU if None, with its padding."""
+        recorded = self.config.cuda_graphs and device is not None and device.type == "cuda"
+        answer = self.config.gen_length
+        room = self.room(prompt - spec.logit_shift, prompt + answer, self.config.compile or recorded)
+        canvas = Layout.of(room + prompt, answer, spec.logit_shift, rows)
         return canvas._replace(starts=(room,) * rows) if room else canvas
 
     def planner(self, canvas: Layout, n_layers: int, early_stop: bool = False) -> Planner:

@@ -15,11 +15,11 @@ from torch import Tensor
 from esdllm.checkpoints.loading import Model
 from esdllm.config import SECTIONS, DecodeConfig
 from esdllm.errors import InputError, PluginError, brief
-from esdllm.interfaces import Cache, ClosingCache, StepObserver
+from esdllm.interfaces import Cache, StepObserver
 from esdllm.keywords import hinting
 from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
-from esdllm.plugins.capabilities import closing, devices_of
+from esdllm.plugins.capabilities import devices_of
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.canvas import Canvas, layout, undecided_positions
 from esdllm.runtime.components import Components
@@ -30,6 +30,7 @@ from esdllm.runtime.prompts import Prepared, Prompts, prepare, seed_list
 from esdllm.runtime.records import Generation, until_stop
 from esdllm.runtime.rehearsal import rehearse
 from esdllm.runtime.run import Run, StepFunction, check_backend
+from esdllm.runtime.standing import Standing
 from esdllm.runtime.turns import Turn
 from esdllm.views import CacheShape
 
@@ -50,8 +51,11 @@ class Engine:
     step_function: StepFunction
     turn: Turn = attrs.field(factory=Turn, init=False, repr=False)
     """whose run it is; a stream holds it from its beginning to its end"""
-    _cache: tuple[CacheShape, Cache, ClosingCache | None] | None = attrs.field(default=None, init=False)
-    _canvas: Canvas | None = attrs.field(default=None, init=False)
+    _standing: Standing = attrs.field(init=False)
+
+    @_standing.default
+    def _standing_of_components(self) -> Standing:
+        return Standing(self.components)
 
     @classmethod
     @hinting
@@ -127,25 +131,15 @@ class Engine:
             )
             planner = self.planner(layout(tokens, present, adapter.spec), early_stop)
             parts = self.components.parts(adapter, self.allocated(canvas, planner))
-            canvas = self._standing(canvas)
+            canvas = self._standing.canvas(canvas)
             run = Run(canvas, parts, self._stop_ids(canvas), blocks=self.components.can.moving)
             run.denoise(planner, self.step_function, [*self.components.observers, *observers])
             return self._result(run, room, prepared.starts, fill=early_stop, cut=not infill)
 
     def _room(self, prepared: Prepared) -> int:
         """Return the columns of padding to put before all rows."""
-        if self.components.can.moving is None:
-            return 0
         firsts = undecided_positions(prepared.tokens, self.model.spec).long().argmax(1)
-        return self.components.room(int(firsts.min()))
-
-    def _standing(self, canvas: Canvas) -> Canvas:
-        """Return a canvas for this run: with graphs the last run's, which they were recorded with, if it can be that one."""
-        if not self.step_function.recording:
-            return canvas
-        if self._canvas is None or not self._canvas.take_over(canvas):
-            self._canvas = canvas
-        return self._canvas
+        return self.components.room(int(firsts.min()), prepared.tokens.shape[1], self.step_function.has_forms)
 
     def _seeds(self, seed: int | Sequence[int] | None, rows: int) -> Tensor:
         seed = self.config.seed if seed is None else seed
@@ -161,14 +155,11 @@ class Engine:
         adapter, (rows, length) = self.model.adapter, canvas.tokens.shape
         rows *= canvas.branches
         shape = self.components.cache_shape(adapter.spec, planner, rows, length, adapter.device, adapter.dtype)
-        if self._cache is None or self._cache[0] != shape:
+        if not self._standing.can_serve(shape):
             self._drop()  # before room for the new one is sought
-            self.components.check_store(shape)
-            cache = self.components.cache.allocate(shape)
-            self._cache = (shape, cache, closing(cache))
-            self.step_function.recording = self._can_record(shape)
-        self._cache[1].reset()
-        return self._cache[1]
+            self.step_function.recording = self._standing.shares = self._can_record(shape)
+            self._standing.allocate(shape)
+        return self._standing.take(shape)
 
     def _can_record(self, shape: CacheShape) -> bool:
         """Return whether steps over a cache are recorded: what cannot be called inside a compiled step cannot be recorded."""
@@ -178,7 +169,12 @@ class Engine:
     @property
     def cache(self) -> Cache | None:
         """The cache of the run that is going on, or of the last; None if none is kept."""
-        return self._cache[1] if self._cache else None
+        return self._standing.cache
+
+    @property
+    def cache_shape(self) -> CacheShape | None:
+        """The shape of that cache; None if none is kept."""
+        return self._standing.shape
 
     def close(self) -> None:
         """Free what is kept for the next run (cache, canvas, recorded steps), which then makes it anew; nothing else changes.
@@ -190,11 +186,9 @@ class Engine:
             self._drop()
 
     def _drop(self) -> None:
-        kept, self._cache, self._canvas = self._cache, None, None
         if self.step_function.graphs is not None:
             self.step_function.graphs.forget()
-        if kept is not None and kept[2] is not None:
-            kept[2].close()
+        self._standing.drop()
 
     def _stop_ids(self, canvas: Canvas) -> Tensor:
         return torch.tensor(self.model.stop_ids, device=canvas.tokens.device)

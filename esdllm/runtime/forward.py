@@ -49,13 +49,13 @@ class StepInputs(NamedTuple):
     counts: Tensor
     """(B,) int64"""
     step: Tensor
-    """() int64"""
+    """(B,) int64, the steps that each row has behind it"""
     bias: Tensor | None = None
     """(R, L), 0 at what attention may read and -inf elsewhere; None if it may read everything"""
     keeps: Tensor | None = None
     """(B, layers) int64, how many of its own positions each row keeps; None if all keep the plan's"""
-    padding: tuple[int, ...] | None = None
-    """R host integers, the first columns of each row, where those are all that `bias` hides"""
+    padding: Tensor | None = None
+    """(R,) int64, how many of each row's first columns are hidden, where those are all that `bias` hides"""
 
 
 class _Alive(NamedTuple):
@@ -159,14 +159,14 @@ def _survivors(
     undecided = canvas.masked(places, inputs.block)
     confidence = canvas.rows(canvas.confidence).gather(1, positions)
     committed = canvas.rows(canvas.changed()).gather(1, positions)
-    seeds = canvas.rows(canvas.seeds)
+    seeds, step = canvas.rows(canvas.seeds), canvas.rows(inputs.step)
     marked = canvas.rows(undecided)
     padding = None
     if plan.padded and canvas.bias is not None:  # what stands in padding changes no score
         padding = canvas.bias.gather(1, positions) < 0
         x = torch.where(padding.unsqueeze(-1), last, x)
     score = parts.scorer.score(
-        ImportanceView(layer, x, last, confidence, marked, committed, alive.logical, seeds, inputs.step)
+        ImportanceView(layer, x, last, confidence, marked, committed, alive.logical, seeds, step)
     )
     if canvas.branches > 1:  # both branches keep the same positions, or their logits could not be combined
         score = score.unflatten(0, (canvas.branches, -1)).mean(0)

@@ -1,7 +1,7 @@
 """CUDA graphs of the step: the kernels of a plan's step, recorded once and started together from then on.
 
-A graph reads and writes the addresses that it was recorded with. So it belongs to one canvas and one cache, and what moves from
-step to step is copied into tensors of its own before it is replayed.
+A graph reads and writes the addresses that it was recorded with. So it belongs to one canvas and one cache, which stand from run
+to run, and what moves from step to step is copied into tensors of its own before it is replayed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from esdllm.interfaces import Cache
 from esdllm.plan import StepPlan
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.forward import Parts, StepInputs
@@ -83,8 +84,10 @@ class CudaCapture:
 
 @attrs.define
 class _Recorded:
-    """A plan's step."""
+    """A plan's step over a canvas and a cache."""
 
+    canvas: Canvas
+    cache: Cache
     inputs: StepInputs
     """the tensors that it reads"""
     replay: Callable[[], None] | None = None
@@ -103,7 +106,6 @@ class StepGraphs:
     capture: Capture
     failure: str | None = attrs.field(default=None, init=False)
     """why steps are not recorded any more; None if they are"""
-    _owner: tuple[Canvas, Any] | None = attrs.field(default=None, init=False)
     _known: dict[Any, _Recorded] = attrs.field(factory=dict, init=False)
 
     def __call__(self, parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> None:
@@ -111,13 +113,10 @@ class StepGraphs:
         if self.failure is not None:
             self.step(parts, plan, canvas, inputs)
             return
-        if self._owner is None or self._owner[0] is not canvas or self._owner[1] is not parts.cache:
-            self.forget()
-            self._owner = canvas, parts.cache
-        key = plan, inputs.bias is None, inputs.keeps is None, inputs.padding
+        key = id(canvas), id(parts.cache), plan, *(x is None for x in inputs)
         if key not in self._known:
             held = StepInputs(*(x.clone() if isinstance(x, Tensor) else x for x in inputs))  # type: ignore[arg-type]
-            self._known[key] = _Recorded(held)
+            self._known[key] = _Recorded(canvas, parts.cache, held)
             self.capture.prepare(lambda: self.step(parts, plan, canvas, held))
             return
         known = self._known[key]
@@ -134,8 +133,7 @@ class StepGraphs:
         known.replay()
 
     def forget(self) -> None:
-        """Let go of the canvas, the cache and all that was recorded."""
-        self._owner = None
+        """Let go of the canvases, the caches and all that was recorded."""
         self._known.clear()
         self.capture.forget()
 

@@ -25,7 +25,7 @@ def _hash(x: Tensor) -> Tensor:
 def uniform(seeds: Tensor, step: Tensor, positions: Tensor, index: int | Tensor, stream: int = 0) -> Tensor:
     """Return (B, N, K) float64, uniform in the open interval (0, 1), of 2**32 values.
 
-    seeds (B,), step () and positions (B, N) are int64. `index` (B, N, K) or (K,) int64 says which numbers of a position's
+    seeds (B,), step (B,) or () and positions (B, N) are int64. `index` (B, N, K) or (K,) int64 says which numbers of a position's
     sequence are wanted; an int K, the first K. `stream` keeps apart two uses of noise in one step.
     """
     seed = _hash((_hash(seeds & _MASK) + (seeds >> 32)) & _MASK)

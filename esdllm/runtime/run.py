@@ -56,6 +56,11 @@ class StepFunction:
         self.recording = graphs is not None
         """whether steps are recorded at present"""
 
+    @property
+    def has_forms(self) -> bool:
+        """Whether a step of another form (plan, shapes) is compiled or recorded anew."""
+        return self._compiled or self.graphs is not None
+
     def __call__(self, parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> None:
         """Make one step."""
         step = self.graphs if self.graphs is not None and self.recording else self._step
@@ -87,11 +92,14 @@ class Run:
     blocks: MovingBlocks | None = None
     """what places each row's block; None if all rows share theirs"""
     _block: Block = Block(0, 0)
+    _starts: tuple[int, ...] | None = None
+    """for every row its first column that is no padding; None if nothing is padded"""
     _sent: dict[tuple[int, ...], Tensor] = attrs.field(factory=dict)
     _pruned: dict[tuple[int, tuple[int, ...]], Tensor] = attrs.field(factory=dict)
 
     def denoise(self, planner: Planner, step_function: StepFunction, observers: Sequence[StepObserver]) -> None:
         """Make all steps."""
+        self._starts = planner.layout.starts or None
         for observer in observers:
             observer.start(self.canvas.tokens, self.canvas.spec)
         started, compiling = time.perf_counter(), step_function.seconds_compiling
@@ -133,7 +141,7 @@ class Run:
             block=block,
             readers=readers,
             counts=self._on_device(step.counts),
-            step=torch.full((), step.moment.step, dtype=torch.int64, device=columns.device),
+            step=torch.full(canvas.seeds.shape, step.moment.step, dtype=torch.int64, device=columns.device),
             bias=bias,
             keeps=None if step.keeps is None else self._keeps_on_device(step.keeps),
             padding=padding,
@@ -168,8 +176,8 @@ class Run:
         shared = columns[start : start + step.plan.window - len(step.beyond)]
         return torch.cat([shared, self._on_device(step.beyond)]) if step.beyond else shared
 
-    def _seen(self, step: Step) -> tuple[Tensor | None, tuple[int, ...] | None]:
-        """Return the bias (R, L) of what attention may read, and the padding if that is all it hides."""
+    def _seen(self, step: Step) -> tuple[Tensor | None, Tensor | None]:
+        """Return the bias (R, L) of what attention may read, and the padding (R,) if that is all it hides."""
         canvas, suffix = self.canvas, step.suffix
         if suffix is None or step.plan.visible == step.block.stop + len(
             suffix
@@ -193,7 +201,7 @@ class Run:
             canvas.by_column(canvas.committed),
             canvas.confidence,
             None if canvas.revoked is None else canvas.by_column(canvas.revoked),
-            canvas.padding[: len(canvas.tokens)] if canvas.padding else None,
+            self._starts,
             canvas.by_column(canvas.guess),
             None if canvas.computed is None else canvas.by_column(canvas.computed),
         )

@@ -63,7 +63,7 @@ def importance_view(
         committed=~undecided & (torch.rand(rows, window, generator=draw) < 0.4),
         positions=positions,
         seeds=torch.randint(0, 2**40, (rows,), generator=draw),
-        step=torch.tensor(5),
+        step=torch.arange(5, 5 + rows),
     )
 
 
@@ -73,7 +73,7 @@ def sample_view(seed: int = 0, rows: int = 3, window: int = 7, vocab: int = 11, 
     return SampleView(
         raw=sharp * torch.randn(rows, window, vocab, generator=draw),
         seeds=torch.randint(0, 2**40, (rows,), generator=draw),
-        step=torch.tensor(3),
+        step=torch.arange(3, 3 + rows),
         positions=torch.arange(4, 4 + window).expand(rows, -1),
     )
 
@@ -114,7 +114,7 @@ def unmasking_view(
         previous_tokens=previous,
         previous_confidence=torch.rand(rows, window, generator=draw) * (previous >= 0),
         quota=torch.full((rows,), quota),
-        step=torch.tensor(3),
+        step=torch.arange(3, 3 + rows),
         seeds=torch.randint(0, 2**40, (rows,), generator=draw),
         columns=columns,
         undecided=undecided,
@@ -148,7 +148,7 @@ def key_value(
     queries = torch.randn(rows, window, groups * each, dim, generator=draw)
     made = torch.randn(2, rows, keys, groups, dim, generator=draw)
     if padding is not None:
-        return queries, KeyValue(made[0], made[1], padding_bias(rows, keys, padding), tuple(padding))
+        return queries, KeyValue(made[0], made[1], padding_bias(rows, keys, padding), torch.tensor(list(padding)))
     if not holes:
         return queries, KeyValue(made[0], made[1])
     out = torch.rand(rows, keys, generator=draw) < 0.4
@@ -186,5 +186,5 @@ def cache_write(
     queries, keys, values = (x[rows, positions].to(shape.device, shape.dtype) for x in everywhere)
     bias = None if padding is None else padding_bias(shape.rows, shape.length, padding).to(shape.device, shape.dtype)
     block = torch.arange(shape.length - 4, shape.length, device=shape.device).expand(shape.rows, -1)
-    told = None if padding is None else tuple(padding)
+    told = None if padding is None else torch.tensor(list(padding), device=shape.device)
     return CacheWrite(layer, positions.to(shape.device), queries, keys, values, bias, block, phase, told)

@@ -113,4 +113,4 @@ def _note(canvas: Canvas, positions: Tensor, found: Candidates, counted: Tensor)
 def _check(canvas: Canvas, step: Tensor, extremes: Tensor, confidence: Tensor) -> None:
     """Store the step if it is the first whose numbers are none, or so large that products of queries and keys overflow."""
     sound = (extremes.float().abs().amax() < overflow_bound(canvas.spec)) & confidence.sum().isfinite()
-    canvas.poisoned.copy_(torch.where(sound | (canvas.poisoned >= 0), canvas.poisoned, step))
+    canvas.poisoned.copy_(torch.where(sound | (canvas.poisoned >= 0), canvas.poisoned, step.amax()))

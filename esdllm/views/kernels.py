@@ -32,7 +32,7 @@ class ImportanceView(NamedTuple):
     seeds: Tensor
     """(R,) int64, one a row"""
     step: Tensor
-    """() int64"""
+    """(R,) int64, the steps that each row has behind it"""
 
 
 class SampleView(NamedTuple):
@@ -43,7 +43,7 @@ class SampleView(NamedTuple):
     seeds: Tensor
     """(B,) int64, one a row"""
     step: Tensor
-    """() int64"""
+    """(B,) int64, the steps that each row has behind it"""
     positions: Tensor
     """(B, N) int64, positions counted from the row's first real token, so that padding changes nothing"""
 
@@ -97,7 +97,7 @@ class UnmaskingView(NamedTuple):
     quota: Tensor
     """(B,) int64, the planned number; meaningless where `counts` returned None"""
     step: Tensor
-    """() int64"""
+    """(B,) int64, the steps that each row has behind it"""
     seeds: Tensor
     """(B,) int64"""
     columns: Tensor

@@ -73,8 +73,8 @@ class CacheWrite(NamedTuple):
     """(R, M) int64, the block's positions"""
     phase: Phase
     """what the store does beside writing"""
-    padding: tuple[int, ...] | None = None
-    """R host integers, the columns at the head of each row that are padding, and all that `bias` hides; None if it hides
+    padding: Tensor | None = None
+    """(R,) int64, the columns at the head of each row that are padding, and all that `bias` hides; None if it hides
     nothing, or more"""
 
 
@@ -90,5 +90,5 @@ class KeyValue(NamedTuple):
     """(R, K, G, D)"""
     bias: Tensor | None = None
     """(R, K), of the queries' dtype, added to the logits of each key: 0 or -inf; None if all keys are read"""
-    padding: tuple[int, ...] | None = None
-    """R host integers, the first keys of each row, which alone are left out; None where `bias` says more, or nothing"""
+    padding: Tensor | None = None
+    """(R,) int64, the first keys of each row, which alone are left out; None where `bias` says more, or nothing"""

@@ -50,7 +50,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         return triton_splitk.FwOp.apply(inputs, needs_gradient=False)[0] if made.compute else queries
 
     monkeypatch.setattr(backend, "_run", run)
-    backend._blocks.cache_clear()
+    backend._whole_blocks.cache_clear()
     return made
 
 
@@ -64,7 +64,10 @@ def drawn(rows: int, window: int, keys: int, groups: int, each: int, padding: An
         bias = (
             torch.zeros(rows, keys).masked_fill(torch.arange(keys) < torch.tensor(padding)[:, None], -math.inf).half()
         )
-    return queries, KeyValue(made[0], made[1], bias, padding)
+    keys, values = (
+        x.transpose(1, 2).contiguous().transpose(1, 2) for x in made
+    )  # each head's together, as a cache has them
+    return queries, KeyValue(keys, values, bias, None if padding is None else torch.tensor(padding))
 
 
 def close(found: Tensor, expected: Tensor) -> None:
@@ -119,19 +122,38 @@ def test_keys_that_are_padding_are_never_read(calls: Calls) -> None:
 
 @HEADS
 @PADDING
-def test_nothing_is_copied_and_no_operator_refuses_what_it_gets(
-    calls: Calls, groups: int, each: int, padding: Any
+@pytest.mark.parametrize("visible", [300, 270])
+def test_no_key_is_copied_and_no_operator_refuses_what_it_gets(
+    calls: Calls, groups: int, each: int, padding: Any, visible: int
 ) -> None:
-    queries, read = drawn(2, 5, 300, groups, each, padding)
+    queries, whole = drawn(2, 5, 300, groups, each, padding)
+    read = whole._replace(keys=whole.keys[:, :visible], values=whole.values[:, :visible])
     calls.compute = False
     XformersAttention().attend(queries, read)
     (inputs,) = calls.inputs
-    assert [x.data_ptr() for x in (inputs.query, inputs.key, inputs.value)] == [
-        x.data_ptr() for x in (queries, read.keys, read.values)
+    assert [x.untyped_storage().data_ptr() for x in (inputs.key, inputs.value)] == [
+        x.untyped_storage().data_ptr() for x in (read.keys, read.values)
     ]
     assert isinstance(inputs.attn_bias, Tensor) is False
     assert refusals(triton_splitk.FwOp, inputs) == []
     assert refusals(flash.FwOp, inputs) == []
+
+
+@HEADS
+def test_a_part_of_the_keys_gives_what_eager_gives(calls: Calls, groups: int, each: int) -> None:
+    queries, whole = drawn(2, 5, 64, groups, each, (0, 9))
+    assert whole.bias is not None
+    read = KeyValue(whole.keys[:, :40], whole.values[:, :40], whole.bias[:, :40], whole.padding)
+    close(XformersAttention().attend(queries, read), EagerAttention().attend(queries, read))
+    apart = read._replace(keys=read.keys.contiguous(), values=read.values.contiguous())
+    close(XformersAttention().attend(queries, apart), EagerAttention().attend(queries, read))
+
+
+def test_padding_of_another_length_needs_no_new_mask_from_the_host(calls: Calls) -> None:
+    for padding in ((0, 9), (3, 1), (20, 0)):
+        queries, read = drawn(2, 3, 37, 2, 2, padding)
+        close(XformersAttention().attend(queries, read), EagerAttention().attend(queries, read))
+    assert backend._whole_blocks.cache_info().misses == 1
 
 
 def test_the_split_k_kernel_is_asked_for_where_padded_rows_have_few_queries_over_many_keys(calls: Calls) -> None:
@@ -145,7 +167,7 @@ def test_a_mask_is_built_once_for_each_shape(calls: Calls) -> None:
     calls.compute = False
     for window in (3, 4, 3, 4, 3):
         XformersAttention().attend(*drawn(2, window, 37, 2, 2, (0, 9)))
-    assert backend._blocks.cache_info().misses == 2
+    assert backend._whole_blocks.cache_info().misses == 2
 
 
 @PADDING

@@ -6,6 +6,7 @@ Source of the kernels: xformers.ops.fmha (flash attention; Flash-Decoding's spli
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -48,14 +49,14 @@ class XformersAttention:
         """Return (R, N, H, D). Heads of a group read one copy of the keys; no tensor of N x K is made.
 
         - Nothing left out: no bias, and xformers chooses the kernel.
-        - The first keys of rows left out: rows stand in line, as blocks of N queries and `K - padding` keys. xformers
+        - The first keys of rows left out: heads stand in line, as blocks of their queries and `K - padding` keys. xformers
           chooses the kernel, but the split-K one is asked for where a row has `split_queries` queries at most and 256
           keys or more, for the flash kernel would leave most of the GPU idle there.
         - Only a bias known: the split-K kernel, which reads the bias (R, K) itself, expanded over heads and queries with
           stride 0. It reads the keys once for every query head then.
 
-        A compiled step calls all this as one operator. The padding is a constant of its graph there: a batch that is
-        padded otherwise is compiled anew.
+        A compiled step calls all this as one operator. The padding is a tensor: however a batch is padded, nothing is
+        compiled or recorded anew.
         """
         inputs = (queries, read.keys, read.values, read.bias, read.padding, self.split_queries)
         return _operator(*inputs) if torch.compiler.is_compiling() else _attend(*inputs)
@@ -109,32 +110,65 @@ def _numbers(spec: ModelSpec, dtype: torch.dtype) -> Iterator[str]:
 
 
 def _attend(
-    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, padding: tuple[int, ...] | None, few: int
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, padding: Tensor | None, few: int
 ) -> Tensor:
     """Return `XformersAttention.attend`'s result."""
     rows, window, heads, dim = queries.shape
     length, groups = keys.shape[1:3]
-    mask, split = None, False
     if bias is not None and padding is not None:
-        mask, split = _blocks(padding, window, length, queries.device), window <= few and length >= _LONG
-        queries, keys, values = (x.reshape(1, -1, *x.shape[2:]) for x in (queries, keys, values))  # (1, R N, H, D)
+        return _padded(queries, keys, values, padding, split=window <= few and length >= _LONG)
+    mask = None
     if groups < heads:
         queries = queries.unflatten(2, (groups, -1))  # (R, N, G, H / G, D)
         keys, values = (x.unsqueeze(3).expand(-1, -1, -1, heads // groups, -1) for x in (keys, values))
-    if bias is not None and padding is None:
+    if bias is not None:
         per_head = bias.view(rows, *[1] * (queries.dim() - 2), length)
-        mask, split = per_head.expand(rows, *queries.shape[2:-1], window, length), True
-    return _run(queries, keys, values, mask, split).reshape(rows, window, heads, dim)
+        mask = per_head.expand(rows, *queries.shape[2:-1], window, length)
+    return _run(queries, keys, values, mask, bias is not None).reshape(rows, window, heads, dim)
+
+
+def _padded(queries: Tensor, keys: Tensor, values: Tensor, padding: Tensor, split: bool) -> Tensor:
+    """Return (R, N, H, D). The heads stand in line, a block each: the queries that share its keys, and those from `padding` on."""
+    (rows, window, heads, dim), (length, groups) = queries.shape, keys.shape[1:3]
+    grouped = queries.view(rows, window, groups, heads // groups, dim).permute(0, 2, 3, 1, 4)
+    lined, (keys, pitch), (values, _) = grouped.reshape(1, -1, 1, dim), _lined(keys), _lined(values)
+    attended = _run(lined, keys, values, _blocks(padding, groups, heads // groups * window, length, pitch), split)
+    return attended.view(grouped.shape).permute(0, 3, 1, 2, 4).reshape(queries.shape)
+
+
+def _lined(x: Tensor) -> tuple[Tensor, int]:
+    """Return the heads of x (R, K, G, D) in line, (1, ..., 1, D), and the places from one head to the next.
+
+    Nothing is copied where the positions of each head lie together, as in a cache, be it a part of them.
+    """
+    rows, length, groups, dim = x.shape
+    row, position, head, one = x.stride()
+    step = head if groups > 1 else row  # the stride of a dimension of one says nothing
+    apart = rows > 1 and row != groups * step
+    if one != 1 or position != dim or step % dim or step < length * dim or apart:
+        return x.transpose(1, 2).reshape(1, -1, 1, dim), length
+    pitch = step // dim
+    places = (rows * groups - 1) * pitch + length
+    return x.as_strided((1, places, 1, dim), (places * dim, dim, dim, 1)), pitch
+
+
+def _blocks(padding: Tensor, groups: int, queries: int, length: int, pitch: int) -> Any:
+    """Return the mask of R G heads in line: the queries of each read its `length` keys from `padding` (R,) on."""
+    whole = _whole_blocks(len(padding) * groups, queries, length, pitch, padding.device)
+    left, keys = padding.to(torch.int32).repeat_interleave(groups), whole.k_seqinfo
+    starts = keys.seqstart + torch.nn.functional.pad(left, (0, 1))  # the last says where all ends
+    return replace(whole, k_seqinfo=replace(keys, seqstart=starts, seqlen=keys.seqlen - left))
 
 
 @lru_cache(maxsize=256)
-def _blocks(padding: tuple[int, ...], window: int, length: int, device: torch.device) -> Any:
-    """Return the mask of R rows in line, where a row's queries read its keys from `padding` on; built of host integers."""
+def _whole_blocks(number: int, queries: int, length: int, pitch: int, device: torch.device) -> Any:
+    """Return the mask of so many blocks in line, `pitch` places apart, where the queries of each read all its keys."""
     masks: Any = import_module("xformers.ops.fmha.attn_bias")
+    starts = [pitch * block for block in range(number)]
     return masks.BlockDiagonalGappyKeysMask.from_seqlens(
-        q_seqlen=[window] * len(padding),
-        kv_seqstarts=[*(row * length + left for row, left in enumerate(padding)), len(padding) * length],
-        kv_seqlen=[length - left for left in padding],
+        q_seqlen=[queries] * number,
+        kv_seqstarts=[*starts, starts[-1] + length],
+        kv_seqlen=[length] * number,
         device=device,
     )
 
@@ -149,14 +183,14 @@ def _run(queries: Tensor, keys: Tensor, values: Tensor, mask: Any, split: bool) 
 
 @torch.library.custom_op("esdllm::xformers_attention", mutates_args=())
 def _operator(
-    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, padding: list[int] | None, few: int
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, padding: Tensor | None, few: int
 ) -> Tensor:
     """Return the same as one operator, which a compiled step does not look into."""
-    return _attend(queries, keys, values, bias, None if padding is None else tuple(padding), few).contiguous()
+    return _attend(queries, keys, values, bias, padding, few).contiguous()
 
 
 @_operator.register_fake
 def _shape(
-    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, padding: list[int] | None, few: int
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, padding: Tensor | None, few: int
 ) -> Tensor:
     return queries.new_empty(queries.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 import attrs
 import torch
@@ -43,6 +44,12 @@ class Held:
     def __init__(self, lines: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
         self.x = torch.zeros(lines, width, dtype=dtype, device=device)
 
+    def first(self, lines: int) -> Held:
+        """Return the first of the lines, in the same memory."""
+        found = copy(self)
+        found.x = self.x[:lines]
+        return found
+
     @staticmethod
     def nbytes(lines: int, width: int, dtype: torch.dtype) -> int:
         """Return the bytes that it takes."""
@@ -72,7 +79,7 @@ class DenseCache:
     """
 
     def __init__(self, shape: CacheShape, held: type[Held] = Held) -> None:
-        self._shape, rows, heads = shape, shape.rows, shape.rows * shape.n_kv_heads
+        rows, heads = shape.rows, shape.rows * shape.n_kv_heads
 
         def lines(number: int, width: int) -> Held:
             return held(number * shape.length, width, shape.dtype, shape.device)
@@ -80,9 +87,26 @@ class DenseCache:
         self.keys = [lines(heads, shape.head_dim) for _ in range(shape.n_layers)]
         self.values = [lines(heads, shape.head_dim) for _ in range(shape.n_layers)]
         self.remembered = {layer: lines(rows, shape.features) for layer in shape.remembered}
-        starts = torch.arange(heads, device=shape.device) * shape.length
         self._write_lines = _kernel(shape.device) if held is Held else None
-        self._row_starts, self._head_starts = starts[:rows, None].clone(), starts.view(rows, -1, 1)
+        self._lay_out(shape)
+
+    def _lay_out(self, shape: CacheShape) -> None:
+        """Take lines for those of a shape."""
+        self._shape, heads = shape, shape.rows * shape.n_kv_heads
+        starts = torch.arange(heads, device=shape.device) * shape.length
+        self._row_starts, self._head_starts = starts[: shape.rows, None].clone(), starts.view(shape.rows, -1, 1)
+
+    def lend(self, shape: CacheShape) -> DenseCache | None:
+        """Return a cache of another shape in this one's memory; None if it does not suffice, or holds something else."""
+        mine, places = self._shape, shape.rows * shape.length
+        alike = attrs.evolve(shape, rows=mine.rows, length=mine.length) == mine
+        if not alike or places > mine.rows * mine.length:
+            return None
+        lent, heads = copy(self), places * shape.n_kv_heads
+        lent.keys, lent.values = ([held.first(heads) for held in each] for each in (self.keys, self.values))
+        lent.remembered = {layer: held.first(places) for layer, held in self.remembered.items()}
+        lent._lay_out(shape)
+        return lent
 
     @staticmethod
     def nbytes(shape: CacheShape, held: type[Held] = Held) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import attrs
 import torch
 from torch import Tensor
@@ -34,6 +36,11 @@ class _Int8(Held):
         self.numbers = torch.zeros(lines, width, dtype=torch.int8, device=device)
         self.scales = torch.zeros(lines, 1, dtype=torch.float32, device=device)
         self.dtype = dtype
+
+    def first(self, lines: int) -> _Int8:
+        found = copy(self)
+        found.numbers, found.scales = self.numbers[:lines], self.scales[:lines]
+        return found
 
     @staticmethod
     def nbytes(lines: int, width: int, dtype: torch.dtype) -> int:

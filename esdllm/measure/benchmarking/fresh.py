@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import cattrs
 
+from esdllm.checkpoints.loading import resolve_device
 from esdllm.config import DecodeConfig
 from esdllm.errors import EsdllmError, InputError, UnavailableError
 from esdllm.measure.benchmarking.clock import StepTime
@@ -77,7 +78,7 @@ def bench_fresh(
     outcomes = []
     for entry, runs in zip(contenders, found, strict=True):
         components = Components.resolve(entry.config, catalogue)
-        length = components.layout(setting.prompt_length, weights.spec).length
+        length = components.layout(setting.prompt_length, weights.spec, device=resolve_device(setting.device)).length
         costing = Costing.of(components, weights.spec, setting.batch, length, weights.dtype.itemsize, weights.bytes)
         samples = [run.sample for run in runs]
         outcomes.append(outcome(entry, samples, runs[0].first, costing, runs[0].shares))

@@ -89,7 +89,7 @@ class EngineRunner:
         """
         engine = cast(ClockedEngine, ClockedEngine.build(model, entry.config, catalogue))
         if sample is not None:
-            canvas = engine.components.layout(prompts.shape[1], model.spec, prompts.shape[0])
+            canvas = engine.components.layout(prompts.shape[1], model.spec, prompts.shape[0], model.adapter.device)
             list(engine.planner(canvas, entry.config.early_stop).walk(refuse))
         engine.sample = sample
         return cls(entry, engine, prompts)
@@ -198,7 +198,10 @@ def _whole(made: Sample, planning: float, decided: int) -> Sample:
 
 
 def _costing(components: Components, model: Model, prompts: Tensor, weight_bytes: int) -> Costing:
-    batch, length = prompts.shape[0], components.layout(prompts.shape[1], model.spec).length
+    batch, length = (
+        prompts.shape[0],
+        components.layout(prompts.shape[1], model.spec, device=model.adapter.device).length,
+    )
     return Costing.of(components, model.spec, batch, length, model.adapter.dtype.itemsize, weight_bytes)
 
 
