@@ -37,9 +37,8 @@ def ragged(lengths: Sequence[int]) -> list[list[list[int]]]:
 
 def decoded(engine: Engine, given: Sequence[list[list[int]]]) -> tuple[list[torch.Tensor], set[Any]]:
     """Return the tokens of each call, and the plans that came up in any."""
-    watch, found = Watch(), []
-    for one in given:
-        found.append(engine.generate(one, observers=[watch]).tokens)
+    watch = Watch()
+    found = [engine.generate(one, observers=[watch]).tokens for one in given]
     return found, {record.plan for record in watch.records}
 
 

@@ -128,7 +128,7 @@ def _attend(
 
 
 def _padded(queries: Tensor, keys: Tensor, values: Tensor, padding: Tensor, split: bool) -> Tensor:
-    """Return (R, N, H, D). The heads stand in line, a block each: the queries that share its keys, and those from `padding` on."""
+    """Return (R, N, H, D). Heads stand in line, a block each: the queries that share its keys, and those from `padding` on."""
     (rows, window, heads, dim), (length, groups) = queries.shape, keys.shape[1:3]
     grouped = queries.view(rows, window, groups, heads // groups, dim).permute(0, 2, 3, 1, 4)
     lined, (keys, pitch), (values, _) = grouped.reshape(1, -1, 1, dim), _lined(keys), _lined(values)
