@@ -109,8 +109,8 @@ def test_the_canvas_that_is_predicted_is_the_one_that_a_run_has(
     config = catalogue.configure("dual-cache", settings={**lengths, "blocks": chosen, "refresh": "periodic"})
     engine = cast(Noting, Noting.build(model, config, catalogue))
     engine.generate(torch.randint(0, 250, (2, prompt)))
-    assert engine._cache is not None
-    shape, cpu = engine._cache[0], torch.device("cpu")
+    shape, cpu = engine.cache_shape, torch.device("cpu")
+    assert shape is not None
     room = 0 if blocks == "fixed" else max(0, reach - (prompt - model.spec.logit_shift))
     assert shape.length == room + prompt + 6
     assert engine.components.layout(prompt, model.spec, 2) == engine.canvas
