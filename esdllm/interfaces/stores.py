@@ -49,7 +49,7 @@ class ClosingCache(Cache, Protocol):
 
 @runtime_checkable
 class LendingCache(Cache, Protocol):
-    """A cache in whose memory caches of other shapes find room: recorded steps go by addresses, and those of many shapes are kept.
+    """A cache in whose memory caches of other shapes find room, for recorded steps go by addresses and are kept for many shapes.
 
     Of a cache and those that it lent, one is used at a time, and reset before.
     """
