@@ -23,7 +23,7 @@ from esdllm.interfaces import (
     TokenSampler,
     UnmaskingPolicy,
 )
-from esdllm.plan import Layout
+from esdllm.plan import Layout, Phase
 from esdllm.planning import Planner, Planners
 from esdllm.plugins.auto import AttentionChoice, AutoAttention, choose_attention
 from esdllm.plugins.capabilities import Capabilities
@@ -87,10 +87,12 @@ class Components:
         """Return the columns of padding to put before rows of `length` columns whose first mask is at `first`.
 
         A moving block can then reach back, so that its window is as long for a short row alone as for the same row in a batch.
-        And where a step of another form is compiled or recorded anew, `forms`, prompts of many lengths share them.
+        And where a step of another form is compiled or recorded anew, `forms`, prompts of many lengths share them; not so where
+        the store chooses keys, for among equal ones it goes by their place, which padding moves.
         """
         room = max(0, self.can.reach - first)
-        return room + -(room + length) % (self.config.canvas_multiple if forms else 1)
+        chooses = any(self.cache.phase(step) is Phase.SELECT for step in range(self.config.block_length))
+        return room + -(room + length) % (self.config.canvas_multiple if forms and not chooses else 1)
 
     def layout(self, prompt: int, spec: ModelSpec, rows: int = 1, device: torch.device | None = None) -> Layout:
         """Return the canvas that `rows` prompts of `prompt` tokens get on a device, the CPU if None, with its padding."""
