@@ -14,7 +14,8 @@ import typer
 
 from esdllm import Catalogue, load_model
 from esdllm.checkpoints.loading import describe_weights
-from esdllm.cli.shared import counting_bar, stderr
+from esdllm.cli.progress import CountingBar
+from esdllm.cli.shared import stderr
 from esdllm.measure.evaluation import Contender, difference, evaluate, load_suite, of_split, share, taken
 
 KINDS = (
@@ -42,7 +43,7 @@ def main(
     outcomes = []
     for dtype, quantize in KINDS:
         loaded = load_model(model, "cpu", dtype, catalogue, quantize=quantize)
-        with counting_bar(stderr()) as bar:
+        with CountingBar(stderr()) as bar:
             task = bar.add_task(f"{dtype} {quantize or ''}", total=len(problems))
             advance = partial(bar.advance, task)
             report = evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,47 @@ def _long(source: str) -> list[tuple[str, int]]:
     )
     sizes = [(node.name, (node.end_lineno or node.lineno) - node.lineno + 1) for node in functions]
     return [(name, size) for name, size in sizes if size >= BODY]
+
+
+def _imported(source: str) -> Iterator[tuple[str, str]]:
+    """Yield the modules of esdllm that a source imports from, and what."""
+    for node in ast.walk(ast.parse(source)):
+        module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+        if module == "esdllm" or module.startswith("esdllm."):
+            yield from ((module, name.name) for name in node.names)
+
+
+def _is_there(module: str, name: str) -> bool:
+    """Return whether a module has a name, or is a package that has a module of that name."""
+    try:
+        return hasattr(importlib.import_module(module), name) or bool(importlib.import_module(f"{module}.{name}"))
+    except ImportError:
+        return False
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "tools", "docs", "examples"])
+def test_what_is_run_by_hand_imports_what_there_is(folder: str) -> None:
+    missing = [
+        (_name(path), module, name)
+        for path in _files(folder)
+        for module, name in _imported(path.read_text(encoding="utf-8"))
+        if not _is_there(module, name)
+    ]
+    assert missing == []
+
+
+def test_an_import_of_what_is_gone_is_seen() -> None:
+    assert list(_imported("from esdllm.cli import gone\nfrom torch import nn\nfrom esdllm import Engine")) == [
+        ("esdllm.cli", "gone"),
+        ("esdllm", "Engine"),
+    ]
+    assert [
+        _is_there(*one) for one in (("esdllm.cli", "gone"), ("esdllm", "Engine"), ("esdllm.runtime", "canvas"))
+    ] == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_every_package_is_looked_at() -> None:

@@ -50,7 +50,7 @@ class Components:
     config: DecodeConfig
     attention_choice: AttentionChoice | None = None
     """what `attention = "auto"` chose, and why not the others; None where a backend is named, or none chosen yet"""
-    foreign: frozenset[str] = frozenset()
+    third_party: frozenset[str] = frozenset()
     """the sections whose component comes from a plugin that is not esdllm's own"""
     can: Capabilities = attrs.field(init=False)
     """what they can do beyond the least of their kinds"""
@@ -69,10 +69,10 @@ class Components:
         """
         named: dict[str, Any] = {section: catalogue.build(section, getattr(config, section)) for section in SECTIONS}
         observers = tuple(catalogue.build("observers", item) for item in config.observers)
-        foreign = frozenset(
-            section for section in SECTIONS if _foreign(catalogue, section, getattr(config, section).name)
+        third_party = frozenset(
+            section for section in SECTIONS if _is_third_party(catalogue, section, getattr(config, section).name)
         )
-        return cls(**named, observers=observers, config=config, foreign=foreign)
+        return cls(**named, observers=observers, config=config, third_party=third_party)
 
     def named(self, *sections: str) -> str:
         """Return the names of the components of some sections, as a sentence lists them."""
@@ -171,8 +171,12 @@ class Components:
         """
         if isinstance(self.attention, AutoAttention):
             choice = choose_attention(catalogue, spec, device, dtype)
-            foreign = self.foreign | {"attention"} if _foreign(catalogue, "attention", choice.name) else self.foreign
-            return attrs.evolve(self, attention=choice.backend, attention_choice=choice, foreign=foreign)
+            third_party = (
+                self.third_party | {"attention"}
+                if _is_third_party(catalogue, "attention", choice.name)
+                else self.third_party
+            )
+            return attrs.evolve(self, attention=choice.backend, attention_choice=choice, third_party=third_party)
         _refuse("attention", self.config.attention.name, self.attention.problems(spec, device, dtype))
         return self
 
@@ -190,7 +194,7 @@ def titled(kind: str, name: str, component: object) -> str:
     return f"{kind} '{name}' ({type(component).__module__}.{type(component).__qualname__})"
 
 
-def _foreign(catalogue: Catalogue, section: str, name: str) -> bool:
+def _is_third_party(catalogue: Catalogue, section: str, name: str) -> bool:
     return catalogue.entry(section, name).origin.distribution != PROJECT
 
 

@@ -56,9 +56,9 @@ def rehearse(components: Components, model: ModelAdapter) -> None:
         "unmasking": lambda: _unmasking(components.unmasking, components.can, model.spec, put),
         "blocks": lambda: _placing(components.can.moving, put),
     }
-    if "attention" in components.foreign:
+    if "attention" in components.third_party:
         kinds["attention"] = lambda: _attending(components.attention, model.spec, put)
-    if "cache" in components.foreign:
+    if "cache" in components.third_party:
         shape = cache_shape(dtype=model.dtype, device=model.device, compiled=components.config.compile)
         kinds["cache"] = lambda: store_fault(components.cache, shape)
     for section, fault in kinds.items():
