@@ -9,6 +9,7 @@ from typing import Any
 
 from esdllm.checkpoints.loading import Model, describe_model, from_module, load_model
 from esdllm.config import DEFAULT_PRESET, ComponentConfig, DecodeConfig
+from esdllm.config.options import option
 from esdllm.config.project import Project, find_project
 from esdllm.errors import (
     CheckpointError,
@@ -159,6 +160,7 @@ __all__ = [
     "load_model",
     "logits_at_once",
     "multiplies_bfloat16",
+    "option",
     "runs_triton",
     "uniform",
 ]

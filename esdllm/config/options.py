@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 import attrs
@@ -11,9 +12,39 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from esdllm.errors import brief, known
 
-__all__ = ["converter", "inner_fields"]
+__all__ = ["converter", "inner_fields", "option"]
 
+Validator = Callable[[Any, Any, Any], Any]
 _BEYOND = 2**63  # of a tensor's whole numbers
+
+
+def option(
+    help: str,
+    *validators: Validator,
+    default: Any = attrs.NOTHING,
+    factory: Callable[[], Any] | None = None,
+    converter: Callable[[Any], Any] | None = None,
+    tune: Sequence[Any] | Callable[..., Any] | None = None,
+    kind: str | None = None,
+    part: type | None = None,
+) -> Any:
+    """Return a field of a component, a frozen attrs class: an option that configuration may set.
+
+    `help` says in a few words what it is: lists, `esdllm explain` and the schema show it. `validators` are attrs', such as
+    `attrs.validators.ge(0)`, whose ranges the schema tells. Without `default` or `factory` it must be given.
+
+    `tune` are values that `esdllm tune` tries, or a function of `choose` that returns one. An option of a `kind`, such as
+    "importance", holds a component of that kind; one of a `part`, a frozen attrs class with an option of a kind, a list of
+    those.
+    """
+    told = {"help": help, "tune": tune, "kind": kind, "part": part}
+    begins = {"default": default} if factory is None else {"factory": factory}
+    return attrs.field(
+        **begins,
+        validator=list(validators) or None,
+        converter=converter,
+        metadata={name: value for name, value in told.items() if value is not None},
+    )
 
 
 def _strict(kind: type, accepts: tuple[type, ...]) -> Any:

@@ -8,7 +8,7 @@ import attrs
 from attrs import validators
 from torch import Tensor
 
-from esdllm import Block, BlockSchedule, BlockView, MovingBlocks
+from esdllm import Block, BlockSchedule, BlockView, MovingBlocks, option
 
 
 @attrs.frozen
@@ -20,15 +20,12 @@ class FixedBlocks:
         return Block(start, min(start + block_length, end))
 
 
-def _reach() -> int:
-    field: int = attrs.field(
+def _reach() -> Any:
+    return option(
+        "positions before the block that every step computes too, so that late commits reach the cache",
+        validators.ge(0),
         default=8,
-        validator=validators.ge(0),
-        metadata={
-            "help": "positions before the block that every step computes too, so that late commits reach the cache"
-        },
     )
-    return field
 
 
 @attrs.frozen
@@ -80,15 +77,11 @@ class PrunedBlocks:
     neither computed nor attended to. What comes into sight is computed at the block's first step, which is a refresh.
     """
 
-    of: BlockSchedule = attrs.field(
-        factory=FixedBlocks, validator=_one_for_all, metadata={"kind": "blocks", "help": "whose blocks"}
+    of: BlockSchedule = option("whose blocks", _one_for_all, factory=FixedBlocks, kind="blocks")
+    window: int = option(
+        "positions right of the block that are seen", validators.ge(0), default=32, tune=(0, 16, 32, 64, 128)
     )
-    window: int = attrs.field(
-        default=32,
-        validator=validators.ge(0),
-        metadata={"help": "positions right of the block that are seen", "tune": (0, 16, 32, 64, 128)},
-    )
-    last: bool = attrs.field(default=True, metadata={"help": "whether the canvas' last position is seen as well"})
+    last: bool = option("whether the canvas' last position is seen as well", default=True)
 
     def next_block(self, start: int, end: int, block_length: int) -> Block:
         """Return the other's next block."""

@@ -11,7 +11,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from esdllm import ImportanceScorer, ImportanceView, Site, uniform
+from esdllm import ImportanceScorer, ImportanceView, Site, option, uniform
 
 _SITES: tuple[Site, ...] = ("hidden", "query", "key", "value")
 _JUST_COMMITTED = 3.0
@@ -20,10 +20,9 @@ _MOST = 1e30  # of a score's size in a mix
 _STREAM = 2  # of noise, and one more a layer; the sampler draws from stream 0, unmasking policies from 1
 
 
-def _site() -> Site:
+def _site() -> Any:
     help = "tensor whose variation is scored, and where positions drop: hidden, query, key or value"
-    field: Site = attrs.field(default="hidden", validator=validators.in_(_SITES), metadata={"help": help})
-    return field
+    return option(help, validators.in_(_SITES), default="hidden")
 
 
 def variation(view: ImportanceView) -> Tensor:
@@ -53,10 +52,12 @@ def hybrid(view: ImportanceView, alpha: float) -> Tensor:
 class HybridScorer:
     """alpha * confidence + (1 - alpha) * variation; what was just committed and the two most confident go first."""
 
-    alpha: float = attrs.field(
+    alpha: float = option(
+        "weight of confidence against variation, 0 to 1",
+        validators.ge(0.0),
+        validators.le(1.0),
         default=0.5,
-        validator=[validators.ge(0.0), validators.le(1.0)],
-        metadata={"help": "weight of confidence against variation, 0 to 1", "tune": (0.0, 0.25, 0.5, 0.75, 1.0)},
+        tune=(0.0, 0.25, 0.5, 0.75, 1.0),
     )
     site: Site = _site()
 
@@ -106,9 +107,8 @@ class VariationScorer:
 class RandomScorer:
     """Chance: the baseline that shows what a score is worth; without `raised` not even what was just committed goes first."""
 
-    raised: bool = attrs.field(
-        default=True,
-        metadata={"help": "whether what was just committed and the two most confident go first, as in the hybrid"},
+    raised: bool = option(
+        "whether what was just committed and the two most confident go first, as in the hybrid", default=True
     )
     site: Site = _site()
 
@@ -135,10 +135,11 @@ class EntropyScorer:
     EntropyCache (arXiv 2603.18489).
     """
 
-    prefer: Literal["unsure", "sure"] = attrs.field(
+    prefer: Literal["unsure", "sure"] = option(
+        "which masked positions go first: unsure or sure",
+        validators.in_(("unsure", "sure")),
         default="unsure",
-        validator=validators.in_(("unsure", "sure")),
-        metadata={"help": "which masked positions go first: unsure or sure", "tune": ("unsure", "sure")},
+        tune=("unsure", "sure"),
     )
     site: Site = _site()
 
@@ -160,10 +161,8 @@ class EntropyScorer:
 class WeightedScorer:
     """One part of a mix."""
 
-    scorer: ImportanceScorer = attrs.field(metadata={"kind": "importance", "help": "the scorer"})
-    weight: float = attrs.field(
-        default=1.0, validator=validators.gt(0.0), metadata={"help": "what its score is multiplied by"}
-    )
+    scorer: ImportanceScorer = option("the scorer", kind="importance")
+    weight: float = option("what its score is multiplied by", validators.gt(0.0), default=1.0)
 
 
 def _check_parts(instance: Any, attribute: Any, parts: Sequence[Any]) -> None:
@@ -188,11 +187,12 @@ _HALVES: tuple[Mapping[str, Any], ...] = (
 class MixScorer:
     """A weighted sum of other scorers, whatever plugin they come from."""
 
-    parts: Sequence[WeightedScorer] = attrs.field(
+    parts: Sequence[WeightedScorer] = option(
+        "scorers as tables: name, weight, and the scorer's own options",
+        _check_parts,
         default=_HALVES,
         converter=tuple,
-        validator=_check_parts,
-        metadata={"part": WeightedScorer, "help": "scorers as tables: name, weight, and the scorer's own options"},
+        part=WeightedScorer,
     )
 
     @property

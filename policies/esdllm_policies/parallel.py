@@ -10,19 +10,14 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from esdllm import UnmaskingView
+from esdllm import UnmaskingView, option
 from esdllm_policies.unmasking import Order, chosen_or_best, entropy, ranking
 
 _PAST = 1e-12  # what a probability of 0 counts as in a divergence
 
 
-def _threshold(default: float, help: str) -> float:
-    field: float = attrs.field(
-        default=default,
-        validator=[validators.ge(0.0), validators.le(1.0)],
-        metadata={"help": help, "tune": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)},
-    )
-    return field
+def _threshold(default: float, help: str) -> Any:
+    return option(help, validators.ge(0.0), validators.le(1.0), default=default, tune=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95))
 
 
 class _Deciding:
@@ -46,10 +41,11 @@ class FactorUnmasking(_Deciding):
     mode as their joint distribution if factor is at most 1.
     """
 
-    factor: float = attrs.field(
+    factor: float = option(
+        "bound on (n + 1) (1 - confidence); higher commits more",
+        validators.gt(0.0),
         default=1.0,
-        validator=validators.gt(0.0),
-        metadata={"help": "bound on (n + 1) (1 - confidence); higher commits more", "tune": (0.5, 0.75, 1.0, 1.5, 2.0)},
+        tune=(0.5, 0.75, 1.0, 1.5, 2.0),
     )
 
     def select(self, view: UnmaskingView) -> Tensor:
@@ -68,18 +64,16 @@ class EntropyBoundUnmasking(_Deciding):
     EB-Sampler, arXiv 2505.24857: that sum bounds what the positions, decided independently, fail to tell each other.
     """
 
-    gamma: float = attrs.field(
+    gamma: float = option(
+        "bound on the entropy, in nats; higher commits more",
+        validators.ge(0.0),
         default=0.1,
-        validator=validators.ge(0.0),
-        metadata={
-            "help": "bound on the entropy, in nats; higher commits more",
-            "tune": (0.01, 0.05, 0.1, 0.25, 0.5, 1.0),
-        },
+        tune=(0.01, 0.05, 0.1, 0.25, 0.5, 1.0),
     )
-    order: Order = attrs.field(
+    order: Order = option(
+        "which come first: lowest entropy, highest confidence, margin, or random",
+        validators.in_(("confidence", "margin", "entropy", "random")),
         default="entropy",
-        validator=validators.in_(("confidence", "margin", "entropy", "random")),
-        metadata={"help": "which come first: lowest entropy, highest confidence, margin, or random"},
     )
 
     def select(self, view: UnmaskingView) -> Tensor:
@@ -108,11 +102,11 @@ class LongestPrefixUnmasking(_Deciding):
     """
 
     threshold: float = _threshold(0.9, "confidence above which a position counts as stable")
-    delimiters: Sequence[int] = attrs.field(
+    delimiters: Sequence[int] = option(
+        "token ids, such as a full stop's; a piece that holds one is cut after the last",
+        _ids,
         default=(),
         converter=tuple,
-        validator=_ids,
-        metadata={"help": "token ids, such as a full stop's; a piece that holds one is cut after the last"},
     )
 
     def select(self, view: UnmaskingView) -> Tensor:
@@ -146,20 +140,14 @@ class CreditUnmasking(_Deciding):
     """
 
     threshold: float = _threshold(0.9, "confidence, credit included, above which a position is committed")
-    alpha: float = attrs.field(
-        default=0.7,
-        validator=validators.ge(0.0),
-        metadata={"help": "weight of the credit; 0 is the policy 'threshold'", "tune": (0.25, 0.5, 0.7, 1.0)},
+    alpha: float = option(
+        "weight of the credit; 0 is the policy 'threshold'", validators.ge(0.0), default=0.7, tune=(0.25, 0.5, 0.7, 1.0)
     )
-    decay: float = attrs.field(
-        default=0.8,
-        validator=[validators.ge(0.0), validators.le(1.0)],
-        metadata={"help": "share of the credit that is left after a step"},
+    decay: float = option(
+        "share of the credit that is left after a step", validators.ge(0.0), validators.le(1.0), default=0.8
     )
-    power: float = attrs.field(
-        default=0.2,
-        validator=validators.ge(0.0),
-        metadata={"help": "exponent of the confidence that a step adds; below 1 it favours the unsure"},
+    power: float = option(
+        "exponent of the confidence that a step adds; below 1 it favours the unsure", validators.ge(0.0), default=0.2
     )
 
     @property
@@ -197,18 +185,15 @@ class KlassUnmasking(_Deciding):
     """
 
     threshold: float = _threshold(0.9, "confidence above which a position may be committed")
-    divergence: float = attrs.field(
+    divergence: float = option(
+        "KL, in nats, below which a distribution stands still",
+        validators.gt(0.0),
         default=0.01,
-        validator=validators.gt(0.0),
-        metadata={"help": "KL, in nats, below which a distribution stands still", "tune": (0.001, 0.003, 0.01, 0.03)},
+        tune=(0.001, 0.003, 0.01, 0.03),
     )
-    history: int = attrs.field(
-        default=2, validator=validators.ge(1), metadata={"help": "comparisons in a row that must stand still"}
-    )
-    tokens: int = attrs.field(
-        default=16,
-        validator=validators.ge(1),
-        metadata={"help": "tokens compared one by one; a position remembers two numbers for each"},
+    history: int = option("comparisons in a row that must stand still", validators.ge(1), default=2)
+    tokens: int = option(
+        "tokens compared one by one; a position remembers two numbers for each", validators.ge(1), default=16
     )
 
     @property
@@ -244,13 +229,13 @@ class KlassUnmasking(_Deciding):
         return chosen_or_best(still & (view.confidence > self.threshold), view.confidence, view.eligible)
 
 
-def _gap(default: float, share: str) -> float:
-    field: float = attrs.field(
+def _gap(default: float, share: str) -> Any:
+    return option(
+        f"mean gap that decides everything, {share}",
+        validators.ge(0.0),
         default=default,
-        validator=validators.ge(0.0),
-        metadata={"help": f"mean gap that decides everything, {share}", "tune": (1.0, 2.5, 5.0, 7.5, 10.0)},
+        tune=(1.0, 2.5, 5.0, 7.5, 10.0),
     )
-    return field
 
 
 @attrs.frozen

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 from attrs import validators
 
-from esdllm import ConfigError, Drift, Moment, Scope, Window
+from esdllm import ConfigError, Drift, Moment, Scope, Window, option
 
 
 @attrs.frozen
@@ -35,9 +37,8 @@ class DualCacheRefresh:
         return Scope(Window.BLOCK if moment.step_in_block else Window.CANVAS, refresh=not moment.step_in_block)
 
 
-def _period(default: int, help: str, tune: tuple[int, ...]) -> int:
-    field: int = attrs.field(default=default, validator=validators.ge(1), metadata={"help": help, "tune": tune})
-    return field
+def _period(default: int, help: str, tune: tuple[int, ...]) -> Any:
+    return option(help, validators.ge(1), default=default, tune=tune)
 
 
 @attrs.frozen
@@ -71,9 +72,7 @@ class OnCommitRefresh:
     """
 
     commits: int = _period(8, "positions committed since the last refresh that ask for another", (4, 8, 16, 32))
-    prompt: bool = attrs.field(
-        default=True, metadata={"help": "whether a refresh computes the prompt too, not just the block"}
-    )
+    prompt: bool = option("whether a refresh computes the prompt too, not just the block", default=True)
 
     def scope(self, moment: Moment) -> Scope:
         """Return the canvas at first, everything up to the block's end at its first step, then the block.
@@ -136,13 +135,11 @@ class DriftRefresh:
     evenly with the steps stays at the tolerance. The block and what is left of it have a period each.
     """
 
-    tolerance: float = attrs.field(
+    tolerance: float = option(
+        "mean relative change of the cached values that a refresh should find",
+        validators.gt(0.0),
         default=0.1,
-        validator=validators.gt(0.0),
-        metadata={
-            "help": "mean relative change of the cached values that a refresh should find",
-            "tune": (0.025, 0.05, 0.1, 0.2, 0.4),
-        },
+        tune=(0.025, 0.05, 0.1, 0.2, 0.4),
     )
 
     @property

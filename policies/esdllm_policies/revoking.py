@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 from attrs import validators
 from torch import Tensor
 
-from esdllm import UnmaskingView
+from esdllm import UnmaskingView, option
 from esdllm_policies.unmasking import chosen_or_best
 
 
-def _probability(default: float, help: str, tune: tuple[float, ...]) -> float:
-    field: float = attrs.field(
-        default=default,
-        validator=[validators.ge(0.0), validators.le(1.0)],
-        metadata={"help": help, "tune": tune},
-    )
-    return field
+def _probability(default: float, help: str, tune: tuple[float, ...]) -> Any:
+    return option(help, validators.ge(0.0), validators.le(1.0), default=default, tune=tune)
 
 
 @attrs.frozen
@@ -33,9 +30,7 @@ class WinoUnmasking:
     verify: float = _probability(
         0.9, "probability below which a decided token is put back", (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
     )
-    revisions: int = attrs.field(
-        default=1, validator=validators.ge(1), metadata={"help": "how often a position may be put back"}
-    )
+    revisions: int = option("how often a position may be put back", validators.ge(1), default=1)
 
     def counts(self, masked: int, blocks: int) -> None:
         """Return None: the logits decide."""

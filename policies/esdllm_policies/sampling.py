@@ -9,27 +9,22 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from esdllm import Candidates, SampleView, gumbel, logits_at_once
+from esdllm import Candidates, SampleView, gumbel, logits_at_once, option
 
 
 @attrs.frozen
 class GumbelSampler:
     """The arg-max, or at a temperature above 0 a sample, drawn as the arg-max of Gumbel-perturbed logits in float64."""
 
-    temperature: float = attrs.field(
-        default=0.0, validator=validators.ge(0.0), metadata={"help": "0 takes the most probable token"}
-    )
-    top_p: float = attrs.field(
+    temperature: float = option("0 takes the most probable token", validators.ge(0.0), default=0.0)
+    top_p: float = option(
+        "sample from the most probable tokens that hold this probability together; no effect at temperature 0",
+        validators.gt(0.0),
+        validators.le(1.0),
         default=1.0,
-        validator=[validators.gt(0.0), validators.le(1.0)],
-        metadata={
-            "help": "sample from the most probable tokens that hold this probability together; no effect at temperature 0"
-        },
     )
-    top_k: int = attrs.field(
-        default=0,
-        validator=validators.ge(0),
-        metadata={"help": "sample from this many most probable tokens; 0 is all; no effect at temperature 0"},
+    top_k: int = option(
+        "sample from this many most probable tokens; 0 is all; no effect at temperature 0", validators.ge(0), default=0
     )
 
     def sample(self, view: SampleView) -> Candidates:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import attrs
 from attrs import validators
 
-from esdllm import ConfigError
+from esdllm import ConfigError, option
 
 PUBLISHED = ((0.0, 1.0), (0.125, 0.5), (0.25, 0.25))
 """ES-dLLM's published keep ratios by depth; they leave about 40 % of the layer work."""
@@ -26,13 +26,12 @@ def least(committed: int, block: int, window: int, bucket: int = 1) -> int:
     return min(-(-(committed + 2) // bucket) * bucket, block, window)
 
 
-def _bucket() -> int:
+def _bucket() -> Any:
     help = (
         "round up to a multiple of it the number kept for what was just committed; with parallel decoding and compile = true "
         "a larger one means fewer graphs"
     )
-    field: int = attrs.field(default=1, validator=validators.ge(1), metadata={"help": help})
-    return field
+    return option(help, validators.ge(1), default=1)
 
 
 @attrs.frozen
@@ -73,11 +72,12 @@ def _check(instance: Any, attribute: Any, value: tuple[tuple[float, float], ...]
 class DepthSkip:
     """Keep ratios by depth, as published: [[depth, ratio], ...], depth as a share of the layers."""
 
-    keep: Sequence[Sequence[float]] = attrs.field(
+    keep: Sequence[Sequence[float]] = option(
+        "from which depth on which share of the window is kept",
+        _check,
         default=PUBLISHED,
         converter=_ratios,
-        validator=_check,
-        metadata={"help": "from which depth on which share of the window is kept", "tune": _tried},
+        tune=_tried,
     )
     bucket: int = _bucket()
 
@@ -88,20 +88,12 @@ class DepthSkip:
         return tuple(accumulate((max(int(ratio * window), fewest) for ratio in ratios), min))
 
 
-def _share(default: float, help: str, *tune: float) -> float:
-    field: float = attrs.field(
-        default=default,
-        validator=[validators.gt(0.0), validators.le(1.0)],
-        metadata={"help": help, "tune": tune or None},
-    )
-    return field
+def _share(default: float, help: str, *tune: float) -> Any:
+    return option(help, validators.gt(0.0), validators.le(1.0), default=default, tune=tune or None)
 
 
-def _depth(default: float, help: str) -> float:
-    field: float = attrs.field(
-        default=default, validator=[validators.ge(0.0), validators.le(1.0)], metadata={"help": help}
-    )
-    return field
+def _depth(default: float, help: str) -> Any:
+    return option(help, validators.ge(0.0), validators.le(1.0), default=default)
 
 
 @attrs.frozen
@@ -116,10 +108,8 @@ class DecaySkip:
     last: float = _share(0.25, "share that is kept from depth `end` on", 0.5, 0.375, 0.25, 0.125)
     begin: float = _depth(0.0, "depth at which the share begins to fall, as a share of the layers")
     end: float = _depth(0.5, "depth at which it has fallen")
-    shape: Literal["cosine", "linear"] = attrs.field(
-        default="cosine",
-        validator=validators.in_(("cosine", "linear")),
-        metadata={"help": "cosine or linear", "tune": ("cosine", "linear")},
+    shape: Literal["cosine", "linear"] = option(
+        "cosine or linear", validators.in_(("cosine", "linear")), default="cosine", tune=("cosine", "linear")
     )
     bucket: int = _bucket()
 
@@ -200,15 +190,14 @@ class AdaptiveSkip:
     number never changes.
     """
 
-    per_commit: float = attrs.field(
+    per_commit: float = option(
+        "positions to keep for each that was committed at the last step",
+        validators.gt(0.0),
         default=4.0,
-        validator=validators.gt(0.0),
-        metadata={"help": "positions to keep for each that was committed at the last step", "tune": (2.0, 4.0, 8.0)},
+        tune=(2.0, 4.0, 8.0),
     )
-    sizes: int = attrs.field(
-        default=4,
-        validator=validators.ge(2),
-        metadata={"help": "sizes to round up to: equal parts of the window, the largest the window itself"},
+    sizes: int = option(
+        "sizes to round up to: equal parts of the window, the largest the window itself", validators.ge(2), default=4
     )
     begin: float = _depth(0.125, "depth of the layer that drops, as a share of the layers")
 

@@ -9,17 +9,16 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from esdllm import ConfigError, UnmaskingView, uniform
+from esdllm import ConfigError, UnmaskingView, option, uniform
 
 Order = Literal["confidence", "margin", "entropy", "random"]
 _ORDERS: tuple[Order, ...] = ("confidence", "margin", "entropy", "random")
 _STREAM = 1  # of noise; the sampler draws from stream 0
 
 
-def _order() -> Order:
+def _order() -> Any:
     help = "which come first: highest confidence, margin (first minus second probability), lowest entropy, or random"
-    field: Order = attrs.field(default="confidence", validator=validators.in_(_ORDERS), metadata={"help": help})
-    return field
+    return option(help, validators.in_(_ORDERS), default="confidence")
 
 
 def ranking(view: UnmaskingView, order: Order) -> Tensor:
@@ -72,15 +71,13 @@ def _per_block(steps: int, blocks: int) -> int:
 class TopKUnmasking:
     """A fixed number a step: tokens_per_step, or the answer spread evenly over `steps` (LLaDA)."""
 
-    tokens_per_step: int | None = attrs.field(
+    tokens_per_step: int | None = option(
+        "positions to commit a step; 1 if steps is not given either",
+        validators.optional(validators.ge(1)),
         default=None,
-        validator=validators.optional(validators.ge(1)),
-        metadata={"help": "positions to commit a step; 1 if steps is not given either"},
     )
-    steps: int | None = attrs.field(
-        default=None,
-        validator=validators.optional(validators.ge(1)),
-        metadata={"help": "denoising steps in all, the same number for every block"},
+    steps: int | None = option(
+        "denoising steps in all, the same number for every block", validators.optional(validators.ge(1)), default=None
     )
     order: Order = _order()
 
@@ -104,10 +101,12 @@ class TopKUnmasking:
 class ThresholdUnmasking:
     """Parallel decoding: every position whose confidence is above the threshold, and always the best one (Fast-dLLM)."""
 
-    threshold: float = attrs.field(
+    threshold: float = option(
+        "confidence above which a position is committed",
+        validators.ge(0.0),
+        validators.le(1.0),
         default=0.9,
-        validator=[validators.ge(0.0), validators.le(1.0)],
-        metadata={"help": "confidence above which a position is committed", "tune": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)},
+        tune=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
     )
 
     def counts(self, masked: int, blocks: int) -> None:
@@ -128,12 +127,8 @@ def _in_time(instance: Any, attribute: Any, value: float) -> None:
 class TimeScheduleUnmasking:
     """Dream's: at step i of `steps` the share 1 - t[i+1] / t[i] of what is left, t falling evenly from 1 to eps."""
 
-    steps: int = attrs.field(
-        default=256,
-        validator=validators.ge(1),
-        metadata={"help": "denoising steps in all, the same number for every block"},
-    )
-    eps: float = attrs.field(default=1e-3, validator=_in_time, metadata={"help": "time at the end"})
+    steps: int = option("denoising steps in all, the same number for every block", validators.ge(1), default=256)
+    eps: float = option("time at the end", _in_time, default=1e-3)
     order: Order = _order()
 
     def counts(self, masked: int, blocks: int) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from esdllm import KeyValue, ModelSpec
+from esdllm import KeyValue, ModelSpec, option
 
 _DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _HEAD_DIMS = (16, 32, 64, 128, 256)  # that both the flash and the split-K kernel take
@@ -29,10 +29,10 @@ _LONG = 256  # keys from which a split over them can pay; xformers' own bound
 class XformersAttention:
     """xformers' memory-efficient attention, for CUDA in float16 or bfloat16; not measured on a GPU."""
 
-    split_queries: int = attrs.field(
+    split_queries: int = option(
+        "queries of a padded row up to which its keys are split between thread blocks; 0: never",
+        validators.ge(0),
         default=32,
-        validator=validators.ge(0),
-        metadata={"help": "queries of a padded row up to which its keys are split between thread blocks; 0: never"},
     )
 
     @property

@@ -20,7 +20,7 @@ from attrs import validators
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esdllm import CacheShape, Memory, UnavailableError
+from esdllm import CacheShape, Memory, UnavailableError, option
 from esdllm_backends.cache import streamed
 from esdllm_backends.cache.dense import DenseStore
 from esdllm_backends.cache.streamed import Part, StreamedCache, Tiers
@@ -37,13 +37,13 @@ class DiskStore(DenseStore):
     beside that is the system's own, and free for others to take.
     """
 
-    folder: str | None = attrs.field(
-        default=None, metadata={"help": "where the file is made. Not given: the system's folder for temporary files"}
+    folder: str | None = option(
+        "where the file is made. Not given: the system's folder for temporary files", default=None
     )
-    memory_bytes: int | None = attrs.field(
+    memory_bytes: int | None = option(
+        "most bytes in memory; as many layers as fit stay there. Not given: the least",
+        validators.optional(validators.gt(0)),
         default=None,
-        validator=validators.optional(validators.gt(0)),
-        metadata={"help": "most bytes in memory; as many layers as fit stay there. Not given: the least"},
     )
 
     @property

@@ -9,7 +9,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from esdllm import CacheShape, Memory
+from esdllm import CacheShape, Memory, option
 from esdllm_backends.cache import streamed
 from esdllm_backends.cache.dense import DenseStore
 from esdllm_backends.cache.streamed import Part, StreamedCache, Tiers, Transfers
@@ -23,10 +23,10 @@ class OffloadedStore(DenseStore):
     give. On a CPU it works and gains nothing, for host and device are one memory. Not measured on a GPU.
     """
 
-    device_bytes: int | None = attrs.field(
+    device_bytes: int | None = option(
+        "most bytes on the device; as many layers as fit stay there. Not given: the least",
+        validators.optional(validators.gt(0)),
         default=None,
-        validator=validators.optional(validators.gt(0)),
-        metadata={"help": "most bytes on the device; as many layers as fit stay there. Not given: the least"},
     )
 
     def problems(self, shape: CacheShape) -> list[str]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from attrs import validators
 from torch import Tensor
 
-from esdllm import CacheShape, CacheWrite, KeyValue, Memory, Phase, Site
+from esdllm import CacheShape, CacheWrite, KeyValue, Memory, Phase, Site, option
 from esdllm_backends.cache.dense import DenseCache
 
 
@@ -16,14 +16,10 @@ from esdllm_backends.cache.dense import DenseCache
 class SparseStore:
     """Dense, but after `delay_step` a block attends only to the best share of the positions outside it."""
 
-    keep: float = attrs.field(
-        default=0.5,
-        validator=[validators.gt(0.0), validators.le(1.0)],
-        metadata={"help": "share of the positions outside the block that stay"},
+    keep: float = option(
+        "share of the positions outside the block that stay", validators.gt(0.0), validators.le(1.0), default=0.5
     )
-    delay_step: int = attrs.field(
-        default=1, validator=validators.ge(0), metadata={"help": "step within the block that chooses them"}
-    )
+    delay_step: int = option("step within the block that chooses them", validators.ge(0), default=1)
 
     @property
     def persistent(self) -> bool:

@@ -6,7 +6,7 @@ import attrs
 import torch
 from attrs import validators
 
-from esdllm import ImportanceView, Site, hookimpl
+from esdllm import ImportanceView, Site, hookimpl, option
 
 
 @attrs.frozen
@@ -15,9 +15,7 @@ class RecencyScorer:
 
     site: ClassVar[Site] = "hidden"
     keeps_history: ClassVar[bool] = False
-    reach: float = attrs.field(
-        default=8.0, validator=validators.gt(0.0), metadata={"help": "distance at which nearness has fallen to 1/e"}
-    )
+    reach: float = option("distance at which nearness has fallen to 1/e", validators.gt(0.0), default=8.0)
 
     def score(self, view: ImportanceView) -> torch.Tensor:
         """Return (R, N) float32, higher survives: exp(-distance / reach) + confidence."""
