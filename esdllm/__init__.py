@@ -54,6 +54,7 @@ from esdllm.processor import logits_at_once, multiplies_bfloat16, runs_triton
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.noise import gumbel, uniform
 from esdllm.runtime.records import Generation
+from esdllm.runtime.variation import relative_variation
 from esdllm.use.answers import Answer, Answers, Infilled
 from esdllm.use.frames import Frame
 from esdllm.use.pipeline import Pipeline
@@ -161,6 +162,7 @@ __all__ = [
     "logits_at_once",
     "multiplies_bfloat16",
     "option",
+    "relative_variation",
     "runs_triton",
     "uniform",
 ]

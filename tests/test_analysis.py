@@ -18,7 +18,7 @@ import esdllm
 from esdllm import Catalogue, Engine, Model
 from esdllm.cli import main
 from esdllm.measure.analysis import Analysis, AnalysisInterrupted, analyze
-from esdllm.measure.analysis.measures import midranks, pearson, relative_variation, spearman, top_share
+from esdllm.measure.analysis.measures import midranks, pearson, spearman, top_share
 from esdllm.measure.analysis.plots import PLOTS, draw
 from esdllm.measure.analysis.replay import AGES, confidences, exact_layers, pad, replay
 from esdllm.measure.analysis.running import Averages, Histogram, Moments
@@ -27,6 +27,7 @@ from esdllm.measure.analysis.tally import DISTANCES, GROUPS, Tally, layer_groups
 from esdllm.measure.analysis.trajectory import GIVEN, KINDS, Trajectory, decode
 from esdllm.plan import Block
 from esdllm.runtime.plain import full_logits, hidden_states
+from esdllm.runtime.variation import relative_variation
 
 PROMPTS = [[11, 7, 3, 9, 2], [5], [8, 8, 1]]
 ROOM, BLOCK = 12, 8

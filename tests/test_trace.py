@@ -12,10 +12,10 @@ import torch
 from runs import Build, Watch, prompts
 
 from esdllm import Engine, UnavailableError
-from esdllm.measure.analysis.measures import relative_variation
 from esdllm.measure.tracing import Trace, trace
 from esdllm.measure.tracing.trace import spans
 from esdllm.runtime.run import StepFunction
+from esdllm.runtime.variation import relative_variation
 from esdllm.testing import tiny_model
 
 PRESETS = ("vanilla", "prefix-cache", "dual-cache", "es-dllm", "es-dllm-parallel", "dual-cache-parallel")

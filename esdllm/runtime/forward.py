@@ -18,6 +18,7 @@ from torch import Tensor
 from esdllm.interfaces import AttentionBackend, Cache, ImportanceScorer, ModelAdapter, TokenSampler, UnmaskingPolicy
 from esdllm.plan import StepPlan
 from esdllm.runtime.canvas import Canvas
+from esdllm.runtime.variation import relative_variation
 from esdllm.views import CacheWrite, ImportanceView, KeyValue
 
 __all__ = ["Parts", "StepInputs", "forward"]
@@ -205,9 +206,7 @@ def _measure(parts: Parts, canvas: Canvas, inputs: StepInputs, layer: int, alive
     """
     if canvas.drift is None:
         return
-    x = values.flatten(2).float()
-    held = parts.cache.recall(layer, "value", alive.positions).float()
-    change = (x - held).abs().mean(-1) / (held.square().mean(-1).sqrt() + 1e-6)
+    change = relative_variation(values.flatten(2), parts.cache.recall(layer, "value", alive.positions))
     positions, block = alive.positions, canvas.rows(inputs.block)
     read = torch.ones_like(positions, dtype=torch.bool)
     if canvas.bias is not None:

@@ -11,7 +11,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from esdllm import ImportanceScorer, ImportanceView, Site, option, uniform
+from esdllm import ImportanceScorer, ImportanceView, Site, option, relative_variation, uniform
 
 _SITES: tuple[Site, ...] = ("hidden", "query", "key", "value")
 _JUST_COMMITTED = 3.0
@@ -26,9 +26,8 @@ def _site() -> Any:
 
 
 def variation(view: ImportanceView) -> Tensor:
-    """Return (R, N) float32: mean |x - last| / (rms(last) + 1e-6), scaled down where a row's maximum exceeds 1."""
-    x, last = view.x.float(), view.last.float()
-    change = (x - last).abs().mean(-1) / (last.square().mean(-1).sqrt() + 1e-6)
+    """Return (R, N) float32: `relative_variation`, scaled down where a row's maximum exceeds 1."""
+    change = relative_variation(view.x, view.last)
     return change / change.amax(1, keepdim=True).clamp(min=1.0)
 
 

@@ -7,21 +7,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-__all__ = ["Floats", "midranks", "pearson", "relative_variation", "spearman", "top_share"]
+__all__ = ["Floats", "midranks", "pearson", "spearman", "top_share"]
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
-
-
-def relative_variation(x: Tensor, last: Tensor) -> Tensor:
-    """Return mean|x - last| / (rms(last) + 1e-6) over the features: (..., F) twice in, (...) float32 out, no unit.
-
-    The variation of ES-dLLM's importance score (section 4.2 of the paper, and its published code), before that divides by
-    a row's maximum: here the values of different steps and layers must stay comparable.
-    """
-    x, last = x.float(), last.float()
-    return (x - last).abs().mean(-1) / (last.square().mean(-1).sqrt() + 1e-6)
 
 
 def midranks(x: Floats) -> Floats:

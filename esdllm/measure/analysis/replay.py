@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from esdllm.interfaces import ModelAdapter
-from esdllm.measure.analysis.measures import Floats, relative_variation
+from esdllm.measure.analysis.measures import Floats
 from esdllm.measure.analysis.trajectory import Trajectory
 from esdllm.runtime.plain import layers
+from esdllm.runtime.variation import relative_variation
 
 __all__ = ["AGES", "Change", "Padded", "Sites", "confidences", "exact_layers", "pad", "replay"]
 

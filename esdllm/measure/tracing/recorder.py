@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esdllm.measure.analysis.measures import relative_variation
 from esdllm.measure.tracing.trace import Candidate, Kind, Scored, TraceStep
 from esdllm.plan import Block, Moment, Phase, Scope, StepPlan
 from esdllm.runtime.components import Components
+from esdllm.runtime.variation import relative_variation
 from esdllm.views import CacheShape, CacheWrite, Candidates, ImportanceView, KeyValue, ModelSpec, SampleView, StepRecord
 
 __all__ = ["Recorder"]
