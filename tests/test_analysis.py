@@ -485,7 +485,7 @@ def test_without_matplotlib_the_command_says_what_to_install_before_it_works(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, printed, told = run("a", "--out", str(tmp_path / "found"))
-    assert (code, printed, told) == (2, "", 'error: pictures need matplotlib: pip install "esdllm[plot]"\n')
+    assert (code, printed, told) == (2, "", 'error: plots need matplotlib: pip install "esdllm[plot]"\n')
     assert not (tmp_path / "found").exists()
 
 

@@ -26,9 +26,9 @@ def require_matplotlib() -> None:
         UnavailableError: matplotlib is not installed.
     """
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise UnavailableError(f"pictures need matplotlib: {installing('plot')}") from error
+        raise UnavailableError(f"plots need matplotlib: {installing('plot')}") from error
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -174,7 +174,7 @@ class _Runner:
         model = self._model(case["model"])
         config = configuration(case["settings"], self.catalogue, self.overrides, self.sets)
         engine = Engine.build(model, config, self.catalogue)
-        seen = _Commits()
+        seen = _Commits(len(case["sequences"][0]))
         prompts, mask = torch.tensor(case["input_ids"]), case.get("attention_mask")
         result = engine.generate(prompts, attention_mask=None if mask is None else torch.tensor(mask), observers=[seen])
         if result.tokens.tolist() != case["sequences"]:
@@ -197,9 +197,10 @@ def _first_difference(found: Tensor, expected: Tensor) -> str:
 
 
 class _Commits:
-    """Notes which columns each step commits."""
+    """Notes which columns each step commits, of a canvas of `length`: the engine may have put padding before all rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, length: int) -> None:
+        self.length = length
         self.steps: list[Any] = []
 
     def start(self, tokens: Tensor, spec: ModelSpec) -> None:
@@ -207,7 +208,8 @@ class _Commits:
 
     def step(self, record: StepRecord) -> None:
         """Note the step's block, and each row's columns."""
-        rows = [row.nonzero()[:, 0].tolist() for row in record.committed]
+        room = record.tokens.shape[1] - self.length
+        rows = [row[room:].nonzero()[:, 0].tolist() for row in record.committed]
         self.steps.append([record.moment.block, rows])
 
     def end(self) -> None:

@@ -126,7 +126,7 @@ def _attention_law(who: str, read: KeyValue, write: CacheWrite, held: KeyValue, 
     law(
         off <= allowed,
         f"{who}: attention over what it gave at layer {write.layer} is off by {off:.3g} from attention over all that was "
-        f"written, padding {None if write.padding is None else write.padding.tolist()} left out",
+        f"written, padding {None if write.padding is None else tuple(write.padding.tolist())} left out",
     )
 
 
