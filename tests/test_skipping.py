@@ -10,6 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from esdllm import Catalogue, ComponentConfig, ConfigError, Engine, Model
+from esdllm.plan import Facts, Layout
+from esdllm.planning.keeping import KeepCounts
+from esdllm.planning.progress import Progress
 from esdllm_policies.skipping import AdaptiveSkip, BudgetSkip, DecaySkip, DepthSkip, NoSkip
 
 CATALOGUE = Catalogue.load()
@@ -204,3 +207,22 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 def test_a_wrong_option_is_refused_by_name(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"skip '{name}': {message}"):
         CATALOGUE.build("skip", ComponentConfig(name, options))
+
+
+@given(schedules, layers, windows, st.lists(st.integers(1, 300), min_size=1, max_size=4), st.integers(1, 64))
+def test_what_a_padded_row_keeps_beyond_its_own_is_padding(
+    schedule: Any, n_layers: int, window: int, sizes: list[int], block: int
+) -> None:
+    """From layer to layer a row may lose padding and never has to gain some; whatever the rows, all keep their own."""
+    assume(block <= window)
+    real = [min(window, max(block, size)) for size in sizes]
+    assume(any(size < window for size in real))
+    for size in (window, *real):
+        counts_of(schedule, n_layers, size, 0, block)  # a budget that it can keep
+    keeping = KeepCounts(schedule, n_layers, Layout(window, ((0,),) * len(real), tuple(window - size for size in real)))
+    shared, rows = keeping.in_rows(0, window, block, Progress(lambda: Facts(0, 0, 0, False), [1], ()))
+    assert rows is not None
+    assert all(a >= b for a, b in pairwise((window, *shared)))
+    for own, size in zip(rows, real, strict=True):
+        beyond = [kept - mine for kept, mine in zip((window, *shared), (size, *own), strict=True)]
+        assert all(before >= after >= 0 for before, after in pairwise(beyond))

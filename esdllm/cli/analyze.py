@@ -29,7 +29,7 @@ from esdllm.cli.options import (
 )
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.prompts import read_prompts
-from esdllm.cli.shared import check_writable, counted, default_model, load, print_json, stderr, stdout
+from esdllm.cli.shared import check_writable, counted, load_asked, print_json, stderr, stdout
 from esdllm.errors import InputError, known
 from esdllm.interfaces import Suite
 from esdllm.measure.analysis import Analysis, AnalysisInterrupted, analyze
@@ -107,8 +107,7 @@ class Analyze:
         suited = problems.settings if problems and self.config is None else {}
         choice = Choice.of(self, default=_PRESET, suited=suited)
         decode = choice.config(catalogue)
-        name = self.model or default_model(catalogue)
-        loaded = load(name, self.device, self.dtype, catalogue, self.quantize)
+        name, loaded = load_asked(self, catalogue)
         found, code = self._measure(Engine.build(loaded, decode, catalogue), texts)
         told = {"model": name, "preset": choice.base(), "config": decode.to_dict(), **found.to_dict()}
         _show(found, told, self.as_json)

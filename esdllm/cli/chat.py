@@ -28,7 +28,7 @@ from esdllm.cli.options import (
     Sets,
 )
 from esdllm.cli.prompts import text_of_input
-from esdllm.cli.shared import default_model, load, stderr
+from esdllm.cli.shared import load_asked, stderr
 from esdllm.cli.talk import Chat
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.use.pipeline import Pipeline
@@ -78,8 +78,8 @@ class Talk:
         choice = Choice.of(self)
         catalogue, console = Catalogue.load(), stderr()
         decode = choice.config(catalogue)
-        name = self.model or default_model(catalogue)
-        pipe = Pipeline.of(load(name, self.device, self.dtype, catalogue, self.quantize), decode, catalogue)
+        name, model = load_asked(self, catalogue)
+        pipe = Pipeline.of(model, decode, catalogue)
         talk = Chat(name, pipe, choice, console, self.watch and console.is_terminal)
         if self.system is not None:
             talk.messages.append({"role": "system", "content": self.system})

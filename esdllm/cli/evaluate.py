@@ -16,7 +16,7 @@ from esdllm.cli.command import command
 from esdllm.cli.evaluate_tables import print_report
 from esdllm.cli.options import BlockLength, Debug, Device, Dtype, GenLength, Json, ModelName, Quantize, Sets
 from esdllm.cli.progress import CountingBar
-from esdllm.cli.shared import check_writable, default_model, load, print_json, stderr
+from esdllm.cli.shared import check_writable, load_asked, print_json, stderr
 from esdllm.config.project import current_project, environment_layers
 from esdllm.errors import InputError
 from esdllm.interfaces import Suite
@@ -111,8 +111,7 @@ class Evaluate:
         problems = taken(split, self.count or None, self.tasks or ())
         contenders = self._contenders(suite, catalogue)
         self._check(contenders, catalogue)
-        name = self.model or default_model(catalogue)
-        loaded = load(name, self.device, self.dtype, catalogue, self.quantize)
+        name, loaded = load_asked(self, catalogue)
         report, code = self._measure((loaded, name), suite, problems, contenders, catalogue)
         _show(report, self.as_json, self.plot, self.answers)
         raise typer.Exit(code)

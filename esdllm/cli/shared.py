@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import torch
@@ -37,6 +37,32 @@ def load(name: str, device: str | None, dtype: str | None, catalogue: Catalogue,
         model = load_model(name, device, dtype, catalogue, quantize=quantize)
     hint_dtype(model.adapter.device, model.adapter.dtype)
     return model
+
+
+class Loading(Protocol):
+    """What a command is asked that loads a model."""
+
+    @property
+    def model(self) -> str | None:
+        """of `--model`"""
+
+    @property
+    def device(self) -> str | None:
+        """of `--device`"""
+
+    @property
+    def dtype(self) -> str | None:
+        """of `--dtype`"""
+
+    @property
+    def quantize(self) -> str | None:
+        """of `--quantize`"""
+
+
+def load_asked(asked: Loading, catalogue: Catalogue) -> tuple[str, Model]:
+    """Return the name and the model that a command is asked for, the default one where it is asked for none; see `load`."""
+    name = asked.model or default_model(catalogue)
+    return name, load(name, asked.device, asked.dtype, catalogue, asked.quantize)
 
 
 SLOW_BFLOAT16 = (

@@ -30,7 +30,7 @@ from esdllm.cli.options import (
 )
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.prompts import read_prompt
-from esdllm.cli.shared import check_writable, counted, default_model, load, stderr
+from esdllm.cli.shared import check_writable, counted, load_asked, stderr
 from esdllm.config import DecodeConfig
 from esdllm.errors import InputError
 from esdllm.measure.evaluation import Contender, check_names
@@ -90,8 +90,7 @@ class Record:
         catalogue = Catalogue.load()
         runs = self._configurations(choice, catalogue)
         text = read_prompt(self.prompt)
-        name = self.model or default_model(catalogue)
-        loaded = load(name, self.device, self.dtype, catalogue, self.quantize)
+        name, loaded = load_asked(self, catalogue)
         engines = {run: Engine.build(loaded, config, catalogue) for run, config in runs.items()}
         found = self._traces(engines, name, text)
         for one in found:

@@ -26,7 +26,7 @@ from esdllm.cli.options import (
 )
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.prompts import read_prompts
-from esdllm.cli.shared import check_writable, counted, default_model, load, stderr
+from esdllm.cli.shared import check_writable, counted, load_asked, stderr
 from esdllm.cli.tune_tables import print_tuning, too_much
 from esdllm.config import SECTIONS, parse_set
 from esdllm.config.project import current_project, environment_layers
@@ -132,8 +132,7 @@ class Tune:
         space = Space.of(base.config, catalogue, _keys(self._fixed()), self.search or ())
         base.config.to_toml()  # what cannot be written is found now
         self._check_files()
-        name = self.model or default_model(catalogue)
-        loaded = load(name, self.device, self.dtype, catalogue, self.quantize)
+        name, loaded = load_asked(self, catalogue)
         names = (name, label)
         search = Search(
             loaded, suite, problems, others, reference, base, space, goal, names, self.batch, self.seed, catalogue

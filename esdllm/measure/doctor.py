@@ -12,12 +12,12 @@ import psutil
 import torch
 
 from esdllm.config import ComponentConfig
-from esdllm.errors import ConfigError, InputError, PluginError
+from esdllm.errors import ConfigError, InputError
 from esdllm.measure.footprint import working_bytes
 from esdllm.planning.schedule import Planner
 from esdllm.plugins.auto import at_defaults
 from esdllm.plugins.catalogue import Catalogue
-from esdllm.plugins.loader import disabled_names, load_plugins
+from esdllm.plugins.loader import BrokenPlugin, disabled_names, leaving_out
 from esdllm.runtime.components import Components
 from esdllm.views import Memory, ModelSpec
 
@@ -67,30 +67,15 @@ def _version(name: str) -> str | None:
         return None
 
 
-@attrs.frozen
-class BrokenPlugin:
-    """A plugin for which every other command refuses to work."""
-
-    name: str
-    """by which ESDLLM_DISABLE_PLUGINS leaves it out"""
-    reason: str
-
-
-def sound_catalogue(without: Sequence[BrokenPlugin] = ()) -> tuple[Catalogue, Sequence[BrokenPlugin]]:
-    """Return the catalogue without the plugins that are broken, and those, `without` among them.
+def sound_catalogue() -> tuple[Catalogue, Sequence[BrokenPlugin]]:
+    """Return the catalogue without the plugins that are broken, for which every other command refuses to work, and those.
 
     Raises:
-        PluginError: what is wrong cannot be mended by leaving a plugin out, such as a name in ``ESDLLM_DISABLE_PLUGINS`` that
-            no plugin has.
+        PluginError: what is wrong cannot be mended by leaving a plugin out.
     """
-    disabled = disabled_names()
-    try:
-        plugins = load_plugins(disabled=[*disabled, *(plugin.name for plugin in without)])
-        return Catalogue(attrs.evolve(plugins, blocked=disabled)), without
-    except PluginError as error:
-        if not error.plugin:
-            raise
-        return sound_catalogue([*without, BrokenPlugin(error.plugin, str(error))])
+    broken: list[BrokenPlugin] = []
+    catalogue = leaving_out(broken, lambda found: Catalogue(attrs.evolve(found, blocked=disabled_names())))
+    return catalogue, broken
 
 
 @attrs.frozen

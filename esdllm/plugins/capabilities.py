@@ -178,8 +178,7 @@ def closing(cache: Cache) -> ClosingCache | None:
     Raises:
         PluginError: a member is misspelt, missing or no method; names it.
     """
-    _check(cache, _CACHE, _called("cache", cache))
-    found: ClosingCache | None = _can(cache, ClosingCache, Cache)
+    found: ClosingCache | None = _extended("cache", cache, _CACHE, ClosingCache)
     return found
 
 
@@ -189,8 +188,7 @@ def lending(cache: Cache) -> LendingCache | None:
     Raises:
         PluginError: a member is misspelt, missing or no method; names it.
     """
-    _check(cache, _CACHE, _called("cache", cache))
-    found: LendingCache | None = _can(cache, LendingCache, Cache)
+    found: LendingCache | None = _extended("cache", cache, _CACHE, LendingCache)
     return found
 
 
@@ -200,6 +198,11 @@ def devices_of(model: ModelAdapter) -> int:
     Raises:
         PluginError: a member is misspelt, missing or no method; names it.
     """
-    _check(model, _ADAPTER, _called("model", model))
-    spread: SpreadAdapter | None = _can(model, SpreadAdapter, ModelAdapter)
+    spread: SpreadAdapter | None = _extended("model", model, _ADAPTER, SpreadAdapter)
     return 1 if spread is None else len(spread.devices)
+
+
+def _extended(kind: str, made: object, interface: Interface, protocol: type) -> Any:
+    """Return what a component made, such as a cache, if it implements one more protocol; None if not."""
+    _check(made, interface, _called(kind, made))
+    return _can(made, protocol, interface.base)

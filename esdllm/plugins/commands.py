@@ -10,7 +10,7 @@ import attrs
 
 from esdllm.config.project import DISABLE_VARIABLE
 from esdllm.errors import PluginError, brief
-from esdllm.plugins.loader import Origin, Plugins, disabled_names, load_plugins
+from esdllm.plugins.loader import BrokenPlugin, Origin, Plugins, leaving_out
 
 __all__ = ["Brought", "BroughtCommand", "brought_commands"]
 
@@ -44,21 +44,15 @@ def brought_commands(own: Collection[str] = ()) -> Brought:
 
     A plugin that is broken takes no other's commands away; a name that two offer is refused to both.
     """
-    return _without({}, own)
-
-
-def _without(broken: Mapping[str, str], own: Collection[str]) -> Brought:
-    """Return what the plugins bring that are not known to be broken; `broken` has the reason by name."""
+    broken: list[BrokenPlugin] = []
     try:
-        plugins = load_plugins(disabled=[*disabled_names(), *broken])
-        return _sorted(plugins, own, tuple(broken.values()))
-    except PluginError as error:
-        if not error.plugin or error.plugin in broken:  # no plugin to leave out
-            return Brought(broken=(*broken.values(), str(error)))
-        return _without({**broken, error.plugin: str(error)}, own)
+        found = leaving_out(broken, lambda plugins: _sorted(plugins, own))
+    except PluginError as error:  # no plugin to leave out
+        return Brought(broken=(*(plugin.reason for plugin in broken), str(error)))
+    return attrs.evolve(found, broken=tuple(plugin.reason for plugin in broken))
 
 
-def _sorted(plugins: Plugins, own: Collection[str], broken: tuple[str, ...]) -> Brought:
+def _sorted(plugins: Plugins, own: Collection[str]) -> Brought:
     found: dict[str, BroughtCommand] = {}
     refused: dict[str, str] = {}
     for origin, offered in plugins.offers(_HOOK):
@@ -73,7 +67,7 @@ def _sorted(plugins: Plugins, own: Collection[str], broken: tuple[str, ...]) -> 
                 )
             else:
                 found[name] = BroughtCommand(name, function, origin)
-    return Brought({name: one for name, one in found.items() if name not in refused}, refused, broken)
+    return Brought({name: one for name, one in found.items() if name not in refused}, refused)
 
 
 def _check(name: Any, function: Any, origin: Origin) -> None:

@@ -7,11 +7,11 @@ saying whose it is; this one reports both.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points, version
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import pluggy
@@ -21,7 +21,9 @@ from esdllm.errors import PluginError, known
 from esdllm.foreign import reason
 from esdllm.hookspecs import INTERFACE, INTERFACE_NAME, PROJECT, HookSpecs
 
-__all__ = ["Origin", "Plugins", "blaming", "disabled_names", "load_plugins"]
+__all__ = ["BrokenPlugin", "Origin", "Plugins", "blaming", "disabled_names", "leaving_out", "load_plugins"]
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -88,6 +90,32 @@ def _origin(point: EntryPoint) -> Origin:
 def disabled_names() -> tuple[str, ...]:
     """Return the plugins that ``ESDLLM_DISABLE_PLUGINS`` names."""
     return tuple(name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(",") if name.strip())
+
+
+@attrs.frozen
+class BrokenPlugin:
+    """A plugin that has to be left out for the others to work."""
+
+    name: str
+    """by which ESDLLM_DISABLE_PLUGINS leaves it out"""
+    reason: str
+
+
+def leaving_out(broken: list[BrokenPlugin], use: Callable[[Plugins], T]) -> T:
+    """Return what `use` makes of the installed plugins without `broken` ones; those that it finds broken are added there.
+
+    Raises:
+        PluginError: what is wrong cannot be mended by leaving a plugin out, such as a name in ``ESDLLM_DISABLE_PLUGINS`` that
+            no plugin has.
+    """
+    names = [plugin.name for plugin in broken]
+    try:
+        return use(load_plugins(disabled=[*disabled_names(), *names]))
+    except PluginError as error:
+        if not error.plugin or error.plugin in names:
+            raise
+        broken.append(BrokenPlugin(error.plugin, str(error)))
+    return leaving_out(broken, use)
 
 
 def _register(manager: pluggy.PluginManager, plugin: object, origin: Origin) -> None:

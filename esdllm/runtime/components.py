@@ -91,8 +91,9 @@ class Components:
         the store chooses keys, for among equal ones it goes by their place, which padding moves.
         """
         room = max(0, self.can.reach - first)
-        chooses = any(self.cache.phase(step) is Phase.SELECT for step in range(self.config.block_length))
-        return room + -(room + length) % (self.config.canvas_multiple if forms and not chooses else 1)
+        if not forms or any(self.cache.phase(step) is Phase.SELECT for step in range(self.config.block_length)):
+            return room
+        return room + -(room + length) % self.config.canvas_multiple
 
     def layout(self, prompt: int, spec: ModelSpec, rows: int = 1, device: torch.device | None = None) -> Layout:
         """Return the canvas that `rows` prompts of `prompt` tokens get on a device, the CPU if None, with its padding."""

@@ -138,8 +138,10 @@ class Engine:
 
     def _room(self, prepared: Prepared) -> int:
         """Return the columns of padding to put before all rows."""
-        firsts = undecided_positions(prepared.tokens, self.model.spec).long().argmax(1)
-        return self.components.room(int(firsts.min()), prepared.tokens.shape[1], self.step_function.has_forms)
+        first = 0
+        if self.components.can.reach:
+            first = int(undecided_positions(prepared.tokens, self.model.spec).long().argmax(1).min())
+        return self.components.room(first, prepared.tokens.shape[1], self.step_function.has_forms)
 
     def _seeds(self, seed: int | Sequence[int] | None, rows: int) -> Tensor:
         seed = self.config.seed if seed is None else seed

@@ -88,6 +88,7 @@ class _Recorded:
 
     canvas: Canvas
     cache: Cache
+    """held, so that no other canvas or cache has their ids"""
     inputs: StepInputs
     """the tensors that it reads"""
     replay: Callable[[], None] | None = None

@@ -92,14 +92,11 @@ class Run:
     blocks: MovingBlocks | None = None
     """what places each row's block; None if all rows share theirs"""
     _block: Block = Block(0, 0)
-    _starts: tuple[int, ...] | None = None
-    """for every row its first column that is no padding; None if nothing is padded"""
     _sent: dict[tuple[int, ...], Tensor] = attrs.field(factory=dict)
     _pruned: dict[tuple[int, tuple[int, ...]], Tensor] = attrs.field(factory=dict)
 
     def denoise(self, planner: Planner, step_function: StepFunction, observers: Sequence[StepObserver]) -> None:
         """Make all steps."""
-        self._starts = planner.layout.starts or None
         for observer in observers:
             observer.start(self.canvas.tokens, self.canvas.spec)
         started, compiling = time.perf_counter(), step_function.seconds_compiling
@@ -108,7 +105,7 @@ class Run:
             step_function(self.parts, step.plan, self.canvas, self._inputs(step))
             self.steps, self.layer_work = self.steps + 1, self.layer_work + step.plan.layer_work()
             if observers:
-                self._show(step, observers)
+                self._show(step, planner.layout.starts or None, observers)
         if self.canvas.tokens.is_cuda:
             torch.cuda.synchronize(self.canvas.tokens.device)
         self.seconds = time.perf_counter() - started
@@ -191,7 +188,7 @@ class Run:
             self._pruned[key] = (bias if canvas.bias is None else canvas.bias).masked_fill(hidden, float("-inf"))
         return self._pruned[key], None
 
-    def _show(self, step: Step, observers: Iterable[StepObserver]) -> None:
+    def _show(self, step: Step, padding: tuple[int, ...] | None, observers: Iterable[StepObserver]) -> None:
         canvas = self.canvas
         record = StepRecord(
             step.moment,
@@ -201,7 +198,7 @@ class Run:
             canvas.by_column(canvas.committed),
             canvas.confidence,
             None if canvas.revoked is None else canvas.by_column(canvas.revoked),
-            self._starts,
+            padding,
             canvas.by_column(canvas.guess),
             None if canvas.computed is None else canvas.by_column(canvas.computed),
         )
