@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from esdllm import hookimpl
+from esdllm import PluginError, hookimpl
 from esdllm.cli import main
 from esdllm.plugins import loader
 
@@ -122,3 +122,14 @@ def test_a_broken_plugin_kills_neither_the_help_nor_another_s_command(
         assert main(["bad", "x"]) == 2
         assert "there is no command 'bad', unless of what is left out: " in capsys.readouterr().err
     assert main(["shout", "a"]) == 0
+
+
+def test_a_plugin_that_is_blamed_though_it_is_left_out_is_no_reason_to_go_on() -> None:
+    broken: list[loader.BrokenPlugin] = []
+
+    def blames(plugins: loader.Plugins) -> None:
+        raise PluginError("it is always its fault", "esdllm-policies")
+
+    with pytest.raises(PluginError, match="always its fault"):
+        loader.leaving_out(broken, blames)
+    assert [plugin.name for plugin in broken] == ["esdllm-policies"]

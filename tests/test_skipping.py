@@ -226,3 +226,15 @@ def test_what_a_padded_row_keeps_beyond_its_own_is_padding(
     for own, size in zip(rows, real, strict=True):
         beyond = [kept - mine for kept, mine in zip((window, *shared), (size, *own), strict=True)]
         assert all(before >= after >= 0 for before, after in pairwise(beyond))
+
+
+def test_a_row_that_keeps_more_of_less_keeps_its_own() -> None:
+    """No schedule that ships does; one that may is lawful."""
+
+    class Contrary:
+        def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]:
+            return (3,) * n_layers if window > 8 else (5,) * n_layers
+
+    keeping = KeepCounts(Contrary(), 2, Layout(12, ((0,),) * 2, (0, 6)))
+    shared, rows = keeping.in_rows(0, 12, 4, Progress(lambda: Facts(0, 0, 0, False), [1], ()))
+    assert (shared, rows) == ((5, 5), ((3, 3), (5, 5)))
