@@ -22,6 +22,7 @@ from esdllm import (
     ImportanceView,
     Model,
     PluginError,
+    relative_variation,
 )
 from esdllm.cli import main
 from esdllm_policies.importance import (
@@ -299,3 +300,9 @@ def test_a_field_that_is_declared_wrongly_is_the_plugin_s_fault(
     catalogue = Catalogue.load({"mine": offers("esdllm_importance_scorers", {"made": made})})
     with pytest.raises(PluginError, match=message):
         catalogue.build("importance", ComponentConfig("made"))
+
+
+def test_the_variation_is_the_mean_change_over_the_root_mean_square_before() -> None:
+    x, last = torch.tensor([[3.0, -1.0], [2e-6, 0.0]]), torch.tensor([[1.0, 7.0], [0.0, 0.0]])
+    assert torch.allclose(relative_variation(x, last), torch.tensor([5.0 / 5.0, 1.0]), rtol=1e-5, atol=0)
+    assert relative_variation(x.bfloat16(), last.bfloat16()).dtype == torch.float32

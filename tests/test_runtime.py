@@ -247,3 +247,12 @@ def test_a_threshold_of_1_commits_one_position_a_step(build: Any) -> None:
     parallel = build("llada-0", "dual-cache-parallel", unmasking={"threshold": 1.0}).generate(prompts())
     assert parallel.forwards == 24
     assert torch.equal(parallel.tokens, build("llada-0", "dual-cache").generate(prompts()).tokens)
+
+
+def test_observers_are_told_the_padding_of_each_row(build: Any) -> None:
+    ragged, even = Watch(), Watch()
+    engine = build("llada-0", "es-dllm")
+    engine.generate([[7] * 5, [7] * 9, [7] * 2], observers=[ragged])
+    engine.generate([[7] * 5, [7] * 5], observers=[even])
+    assert {record.padding for record in ragged.records} == {(4, 0, 7)}
+    assert {record.padding for record in even.records} == {None}
