@@ -204,7 +204,7 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(
 ) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
-    monkeypatch.setattr(command, "load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(command, "load_asked", lambda *_: pytest.fail("a model was loaded"))
     code, out, err = run(*words)
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {message}")
