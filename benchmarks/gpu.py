@@ -1,7 +1,7 @@
 """What a GPU shows: that results are right there, how fast, where the time goes, and what fits.
 
     python benchmarks/gpu.py --out gpu              # all stages, most valuable first, in about eight minutes
-    python benchmarks/gpu.py --rehearse             # every stage on the CPU at toy size
+    python benchmarks/gpu.py --toy                  # every stage on the CPU at toy size
     python benchmarks/gpu.py fast-8 where           # some of them
     python benchmarks/gpu.py --table --out gpu      # what an earlier run found
 
@@ -31,7 +31,7 @@ LINES = "gpu.jsonl"
 
 def main(
     stages: Annotated[list[str] | None, typer.Argument(metavar="[STAGE]...", help="Default: all.")] = None,
-    rehearse: Annotated[bool, typer.Option("--rehearse", help="On the CPU, at toy size.")] = False,
+    toy: Annotated[bool, typer.Option("--toy", help="On the CPU, at toy size.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of what is found.")] = Path("gpu"),
     limit: Annotated[float, typer.Option(help="Seconds for everything; later stages are left out.")] = 540.0,
     table: Annotated[bool, typer.Option("--table", help="Only print what the folder holds.")] = False,
@@ -44,18 +44,18 @@ def main(
         (out / LINES).unlink(missing_ok=True)
         ends = time.monotonic() + limit
         for name in stages or STAGES:
-            run(name, rehearse, out, ends)
+            run(name, toy, out, ends)
     Console(width=120).print(drawn(read(out / LINES)))
 
 
-def run(name: str, rehearse: bool, out: Path, ends: float) -> None:
+def run(name: str, toy: bool, out: Path, ends: float) -> None:
     """Run a stage in a process of its own, and note how it ended."""
     seconds = min(STAGES[name].seconds, ends - time.monotonic())
     if seconds < 1:
         note(out, {"stage": name, "what": "ended", "value": "left out: the time is up"})
         return
     began = time.monotonic()
-    command = [sys.executable, str(Path(__file__).with_name("on_gpu")), name, str(out / LINES), str(int(rehearse))]
+    command = [sys.executable, str(Path(__file__).with_name("on_gpu")), name, str(out / LINES), str(int(toy))]
     try:
         with (out / f"{name}.log").open("w", encoding="utf-8") as log:
             done = subprocess.run(command, stdout=log, stderr=log, timeout=seconds, env=environment(), check=False)

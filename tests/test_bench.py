@@ -125,7 +125,7 @@ def test_the_bytes_hold_all_weights_but_the_embedding_once(catalogue: Catalogue)
     engine = Engine.build(tiny_model(), catalogue.configure("vanilla", sets=SHORT), catalogue)
     spec = engine.model.spec
     costing = Costing.of(engine.components, spec, 1, 20, 4, weights=100_000)
-    plan = engine.planner(Layout.of(8, 12, 0)).rehearse()[0].plan
+    plan = engine.planner(Layout.of(8, 12, 0)).forecast()[0].plan
     assert costing.step(plan).weights == 100_000 - 4 * spec.vocab * spec.hidden
     assert costing.step(plan).cache == 2 * 4 * 20 * spec.n_layers * spec.n_kv_heads * spec.head_dim
 
@@ -176,7 +176,7 @@ def test_a_clock_changes_nothing_and_names_every_step(catalogue: Catalogue) -> N
     given: Tensor = prompts(length=9) % 60
     assert torch.equal(clocked.generate(given).tokens, Engine.build(model, config, catalogue).generate(given).tokens)
     assert isinstance(clocked, ClockedEngine)
-    planned = clocked.planner(Layout.of(9, 12, 0)).rehearse()
+    planned = clocked.planner(Layout.of(9, 12, 0)).forecast()
     clocked.generate(given)
     assert [step.plan for step in clocked.clock.steps()] == [step.plan for step in planned]
 

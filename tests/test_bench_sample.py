@@ -32,7 +32,7 @@ def setting(catalogue: Catalogue, number: int | None) -> Setting:
 def test_a_sample_holds_the_first_step_of_every_plan_and_stands_for_all_of_them(preset: str, number: int) -> None:
     catalogue = Catalogue.load()
     config = entries([preset], catalogue, LENGTHS)[0].config
-    steps = Components.resolve(config, catalogue).planner(Layout.of(9, 24, 0), n_layers=4).rehearse()
+    steps = Components.resolve(config, catalogue).planner(Layout.of(9, 24, 0), n_layers=4).forecast()
     found = sample(steps, number)
     weights = Counter[object]()
     for step, weight in found:

@@ -49,7 +49,7 @@ def test_the_head_has_room_for_every_masked_position_and_less_than_a_quarter_mor
     settings = {"block_length": block_length, "unmasking": unmasking, "delay_eos": False}
     settings |= {"skip": {"keep": [[0, 1]]}} if mode == "es-dllm" else {}
     left = [set(row) for row in rows]
-    for step in planner(mode, layout, **settings).rehearse():
+    for step in planner(mode, layout, **settings).forecast():
         inside = [sorted(row & set(range(*step.block))) for row in left]
         masked = max(map(len, inside))
         assert masked <= step.plan.decided <= step.plan.block
@@ -60,23 +60,23 @@ def test_the_head_has_room_for_every_masked_position_and_less_than_a_quarter_mor
 
 
 def test_a_block_has_at_most_four_lengths() -> None:
-    steps = planner("dual-cache", Layout.of(9, 64, 0), block_length=64).rehearse()
+    steps = planner("dual-cache", Layout.of(9, 64, 0), block_length=64).forecast()
     assert [step.plan.decided for step in steps] == [64] * 16 + [48] * 16 + [32] * 16 + [16] * 16
 
 
 def test_a_schedule_that_goes_on_when_all_is_decided_still_has_a_head() -> None:
     """Dream's, say, where there are more steps than masks."""
     steps = planner("vanilla", Layout.of(9, 4, 0), gen_length=4, unmasking={"name": "time-schedule", "steps": 12})
-    assert {step.plan.decided for step in steps.rehearse()} <= {1, 2, 3, 4}
+    assert {step.plan.decided for step in steps.forecast()} <= {1, 2, 3, 4}
 
 
 def test_a_compiled_step_has_one_length() -> None:
-    steps = planner("dual-cache", Layout.of(9, 64, 0), block_length=64, compile=True).rehearse()
+    steps = planner("dual-cache", Layout.of(9, 64, 0), block_length=64, compile=True).forecast()
     assert {step.plan.decided for step in steps} == {64}
 
 
 def test_survivors_are_no_more_than_were_handed_on() -> None:
-    steps = planner("es-dllm", Layout.of(9, 64, 0), block_length=64).rehearse()
+    steps = planner("es-dllm", Layout.of(9, 64, 0), block_length=64).forecast()
     assert {step.plan.decided for step in steps if step.plan.skips} == {16}
     assert [step.plan.decided for step in steps if not step.plan.skips] == [64, 48, 32, 16]
 
@@ -105,7 +105,7 @@ def test_where_the_logits_decide_the_head_follows_what_the_device_says(preset: s
     ],
 )
 def test_what_is_not_known_takes_all_that_may_be_masked(preset: str, settings: dict[str, Any]) -> None:
-    steps = planner(preset, Layout.of(9, 32, 0), block_length=16, **settings).rehearse()
+    steps = planner(preset, Layout.of(9, 32, 0), block_length=16, **settings).forecast()
     inside = [step for step in steps if step.moment.step_in_block]
     assert inside
     assert all(step.plan.decided == handed(step.plan) for step in inside)

@@ -62,7 +62,7 @@ def test_keep_counts_never_grow_and_never_reach_nothing(
     settings: dict[str, Any], prompt: int, shift: int, rate: int
 ) -> None:
     layout = Layout.of(prompt, settings["gen_length"], shift)
-    steps = planner("es-dllm", layout, unmasking={"tokens_per_step": rate}, **settings).rehearse()
+    steps = planner("es-dllm", layout, unmasking={"tokens_per_step": rate}, **settings).forecast()
     assert steps
     for step in steps:
         assert len(step.plan.keep) == LAYERS
@@ -172,7 +172,7 @@ def keep_by_hand(settings: dict[str, Any], window: int, last: int, block: int, r
 
 def test_the_published_keep_ratios_leave_about_two_fifths_of_the_work() -> None:
     components = Components.resolve(CATALOGUE.configure("es-dllm"), CATALOGUE)
-    steps = components.planner(Layout.of(64, 256, 0), n_layers=32).rehearse()
+    steps = components.planner(Layout.of(64, 256, 0), n_layers=32).forecast()
     skipping = next(step.plan for step in steps if step.plan.skips)
     assert skipping.keep == (64,) * 4 + (32,) * 4 + (16,) * 24
     assert skipping.layer_work() / (64 * 32) == pytest.approx(0.4, abs=0.005)
@@ -182,7 +182,7 @@ def test_the_published_keep_ratios_leave_about_two_fifths_of_the_work() -> None:
     ("mode", "later"), [("vanilla", (0, 20)), ("prefix-cache", (4, 20)), ("dual-cache", (4, 12))], ids=str
 )
 def test_the_fixed_modes_compute_their_windows(mode: str, later: tuple[int, int]) -> None:
-    steps = planner(mode, Layout.of(4, 16, 0), block_length=8).rehearse()
+    steps = planner(mode, Layout.of(4, 16, 0), block_length=8).forecast()
     assert [(step.start, step.start + step.plan.window) for step in steps[:2]] == [(0, 20), later]
     assert [step.moment.step_in_block for step in steps] == [*range(8), *range(8)]
     assert (steps[8].start, steps[8].plan.window) == (0, 20)
@@ -277,13 +277,13 @@ def test_a_run_has_a_handful_of_plans(prompt: int, blocks: int, block_length: in
     """As many as graphs to compile: at most a canvas, and a prefix, a trail, a refresh and a skip for each window length."""
     layout = Layout.of(prompt, blocks * block_length, 0)
     refresh = {"prompt_refresh": 2 * block_length, "block_refresh": 4}
-    steps = planner("es-dllm", layout, block_length=block_length, refresh=refresh).rehearse()
+    steps = planner("es-dllm", layout, block_length=block_length, refresh=refresh).forecast()
     assert len({step.plan for step in steps}) <= 8 + blocks
 
 
 def test_the_sparse_store_chooses_in_a_step_that_skips_nothing() -> None:
     settings = {"cache": {"name": "sparse", "delay_step": 2}, "refresh": {"prompt_refresh": 64, "block_refresh": 64}}
-    steps = planner("es-dllm", Layout.of(4, 16, 0), block_length=16, **settings).rehearse()
+    steps = planner("es-dllm", Layout.of(4, 16, 0), block_length=16, **settings).forecast()
     assert [step.plan.phase for step in steps[:4]] == [Phase.ALL, Phase.ALL, Phase.SELECT, Phase.KEPT]
     assert [step.plan.skips for step in steps[:4]] == [False, True, False, True]
 

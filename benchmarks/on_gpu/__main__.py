@@ -1,4 +1,4 @@
-"""Runs one stage: python on_gpu STAGE FILE REHEARSE."""
+"""Runs one stage: python on_gpu STAGE FILE TOY."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from on_gpu import STAGES
 from on_gpu.ground import Ground
 
 if __name__ == "__main__":
-    name, file, rehearse = sys.argv[1:]
+    name, file, toy = sys.argv[1:]
     stage = STAGES[name]
-    import_module(f"on_gpu.{stage.module}").run(Ground(name, Path(file), rehearse == "1"), **stage.arguments)
+    import_module(f"on_gpu.{stage.module}").run(Ground(name, Path(file), toy == "1"), **stage.arguments)

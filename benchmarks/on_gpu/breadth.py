@@ -15,7 +15,7 @@ from on_gpu.ground import Ground
 def run(ground: Ground) -> None:
     """Run the stage."""
     catalogue = Catalogue.load()
-    long = 40 if ground.rehearse else 4096 - ground.setting["gen_length"]
+    long = 40 if ground.toy else 4096 - ground.setting["gen_length"]
     model: Model | None = ground.model(catalogue)
     for store in ("dense", "int8", "offloaded"):
         ground.attempt(f"canvas 4096, {store}", "ms a forward", partial(_one, ground, catalogue, model, store, long))
@@ -38,7 +38,7 @@ def _one(ground: Ground, catalogue: Catalogue, model: Model, store: str, length:
     if ground.device.type == "cuda" and (shape := engine.cache_shape) is not None:
         taken = torch.cuda.max_memory_reserved() - before
         planner = engine.planner(engine.components.layout(length, engine.model.spec, rows, ground.device))
-        windows = [step.plan for step in planner.rehearse()]
+        windows = [step.plan for step in planner.forecast()]
         spec, dtype = engine.model.spec, engine.model.adapter.dtype
         working = max(working_bytes(spec, rows, plan.window, plan.decided, dtype, ground.device) for plan in windows)
         ground.tell(f"canvas 4096, {store}", "GB taken", taken / 1e9)

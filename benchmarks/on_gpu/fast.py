@@ -55,7 +55,7 @@ def run(ground: Ground, batch: int) -> None:
 
     catalogue = Catalogue.load({"on-gpu": here})
     model = ground.model(catalogue)
-    peak = measure_peak(ground.device, ground.dtype, shapes=((64, 64, 64),) if ground.rehearse else None)
+    peak = measure_peak(ground.device, ground.dtype, shapes=((64, 64, 64),) if ground.toy else None)
     ground.tell("peak", "TFLOP/s", peak.best.gflops / 1e3)
     ground.tell("peak", "GB/s", peak.bandwidth)
     given = ground.prompts(batch)

@@ -27,23 +27,23 @@ class Ground:
 
     stage: str
     file: Path
-    rehearse: bool
+    toy: bool
     """on the CPU, at toy size"""
 
     @property
     def device(self) -> torch.device:
         """Where to compute."""
-        return torch.device("cpu" if self.rehearse else "cuda")
+        return torch.device("cpu" if self.toy else "cuda")
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the model."""
-        return torch.float32 if self.rehearse else torch.bfloat16
+        return torch.float32 if self.toy else torch.bfloat16
 
     @property
     def setting(self) -> dict[str, int]:
         """Lengths: GSM8K's of the paper."""
-        if self.rehearse:
+        if self.toy:
             return {"prompt": 24, "gen_length": 16, "block_length": 8}
         return {"prompt": 900, "gen_length": 256, "block_length": 64}
 
@@ -71,7 +71,7 @@ class Ground:
         return describe_weights(self._geometry(catalogue), self.dtype, catalogue=catalogue).bytes
 
     def _geometry(self, catalogue: Catalogue) -> Mapping[str, Any]:
-        return geometry("tiny,layers=8,hidden=64,vocab=512" if self.rehearse else "llada-8b", catalogue)
+        return geometry("tiny,layers=8,hidden=64,vocab=512" if self.toy else "llada-8b", catalogue)
 
     def prompts(self, batch: int, length: int | None = None, vocab: int = 500) -> torch.Tensor:
         """Return random prompts (batch, length)."""
@@ -85,7 +85,7 @@ class Ground:
 
     def milliseconds(self, work: Callable[[], object], times: int = 10) -> float:
         """Return the median of what `work` takes on the device."""
-        taken = [seconds_of(work, self.device) for _ in range(2 if self.rehearse else times)]
+        taken = [seconds_of(work, self.device) for _ in range(2 if self.toy else times)]
         return 1e3 * statistics.median(taken)
 
     def build(

@@ -29,7 +29,7 @@ def run(ground: Ground) -> None:
         report = conformance(CASES, overrides=overrides, catalogue=catalogue, device=device, every=every)
         return str(report) + "".join(f"; {name}: {why}" for name, why in list(report.failures.items())[:3])
 
-    few = 120 if ground.rehearse else 10
+    few = 120 if ground.toy else 10
     ground.attempt("conformance", "graphs", lambda: cases(few))
     ground.attempt("conformance", "eager", lambda: cases(few, cuda_graphs=False))
     ground.attempt("waits", "in steps", partial(_waits, ground, catalogue))
@@ -44,7 +44,7 @@ def run(ground: Ground) -> None:
     ground.attempt("devices", "named cuda:0 and cuda", partial(_named, ground, catalogue))
     ground.attempt("close()", "bytes left", partial(_closed, ground, catalogue))
     ground.attempt(
-        "conformance", "compiled", lambda: cases(few * (3 if ground.rehearse else 20), compile=True, cuda_graphs=False)
+        "conformance", "compiled", lambda: cases(few * (3 if ground.toy else 20), compile=True, cuda_graphs=False)
     )
 
 
@@ -146,7 +146,7 @@ def _fused(ground: Ground, catalogue: Catalogue, family: str) -> str:
 
 
 def _named(ground: Ground, catalogue: Catalogue) -> str:
-    names = [str(ground.device), "cpu" if ground.rehearse else "cuda:0"]
+    names = [str(ground.device), "cpu" if ground.toy else "cuda:0"]
     tokens = []
     for name in names:
         config = catalogue.configure("es-dllm", sets=["gen_length=32", "block_length=16"])

@@ -168,7 +168,7 @@ def _problems(file: Path, profile: str | None, catalogue: Catalogue, spec: Model
         wrong = settled.component_problems(catalogue.build)
         yield from wrong
         if spec and not wrong:
-            Components.resolve(settled.config(), catalogue).rehearse(spec)
+            Components.resolve(settled.config(), catalogue).check_plan(spec)
     except ConfigError as error:
         yield error_at(project.label(), error)
 

@@ -227,6 +227,6 @@ def fits(
 def _contradictions(planner: Planner) -> Iterator[str]:
     """Yield why a plan cannot be made."""
     try:
-        planner.rehearse()
+        planner.forecast()
     except ConfigError as error:
         yield str(error)

@@ -59,7 +59,7 @@ class Forecast:
         canvas = components.layout(prompt, spec, batch, device)
         planner = components.planner(canvas, spec.n_layers)
         found: Counter[tuple[str, Kind, StepPlan]] = Counter()
-        for step in planner.rehearse():
+        for step in planner.forecast():
             found[step.scope.window.value, step_kind(step), step.plan] += 1
         full = spec.n_layers * canvas.length
         plans = (

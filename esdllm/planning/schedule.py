@@ -88,7 +88,7 @@ class Planner:
                 yield made
                 step, step_in_block = step + 1, step_in_block + 1
 
-    def rehearse(self) -> list[Step]:
+    def forecast(self) -> list[Step]:
         """Return the steps of the run as far as they can be told without a device.
 
         Every step is taken to commit what was planned; one position where the logits decide.

@@ -127,7 +127,7 @@ class Components:
             head_lengths=1 if self.config.compile else 4,  # four would compile four times as many plans
         )
 
-    def rehearse(self, spec: ModelSpec) -> None:
+    def check_plan(self, spec: ModelSpec) -> None:
         """Plan a run after a short prompt, which finds settings that contradict each other.
 
         Raises:
@@ -138,7 +138,7 @@ class Components:
                 f"gen_length = {self.config.gen_length} leaves no room for a prompt in the model's context of {spec.context}; "
                 "give a smaller one"
             )
-        self.planner(self.layout(2, spec), spec.n_layers).rehearse()
+        self.planner(self.layout(2, spec), spec.n_layers).forecast()
 
     def parts(self, model: ModelAdapter, cache: Cache) -> Parts:
         """Return what a step calls."""

@@ -71,7 +71,7 @@ class Engine:
         components = Components.resolve(config, catalogue)
         with naming_culprits(components, adapter):
             components = components.serving(catalogue, model.spec, adapter.device, adapter.dtype)
-            components.rehearse(model.spec)
+            components.check_plan(model.spec)
             rehearse(components, adapter)
         alone = adapter.device.type == "cuda" and devices_of(adapter) == 1
         if config.compile:

@@ -146,7 +146,7 @@ def configurations(draw: st.DrawFn, /, catalogue: Catalogue | None = None, **fix
     config = catalogue.configure(DEFAULT_PRESET, settings={**settings, **fixed})
     try:
         components = Components.resolve(config, catalogue)
-        components.planner(Layout.of(2, config.gen_length, 1), SPEC.n_layers).rehearse()
+        components.planner(Layout.of(2, config.gen_length, 1), SPEC.n_layers).forecast()
     except ConfigError:  # they contradict each other
         assume(False)
     return config

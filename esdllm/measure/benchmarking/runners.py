@@ -128,7 +128,7 @@ class EngineRunner:
 class BareRunner:
     """The bare loop, on the model's weights.
 
-    Its plan is rehearsed, without a device: where a window begins at what was committed last, it is taken to begin at the last
+    Its steps are forecast, without a device: where a window begins at what was committed last, it is taken to begin at the last
     position of the block before.
     """
 
@@ -156,7 +156,7 @@ class BareRunner:
         """Decode once, by a plan that is made before."""
         config, spec, clock = self.entry.config, self.model.spec, Clock(self.model.adapter.device)
         layout = Layout.of(self.prompts.shape[1], config.gen_length, spec.logit_shift, self.prompts.shape[0])
-        steps = Components.resolve(config, self.catalogue).planner(layout, spec.n_layers).rehearse()
+        steps = Components.resolve(config, self.catalogue).planner(layout, spec.n_layers).forecast()
         with torch.inference_mode():
             scored = steps[0].plan.scored
             loop = BareLoop(spec, self.weights, self.prompts, config.gen_length, scored, config.delay_eos)

@@ -108,7 +108,7 @@ def _engine(model: Model, config: DecodeConfig, catalogue: Catalogue, components
         )
     layout = Layout.of(13, config.gen_length, adapter.spec.logit_shift)
     planner = engine.planner(layout)
-    planner.rehearse()  # finds contradictions
+    planner.forecast()  # finds contradictions
     if "cache" in components:
         shape = engine.components.cache_shape(adapter.spec, planner, 3, layout.length, adapter.device, adapter.dtype)
         _skip_if(components["cache"], engine.components.cache.problems(shape))
@@ -182,7 +182,7 @@ class _Standing:
 
 def _rows_are_apart(engine: Engine) -> bool:
     """Return whether no row has a say in what another computes."""
-    steps = engine.planner(Layout.of(13, engine.config.gen_length, engine.model.spec.logit_shift)).rehearse()
+    steps = engine.planner(Layout.of(13, engine.config.gen_length, engine.model.spec.logit_shift)).forecast()
     if engine.components.can.learning is not None:  # drift is the largest over the rows, and so are the periods
         return False
     shared = any(step.scope.window in (Window.TRAIL, Window.OPEN) for step in steps)

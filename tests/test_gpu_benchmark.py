@@ -1,4 +1,4 @@
-"""What a GPU would be asked is rehearsed on the CPU: every stage of `benchmarks/gpu.py` comes to its end."""
+"""What a GPU would be asked runs on the CPU at toy size: every stage of `benchmarks/gpu.py` comes to its end."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """What a rehearsal of all stages wrote."""
+    """What all stages wrote at toy size."""
     out = tmp_path_factory.mktemp("gpu")
-    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--rehearse", "--out", str(out)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--toy", "--out", str(out)]
     subprocess.run(command, check=True, capture_output=True)
     return [json.loads(line) for line in (out / "gpu.jsonl").read_text(encoding="utf-8").splitlines()]
 
