@@ -15,7 +15,7 @@ import typer
 from on_suite import measured
 
 from esdllm import Catalogue
-from esdllm.measure.evaluation import Contender, Interval, Report, load_suite, of_split, taken
+from esdllm.measure.evaluation import Contender, Evaluation, Interval, load_suite, of_split, taken
 from esdllm.measure.plots import COLORS, new_figure, save_figure
 
 KEEPS = {
@@ -68,11 +68,12 @@ def cell(interval: Interval) -> str:
     return f"{100 * interval.value:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
 
 
-def tables(report: Report, losses: dict[tuple[str, str, str], Interval]) -> str:
-    """Return the report as Markdown."""
-    score = report.score(report.reference)
+def tables(evaluation: Evaluation, losses: dict[tuple[str, str, str], Interval]) -> str:
+    """Return the evaluation as Markdown."""
+    score = evaluation.score(evaluation.reference)
     lines = [
-        f"{len(report.problems)} problems; the dual cache has {100 * score.value:.1f} % right. Points lost against it [95 %]:",
+        f"{len(evaluation.problems)} problems; the dual cache has {100 * score.value:.1f} % right. "
+        "Points lost against it [95 %]:",
         "",
     ]
     for refresh in REFRESHES:
@@ -139,11 +140,11 @@ def main(
     cells = grid()
     texts = {"dual-cache": None, **{text: key for key, text in cells.items()}}
     contenders = [Contender.of(text, catalogue, sets=lengths) for text in texts]
-    report = measured(model, suite, problems, contenders, batch, catalogue, out)
-    outcomes = dict(zip(texts.values(), report.outcomes, strict=True))
-    losses = {key: report.loss(outcomes[key]) for key in cells}
+    evaluation = measured(model, suite, problems, contenders, batch, catalogue, out)
+    outcomes = dict(zip(texts.values(), evaluation.outcomes, strict=True))
+    losses = {key: evaluation.loss(outcomes[key]) for key in cells}
     draw(losses, f"{model}: {len(problems)} problems", out.with_suffix(".png"))
-    print(tables(report, losses))
+    print(tables(evaluation, losses))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks of quality share: contenders on held-out problems of the tiny suite, and their report in a file."""
+"""What the benchmarks of quality share: contenders on held-out problems of the tiny suite, and their evaluation in a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from esdllm import Catalogue, Problem, Suite, load_model
-from esdllm.measure.evaluation import Contender, Report, evaluate
+from esdllm.measure.evaluation import Contender, Evaluation, evaluate
 
 
 def measured(
@@ -21,11 +21,11 @@ def measured(
     batch: int,
     catalogue: Catalogue,
     out: Path,
-) -> Report:
-    """Return a model's report, with a bar meanwhile; it is in OUT.json too."""
+) -> Evaluation:
+    """Return a model's evaluation, with a bar meanwhile; it is in OUT.json too."""
     with Progress(console=Console(stderr=True)) as bar:
         shown = bar.add_task("decoding", total=len(problems) * len(contenders))
-        report = evaluate(
+        evaluation = evaluate(
             load_model(model, catalogue=catalogue),
             suite,
             problems,
@@ -36,5 +36,5 @@ def measured(
             progress=lambda _, done: bar.advance(shown, done),
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
-    return report
+    out.with_suffix(".json").write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return evaluation

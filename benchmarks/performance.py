@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from esdllm.measure.benchmarking import KindTimes, Outcome, Report, read_report
+from esdllm.measure.benchmarking import KindTimes, Report, Timing, read_report
 
 ES, ONCE = "es-dllm", "es-dllm refresh.prompt_refresh=256"
 COMPILED, ONCE_COMPILED, VANILLA_COMPILED = (f"{name} compile=true" for name in (ES, ONCE, "vanilla"))
@@ -92,7 +92,7 @@ def table(out: Out = Path("performance")) -> None:
         shares = (by[ES].shares or {})["skip, block"]
         rest = 100 * (1 - sum(shares[part] for part in ("linear", "attention", "head")))
         tell(f"all but linear layers, attention and head of a skip step, %, batch {batch}", rest, 10, most=True)
-    framework, bare = read_report(out / "overhead.json").outcomes
+    framework, bare = read_report(out / "overhead.json").timings
     tell("es-dllm's time over the bare loop's, batch 1", ratio(framework.seconds, bare.seconds), 1.03, most=True)
     by = by_name(one)
     tell(
@@ -102,14 +102,14 @@ def table(out: Out = Path("performance")) -> None:
     for name in (ES, COMPILED):
         found = [[by_name(report)[name].seconds[0] for report in pair] for pair in pairs]
         tell(f"int8 over bfloat16, {name}", statistics.median(a / b for a, b in found), 1.8)
-    for outcome in big.outcomes:
-        tell(f"LLaDA-8B in int8, a skip step over its floor, {outcome.name}", over_floor(big, outcome), 1.6, most=True)
+    for timing in big.timings:
+        tell(f"LLaDA-8B in int8, a skip step over its floor, {timing.name}", over_floor(big, timing), 1.6, most=True)
 
 
-def over_floor(report: Report, outcome: Outcome) -> float:
+def over_floor(report: Report, timing: Timing) -> float:
     """Return a skip step's time over the longer of reading the weights once and doing the arithmetic at the measured peak."""
     assert report.peak is not None
-    kind, spec = skip(outcome), report.environment["spec"]
+    kind, spec = skip(timing), report.environment["spec"]
     read = report.weights - 2 * spec["vocab"] * spec["hidden"]  # of the embedding only the rows of tokens are read
     floor = max(read / (report.peak.bandwidth * 1e9), kind.flops / (report.peak.best.gflops * 1e9))
     print(
@@ -119,14 +119,14 @@ def over_floor(report: Report, outcome: Outcome) -> float:
     return kind.milliseconds.median / 1e3 / floor
 
 
-def by_name(report: Report) -> dict[str, Outcome]:
+def by_name(report: Report) -> dict[str, Timing]:
     """Return what a report's contenders took."""
-    return {outcome.name: outcome for outcome in report.outcomes}
+    return {timing.name: timing for timing in report.timings}
 
 
-def skip(outcome: Outcome) -> KindTimes:
+def skip(timing: Timing) -> KindTimes:
     """Return what a contender's skip steps took."""
-    return next(kind for kind in outcome.kinds if kind.kind == "skip")
+    return next(kind for kind in timing.kinds if kind.kind == "skip")
 
 
 def ratio(a: Sequence[float], b: Sequence[float]) -> float:

@@ -15,7 +15,7 @@ import typer
 from on_suite import measured
 
 from esdllm import Catalogue
-from esdllm.measure.evaluation import ONE_BATCH, Contender, Outcome, Report, load_suite, of_split, taken
+from esdllm.measure.evaluation import ONE_BATCH, Contender, Evaluation, Outcome, load_suite, of_split, taken
 from esdllm.measure.plots import COLORS, new_figure, save_figure
 
 HARD = "block_length=64 skip.keep=[[0,1],[0.125,0.125],[0.25,0.0625]]"
@@ -81,20 +81,20 @@ SECTIONS: dict[str, dict[str, str]] = {
 }
 
 
-def row(name: str, report: Report, outcome: Outcome) -> str:
+def row(name: str, evaluation: Evaluation, outcome: Outcome) -> str:
     """Return one line of a table."""
-    score, loss, speedup = report.score(outcome), report.loss(outcome), report.speedup(outcome)
+    score, loss, speedup = evaluation.score(outcome), evaluation.loss(outcome), evaluation.speedup(outcome)
     return (
         f"| {name} | {100 * score.value:.1f} | {100 * loss.value:+.1f} [{100 * loss.low:+.1f}, {100 * loss.high:+.1f}] "
-        f"| {outcome.forwards_per_answer:.1f} | {100 * report.compute_share(outcome):.1f} % "
+        f"| {outcome.forwards_per_answer:.1f} | {100 * evaluation.compute_share(outcome):.1f} % "
         f"| {outcome.tokens_per_second:.0f} | {f'{speedup.value:.1f}' if speedup else ONE_BATCH} |"
     )
 
 
-def tables(report: Report, found: dict[str, Outcome]) -> str:
-    """Return the report as Markdown."""
+def tables(evaluation: Evaluation, found: dict[str, Outcome]) -> str:
+    """Return the evaluation as Markdown."""
     lines = [
-        f"{len(report.problems)} problems, batches of {report.batch_size}. Loss in points against vanilla [95 %].",
+        f"{len(evaluation.problems)} problems, batches of {evaluation.batch_size}. Loss in points against vanilla [95 %].",
         "",
     ]
     for section, contenders in SECTIONS.items():
@@ -102,26 +102,26 @@ def tables(report: Report, found: dict[str, Outcome]) -> str:
             f"| {section} | right, % | loss | forwards | computation | tokens/s | speed-up |",
             "|---|---|---|---|---|---|---|",
         ]
-        lines += [row(name, report, found[text]) for name, text in contenders.items()]
+        lines += [row(name, evaluation, found[text]) for name, text in contenders.items()]
         lines.append("")
     return "\n".join(lines)
 
 
-def draw(report: Report, found: dict[str, Outcome], title: str, path: Path) -> None:
+def draw(evaluation: Evaluation, found: dict[str, Outcome], title: str, path: Path) -> None:
     """Draw right answers against computation, the drift controller beside fixed intervals."""
     figure = new_figure(7, 4.5)
     axes = figure.subplots()
     for number, section in enumerate(("refresh, fixed", "refresh, by drift")):
         outcomes = [found[text] for text in SECTIONS[section].values()]
-        shares = [100 * report.compute_share(outcome) for outcome in outcomes]
-        scores = [report.score(outcome) for outcome in outcomes]
+        shares = [100 * evaluation.compute_share(outcome) for outcome in outcomes]
+        scores = [evaluation.score(outcome) for outcome in outcomes]
         middles = [100 * score.value for score in scores]
         spread = [[100 * (s.value - s.low) for s in scores], [100 * (s.high - s.value) for s in scores]]
         axes.errorbar(shares, middles, spread, fmt="o-", color=COLORS[number], capsize=2, linewidth=1.2, label=section)
         for name, x, y in zip(SECTIONS[section], shares, middles, strict=True):
             place = {"xytext": (4, 5 - 15 * number), "fontsize": 8, "color": COLORS[number]}
             axes.annotate(name.split(", ")[1], (x, y), textcoords="offset points", **place)
-    axes.axhline(100 * report.score(report.reference).value, color="0.6", linewidth=0.8, label="vanilla")
+    axes.axhline(100 * evaluation.score(evaluation.reference).value, color="0.6", linewidth=0.8, label="vanilla")
     axes.set(xlabel="computation, % of vanilla's", ylabel="right answers, %", title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
@@ -143,11 +143,11 @@ def main(
     problems = taken(of_split(suite.problems(), "test"), count, ())
     texts = list(dict.fromkeys(["vanilla", *(text for texts in SECTIONS.values() for text in texts.values())]))
     contenders = [Contender.of(text, catalogue, settings=suite.settings) for text in texts]
-    report = measured(model, suite, problems, contenders, batch, catalogue, out)
-    found = dict(zip(texts, report.outcomes, strict=True))
+    evaluation = measured(model, suite, problems, contenders, batch, catalogue, out)
+    found = dict(zip(texts, evaluation.outcomes, strict=True))
     if {"refresh, fixed", "refresh, by drift"} <= set(SECTIONS):
-        draw(report, found, f"{model}: {len(problems)} problems", out.with_suffix(".png"))
-    print(tables(report, found))
+        draw(evaluation, found, f"{model}: {len(problems)} problems", out.with_suffix(".png"))
+    print(tables(evaluation, found))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def main(
         with CountingBar(stderr()) as bar:
             task = bar.add_task(f"{dtype} {quantize or ''}", total=len(problems))
             advance = partial(bar.advance, task)
-            report = evaluate(
+            evaluation = evaluate(
                 loaded,
                 chosen,
                 problems,
@@ -55,7 +55,7 @@ def main(
                 batch_size=batch,
                 progress=lambda name, done, advance=advance: advance(done),
             )
-        outcomes.append(report.outcomes[0])
+        outcomes.append(evaluation.outcomes[0])
         first, last = outcomes[0], outcomes[-1]
         right, loss = share(last.right), difference(first.right, last.right)
         size = describe_weights(model, dtype, quantize, catalogue).bytes / 1e6

@@ -139,8 +139,8 @@ def test_what_is_done_is_not_done_again(run: Run, catalogue: Catalogue) -> None:
     changed = [{**row, "text": "kept"} for row in read(str(first))]
     first.write_text("".join(json.dumps(row) + "\n" for row in changed))
     told: list[Progress] = []
-    report = job(catalogue, watch=told.append)
-    assert (report.prompts, report.before, report.batches) == (6, 4, 1)
+    result = job(catalogue, watch=told.append)
+    assert (result.prompts, result.before, result.batches) == (6, 4, 1)
     assert [progress.prompts for progress in told] == [4, 6]
     assert told[-1].share == 1.0
     assert sum(row["text"] == "kept" for row in read()) == 2
@@ -175,9 +175,9 @@ def test_a_run_goes_on_with_another_batch_and_another_device_keeping_what_is_don
     with pytest.raises(KilledError):
         other(catalogue, watch=lambda progress: (told.append(progress), dying(0)(progress) if told[1:] else None))
     assert all(file.read_bytes() == content for file, content in done.items())
-    report = job(catalogue, watch=told.append)
+    result = job(catalogue, watch=told.append)
     assert [progress.prompts for progress in told[:3]] == [6, 6 + min(3, batch), 6 + min(3, batch)]
-    assert (report.prompts, report.before) == (9, 6 + min(3, batch))
+    assert (result.prompts, result.before) == (9, 6 + min(3, batch))
     assert [row["text"] for row in read()] == [row["text"] for row in read("whole.jsonl")]
     sizes = json.loads(Path("answers.jsonl.run/run.json").read_text())["finished"]["batches"]
     assert sum(int(size) * count for size, count in sizes.items()) == 9

@@ -19,23 +19,23 @@ from esdllm.checkpoints.loading import random_model
 from esdllm.errors import ConfigError, InputError, UnavailableError
 from esdllm.measure.benchmarking import (
     PARTS,
-    Entry,
-    Memory,
-    Outcome,
+    BenchContender,
     Peak,
+    PeakMemory,
     Rate,
     Report,
     Setting,
+    Timing,
     bench,
     compare,
+    contenders_named,
     curve,
-    entries,
     geometry,
     geometry_names,
     measure_peak,
+    quartiles,
     read_report,
     slope,
-    spread,
 )
 from esdllm.measure.benchmarking.bare import BareLoop, BareWeights
 from esdllm.measure.benchmarking.clock import ClockedEngine
@@ -62,7 +62,7 @@ def setting(catalogue: Catalogue) -> Setting:
 
 @pytest.fixture(scope="module")
 def report(setting: Setting, catalogue: Catalogue) -> Report:
-    named = entries(["vanilla", "es-dllm", "refresh.block_refresh=3", "bare"], catalogue, SHORT)
+    named = contenders_named(["vanilla", "es-dllm", "refresh.block_refresh=3", "bare"], catalogue, SHORT)
     return bench(setting, named, rounds=3, profiled=True, peak=lambda model: SMALL_PEAK, catalogue=catalogue)
 
 
@@ -113,12 +113,12 @@ def test_counted_flops_are_those_that_torch_counts(
 
 
 def test_every_kind_of_step_is_counted(report: Report) -> None:
-    kinds = {kind.kind for outcome in report.outcomes for kind in outcome.kinds}
+    kinds = {kind.kind for timing in report.timings for kind in timing.kinds}
     assert kinds == {"refresh", "skip"}
-    for outcome in report.outcomes:
-        assert sum(kind.steps for kind in outcome.kinds) == outcome.forwards == 12
-        total = sum(kind.steps * kind.flops for kind in outcome.kinds)
-        assert total == pytest.approx(outcome.flops)
+    for timing in report.timings:
+        assert sum(kind.steps for kind in timing.kinds) == timing.forwards == 12
+        total = sum(kind.steps * kind.flops for kind in timing.kinds)
+        assert total == pytest.approx(timing.flops)
 
 
 def test_the_bytes_hold_all_weights_but_the_embedding_once(catalogue: Catalogue) -> None:
@@ -154,15 +154,15 @@ def test_the_bare_loop_decodes_what_the_engine_decodes(
 ) -> None:
     prompt, block = refresh
     sets = ["gen_length=24", "block_length=8", f"refresh.prompt_refresh={prompt}", f"refresh.block_refresh={block}"]
-    entry = entries(["bare"], catalogue, sets)[0]
+    contender = contenders_named(["bare"], catalogue, sets)[0]
     model, given = tiny_model(family, seed=3), prompts(rows=2, length=7) % 60
-    engine = ClockedEngine.build(model, entry.config, catalogue)
+    engine = ClockedEngine.build(model, contender.config, catalogue)
     assert isinstance(engine, ClockedEngine)
     tokens = engine.generate(given).tokens
     steps = [about for what, about, _ in engine.clock.marks if what == "step"]
     with torch.inference_mode():
         loop = BareLoop(
-            model.spec, BareWeights.of(model.adapter), given, 24, steps[0].plan.scored, entry.config.delay_eos
+            model.spec, BareWeights.of(model.adapter), given, 24, steps[0].plan.scored, contender.config.delay_eos
         )
         assert torch.equal(loop.decode(steps), tokens)
 
@@ -182,14 +182,14 @@ def test_a_clock_changes_nothing_and_names_every_step(catalogue: Catalogue) -> N
 
 
 def test_a_profile_shares_out_the_time_of_each_kind_of_step(report: Report) -> None:
-    for outcome in report.outcomes:
-        assert (outcome.shares is None) == outcome.bare
-        for kind, parts in (outcome.shares or {}).items():
+    for timing in report.timings:
+        assert (timing.shares is None) == timing.bare
+        for kind, parts in (timing.shares or {}).items():
             assert set(parts) == set(PARTS)
             assert sum(parts.values()) == pytest.approx(1)
             assert (parts["scoring"] > 0) == kind.startswith("skip")
-        if outcome.shares:
-            assert set(outcome.shares) == {kind.name for kind in outcome.kinds}
+        if timing.shares:
+            assert set(timing.shares) == {kind.name for kind in timing.kinds}
 
 
 def test_a_profile_leaves_the_engine_as_it_was(catalogue: Catalogue) -> None:
@@ -210,29 +210,29 @@ def test_all_take_turns_and_another_begins_each_round() -> None:
 
 def test_every_contender_is_warmed_up_then_runs_once_a_round(setting: Setting, catalogue: Catalogue) -> None:
     told: list[str] = []
-    named = entries(["vanilla", "dual-cache"], catalogue, SHORT)
+    named = contenders_named(["vanilla", "dual-cache"], catalogue, SHORT)
     found = bench(setting, named, rounds=2, peak=lambda model: None, catalogue=catalogue, progress=told.append)
     assert told == ["vanilla", "dual-cache", "vanilla", "dual-cache", "dual-cache", "vanilla"]
-    assert [len(outcome.seconds) for outcome in found.outcomes] == [2, 2]
+    assert [len(timing.seconds) for timing in found.timings] == [2, 2]
     assert found.peak is None
 
 
 def test_threads_are_as_before_afterwards(setting: Setting, catalogue: Catalogue) -> None:
     before = torch.get_num_threads()
     one = attrs.evolve(setting, threads=before + 1)
-    bench(one, entries(["vanilla"], catalogue, SHORT), rounds=1, peak=lambda model: None, catalogue=catalogue)
+    bench(one, contenders_named(["vanilla"], catalogue, SHORT), rounds=1, peak=lambda model: None, catalogue=catalogue)
     assert torch.get_num_threads() == before
 
 
 def test_a_spread_is_the_median_and_the_quartiles() -> None:
-    assert attrs.astuple(spread([5.0, 1.0, 4.0, 2.0, 3.0])) == (3.0, 2.0, 4.0)
-    assert attrs.astuple(spread([7.0])) == (7.0, 7.0, 7.0)
+    assert attrs.astuple(quartiles([5.0, 1.0, 4.0, 2.0, 3.0])) == (3.0, 2.0, 4.0)
+    assert attrs.astuple(quartiles([7.0])) == (7.0, 7.0, 7.0)
 
 
 def test_a_speed_up_is_taken_round_by_round(report: Report) -> None:
-    first = attrs.evolve(report.outcomes[0], seconds=(4.0, 8.0, 40.0), flops=100)
-    other = attrs.evolve(report.outcomes[1], seconds=(2.0, 2.0, 10.0), flops=10)
-    made = attrs.evolve(report, outcomes=(first, other))
+    first = attrs.evolve(report.timings[0], seconds=(4.0, 8.0, 40.0), flops=100)
+    other = attrs.evolve(report.timings[1], seconds=(2.0, 2.0, 10.0), flops=10)
+    made = attrs.evolve(report, timings=(first, other))
     assert made.speedup(other).median == 4.0
     assert made.flops_ratio(other) == 10.0
     assert made.speedup(first).median == 1.0
@@ -269,14 +269,19 @@ def test_a_peak_names_its_shapes_and_the_best_counts() -> None:
 
 
 def test_words_with_an_equals_sign_belong_to_the_contender_before(catalogue: Catalogue) -> None:
-    found = entries(["vanilla", "es-dllm", "refresh.block_refresh=4", "importance.alpha=0.7"], catalogue, SHORT)
-    assert [entry.name for entry in found] == ["vanilla", "es-dllm refresh.block_refresh=4 importance.alpha=0.7"]
+    found = contenders_named(
+        ["vanilla", "es-dllm", "refresh.block_refresh=4", "importance.alpha=0.7"], catalogue, SHORT
+    )
+    assert [contender.name for contender in found] == [
+        "vanilla",
+        "es-dllm refresh.block_refresh=4 importance.alpha=0.7",
+    ]
     assert found[1].config.refresh.options["block_refresh"] == 4
-    assert entries(["es-dllm importance.alpha=0.7"], catalogue)[0].config.importance.options == {"alpha": 0.7}
+    assert contenders_named(["es-dllm importance.alpha=0.7"], catalogue)[0].config.importance.options == {"alpha": 0.7}
 
 
 def test_decoding_goes_to_the_end_unless_told_otherwise(catalogue: Catalogue) -> None:
-    whole, early = entries(["vanilla", "es-dllm", "early_stop=true"], catalogue)
+    whole, early = contenders_named(["vanilla", "es-dllm", "early_stop=true"], catalogue)
     assert not whole.config.early_stop
     assert early.config.early_stop
 
@@ -293,15 +298,15 @@ def test_decoding_goes_to_the_end_unless_told_otherwise(catalogue: Catalogue) ->
 )
 def test_contenders_that_cannot_be_are_refused(words: list[str], message: str, catalogue: Catalogue) -> None:
     with pytest.raises((ConfigError, InputError), match=message):
-        entries(words, catalogue)
+        contenders_named(words, catalogue)
 
 
 def test_the_bare_loop_computes_quantised_weights_and_refuses_a_model_that_it_does_not_know(
     setting: Setting, catalogue: Catalogue
 ) -> None:
-    named = entries(["es-dllm", "bare"], catalogue, SHORT)
+    named = contenders_named(["es-dllm", "bare"], catalogue, SHORT)
     found = bench(attrs.evolve(setting, quantize="int8-weight-only"), named, rounds=1, catalogue=catalogue)
-    assert found.outcomes[0].answer_tokens == found.outcomes[1].answer_tokens
+    assert found.timings[0].answer_tokens == found.timings[1].answer_tokens
     with pytest.raises(
         InputError, match="the bare loop computes LLaDA and Dream on one device only; object is another"
     ):
@@ -359,22 +364,22 @@ def test_a_report_comes_back_from_json(report: Report, tmp_path: Path) -> None:
 def test_a_report_of_itself_has_not_changed(report: Report) -> None:
     found = compare(report, report)
     assert not found.environment
-    assert [change.name for change in found.changes] == [outcome.name for outcome in report.outcomes]
+    assert [change.name for change in found.changes] == [timing.name for timing in report.timings]
     for change in found.changes:
         assert change.seconds.low <= 1 <= change.seconds.high
         assert set(change.kinds.values()) == {1.0}
 
 
-def _slower(outcome: Outcome, times: float) -> Outcome:
-    return attrs.evolve(outcome, seconds=tuple(times * x for x in outcome.seconds), memory=Memory(300, "as told"))
+def _slower(timing: Timing, times: float) -> Timing:
+    return attrs.evolve(timing, seconds=tuple(times * x for x in timing.seconds), memory=PeakMemory(300, "as told"))
 
 
 def test_a_comparison_is_the_second_over_the_first(report: Report) -> None:
-    even = [attrs.evolve(one, seconds=(2.0, 2.0), memory=Memory(100, "as told")) for one in report.outcomes]
-    before = attrs.evolve(report, outcomes=tuple(even))
+    even = [attrs.evolve(one, seconds=(2.0, 2.0), memory=PeakMemory(100, "as told")) for one in report.timings]
+    before = attrs.evolve(report, timings=tuple(even))
     after = attrs.evolve(
         before,
-        outcomes=tuple(_slower(one, 1.5) for one in even),
+        timings=tuple(_slower(one, 1.5) for one in even),
         environment={**before.environment, "torch": "9.9"},
     )
     found = compare(before, after)
@@ -388,7 +393,7 @@ def test_reports_that_did_not_measure_the_same_are_refused_and_all_differences_n
     other = attrs.evolve(
         report,
         setting=attrs.evolve(report.setting, batch=7, dtype="float32"),
-        outcomes=(attrs.evolve(report.first, config=config), *report.outcomes[1:]),
+        timings=(attrs.evolve(report.first, config=config), *report.timings[1:]),
     )
     with pytest.raises(InputError) as caught:
         compare(report, other)
@@ -400,7 +405,7 @@ def test_reports_that_did_not_measure_the_same_are_refused_and_all_differences_n
     ):
         assert told in str(caught.value)
     with pytest.raises(InputError, match="contenders"):
-        compare(report, attrs.evolve(report, outcomes=report.outcomes[:1]))
+        compare(report, attrs.evolve(report, timings=report.timings[:1]))
 
 
 @pytest.mark.parametrize(
@@ -432,7 +437,7 @@ def test_a_slope_is_the_exponent() -> None:
         slope([8, 8], [1.0, 2.0])
 
 
-def _measured(setting: Setting, named: list[Entry], catalogue: Catalogue) -> Report:
+def _measured(setting: Setting, named: list[BenchContender], catalogue: Catalogue) -> Report:
     return bench(setting, named, rounds=1, peak=lambda model: None, catalogue=catalogue)
 
 
@@ -442,7 +447,7 @@ def _measured(setting: Setting, named: list[Entry], catalogue: Catalogue) -> Rep
 def test_a_curve_grows_with_what_is_asked_for(
     over: Any, sizes: tuple[int, int], setting: Setting, catalogue: Catalogue, tmp_path: Path
 ) -> None:
-    named = entries(["vanilla"], catalogue, SHORT)
+    named = contenders_named(["vanilla"], catalogue, SHORT)
     found = curve(setting, named, over, sizes, lambda one: _measured(one, named, catalogue))
     specs = [one.environment["spec"] for one in found.reports]
     grown = {
@@ -473,7 +478,7 @@ def test_sizes_that_make_no_curve_are_refused_before_the_work(
     def never(one: Setting) -> Report:
         raise AssertionError("measured")
 
-    named = entries(["vanilla"], catalogue, SHORT)
+    named = contenders_named(["vanilla"], catalogue, SHORT)
     with pytest.raises(InputError, match=message):
         curve(setting, named, over, sizes, never)
     with pytest.raises(InputError, match="a checkpoint has the layers that it has"):
@@ -497,8 +502,8 @@ def test_the_command_writes_json_and_compares_it(run: Run, tmp_path: Path) -> No
     assert code == 0
     (tmp_path / "a.json").write_text(out)
     told = json.loads(out)
-    assert [outcome["name"] for outcome in told["outcomes"]] == ["vanilla", "dual-cache"]
-    assert told["outcomes"][1]["derived"]["flops_ratio"] > 1
+    assert [timing["name"] for timing in told["timings"]] == ["vanilla", "dual-cache"]
+    assert told["timings"][1]["derived"]["flops_ratio"] > 1
     code, out, _ = run("bench", "compare", str(tmp_path / "a.json"), str(tmp_path / "a.json"))
     assert code == 0
     assert "dual-cache" in out
@@ -578,7 +583,7 @@ def test_explain_predicts_what_bench_counts(report: Report, run: Run) -> None:
         "explain", "--preset", "es-dllm", *words, "-s", "refresh.block_refresh=3", "--json", "--peak-gflops", "2"
     )
     assert code == 0
-    told, counted = json.loads(out)["cost"], report.outcomes[1]
+    told, counted = json.loads(out)["cost"], report.timings[1]
     assert sum(kind["steps"] * kind["flops"] for kind in told["kinds"]) == pytest.approx(counted.flops)
     for kind in told["kinds"]:
         assert kind["seconds"] == pytest.approx(kind["flops"] / 2e9)

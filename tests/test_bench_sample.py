@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from esdllm import Catalogue
 from esdllm.errors import InputError
-from esdllm.measure.benchmarking import Setting, bench, entries, geometry
+from esdllm.measure.benchmarking import Setting, bench, contenders_named, geometry
 from esdllm.measure.benchmarking.runners import EngineRunner, runner
 from esdllm.measure.benchmarking.sampling import sample
 from esdllm.plan import Layout
@@ -31,7 +31,7 @@ def setting(catalogue: Catalogue, number: int | None) -> Setting:
 @given(number=st.integers(1, 30))
 def test_a_sample_holds_the_first_step_of_every_plan_and_stands_for_all_of_them(preset: str, number: int) -> None:
     catalogue = Catalogue.load()
-    config = entries([preset], catalogue, LENGTHS)[0].config
+    config = contenders_named([preset], catalogue, LENGTHS)[0].config
     steps = Components.resolve(config, catalogue).planner(Layout.of(9, 24, 0), n_layers=4).forecast()
     found = sample(steps, number)
     weights = Counter[object]()
@@ -53,7 +53,7 @@ def test_without_a_number_every_step_stands_for_itself(catalogue: Catalogue) -> 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_sampled_run_counts_the_work_of_the_whole(preset: str, catalogue: Catalogue) -> None:
-    named = entries([preset], catalogue, LENGTHS)
+    named = contenders_named([preset], catalogue, LENGTHS)
     whole, part = (
         bench(setting(catalogue, n), named, rounds=1, peak=lambda m: None, catalogue=catalogue).first for n in (None, 2)
     )
@@ -69,7 +69,7 @@ def test_a_sampled_run_counts_the_work_of_the_whole(preset: str, catalogue: Cata
 def test_a_sampled_run_makes_the_steps_of_the_sample_and_lasts_as_long_as_all_would(
     preset: str, catalogue: Catalogue
 ) -> None:
-    given, named = setting(catalogue, 2), entries([preset], catalogue, LENGTHS)[0]
+    given, named = setting(catalogue, 2), contenders_named([preset], catalogue, LENGTHS)[0]
     one = runner(named, given, given.load(catalogue), catalogue)
     made = one.run()
     assert sum(step.weight for step in made.steps) == 24
@@ -84,6 +84,6 @@ def test_a_sampled_run_makes_the_steps_of_the_sample_and_lasts_as_long_as_all_wo
     "words", [["es-dllm-parallel"], ["es-dllm", "early_stop=true"], ["es-dllm", "refresh.block_refresh=5"]]
 )
 def test_a_plan_that_depends_on_what_is_decoded_is_refused(words: list[str], catalogue: Catalogue) -> None:
-    named = entries(words, catalogue, ["gen_length=24", "block_length=8"])
+    named = contenders_named(words, catalogue, ["gen_length=24", "block_length=8"])
     with pytest.raises(InputError, match="--sample plans all steps before the first one"):
         bench(setting(catalogue, 1), named, rounds=1, peak=lambda m: None, catalogue=catalogue)

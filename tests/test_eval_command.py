@@ -17,9 +17,9 @@ from esdllm import Catalogue, Problem
 from esdllm.cli import evaluate as command
 from esdllm.cli import main
 from esdllm.errors import UnavailableError
-from esdllm.measure.evaluation import ONE_BATCH, Contender, EvaluationInterrupted, Interval, Outcome, Report, plots
-from esdllm.measure.evaluation.outcomes import Batch
-from esdllm.measure.evaluation.plots import draw_front, plot_report
+from esdllm.measure.evaluation import ONE_BATCH, Contender, Evaluation, EvaluationInterrupted, Interval, Outcome, plots
+from esdllm.measure.evaluation.outcomes import BatchCost
+from esdllm.measure.evaluation.plots import draw_front, plot_evaluation
 from esdllm.measure.plots import new_figure, plain_ticks, save_figure
 
 Run = Callable[..., tuple[int, str, str]]
@@ -40,18 +40,18 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     return evaluated
 
 
-def made_up(*speeds: float, batches: int = 1) -> Report:
-    """A report of one problem and a contender for each speed, each batch faster than the one before."""
+def made_up(*speeds: float, batches: int = 1) -> Evaluation:
+    """An evaluation of one problem and a contender for each speed, each batch faster than the one before."""
     config = Contender.of("vanilla", Catalogue.load()).config
     outcomes = [
         Outcome(str(number), config, (bool(number % 2),), ("",), ((1,) * 60,), _batches(speed, batches))
         for number, speed in enumerate(speeds)
     ]
-    return Report("m", "s", "test", 1, (Problem("p", "a"),), tuple(outcomes), {})
+    return Evaluation("m", "s", "test", 1, (Problem("p", "a"),), tuple(outcomes), {})
 
 
-def _batches(speed: float, number: int) -> tuple[Batch, ...]:
-    return tuple(Batch(1, 1, 10, 60, 60 / speed / (1 + turn * speed / 100)) for turn in range(number))
+def _batches(speed: float, number: int) -> tuple[BatchCost, ...]:
+    return tuple(BatchCost(1, 1, 10, 60, 60 / speed / (1 + turn * speed / 100)) for turn in range(number))
 
 
 @pytest.mark.slow
@@ -84,28 +84,28 @@ def test_one_batch_s_time_is_called_no_speed_up_in_any_form(run: Run) -> None:
 def test_a_speed_up_over_batches_has_the_same_interval_in_every_form(
     batches: int, percent: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = made_up(10.0, 20.0, batches=batches)
+    evaluation = made_up(10.0, 20.0, batches=batches)
     ratios = sorted(2 * (1 + 0.2 * turn) / (1 + 0.1 * turn) for turn in range(batches))
     value, (low, high) = statistics.median(ratios), (ratios[batches // 9], ratios[-1 - batches // 9])
-    told = report.to_dict()["contenders"][1]["speedup"]
+    told = evaluation.to_dict()["contenders"][1]["speedup"]
     assert (told["value"], told["low"], told["high"]) == pytest.approx((value, low, high))
     assert (told["batches"], told["note"], int(100 * told["confidence"]) >= percent) == (batches, None, True)
-    command.print_report(report)
+    command.print_evaluation(evaluation)
     _, _, head, _, first, second = capsys.readouterr().out.rstrip().splitlines()[-6:]
     assert head.split()[-3:] == ["speed-up", str(percent), "%"]
     assert second.split()[-4:] == [f"{value:.2f}x", f"{low:.2f}", "to", f"{high:.2f}"]
     assert "x" not in first
     label = f"1: {value:.2f}x ({percent} %: {low:.2f} to {high:.2f})"
-    assert drawn(report) == ("answer tokens a second", {"0", label})
+    assert drawn(evaluation) == ("answer tokens a second", {"0", label})
 
 
-def drawn(report: Report) -> tuple[str, set[str]]:
+def drawn(evaluation: Evaluation) -> tuple[str, set[str]]:
     """The label of the speeds' axis, and the contenders' in the legend."""
     pytest.importorskip("matplotlib")
     figures: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "save_figure", lambda figure, _: figures.append(figure))
-        plot_report(report, Path("unused.png"))
+        plot_evaluation(evaluation, Path("unused.png"))
     axes = figures[0].axes[0]
     return axes.get_xlabel(), {*axes.get_legend_handles_labels()[1]} - {"Pareto front"}
 
@@ -218,7 +218,7 @@ def test_a_plot_without_matplotlib_is_refused_early(run: Run, monkeypatch: pytes
 
 
 def test_an_interrupted_evaluation_prints_what_it_has(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object, **__: object) -> Report:
+    def interrupted(*_: object, **__: object) -> Evaluation:
         raise EvaluationInterrupted(made_up(1.0, 2.0))
 
     monkeypatch.setattr(command, "evaluate", interrupted)
@@ -243,7 +243,7 @@ def test_a_report_of_any_shape_is_drawn(tmp_path: Path, kind: str, speeds: tuple
     if len(speeds) > 3 and kind != "png":
         pytest.skip("once is enough")
     path = tmp_path / "new" / f"front.{kind}"
-    plot_report(made_up(*speeds), path)
+    plot_evaluation(made_up(*speeds), path)
     assert path.stat().st_size > 5000
 
 

@@ -15,8 +15,8 @@ import torch
 from esdllm import Catalogue, Engine, InputError, Message, Model, Problem, UnavailableError
 from esdllm.measure.evaluation import (
     Contender,
+    Evaluation,
     EvaluationInterrupted,
-    Report,
     evaluate,
 )
 from esdllm.measure.evaluation.measure import _generate
@@ -70,21 +70,21 @@ def model(llada: Model) -> Model:
 
 
 @pytest.fixture(scope="module")
-def measured(model: Model, catalogue: Catalogue) -> Report:
+def measured(model: Model, catalogue: Catalogue) -> Evaluation:
     """Vanilla, es-dllm and es-dllm under another name, in batches of 2."""
     texts = ("vanilla", "es-dllm", "es-dllm seed=0", "vanilla gen_length=4")
     contenders = [Contender.of(text, catalogue, SHORT) for text in texts]
     return evaluate(model, Even(), PROBLEMS, contenders, names=("m", "s", "all"), batch_size=2, catalogue=catalogue)
 
 
-def asks(model: Model, catalogue: Catalogue, *texts: str, **options: Any) -> Report:
+def asks(model: Model, catalogue: Catalogue, *texts: str, **options: Any) -> Evaluation:
     contenders = [Contender.of(text, catalogue, SHORT) for text in texts]
     return evaluate(
         model, Even(), options.pop("problems", PROBLEMS), contenders, catalogue=catalogue, warm_up=False, **options
     )
 
 
-def test_the_reference_agrees_with_itself_and_loses_nothing(measured: Report) -> None:
+def test_the_reference_agrees_with_itself_and_loses_nothing(measured: Evaluation) -> None:
     reference = measured.reference
     assert measured.agreement(reference) == 1
     assert measured.compute_share(reference) == 1
@@ -92,7 +92,7 @@ def test_the_reference_agrees_with_itself_and_loses_nothing(measured: Report) ->
     assert measured.loss(reference).value == 0
 
 
-def test_equal_configurations_give_equal_results_under_any_name(measured: Report) -> None:
+def test_equal_configurations_give_equal_results_under_any_name(measured: Evaluation) -> None:
     one, other = measured.outcomes[1:3]
     assert one.config == other.config
     assert one.name != other.name
@@ -101,7 +101,7 @@ def test_equal_configurations_give_equal_results_under_any_name(measured: Report
 
 
 def test_the_answers_are_the_engine_s_in_the_problems_order(
-    measured: Report, model: Model, catalogue: Catalogue
+    measured: Evaluation, model: Model, catalogue: Catalogue
 ) -> None:
     assert measured.problems == PROBLEMS
     for outcome in (measured.outcomes[0], measured.outcomes[3]):
@@ -111,7 +111,7 @@ def test_the_answers_are_the_engine_s_in_the_problems_order(
         assert outcome.tokens == tuple(tuple(one.answers[0]) for one in alone)
 
 
-def test_a_suite_judges_and_scores_count_what_it_says(measured: Report) -> None:
+def test_a_suite_judges_and_scores_count_what_it_says(measured: Evaluation) -> None:
     for outcome in measured.outcomes:
         assert outcome.right == tuple(ord(answer[0]) % 2 == 0 for answer in outcome.answers)
         assert measured.score(outcome).value == sum(outcome.right) / len(PROBLEMS)
@@ -120,7 +120,7 @@ def test_a_suite_judges_and_scores_count_what_it_says(measured: Report) -> None:
     assert measured.tasks == ["x", "y"]
 
 
-def test_layer_work_is_the_plans_times_the_rows(measured: Report, model: Model, catalogue: Catalogue) -> None:
+def test_layer_work_is_the_plans_times_the_rows(measured: Evaluation, model: Model, catalogue: Catalogue) -> None:
     class Plans:
         work = 0
 
@@ -154,7 +154,7 @@ def test_vanilla_decoding_computes_every_layer_of_every_position(model: Model, c
 
 
 def test_scores_do_not_depend_on_the_order_of_the_problems(
-    model: Model, catalogue: Catalogue, measured: Report
+    model: Model, catalogue: Catalogue, measured: Evaluation
 ) -> None:
     mixed = list(PROBLEMS)
     random.Random(1).shuffle(mixed)
@@ -203,12 +203,15 @@ def test_an_interrupted_evaluation_holds_what_all_contenders_answered(model: Mod
 
     with pytest.raises(EvaluationInterrupted) as caught:
         asks(model, catalogue, "vanilla", "es-dllm", batch_size=2, progress=stop)
-    report, whole = caught.value.report, asks(model, catalogue, "vanilla", "es-dllm", batch_size=2)
-    assert set(report.problems) == {PROBLEMS[1], PROBLEMS[4]}
-    for outcome, expected in zip(report.outcomes, whole.outcomes, strict=True):
+    evaluation, whole = caught.value.evaluation, asks(model, catalogue, "vanilla", "es-dllm", batch_size=2)
+    assert set(evaluation.problems) == {PROBLEMS[1], PROBLEMS[4]}
+    for outcome, expected in zip(evaluation.outcomes, whole.outcomes, strict=True):
         assert outcome.answers == (expected.answers[1], expected.answers[4])
         assert len(outcome.batches) == 1
-    assert [one["speedup"]["value"] for one in json.loads(json.dumps(report.to_dict()))["contenders"]] == [None, None]
+    assert [one["speedup"]["value"] for one in json.loads(json.dumps(evaluation.to_dict()))["contenders"]] == [
+        None,
+        None,
+    ]
 
 
 def test_an_evaluation_that_measured_nothing_is_just_interrupted(model: Model, catalogue: Catalogue) -> None:
@@ -271,7 +274,7 @@ def test_a_model_without_tokenizer_or_values_is_refused(llada: Model, catalogue:
         asks(Model(Shapes(), Letters()), catalogue, "vanilla")  # type: ignore[arg-type]
 
 
-def test_a_report_goes_through_json_and_its_numbers_are_the_outcomes(measured: Report) -> None:
+def test_an_evaluation_goes_through_json_and_its_numbers_are_the_outcomes(measured: Evaluation) -> None:
     told = json.loads(json.dumps(measured.to_dict(), allow_nan=False))
     assert (told["model"], told["suite"], told["split"], told["problems"], told["batch_size"]) == (
         "m",

@@ -147,15 +147,15 @@ def test_a_run_that_was_killed_goes_on_past_the_prompt_that_fails(run: Run, pois
     batches = BatchRun(Path("prompts.jsonl"), Path("answers.jsonl"), setup, batch=2)
     with pytest.raises(KilledError):
         batches(Catalogue.load(), watch=die)
-    report = batches(Catalogue.load())
-    assert [line.number for line in report.bad] == [1, 6]
-    assert report.prompts == 4
+    result = batches(Catalogue.load())
+    assert [line.number for line in result.bad] == [1, 6]
+    assert result.prompts == 4
     whole = answers()
     undisturbed = BatchRun(Path("prompts.jsonl"), Path("again.jsonl"), setup, batch=2)(Catalogue.load())
-    assert undisturbed.bad == report.bad
+    assert undisturbed.bad == result.bad
     assert sorted(whole) == [2, 3, 4, 5]
     assert Path("again.jsonl").read_bytes() == Path("answers.jsonl").read_bytes()
-    assert report.before + 2 * report.batches >= 4
+    assert result.before + 2 * result.batches >= 4
     assert undisturbed.before == 0
 
 

@@ -26,8 +26,8 @@ def run(ground: Ground) -> None:
     catalogue, device = Catalogue.load(), str(ground.device)
 
     def cases(every: int, **overrides: Any) -> str:
-        report = conformance(CASES, overrides=overrides, catalogue=catalogue, device=device, every=every)
-        return str(report) + "".join(f"; {name}: {why}" for name, why in list(report.failures.items())[:3])
+        found = conformance(CASES, overrides=overrides, catalogue=catalogue, device=device, every=every)
+        return str(found) + "".join(f"; {name}: {why}" for name, why in list(found.failures.items())[:3])
 
     few = 120 if ground.toy else 10
     ground.attempt("conformance", "graphs", lambda: cases(few))

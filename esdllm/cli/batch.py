@@ -22,7 +22,7 @@ from esdllm.checkpoints.loading import describe_weights, resolve_device
 from esdllm.cli.progress import Pace, left
 from esdllm.cli.shared import counted, hint_dtype, print_json, stderr
 from esdllm.plugins.catalogue import Catalogue
-from esdllm.use.batching import BatchReport, BatchRun
+from esdllm.use.batching import BatchResult, BatchRun
 from esdllm.use.batching import Progress as Step
 
 __all__ = ["answer_file"]
@@ -42,7 +42,7 @@ def answer_file(run: BatchRun, catalogue: Catalogue, restart: bool, as_json: boo
 
     with _Bar(console) as bar:
         try:
-            report = run(catalogue, restart, watch)
+            result = run(catalogue, restart, watch)
         except KeyboardInterrupt:
             bar.stop()
             told = (
@@ -51,34 +51,34 @@ def answer_file(run: BatchRun, catalogue: Catalogue, restart: bool, as_json: boo
             console.print(f"{told}; the same command goes on from there", style="dim", soft_wrap=True)
             raise
     if as_json:
-        print_json(_as_dict(run, report), indent=None)
-    for line in report.bad[:_SHOWN]:
+        print_json(_as_dict(run, result), indent=None)
+    for line in result.bad[:_SHOWN]:
         console.print(f"{run.source}, line {line.number}: {line.reason}", soft_wrap=True, markup=False)
-    if len(report.bad) > _SHOWN:
-        console.print(f"and {len(report.bad) - _SHOWN} more bad lines", soft_wrap=True)
-    console.print(_summary(run.output, report), style="dim", soft_wrap=True, markup=False)
-    if report.bad:
+    if len(result.bad) > _SHOWN:
+        console.print(f"and {len(result.bad) - _SHOWN} more bad lines", soft_wrap=True)
+    console.print(_summary(run.output, result), style="dim", soft_wrap=True, markup=False)
+    if result.bad:
         raise typer.Exit(1)
 
 
-def _summary(output: Path, report: BatchReport) -> str:
-    if not report.batches and report.before == report.prompts:
-        done = f"all {counted(report.prompts, 'prompt')} answered before" if report.prompts else "no prompt to answer"
+def _summary(output: Path, result: BatchResult) -> str:
+    if not result.batches and result.before == result.prompts:
+        done = f"all {counted(result.prompts, 'prompt')} answered before" if result.prompts else "no prompt to answer"
     else:
-        now = report.prompts - report.before
-        done = f"{counted(report.prompts, 'prompt')} answered" + (
-            f", {report.before} of them before" if report.before else ""
+        now = result.prompts - result.before
+        done = f"{counted(result.prompts, 'prompt')} answered" + (
+            f", {result.before} of them before" if result.before else ""
         )
-        speed = f"{report.tokens / report.seconds:.0f} tokens/s" if report.seconds else ""
-        batches = counted(report.batches, "batch", "batches")
-        done += f": {now} now in {batches}, {counted(report.tokens, 'token')}, {speed}".rstrip(", ")
-    bad = f", {counted(len(report.bad), 'bad line')}" if report.bad else ""
+        speed = f"{result.tokens / result.seconds:.0f} tokens/s" if result.seconds else ""
+        batches = counted(result.batches, "batch", "batches")
+        done += f": {now} now in {batches}, {counted(result.tokens, 'token')}, {speed}".rstrip(", ")
+    bad = f", {counted(len(result.bad), 'bad line')}" if result.bad else ""
     return f"{done}{bad}: {output}"
 
 
-def _as_dict(run: BatchRun, report: BatchReport) -> dict[str, object]:
-    found = attrs.asdict(report)
-    return {"output": str(run.output), **found, "bad": [attrs.asdict(line) for line in report.bad]}
+def _as_dict(run: BatchRun, result: BatchResult) -> dict[str, object]:
+    found = attrs.asdict(result)
+    return {"output": str(run.output), **found, "bad": [attrs.asdict(line) for line in result.bad]}
 
 
 class _Bar:

@@ -21,15 +21,15 @@ from esdllm.errors import InputError, known
 from esdllm.measure.benchmarking import (
     AXES,
     DEFAULTS,
-    Entry,
+    BenchContender,
     Peak,
     Report,
     Setting,
     bench,
     bench_fresh,
     compare,
+    contenders_named,
     curve,
-    entries,
     read_report,
 )
 from esdllm.measure.benchmarking.plots import plot_curve, plot_report
@@ -227,22 +227,22 @@ def _contenders(
     gen_length: int | None,
     block_length: int | None,
     sets: Sequence[str] | None,
-) -> list[Entry]:
+) -> list[BenchContender]:
     project = current_project(None)
-    found = entries(words, catalogue, [*fixed_sets(gen_length, block_length), *(sets or ())], project)
+    found = contenders_named(words, catalogue, [*fixed_sets(gen_length, block_length), *(sets or ())], project)
     tell_found(project, environment_layers())
     return found
 
 
 def _measure(
-    catalogue: Catalogue, named: Sequence[Entry], rounds: int, fresh: bool, profile: bool, peak: bool
+    catalogue: Catalogue, named: Sequence[BenchContender], rounds: int, fresh: bool, profile: bool, peak: bool
 ) -> Callable[[Setting], Report]:
     """Return what measures the contenders under a setting, with a bar for each."""
 
     def measure(setting: Setting) -> Report:
         runs = rounds if fresh else 1 + rounds + profile
         with CountingBar(stderr()) as bar:
-            bars = {entry.name: bar.add_task(entry.name, total=runs) for entry in named}
+            bars = {contender.name: bar.add_task(contender.name, total=runs) for contender in named}
 
             def tell(name: str) -> None:
                 bar.advance(bars[name])

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from esdllm.cli.shared import counted, stdout
-from esdllm.measure.benchmarking import GAPS, PARTS, Comparison, Curve, Outcome, Report, Spread
+from esdllm.measure.benchmarking import GAPS, PARTS, Comparison, Curve, Quartiles, Report, Timing
 
 __all__ = ["print_comparison", "print_curve", "print_report"]
 
@@ -27,10 +27,10 @@ def print_report(report: Report) -> None:
     console.print(_speeds(report))
     console.print(_arithmetic(report))
     console.print(_steps(report))
-    if any(outcome.shares for outcome in report.outcomes):
+    if any(timing.shares for timing in report.timings):
         console.print(_shares(report))
     _print_peak(report, console)
-    waits = [outcome.waiting for outcome in report.outcomes if outcome.waiting is not None]
+    waits = [timing.waiting for timing in report.timings if timing.waiting is not None]
     if waits and max(waits) > _DISTURBED:
         console.print(
             f"others had the processor in up to {100 * max(waits):.0f} % of the time: the times are of a busy machine",
@@ -47,14 +47,14 @@ def print_curve(curve: Curve) -> None:
         console.print("random weights: they measure speed and memory, and their answers mean nothing", style="yellow")
     table = _table(f"by {curve.over}", [*map(str, curve.values), "slope"])
     for number, name in enumerate(curve.names):
-        outcomes = curve.outcomes(number)
-        times = [_number(one.milliseconds_a_forward.median) for one in outcomes]
-        flops = [_number(one.flops / max(1, one.forwards) / 1e9) for one in outcomes]
+        timings = curve.timings(number)
+        times = [_number(one.milliseconds_a_forward.median) for one in timings]
+        flops = [_number(one.flops / max(1, one.forwards) / 1e9) for one in timings]
         memory = curve.memory_slope(number)
         table.add_row(Text(f"{name}, ms a forward"), *times, f"{curve.time_slope(number):.2f}")
         table.add_row(Text(f"{name}, GFLOPs a forward"), *flops, f"{curve.flops_slope(number):.2f}")
         table.add_row(
-            Text(f"{name}, MB beside the weights"), *map(_memory, outcomes), "" if memory is None else f"{memory:.2f}"
+            Text(f"{name}, MB beside the weights"), *map(_memory, timings), "" if memory is None else f"{memory:.2f}"
         )
     console.print(table)
 
@@ -81,7 +81,7 @@ def _console() -> Console:
 
 
 def _title(report: Report, without: str = "") -> str:
-    setting, configs = report.setting, [outcome.config for outcome in report.outcomes]
+    setting, configs = report.setting, [timing.config for timing in report.timings]
     lengths = {key: " or ".join(map(str, sorted({config[key] for config in configs}))) for key in _LENGTHS}
     said = {
         "length": f"prompt {setting.prompt_length}",
@@ -103,36 +103,36 @@ _LENGTHS = ("gen_length", "block_length")
 def _speeds(report: Report) -> Table:
     heads = ["tokens\na second", "with\nends", "forwards", "ms a\nforward", "quartiles", "MB beside\nweights"]
     table = _table("a run", [*heads, "speed-up", "quartiles"])
-    for outcome in report.outcomes:
-        times, speedup = outcome.milliseconds_a_forward, report.speedup(outcome)
+    for timing in report.timings:
+        times, speedup = timing.milliseconds_a_forward, report.speedup(timing)
         table.add_row(
-            Text(outcome.name),
-            "" if outcome.answer_tokens is None else _number(outcome.rate(outcome.answer_tokens).median),
-            _number(outcome.rate(outcome.committed).median),
-            str(outcome.forwards),
+            Text(timing.name),
+            "" if timing.answer_tokens is None else _number(timing.rate(timing.answer_tokens).median),
+            _number(timing.rate(timing.committed).median),
+            str(timing.forwards),
             _number(times.median),
             _range(times),
-            _memory(outcome),
+            _memory(timing),
             f"{speedup.median:.2f}x",
             _range(speedup, 2),
         )
-        if outcome.compile_seconds:
-            table.add_row(Text(f"  compiled in {outcome.compile_seconds:.0f} s", style="bright_black"))
+        if timing.compile_seconds:
+            table.add_row(Text(f"  compiled in {timing.compile_seconds:.0f} s", style="bright_black"))
     return table
 
 
 def _arithmetic(report: Report) -> Table:
     heads = ["GFLOPs a\nforward", "GFLOPs\na second", "of the\npeak, %", "FLOPs of the\nfirst over its own"]
     table = _table("counted", [*heads, "speed-up\nover that"])
-    for outcome in report.outcomes:
-        ratio, share = report.flops_ratio(outcome), report.peak_share(outcome)
+    for timing in report.timings:
+        ratio, share = report.flops_ratio(timing), report.peak_share(timing)
         table.add_row(
-            Text(outcome.name),
-            _number(outcome.flops / max(1, outcome.forwards) / 1e9),
-            _number(outcome.rate(outcome.flops).median / 1e9),
+            Text(timing.name),
+            _number(timing.flops / max(1, timing.forwards) / 1e9),
+            _number(timing.rate(timing.flops).median / 1e9),
             "" if share is None else _number(100 * share),
             f"{ratio:.2f}x",
-            f"{report.speedup(outcome).median / ratio:.2f}",
+            f"{report.speedup(timing).median / ratio:.2f}",
         )
     return table
 
@@ -149,9 +149,9 @@ def _steps(report: Report) -> Table:
         "ms over\npredicted",
     ]
     table = _table("a step", heads)
-    for outcome in report.outcomes:
-        table.add_row(Text(outcome.name, style="bold"))
-        for kind in outcome.kinds:
+    for timing in report.timings:
+        table.add_row(Text(timing.name, style="bold"))
+        for kind in timing.kinds:
             predicted, rate = report.predicted(kind), kind.flops / kind.milliseconds.median / 1e6
             table.add_row(
                 Text(f"  {kind.name}"),
@@ -164,20 +164,20 @@ def _steps(report: Report) -> Table:
                 "" if predicted is None else _number(predicted),
                 "" if predicted is None else f"{kind.milliseconds.median / predicted:.2f}",
             )
-        between = outcome.between_milliseconds
+        between = timing.between_milliseconds
         table.add_row("  between two steps", "", _number(between.median), _range(between))
     return table
 
 
 def _shares(report: Report) -> Table:
-    gaps = any(GAPS in parts for outcome in report.outcomes for parts in (outcome.shares or {}).values())
+    gaps = any(GAPS in parts for timing in report.timings for parts in (timing.shares or {}).values())
     names = [*PARTS, *([GAPS] if gaps else [])]
     table = _table("of a step's time, %", [name.replace(" ", "\n") for name in names])
-    for outcome in report.outcomes:
-        for kind, parts in (outcome.shares or {}).items():
+    for timing in report.timings:
+        for kind, parts in (timing.shares or {}).items():
             shown = [f"{100 * parts[name]:.1f}" if name in parts else "" for name in names]
-            table.add_row(Text(f"{outcome.name}: {kind}"), *shown)
-        if outcome.shares and outcome.config.get("compile"):
+            table.add_row(Text(f"{timing.name}: {kind}"), *shown)
+        if timing.shares and timing.config.get("compile"):
             table.add_row(Text("  profiled without compiling", style="bright_black"))
     return table
 
@@ -203,12 +203,12 @@ def _table(first: str, heads: Sequence[str]) -> Table:
     return table
 
 
-def _memory(outcome: Outcome) -> str:
-    return _number(outcome.memory.bytes / 1e6) if outcome.memory else ""
+def _memory(timing: Timing) -> str:
+    return _number(timing.memory.bytes / 1e6) if timing.memory else ""
 
 
-def _range(spread: Spread, digits: int | None = None) -> str:
-    low, high = (f"{x:.{digits}f}" if digits is not None else _number(x) for x in (spread.low, spread.high))
+def _range(around: Quartiles, digits: int | None = None) -> str:
+    low, high = (f"{x:.{digits}f}" if digits is not None else _number(x) for x in (around.low, around.high))
     return f"{low} to {high}"
 
 

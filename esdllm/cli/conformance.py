@@ -44,7 +44,7 @@ def conformance(
                 typer.echo(f"FAILED {name}: {problem}")
             status.update(f"{seen[0]} passed, {seen[1]} failed  {name}")
 
-        report = run(folder, model, mode, show, sets=sets or (), device=device, every=every)
-    typer.echo(str(report))
-    if report.failures:
+        found = run(folder, model, mode, show, sets=sets or (), device=device, every=every)
+    typer.echo(str(found))
+    if found.failures:
         raise typer.Exit(1)

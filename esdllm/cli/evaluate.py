@@ -13,7 +13,7 @@ import typer
 from esdllm.checkpoints.loading import Model
 from esdllm.cli.choice import fixed_sets, tell_found
 from esdllm.cli.command import command
-from esdllm.cli.evaluate_tables import print_report
+from esdllm.cli.evaluate_tables import print_evaluation
 from esdllm.cli.options import BlockLength, Debug, Device, Dtype, GenLength, Json, ModelName, Quantize, Sets
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.shared import check_writable, load_asked, print_json, stderr
@@ -22,15 +22,15 @@ from esdllm.errors import InputError
 from esdllm.interfaces import Suite
 from esdllm.measure.evaluation import (
     Contender,
+    Evaluation,
     EvaluationInterrupted,
-    Report,
     check_names,
     evaluate,
     load_suite,
     of_split,
     taken,
 )
-from esdllm.measure.evaluation.plots import plot_report
+from esdllm.measure.evaluation.plots import plot_evaluation
 from esdllm.measure.plots import check_format
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
@@ -44,7 +44,7 @@ SuiteName = Annotated[
     typer.Option("--suite", metavar="NAME", help="A plugin's suite, or a file of JSON lines with prompt and answer."),
 ]
 Tasks = Annotated[list[str] | None, typer.Option("--task", metavar="NAME", help="Only these tasks; repeatable.")]
-Batch = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Prompts decoded together.")]
+BatchSize = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Prompts decoded together.")]
 
 
 @attrs.frozen(kw_only=True)
@@ -87,7 +87,7 @@ class Evaluate:
     count: Annotated[int, typer.Option(metavar="N", help="Problems of each task; 0 for all.")] = 200
     tasks: Tasks = None
     split: Annotated[str, typer.Option(metavar="NAME", help="test, tune or all.")] = "test"
-    batch: Batch = 50
+    batch: BatchSize = 50
     device: Device = None
     dtype: Dtype = None
     quantize: Quantize = None
@@ -112,8 +112,8 @@ class Evaluate:
         contenders = self._contenders(suite, catalogue)
         self._check(contenders, catalogue)
         name, loaded = load_asked(self, catalogue)
-        report, code = self._measure((loaded, name), suite, problems, contenders, catalogue)
-        _show(report, self.as_json, self.plot, self.answers)
+        evaluation, code = self._measure((loaded, name), suite, problems, contenders, catalogue)
+        _show(evaluation, self.as_json, self.plot, self.answers)
         raise typer.Exit(code)
 
     def _contenders(self, suite: Suite, catalogue: Catalogue) -> list[Contender]:
@@ -141,13 +141,13 @@ class Evaluate:
         problems: Sequence[Problem],
         contenders: Sequence[Contender],
         catalogue: Catalogue,
-    ) -> tuple[Report, int]:
-        """Return the report, with a bar meanwhile, and the command's exit code: 130 if Ctrl-C ended it early."""
+    ) -> tuple[Evaluation, int]:
+        """Return the evaluation, with a bar meanwhile, and the command's exit code: 130 if Ctrl-C ended it early."""
         loaded, name = model
         try:
             with CountingBar(stderr()) as bar:
                 bars = {one.name: bar.add_task(one.name, total=len(problems)) for one in contenders}
-                report = evaluate(
+                evaluation = evaluate(
                     loaded,
                     suite,
                     problems,
@@ -158,29 +158,29 @@ class Evaluate:
                     catalogue=catalogue,
                     progress=lambda who, done: bar.advance(bars[who], done),
                 )
-            return report, 0
+            return evaluation, 0
         except EvaluationInterrupted as stopped:
-            done = len(stopped.report.problems)
+            done = len(stopped.evaluation.problems)
             note = f"interrupted: this is of {done} of the {len(problems)} problems"
             stderr().print(note, style="yellow", soft_wrap=True)
-            return stopped.report, 130
+            return stopped.evaluation, 130
 
 
 eval_ = command(Evaluate)
 
 
-def _show(report: Report, as_json: bool, plot: Path | None, answers: Path | None) -> None:
+def _show(evaluation: Evaluation, as_json: bool, plot: Path | None, answers: Path | None) -> None:
     if as_json:
-        print_json(report.to_dict())
+        print_json(evaluation.to_dict())
     else:
-        print_report(report)
-    for path, write in ((answers, _write_answers), (plot, plot_report)):
+        print_evaluation(evaluation)
+    for path, write in ((answers, _write_answers), (plot, plot_evaluation)):
         if path:
-            write(report, path)
+            write(evaluation, path)
             stderr().print(f"wrote {path}", style="dim", soft_wrap=True, markup=False)
 
 
-def _write_answers(report: Report, path: Path) -> None:
+def _write_answers(evaluation: Evaluation, path: Path) -> None:
     lines = [
         {
             "contender": outcome.name,
@@ -190,8 +190,8 @@ def _write_answers(report: Report, path: Path) -> None:
             "answer": answer,
             "expected": problem.answer,
         }
-        for outcome in report.outcomes
-        for problem, right, answer in zip(report.problems, outcome.right, outcome.answers, strict=True)
+        for outcome in evaluation.outcomes
+        for problem, right, answer in zip(evaluation.problems, outcome.right, outcome.answers, strict=True)
     ]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     try:

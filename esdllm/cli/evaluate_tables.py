@@ -8,69 +8,77 @@ from rich.table import Table
 from rich.text import Text
 
 from esdllm.cli.shared import counted, stdout
-from esdllm.measure.evaluation import ONE_BATCH, Interval, Outcome, Report
+from esdllm.measure.evaluation import ONE_BATCH, Evaluation, Interval, Outcome
 
-__all__ = ["cost_table", "print_report", "quality_table", "task_table"]
+__all__ = ["cost_table", "print_evaluation", "quality_table", "task_table"]
 
 _PIPED = 140  # columns, where there is no terminal to fit into
 
 
-def print_report(report: Report) -> None:
-    """Print a report's tables on standard output."""
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print an evaluation's tables on standard output."""
     console = stdout()
     if not console.is_terminal:
         console.width = max(console.width, _PIPED)
-    console.print(_title(report), soft_wrap=True, markup=False)
-    tables = [quality_table(report), *([task_table(report)] if len(report.tasks) > 1 else []), cost_table(report)]
+    console.print(_title(evaluation), soft_wrap=True, markup=False)
+    tables = [
+        quality_table(evaluation),
+        *([task_table(evaluation)] if len(evaluation.tasks) > 1 else []),
+        cost_table(evaluation),
+    ]
     for table in tables:
         console.print(table)
 
 
-def quality_table(report: Report) -> Table:
+def quality_table(evaluation: Evaluation) -> Table:
     """Return the share of right answers, the loss against the reference, and the agreement with it."""
     table = _table("right answers, %", ["all", "95 %", "loss", "95 %", "agree, %"])
-    for outcome in report.outcomes:
-        whole, loss = report.score(outcome), report.loss(outcome)
-        compared = ("", "") if outcome is report.reference else (_percent(loss.value, "+"), _range(loss))
-        agree = _percent(report.agreement(outcome))
+    for outcome in evaluation.outcomes:
+        whole, loss = evaluation.score(outcome), evaluation.loss(outcome)
+        compared = ("", "") if outcome is evaluation.reference else (_percent(loss.value, "+"), _range(loss))
+        agree = _percent(evaluation.agreement(outcome))
         table.add_row(Text(outcome.name), _percent(whole.value), _range(whole), *compared, agree)
     return table
 
 
-def task_table(report: Report) -> Table:
+def task_table(evaluation: Evaluation) -> Table:
     """Return the share of right answers by task."""
-    table = _table("by task, %", [escape(task) for task in report.tasks])
-    for outcome in report.outcomes:
-        table.add_row(Text(outcome.name), *(_percent(report.score(outcome, task).value) for task in report.tasks))
+    table = _table("by task, %", [escape(task) for task in evaluation.tasks])
+    for outcome in evaluation.outcomes:
+        table.add_row(
+            Text(outcome.name), *(_percent(evaluation.score(outcome, task).value) for task in evaluation.tasks)
+        )
     return table
 
 
-def cost_table(report: Report) -> Table:
+def cost_table(evaluation: Evaluation) -> Table:
     """Return forwards, tokens per forward, share of the reference's computation, and speed."""
     heads = ["forwards", "tokens a\nforward", "with\nends", "compu-\ntation, %", "tokens\na second"]
-    own = report.speedup(report.reference)
+    own = evaluation.speedup(evaluation.reference)
     table = _table("an answer", [*heads, *(("speed-up", f"{own.percent} %") if own else ())])
     if own is None:
         table.caption, table.caption_justify, table.caption_style = f" speed-up: {ONE_BATCH}", "left", ""
-    for outcome in report.outcomes:
+    for outcome in evaluation.outcomes:
         table.add_row(
             Text(outcome.name),
             f"{outcome.forwards_per_answer:.1f}",
             f"{outcome.tokens_per_forward:.2f}",
             f"{outcome.canvas_tokens_per_forward:.2f}",
-            _percent(report.compute_share(outcome)),
+            _percent(evaluation.compute_share(outcome)),
             f"{outcome.tokens_per_second:.{0 if outcome.tokens_per_second >= 10 else 2}f}",
-            *_speedup(report, outcome),
+            *_speedup(evaluation, outcome),
         )
     return table
 
 
-def _speedup(report: Report, outcome: Outcome) -> tuple[str, ...]:
+def _speedup(evaluation: Evaluation, outcome: Outcome) -> tuple[str, ...]:
     """Return a speed-up's cells, the median and its interval; empty for the reference, none where nothing was measured."""
-    found = report.speedup(outcome)
+    found = evaluation.speedup(outcome)
     if found is None:
         return ()
-    return ("", "") if outcome is report.reference else (f"{found.value:.2f}x", f"{found.low:.2f} to {found.high:.2f}")
+    return (
+        ("", "") if outcome is evaluation.reference else (f"{found.value:.2f}x", f"{found.low:.2f} to {found.high:.2f}")
+    )
 
 
 def _table(first: str, heads: list[str]) -> Table:
@@ -89,14 +97,14 @@ def _range(interval: Interval) -> str:
     return f"{_percent(interval.low)} to {_percent(interval.high)}"
 
 
-def _title(report: Report) -> str:
-    configs = [outcome.config for outcome in report.outcomes]
+def _title(evaluation: Evaluation) -> str:
+    configs = [outcome.config for outcome in evaluation.outcomes]
     lengths = (
         f"{key} {' or '.join(map(str, sorted({getattr(config, key) for config in configs})))}"
         for key in ("gen_length", "block_length")
     )
-    compared = f", compared with {report.reference.name}" if len(configs) > 1 else ""
+    compared = f", compared with {evaluation.reference.name}" if len(configs) > 1 else ""
     return (
-        f"{report.model}: {counted(len(report.problems), 'problem')} of {report.suite} ({report.split}), "
-        f"{', '.join(lengths)}, batches of {report.batch_size}{compared}"
+        f"{evaluation.model}: {counted(len(evaluation.problems), 'problem')} of {evaluation.suite} ({evaluation.split}), "
+        f"{', '.join(lengths)}, batches of {evaluation.batch_size}{compared}"
     )

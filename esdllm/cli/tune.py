@@ -11,7 +11,7 @@ import typer
 
 from esdllm.cli.choice import fixed_sets, tell_found
 from esdllm.cli.command import command
-from esdllm.cli.evaluate import Batch, Tasks
+from esdllm.cli.evaluate import BatchSize, Tasks
 from esdllm.cli.options import (
     BlockLength,
     Debug,
@@ -109,7 +109,7 @@ class Tune:
         int, typer.Option(metavar="N", min=0, help="Problems of each task to validate on; 0 for all.")
     ] = 0
     tasks: Tasks = None
-    batch: Batch = 50
+    batch: BatchSize = 50
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the search.")] = 0
     study: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep the search here, and go on with it if it is there.")

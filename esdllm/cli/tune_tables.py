@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from esdllm.cli.evaluate_tables import cost_table, print_report
+from esdllm.cli.evaluate_tables import cost_table, print_evaluation
 from esdllm.cli.shared import counted, print_json, shown, stdout
 from esdllm.measure.tuning import Tuning
 
@@ -27,7 +27,7 @@ def print_tuning(tuning: Tuning, as_json: bool) -> None:
     if tuning.goal.quality == "agreement":
         _print_agreement(tuning)
     else:
-        print_report(tuning.validation)
+        print_evaluation(tuning.validation)
 
 
 def too_much(tuning: Tuning) -> str:
@@ -41,15 +41,17 @@ def too_much(tuning: Tuning) -> str:
 
 def _print_agreement(tuning: Tuning) -> None:
     """Print the validation's tables where nobody says what is right."""
-    report, console = tuning.validation, stdout()
-    title = f"{report.model}: {counted(len(report.problems), 'other prompt')} of {report.suite}, compared with "
-    console.print(f"{title}{report.reference.name}", soft_wrap=True, markup=False)
+    evaluation, console = tuning.validation, stdout()
+    title = (
+        f"{evaluation.model}: {counted(len(evaluation.problems), 'other prompt')} of {evaluation.suite}, compared with "
+    )
+    console.print(f"{title}{evaluation.reference.name}", soft_wrap=True, markup=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
     for head in ("tokens, %", "the same", "lost", "95 %"):
         table.add_column(head, justify="left" if head == "tokens, %" else "right", no_wrap=head != "tokens, %")
-    for outcome in report.outcomes:
-        lost, same = tuning.goal.loss(outcome, report.reference), 100 * report.agreement(outcome)
+    for outcome in evaluation.outcomes:
+        lost, same = tuning.goal.loss(outcome, evaluation.reference), 100 * evaluation.agreement(outcome)
         compared = (f"{100 * lost.value:.1f}", f"{100 * lost.low:.1f} to {100 * lost.high:.1f}")
-        table.add_row(Text(outcome.name), f"{same:.1f}", *(("", "") if outcome is report.reference else compared))
+        table.add_row(Text(outcome.name), f"{same:.1f}", *(("", "") if outcome is evaluation.reference else compared))
     console.print(table)
-    console.print(cost_table(report))
+    console.print(cost_table(evaluation))

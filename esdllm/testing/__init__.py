@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from esdllm.checkpoints.loading import random_model
 from esdllm.runtime.plain import full_logits
-from esdllm.testing.conformance import Report, conformance
+from esdllm.testing.conformance import Conformance, conformance
 from esdllm.testing.contracts.backends import check_attention_backend
 from esdllm.testing.contracts.families import check_model_family
 from esdllm.testing.contracts.generation import check_generation
@@ -21,7 +21,7 @@ from esdllm.testing.models import GEOMETRIES, tiny_model
 __all__ = [
     "CHECKS",
     "GEOMETRIES",
-    "Report",
+    "Conformance",
     "check_attention_backend",
     "check_block_schedule",
     "check_cache_store",

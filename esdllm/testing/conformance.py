@@ -24,26 +24,26 @@ from esdllm.runtime.engine import Engine
 from esdllm.runtime.plain import full_logits
 from esdllm.views import ModelSpec, StepRecord
 
-__all__ = ["Report", "configuration", "conformance"]
+__all__ = ["Conformance", "configuration", "conformance"]
 
 _LOGITS = "logits"  # the mode that the logits files are counted under
 
 
 @attrs.frozen
-class Report:
-    """The outcome of a folder's cases."""
+class Conformance:
+    """What a folder's cases gave."""
 
-    outcomes: Mapping[str, str | None]
+    cases: Mapping[str, str | None]
     """for every case's name None, or what differs"""
 
     @property
     def failures(self) -> dict[str, str]:
         """The cases that differ."""
-        return {name: text for name, text in self.outcomes.items() if text is not None}
+        return {name: text for name, text in self.cases.items() if text is not None}
 
     def __str__(self) -> str:
         failed = len(self.failures)
-        return f"{len(self.outcomes) - failed} passed, {failed} failed"
+        return f"{len(self.cases) - failed} passed, {failed} failed"
 
 
 def conformance(
@@ -56,7 +56,7 @@ def conformance(
     sets: Sequence[str] = (),
     device: str = "cpu",
     every: int = 1,
-) -> Report:
+) -> Conformance:
     """Run the cases of a folder and compare tokens, steps and forwards; and the logits of its checkpoints to 1e-4.
 
     `model` and `mode` take only the cases of one checkpoint or decoding mode ("logits" for the logits files; a mode goes by
@@ -85,11 +85,11 @@ def conformance(
             f"modes: {', '.join(modes)}"
         )
     runner = _Runner(root, catalogue, overrides or {}, sets, device)
-    outcomes: dict[str, str | None] = {}
-    for name, problem in runner.outcomes(checkpoints, cases):
-        outcomes[name] = problem
+    seen: dict[str, str | None] = {}
+    for name, problem in runner.run(checkpoints, cases):
+        seen[name] = problem
         show(name, problem)
-    return Report(outcomes)
+    return Conformance(seen)
 
 
 def _preset(mode: str) -> str:
@@ -149,7 +149,7 @@ class _Runner:
         self.root, self.catalogue, self.overrides, self.sets, self.device = root, catalogue, overrides, sets, device
         self._loaded: tuple[str, Model] | None = None
 
-    def outcomes(self, checkpoints: list[str], cases: list[dict[str, Any]]) -> Iterator[tuple[str, str | None]]:
+    def run(self, checkpoints: list[str], cases: list[dict[str, Any]]) -> Iterator[tuple[str, str | None]]:
         """Yield each case's name and what differs."""
         for name in sorted({case["model"] for case in cases} | set(checkpoints)):
             if name in checkpoints:

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from esdllm.errors import InputError
-from esdllm.measure.benchmarking.report import Outcome, Report, Spread, spread
+from esdllm.measure.benchmarking.report import Quartiles, Report, Timing, quartiles
 
 __all__ = ["Change", "Comparison", "compare"]
 
@@ -19,7 +19,7 @@ class Change:
     """One contender in both reports. Ratios are the second's over the first's: below 1 is faster, or smaller."""
 
     name: str
-    seconds: Spread
+    seconds: Quartiles
     """of a run, over all pairs of a round of one and a round of the other"""
     kinds: Mapping[str, float]
     """of a step's median, by kind and window"""
@@ -48,17 +48,17 @@ def compare(before: Report, after: Report) -> Comparison:
     pairs = {name: (before.environment.get(name), after.environment.get(name)) for name in names}
     return Comparison(
         {name: pair for name, pair in pairs.items() if pair[0] != pair[1]},
-        tuple(_change(a, b) for a, b in zip(before.outcomes, after.outcomes, strict=True)),
+        tuple(_change(a, b) for a, b in zip(before.timings, after.timings, strict=True)),
     )
 
 
-def _change(before: Outcome, after: Outcome) -> Change:
+def _change(before: Timing, after: Timing) -> Change:
     ratios = [b / a for a, b in product(before.seconds, after.seconds)]
     then = {kind.name: kind.milliseconds.median for kind in before.kinds}
     kinds = {kind.name: kind.milliseconds.median / then[kind.name] for kind in after.kinds if kind.name in then}
     both = before.memory and after.memory and before.memory.how == after.memory.how and before.memory.bytes
     memory = after.memory.bytes / before.memory.bytes if both and before.memory and after.memory else None
-    return Change(after.name, spread(ratios), kinds, memory)
+    return Change(after.name, quartiles(ratios), kinds, memory)
 
 
 def _differences(before: Report, after: Report) -> Iterator[str]:
@@ -68,10 +68,10 @@ def _differences(before: Report, after: Report) -> Iterator[str]:
     yield from _differs("fresh", before.fresh, after.fresh)
     for name in ("dtype", "spec"):  # of a checkpoint, which the setting only names
         yield from _differs(name, before.environment.get(name), after.environment.get(name))
-    names, others = ([outcome.name for outcome in report.outcomes] for report in (before, after))
+    names, others = ([timing.name for timing in report.timings] for report in (before, after))
     yield from _differs("contenders", names, others)
     if names == others:
-        for a, b in zip(before.outcomes, after.outcomes, strict=True):
+        for a, b in zip(before.timings, after.timings, strict=True):
             for key in sorted({*a.config, *b.config}):
                 yield from _differs(f"{a.name}'s {key}", a.config.get(key), b.config.get(key))
 

@@ -10,8 +10,8 @@ import attrs
 
 from esdllm.errors import InputError
 from esdllm.measure.benchmarking.geometries import resized
-from esdllm.measure.benchmarking.report import Outcome, Report
-from esdllm.measure.benchmarking.setting import Entry, Setting
+from esdllm.measure.benchmarking.report import Report, Timing
+from esdllm.measure.benchmarking.setting import BenchContender, Setting
 
 __all__ = ["AXES", "Axis", "Curve", "at", "curve", "slope"]
 
@@ -32,23 +32,23 @@ class Curve:
     @property
     def names(self) -> list[str]:
         """The contenders."""
-        return [outcome.name for outcome in self.reports[0].outcomes]
+        return [timing.name for timing in self.reports[0].timings]
 
-    def outcomes(self, number: int) -> list[Outcome]:
+    def timings(self, number: int) -> list[Timing]:
         """Return what one contender took, size by size."""
-        return [report.outcomes[number] for report in self.reports]
+        return [report.timings[number] for report in self.reports]
 
     def time_slope(self, number: int) -> float:
         """Return the slope of the time a forward."""
-        return slope(self.values, [one.milliseconds_a_forward.median for one in self.outcomes(number)])
+        return slope(self.values, [one.milliseconds_a_forward.median for one in self.timings(number)])
 
     def flops_slope(self, number: int) -> float:
         """Return the slope of the counted FLOPs a forward."""
-        return slope(self.values, [one.flops / max(1, one.forwards) for one in self.outcomes(number)])
+        return slope(self.values, [one.flops / max(1, one.forwards) for one in self.timings(number)])
 
     def memory_slope(self, number: int) -> float | None:
         """Return the slope of the memory; None if it could not be measured at every size."""
-        found = [one.memory.bytes if one.memory else 0 for one in self.outcomes(number)]
+        found = [one.memory.bytes if one.memory else 0 for one in self.timings(number)]
         return slope(self.values, found) if all(found) else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def at(setting: Setting, over: Axis, value: int, gen_length: int) -> Setting:
 
 def curve(
     setting: Setting,
-    contenders: Sequence[Entry],
+    contenders: Sequence[BenchContender],
     over: Axis,
     values: Sequence[int],
     measure: Callable[[Setting], Report],
@@ -121,6 +121,6 @@ def curve(
     ordered = sorted(set(values))
     if len(ordered) < 2 or ordered[0] < 1:
         raise InputError(f"the sizes are {list(values)}; give at least two different ones, above 0")
-    longest = max(entry.config.gen_length for entry in contenders)
+    longest = max(contender.config.gen_length for contender in contenders)
     settings = [at(setting, over, value, longest) for value in ordered]
     return Curve(over, tuple(ordered), tuple(measure(one) for one in settings))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -18,8 +18,8 @@ from esdllm.measure.benchmarking.clock import StepTime
 from esdllm.measure.benchmarking.peak import Peak
 from esdllm.measure.benchmarking.report import Report
 from esdllm.measure.benchmarking.runners import Sample
-from esdllm.measure.benchmarking.running import Progress, outcome, turns
-from esdllm.measure.benchmarking.setting import Entry, Setting
+from esdllm.measure.benchmarking.running import timing, turns
+from esdllm.measure.benchmarking.setting import BenchContender, Setting
 from esdllm.measure.cost import Costing
 from esdllm.plan import Phase, StepPlan
 from esdllm.plugins.catalogue import Catalogue
@@ -33,7 +33,7 @@ class Job:
     """What a process is to measure."""
 
     setting: Setting
-    entry: Entry | None
+    contender: BenchContender | None
     """None to measure the machine's peak"""
     profiled: bool = False
 
@@ -50,13 +50,13 @@ class Found:
 
 def bench_fresh(
     setting: Setting,
-    contenders: Sequence[Entry],
+    contenders: Sequence[BenchContender],
     *,
     rounds: int = 5,
     profiled: bool = False,
     peak: bool = True,
     catalogue: Catalogue | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Return what `bench` does, each run measured in a new process after a run that is not.
 
@@ -69,20 +69,20 @@ def bench_fresh(
     weights = setting.weights(catalogue)
     found: list[list[Found]] = [[] for _ in contenders]
     for number in turns(len(contenders), rounds):
-        entry, first = contenders[number], not found[number]
-        job = Job(setting, entry, profiled and first)
+        contender, first = contenders[number], not found[number]
+        job = Job(setting, contender, profiled and first)
         found[number].append(CONVERTER.structure(_ask(job), Found))
         if progress:
-            progress(entry.name)
+            progress(contender.name)
     best = CONVERTER.structure(_ask(Job(setting, None)), Peak) if peak else None
-    outcomes = []
-    for entry, runs in zip(contenders, found, strict=True):
-        components = Components.resolve(entry.config, catalogue)
+    timings = []
+    for contender, runs in zip(contenders, found, strict=True):
+        components = Components.resolve(contender.config, catalogue)
         length = components.layout(setting.prompt_length, weights.spec, device=resolve_device(setting.device)).length
         costing = Costing.of(components, weights.spec, setting.batch, length, weights.dtype.itemsize, weights.bytes)
         samples = [run.sample for run in runs]
-        outcomes.append(outcome(entry, samples, runs[0].first, costing, runs[0].shares))
-    return Report(setting, rounds, True, found[0][0].environment, weights.bytes, best, tuple(outcomes))
+        timings.append(timing(contender, samples, runs[0].first, costing, runs[0].shares))
+    return Report(setting, rounds, True, found[0][0].environment, weights.bytes, best, tuple(timings))
 
 
 def _ask(job: Job) -> Any:
@@ -92,7 +92,7 @@ def _ask(job: Job) -> Any:
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        name = job.entry.name if job.entry else "the machine's peak"
+        name = job.contender.name if job.contender else "the machine's peak"
         raise UnavailableError(
             f"the process that measured {name} ended with {done.returncode} and no result; a negative number is the "
             "signal that ended it, -9 mostly for want of memory"

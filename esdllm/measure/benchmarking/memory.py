@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from esdllm.measure.benchmarking.report import Memory
+from esdllm.measure.benchmarking.report import PeakMemory
 from esdllm.runtime.allocator import give_back
 
 __all__ = ["MemoryMeter", "Waiting"]
@@ -31,13 +31,13 @@ class MemoryMeter:
         self._before = psutil.Process().memory_info().rss
         self._reset = _forget_peak()
 
-    def read(self) -> Memory | None:
+    def read(self) -> PeakMemory | None:
         """Return by how much memory was larger at the most than at the beginning; None if the system does not tell."""
         if self._device.type == "cuda":
             grown = torch.cuda.max_memory_allocated(self._device) - self._before
-            return Memory(grown, "growth of torch.cuda.max_memory_allocated")
+            return PeakMemory(grown, "growth of torch.cuda.max_memory_allocated")
         peak = _peak() if self._reset else None
-        return None if peak is None else Memory(max(0, peak - self._before), "growth of the peak resident size")
+        return None if peak is None else PeakMemory(max(0, peak - self._before), "growth of the peak resident size")
 
 
 class Waiting:

@@ -30,8 +30,8 @@ def plot_report(report: Report, path: Path) -> None:
     Raises:
         UnavailableError: matplotlib is not installed, or the file cannot be written.
     """
-    profiled = any(outcome.shares for outcome in report.outcomes)
-    kinds = sum(len(outcome.kinds) for outcome in report.outcomes)
+    profiled = any(timing.shares for timing in report.timings)
+    kinds = sum(len(timing.kinds) for timing in report.timings)
     figure = new_figure(16 if profiled else 11, max(4.5, 1.5 + 0.28 * kinds))
     axes = figure.subplots(1, 3 if profiled else 2, width_ratios=(1, 1.3, 1.2) if profiled else (1, 1.3))
     _draw_speeds(axes[0], report)
@@ -46,25 +46,25 @@ def plot_report(report: Report, path: Path) -> None:
 
 
 def _draw_speeds(axes: Axes, report: Report) -> None:
-    speeds = [outcome.rate(outcome.committed) for outcome in report.outcomes]
+    speeds = [timing.rate(timing.committed) for timing in report.timings]
     for number, speed in enumerate(speeds):
-        spread = [[max(0.0, speed.median - speed.low)], [max(0.0, speed.high - speed.median)]]
-        axes.barh(number, speed.median, xerr=spread, color=COLORS[number % len(COLORS)], alpha=0.85)
-    axes.set_yticks(range(len(speeds)), [outcome.name.replace(" ", "\n") for outcome in report.outcomes], fontsize=9)
+        around = [[max(0.0, speed.median - speed.low)], [max(0.0, speed.high - speed.median)]]
+        axes.barh(number, speed.median, xerr=around, color=COLORS[number % len(COLORS)], alpha=0.85)
+    axes.set_yticks(range(len(speeds)), [timing.name.replace(" ", "\n") for timing in report.timings], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel("tokens decided a second")
 
 
 def _draw_kinds(axes: Axes, report: Report) -> None:
     labels: list[str] = []
-    for number, outcome in enumerate(report.outcomes):
-        for kind in outcome.kinds:
+    for number, timing in enumerate(report.timings):
+        for kind in timing.kinds:
             time, color = kind.milliseconds, COLORS[number % len(COLORS)]
-            spread = [[max(0.0, time.median - time.low)], [max(0.0, time.high - time.median)]]
-            axes.errorbar(time.median, len(labels), xerr=spread, fmt="o", color=color)
+            around = [[max(0.0, time.median - time.low)], [max(0.0, time.high - time.median)]]
+            axes.errorbar(time.median, len(labels), xerr=around, fmt="o", color=color)
             if (predicted := report.predicted(kind)) is not None:
                 axes.plot(predicted, len(labels), "|", color=color, markersize=14)
-            labels.append(f"{outcome.name}: {kind.name}")
+            labels.append(f"{timing.name}: {kind.name}")
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("ms a step" + ("; | predicted from the peaks" if report.peak else ""))
@@ -74,9 +74,7 @@ def _draw_kinds(axes: Axes, report: Report) -> None:
 
 def _draw_shares(axes: Axes, report: Report) -> None:
     bars = [
-        (f"{outcome.name}: {name}", parts)
-        for outcome in report.outcomes
-        for name, parts in (outcome.shares or {}).items()
+        (f"{timing.name}: {name}", parts) for timing in report.timings for name, parts in (timing.shares or {}).items()
     ]
     left = [0.0] * len(bars)
     for number, part in enumerate(PARTS):
@@ -109,13 +107,13 @@ def plot_curve(curve: Curve, path: Path) -> None:
     left, right = figure.subplots(1, 2)
     for number, name in enumerate(curve.names):
         style = {"color": COLORS[number % len(COLORS)], "marker": _MARKERS[number % len(_MARKERS)], "markersize": 5}
-        times = [one.milliseconds_a_forward for one in curve.outcomes(number)]
+        times = [one.milliseconds_a_forward for one in curve.timings(number)]
         label = f"{name}: slope {curve.time_slope(number):.2f}"
         left.plot(curve.values, [time.median for time in times], label=label, **style)
         left.fill_between(
             curve.values, [time.low for time in times], [time.high for time in times], alpha=0.2, color=style["color"]
         )
-        memory = [one.memory.bytes / 1e6 if one.memory else None for one in curve.outcomes(number)]
+        memory = [one.memory.bytes / 1e6 if one.memory else None for one in curve.timings(number)]
         if all(memory):
             right.plot(curve.values, memory, label=f"{name}: slope {curve.memory_slope(number):.2f}", **style)
     left.set_ylabel("ms a forward")

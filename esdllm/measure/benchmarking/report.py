@@ -16,14 +16,14 @@ from esdllm.measure.benchmarking.setting import Setting
 from esdllm.measure.cost import Kind
 from esdllm.parsing import parse_json
 
-__all__ = ["FORMAT", "KindTimes", "Memory", "Outcome", "Report", "Spread", "read_report", "spread"]
+__all__ = ["FORMAT", "KindTimes", "PeakMemory", "Quartiles", "Report", "Timing", "quartiles", "read_report"]
 
 FORMAT = "esdllm-bench-1"
 """What the JSON calls itself."""
 
 
 @attrs.frozen
-class Spread:
+class Quartiles:
     """A median and the quartiles around it."""
 
     median: float
@@ -32,21 +32,21 @@ class Spread:
     high: float
     """a quarter lies above"""
 
-    def over(self, number: float) -> Spread:
-        """Return the spread of the values over a number."""
-        return Spread(self.median / number, self.low / number, self.high / number)
+    def over(self, number: float) -> Quartiles:
+        """Return the quartiles of the values over a number."""
+        return Quartiles(self.median / number, self.low / number, self.high / number)
 
 
-def spread(values: Sequence[float]) -> Spread:
+def quartiles(values: Sequence[float]) -> Quartiles:
     """Return median and quartiles; of one value, that value.
 
     Raises:
         ValueError: there is no value.
     """
     if len(values) == 1:
-        return Spread(values[0], values[0], values[0])
+        return Quartiles(values[0], values[0], values[0])
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Spread(median, low, high)
+    return Quartiles(median, low, high)
 
 
 @attrs.frozen
@@ -57,7 +57,7 @@ class KindTimes:
     window: str
     steps: int
     """of one run"""
-    milliseconds: Spread
+    milliseconds: Quartiles
     """of single steps"""
     flops: float
     """of one step, the mean; counted"""
@@ -71,7 +71,7 @@ class KindTimes:
 
 
 @attrs.frozen
-class Memory:
+class PeakMemory:
     """The most that a run took beside the weights."""
 
     bytes: int
@@ -80,7 +80,7 @@ class Memory:
 
 
 @attrs.frozen
-class Outcome:
+class Timing:
     """What one contender took."""
 
     name: str
@@ -98,10 +98,10 @@ class Outcome:
     """of the warm-up"""
     flops: int
     """of one run; counted from the plans that were run"""
-    memory: Memory | None
+    memory: PeakMemory | None
     """None if it could not be read"""
     kinds: tuple[KindTimes, ...]
-    between_milliseconds: Spread
+    between_milliseconds: Quartiles
     """of what is between two steps: planning, and reading from the device what planning asks for"""
     waiting: float | None = None
     """share of the time in which the process could have run but others had the processor, the median of the rounds; None if
@@ -109,15 +109,15 @@ class Outcome:
     shares: Mapping[str, Mapping[str, float]] | None = None
     """by kind and window, the share of the time of each part; None if not profiled"""
 
-    def rate(self, number: float) -> Spread:
+    def rate(self, number: float) -> Quartiles:
         """Return a number a second."""
         per = [number / seconds for seconds in self.seconds]
-        return spread(per)
+        return quartiles(per)
 
     @property
-    def milliseconds_a_forward(self) -> Spread:
+    def milliseconds_a_forward(self) -> Quartiles:
         """A run's time over its forwards."""
-        return spread(self.seconds).over(max(1, self.forwards) / 1e3)
+        return quartiles(self.seconds).over(max(1, self.forwards) / 1e3)
 
 
 @attrs.frozen
@@ -134,26 +134,26 @@ class Report:
     """bytes"""
     peak: Peak | None
     """None if not measured"""
-    outcomes: tuple[Outcome, ...]
+    timings: tuple[Timing, ...]
 
     @property
-    def first(self) -> Outcome:
+    def first(self) -> Timing:
         """What the others are compared with."""
-        return self.outcomes[0]
+        return self.timings[0]
 
-    def speedup(self, outcome: Outcome) -> Spread:
+    def speedup(self, timing: Timing) -> Quartiles:
         """Return how many times as fast as the first contender it decodes, round by round: tokens decided a second."""
-        work = outcome.committed / max(1, self.first.committed)
-        return spread([work * a / b for a, b in zip(self.first.seconds, outcome.seconds, strict=True)])
+        work = timing.committed / max(1, self.first.committed)
+        return quartiles([work * a / b for a, b in zip(self.first.seconds, timing.seconds, strict=True)])
 
-    def flops_ratio(self, outcome: Outcome) -> float:
+    def flops_ratio(self, timing: Timing) -> float:
         """Return how many times as many FLOPs the first contender takes for as many tokens."""
-        work = outcome.committed / max(1, self.first.committed)
-        return work * self.first.flops / max(1, outcome.flops)
+        work = timing.committed / max(1, self.first.committed)
+        return work * self.first.flops / max(1, timing.flops)
 
-    def peak_share(self, outcome: Outcome) -> float | None:
+    def peak_share(self, timing: Timing) -> float | None:
         """Return FLOPs a second over the measured peak."""
-        return outcome.rate(outcome.flops).median / (self.peak.best.gflops * 1e9) if self.peak else None
+        return timing.rate(timing.flops).median / (self.peak.best.gflops * 1e9) if self.peak else None
 
     def predicted(self, kind: KindTimes) -> float | None:
         """Return the milliseconds that a step would take at the measured peaks: arithmetic or traffic, whichever is longer."""
@@ -166,17 +166,17 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return what was measured, and beside each contender what follows from it, as plain dicts for JSON."""
         found: dict[str, Any] = {"format": FORMAT, **_CONVERTER.unstructure(self)}
-        for outcome, told in zip(self.outcomes, found["outcomes"], strict=True):
+        for timing, told in zip(self.timings, found["timings"], strict=True):
             told["derived"] = {
                 "tokens_per_second": None
-                if outcome.answer_tokens is None
-                else attrs.asdict(outcome.rate(outcome.answer_tokens)),
-                "canvas_tokens_per_second": attrs.asdict(outcome.rate(outcome.committed)),
-                "milliseconds_a_forward": attrs.asdict(outcome.milliseconds_a_forward),
-                "speedup": attrs.asdict(self.speedup(outcome)),
-                "flops_ratio": self.flops_ratio(outcome),
-                "peak_share": self.peak_share(outcome),
-                "predicted_milliseconds": {kind.name: self.predicted(kind) for kind in outcome.kinds},
+                if timing.answer_tokens is None
+                else attrs.asdict(timing.rate(timing.answer_tokens)),
+                "canvas_tokens_per_second": attrs.asdict(timing.rate(timing.committed)),
+                "milliseconds_a_forward": attrs.asdict(timing.milliseconds_a_forward),
+                "speedup": attrs.asdict(self.speedup(timing)),
+                "flops_ratio": self.flops_ratio(timing),
+                "peak_share": self.peak_share(timing),
+                "predicted_milliseconds": {kind.name: self.predicted(kind) for kind in timing.kinds},
             }
         return found
 

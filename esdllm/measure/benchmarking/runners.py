@@ -12,9 +12,9 @@ from torch import Tensor
 from esdllm.checkpoints.loading import Model
 from esdllm.measure.benchmarking.bare import BareLoop, BareWeights
 from esdllm.measure.benchmarking.clock import Clock, ClockedEngine, StepTime
-from esdllm.measure.benchmarking.report import Memory
+from esdllm.measure.benchmarking.report import PeakMemory
 from esdllm.measure.benchmarking.sampling import refuse, sample
-from esdllm.measure.benchmarking.setting import Entry, Setting
+from esdllm.measure.benchmarking.setting import BenchContender, Setting
 from esdllm.measure.cost import Costing
 from esdllm.plan import Layout
 from esdllm.plugins.catalogue import Catalogue
@@ -38,7 +38,7 @@ class Sample:
     committed: int
     """positions decided, ends of text and what is behind them included"""
     steps: tuple[StepTime, ...]
-    memory: Memory | None = None
+    memory: PeakMemory | None = None
     """beside the weights; None if not measured"""
     waiting: float | None = None
     """share of the time in which others had the processor; None if not measured"""
@@ -48,7 +48,7 @@ class Runner(Protocol):
     """Decodes the prompts once a call."""
 
     @property
-    def entry(self) -> Entry:
+    def contender(self) -> BenchContender:
         """The contender."""
         ...
 
@@ -74,25 +74,25 @@ class Runner(Protocol):
 class EngineRunner:
     """The engine."""
 
-    entry: Entry
+    contender: BenchContender
     engine: ClockedEngine
     prompts: Tensor
 
     @classmethod
     def of(
-        cls, entry: Entry, model: Model, prompts: Tensor, catalogue: Catalogue, sample: int | None = None
+        cls, contender: BenchContender, model: Model, prompts: Tensor, catalogue: Catalogue, sample: int | None = None
     ) -> EngineRunner:
         """Return an engine that is ready to decode, or to make at most `sample` steps of each plan.
 
         Raises:
             InputError: some steps are to be made only, but the plan depends on what is decoded.
         """
-        engine = cast(ClockedEngine, ClockedEngine.build(model, entry.config, catalogue))
+        engine = cast(ClockedEngine, ClockedEngine.build(model, contender.config, catalogue))
         if sample is not None:
             canvas = engine.components.layout(prompts.shape[1], model.spec, prompts.shape[0], model.adapter.device)
-            list(engine.planner(canvas, entry.config.early_stop).walk(refuse))
+            list(engine.planner(canvas, contender.config.early_stop).walk(refuse))
         engine.sample = sample
-        return cls(entry, engine, prompts)
+        return cls(contender, engine, prompts)
 
     def run(self) -> Sample:
         """Decode once."""
@@ -106,7 +106,7 @@ class EngineRunner:
             found.committed,
             tuple(clock.steps()),
         )
-        decided = self.prompts.shape[0] * self.entry.config.gen_length
+        decided = self.prompts.shape[0] * self.contender.config.gen_length
         return made if self.engine.sample is None else _whole(made, clock.planning, decided)
 
     def costing(self, weight_bytes: int) -> Costing:
@@ -120,7 +120,7 @@ class EngineRunner:
 
     def rest(self) -> None:
         """Free the cache, unless a compiled step may hold its address."""
-        if not self.entry.config.compile:
+        if not self.contender.config.compile:
             self.engine.close()
 
 
@@ -132,7 +132,7 @@ class BareRunner:
     position of the block before.
     """
 
-    entry: Entry
+    contender: BenchContender
     model: Model
     prompts: Tensor
     weights: BareWeights
@@ -141,7 +141,7 @@ class BareRunner:
 
     @classmethod
     def of(
-        cls, entry: Entry, model: Model, prompts: Tensor, catalogue: Catalogue, sample: int | None = None
+        cls, contender: BenchContender, model: Model, prompts: Tensor, catalogue: Catalogue, sample: int | None = None
     ) -> BareRunner:
         """Return the loop over the model's weights, ready to decode or to make `sample` steps of each plan.
 
@@ -150,11 +150,11 @@ class BareRunner:
         """
         adapter = model.adapter
         weights = BareWeights.of(adapter)
-        return cls(entry, model, prompts.to(adapter.device), weights, catalogue, sample)
+        return cls(contender, model, prompts.to(adapter.device), weights, catalogue, sample)
 
     def run(self) -> Sample:
         """Decode once, by a plan that is made before."""
-        config, spec, clock = self.entry.config, self.model.spec, Clock(self.model.adapter.device)
+        config, spec, clock = self.contender.config, self.model.spec, Clock(self.model.adapter.device)
         layout = Layout.of(self.prompts.shape[1], config.gen_length, spec.logit_shift, self.prompts.shape[0])
         steps = Components.resolve(config, self.catalogue).planner(layout, spec.n_layers).forecast()
         with torch.inference_mode():
@@ -176,7 +176,7 @@ class BareRunner:
 
     def costing(self, weight_bytes: int) -> Costing:
         """Return what counts its steps."""
-        components = Components.resolve(self.entry.config, self.catalogue)
+        components = Components.resolve(self.contender.config, self.catalogue)
         return _costing(components, self.model, self.prompts, weight_bytes)
 
     @property
@@ -205,11 +205,11 @@ def _costing(components: Components, model: Model, prompts: Tensor, weight_bytes
     return Costing.of(components, model.spec, batch, length, model.adapter.dtype.itemsize, weight_bytes)
 
 
-def runner(entry: Entry, setting: Setting, model: Model, catalogue: Catalogue) -> Runner:
+def runner(contender: BenchContender, setting: Setting, model: Model, catalogue: Catalogue) -> Runner:
     """Return what decodes a contender.
 
     Raises:
         InputError, ConfigError, UnavailableError: it cannot be decoded with this model here.
     """
-    make = BareRunner.of if entry.bare else EngineRunner.of
-    return make(entry, model, setting.prompts(model), catalogue, setting.sample)
+    make = BareRunner.of if contender.bare else EngineRunner.of
+    return make(contender, model, setting.prompts(model), catalogue, setting.sample)

@@ -18,33 +18,31 @@ from esdllm.errors import InputError, UnavailableError
 from esdllm.measure.benchmarking.memory import MemoryMeter, Waiting
 from esdllm.measure.benchmarking.peak import Peak, measure_peak
 from esdllm.measure.benchmarking.profiling import profile
-from esdllm.measure.benchmarking.report import KindTimes, Outcome, Report, spread
+from esdllm.measure.benchmarking.report import KindTimes, Report, Timing, quartiles
 from esdllm.measure.benchmarking.runners import EngineRunner, Runner, Sample, runner
-from esdllm.measure.benchmarking.setting import Entry, Setting
+from esdllm.measure.benchmarking.setting import BenchContender, Setting
 from esdllm.measure.cost import Costing
 from esdllm.plugins.catalogue import Catalogue
 
-__all__ = ["Progress", "bench", "decoded", "environment", "outcome", "own_peak", "parts", "threads", "turns"]
-
-Progress = Callable[[str], None]
-"""Called with the name of a contender after each of its runs."""
+__all__ = ["bench", "decoded", "environment", "own_peak", "parts", "threads", "timing", "turns"]
 
 
 def bench(
     setting: Setting,
-    contenders: Sequence[Entry],
+    contenders: Sequence[BenchContender],
     *,
     rounds: int = 5,
     profiled: bool = False,
     peak: Callable[[Model], Peak | None] | None = None,
     catalogue: Catalogue | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Return what each contender takes, all in this process.
 
     Every contender decodes once unmeasured; then each round has one run of each, and another
     begins each round. `profiled` adds a run with a clock around every component. `peak` measures the machine, by default as
-    `measure_peak`; one that returns None leaves it out.
+    `measure_peak`; one that returns None leaves it out. `progress` is called with the name of a contender after each of its
+    runs.
 
     Raises:
         InputError: no contender or round, or a prompt that does not fit.
@@ -58,7 +56,7 @@ def bench(
     tell = progress or (lambda name: None)
     with threads(setting.threads):
         model, weights = setting.load(catalogue), setting.weights(catalogue).bytes
-        runners = [runner(entry, setting, model, catalogue) for entry in contenders]
+        runners = [runner(contender, setting, model, catalogue) for contender in contenders]
         costings = [one.costing(weights) for one in runners]
         warm = [decoded(one, tell) for one in runners]
         samples: list[list[Sample]] = [[] for _ in runners]
@@ -66,11 +64,11 @@ def bench(
             samples[number].append(decoded(runners[number], tell))
         shares = [parts(one, tell) if profiled else None for one in runners]
         found = (peak or own_peak)(model)
-    outcomes = [
-        outcome(one.entry, samples[number], warm[number], costings[number], shares[number])
+    timings = [
+        timing(one.contender, samples[number], warm[number], costings[number], shares[number])
         for number, one in enumerate(runners)
     ]
-    return Report(setting, rounds, False, environment(model), weights, found, tuple(outcomes))
+    return Report(setting, rounds, False, environment(model), weights, found, tuple(timings))
 
 
 def turns(contenders: int, rounds: int) -> Iterator[int]:
@@ -79,21 +77,21 @@ def turns(contenders: int, rounds: int) -> Iterator[int]:
         yield from ((turn + place) % contenders for place in range(contenders))
 
 
-def decoded(one: Runner, tell: Progress) -> Sample:
+def decoded(one: Runner, tell: Callable[[str], None]) -> Sample:
     """Return a run, with the memory that it took and how much it waited for a processor."""
     meter, waiting = MemoryMeter(one.device), Waiting()
     sample = one.run()
     sample = attrs.evolve(sample, waiting=waiting.read(), memory=meter.read())
     one.rest()
-    tell(one.entry.name)
+    tell(one.contender.name)
     return sample
 
 
-def parts(one: Runner, tell: Progress) -> dict[str, dict[str, float]] | None:
+def parts(one: Runner, tell: Callable[[str], None]) -> dict[str, dict[str, float]] | None:
     """Return the shares of the parts; None for the bare loop, which has none."""
     found = profile(one.engine, one.prompts) if isinstance(one, EngineRunner) else None
     one.rest()
-    tell(one.entry.name)
+    tell(one.contender.name)
     return found
 
 
@@ -116,20 +114,20 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def outcome(
-    entry: Entry,
+def timing(
+    contender: BenchContender,
     samples: Sequence[Sample],
     first: Sample,
     costing: Costing,
     shares: Mapping[str, Mapping[str, float]] | None = None,
-) -> Outcome:
+) -> Timing:
     """Return what a contender took, of its measured runs and the one before them."""
     last, waits = samples[-1], [sample.waiting for sample in samples if sample.waiting is not None]
     between = [1e3 * (s.seconds - sum(t.weight * t.seconds for t in s.steps)) / max(1, s.forwards) for s in samples]
-    return Outcome(
-        name=entry.name,
-        config=entry.config.to_dict(),
-        bare=entry.bare,
+    return Timing(
+        name=contender.name,
+        config=contender.config.to_dict(),
+        bare=contender.bare,
         seconds=tuple(sample.seconds for sample in samples),
         forwards=last.forwards,
         answer_tokens=last.answer_tokens,
@@ -138,7 +136,7 @@ def outcome(
         flops=costing.run((step.plan, step.weight) for step in last.steps),
         memory=max((s.memory for s in samples if s.memory), key=lambda found: found.bytes, default=None),
         kinds=_kinds(samples, costing),
-        between_milliseconds=spread(between),
+        between_milliseconds=quartiles(between),
         waiting=statistics.median(waits) if waits else None,
         shares=shares,
     )
@@ -158,7 +156,7 @@ def _kinds(samples: Sequence[Sample], costing: Costing) -> tuple[KindTimes, ...]
                 kind=kind,
                 window=window,
                 steps=round(weight / len(samples)),
-                milliseconds=spread([1e3 * step.seconds for step in steps for _ in range(round(step.weight))]),
+                milliseconds=quartiles([1e3 * step.seconds for step in steps for _ in range(round(step.weight))]),
                 flops=sum(share * cost.flops for share, cost in costs) / weight,
                 bytes=sum(share * cost.bytes for share, cost in costs) / weight,
             )

@@ -15,7 +15,7 @@ from esdllm.errors import ConfigError, InputError
 from esdllm.measure.evaluation.contenders import Contender
 from esdllm.plugins.catalogue import Catalogue
 
-__all__ = ["BARE", "DEFAULTS", "Entry", "Setting", "entries"]
+__all__ = ["BARE", "DEFAULTS", "BenchContender", "Setting", "contenders_named"]
 
 BARE = "bare"
 """Name of the contender that has no framework."""
@@ -72,7 +72,7 @@ class Setting:
 
 
 @attrs.frozen
-class Entry:
+class BenchContender:
     """A contender, and whether it is the bare loop."""
 
     name: str
@@ -80,12 +80,12 @@ class Entry:
     bare: bool = False
 
 
-def entries(
+def contenders_named(
     words: Sequence[str],
     catalogue: Catalogue,
     sets: Sequence[str] = (),
     project: Project | None = None,
-) -> list[Entry]:
+) -> list[BenchContender]:
     """Return the contenders that words name: a preset or TOML file, and the `key=value`s after it.
 
     `bare` is the bare loop, with the plan of `es-dllm` and the `key=value`s after it. Decoding does not stop early unless it
@@ -99,11 +99,11 @@ def entries(
         first, _, rest = text.partition(" ")
         bare = first == BARE
         of = Contender.of(f"{_BARE_PRESET} {rest}" if bare else text, catalogue, _WHOLE, sets, project)
-        entry = Entry(text if bare else of.name, of.config, bare)
+        contender = BenchContender(text if bare else of.name, of.config, bare)
         if bare:
-            _check_bare(entry, catalogue)
-        found.append(entry)
-    names = [entry.name for entry in found]
+            _check_bare(contender, catalogue)
+        found.append(contender)
+    names = [contender.name for contender in found]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(
             f"two contenders are named '{min(twice)}'; leave one out, or set something in which they differ"
@@ -124,9 +124,9 @@ def _joined(words: Sequence[str]) -> list[str]:
     return texts
 
 
-def _check_bare(entry: Entry, catalogue: Catalogue) -> None:
+def _check_bare(contender: BenchContender, catalogue: Catalogue) -> None:
     """Refuse what the bare loop does not compute."""
-    plain, config = catalogue.configure(_BARE_PRESET, settings=_WHOLE), entry.config
+    plain, config = catalogue.configure(_BARE_PRESET, settings=_WHOLE), contender.config
     fixed = ("blocks", "importance", "sampler", "unmasking", "cache", "attention", "cfg_scale", "compile", "early_stop")
     if other := [name for name in fixed if getattr(config, name) != getattr(plain, name)]:
         raise ConfigError(

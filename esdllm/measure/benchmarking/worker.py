@@ -23,9 +23,9 @@ def answer(text: str) -> dict[str, Any]:
     try:
         with threads(job.setting.threads):
             model = job.setting.load(catalogue)
-            if job.entry is None:
+            if job.contender is None:
                 return {"found": CONVERTER.unstructure(own_peak(model))}
-            one = runner(job.entry, job.setting, model, catalogue)
+            one = runner(job.contender, job.setting, model, catalogue)
             first = decoded(one, _silent)
             sample = decoded(one, _silent)
             shares = parts(one, _silent) if job.profiled else None

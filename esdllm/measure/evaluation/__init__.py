@@ -2,18 +2,18 @@
 
 from esdllm.measure.evaluation.contenders import Contender, check_names
 from esdllm.measure.evaluation.measure import EvaluationInterrupted, evaluate
-from esdllm.measure.evaluation.outcomes import Outcome, Report
+from esdllm.measure.evaluation.outcomes import Evaluation, Outcome
 from esdllm.measure.evaluation.statistics import ONE_BATCH, Interval, Speedup, difference, share, speedup
 from esdllm.measure.evaluation.suites import JsonlSuite, load_suite, of_split, taken
 
 __all__ = [
     "ONE_BATCH",
     "Contender",
+    "Evaluation",
     "EvaluationInterrupted",
     "Interval",
     "JsonlSuite",
     "Outcome",
-    "Report",
     "Speedup",
     "check_names",
     "difference",

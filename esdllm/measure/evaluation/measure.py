@@ -15,7 +15,7 @@ from esdllm.checkpoints.loading import Model
 from esdllm.errors import InputError, UnavailableError
 from esdllm.interfaces import Suite
 from esdllm.measure.evaluation.contenders import Contender, check_names
-from esdllm.measure.evaluation.outcomes import Batch, Outcome, Report
+from esdllm.measure.evaluation.outcomes import BatchCost, Evaluation, Outcome
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.prompts import prepare
@@ -28,9 +28,9 @@ __all__ = ["EvaluationInterrupted", "evaluate"]
 class EvaluationInterrupted(KeyboardInterrupt):
     """Ctrl-C, after at least one batch was measured by all contenders."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, evaluation: Evaluation) -> None:
         super().__init__("the evaluation was interrupted")
-        self.report = report
+        self.evaluation = evaluation
         """over the problems that all contenders had answered"""
 
 
@@ -41,7 +41,7 @@ class _Decoded:
     right: list[bool]
     answers: list[str]
     tokens: list[list[int]]
-    cost: Batch
+    cost: BatchCost
 
 
 def evaluate(
@@ -56,12 +56,12 @@ def evaluate(
     warm_up: bool = True,
     catalogue: Catalogue | None = None,
     progress: Callable[[str, int], None] | None = None,
-) -> Report:
+) -> Evaluation:
     """Return what each contender answers to the problems, what is right of it, and what it took.
 
     Prompts of similar length share a batch, whatever their task and order. The longest come first, so that a batch that
     does not fit is found at once; the other batches follow in a random order that is always the same. Contenders take
-    turns in going first. `names` are the model's, the suite's and the split's, for the report. `chat` renders prompts
+    turns in going first. `names` are the model's, the suite's and the split's, for the evaluation. `chat` renders prompts
     through the chat template; None does if there is one. `warm_up` decodes each contender's first batch once unmeasured;
     a batch during which something was compiled is decoded again, and that is measured. `progress` is called with a
     contender's name and the answers just made.
@@ -71,7 +71,7 @@ def evaluate(
             decoded; before anything is decoded.
         ConfigError: a configuration that contradicts itself.
         UnavailableError: a component cannot serve here.
-        EvaluationInterrupted: Ctrl-C; holds the report so far. Plain KeyboardInterrupt if there is nothing to report.
+        EvaluationInterrupted: Ctrl-C; holds the evaluation so far. Plain KeyboardInterrupt if there is none.
     """
     _check(model, problems, contenders, batch_size)
     prompts = _prompts(model, problems, max(contender.config.gen_length for contender in contenders), chat)
@@ -80,7 +80,7 @@ def evaluate(
     for engine in engines if warm_up else ():
         _generate(engine, [prompts[i] for i in batches[0]])
     done: list[list[_Decoded]] = []  # batch by batch, in the contenders' order
-    report = partial(_report, model, problems, contenders, names, batch_size)
+    gathered = partial(_evaluation, model, problems, contenders, names, batch_size)
     try:
         for turn, batch in enumerate(batches):
             asked, given = [problems[i] for i in batch], [prompts[i] for i in batch]
@@ -91,8 +91,8 @@ def evaluate(
                     progress(contenders[number].name, len(batch))
             done.append([runs[number] for number in range(len(engines))])
     except KeyboardInterrupt as stopped:
-        raise (EvaluationInterrupted(report(batches[: len(done)], done)) if done else stopped) from None
-    return report(batches, done)
+        raise (EvaluationInterrupted(gathered(batches[: len(done)], done)) if done else stopped) from None
+    return gathered(batches, done)
 
 
 def _check(model: Model, problems: Sequence[Problem], contenders: Sequence[Contender], batch_size: int) -> None:
@@ -142,11 +142,11 @@ def _judged(suite: Suite, problems: Sequence[Problem], result: Generation) -> _D
         right=[bool(suite.correct(problem, text)) for problem, text in zip(problems, texts, strict=True)],
         answers=texts,
         tokens=result.answers,
-        cost=Batch(len(problems), result.forwards, result.layer_work, result.committed, result.seconds),
+        cost=BatchCost(len(problems), result.forwards, result.layer_work, result.committed, result.seconds),
     )
 
 
-def _report(
+def _evaluation(
     model: Model,
     problems: Sequence[Problem],
     contenders: Sequence[Contender],
@@ -154,17 +154,17 @@ def _report(
     batch_size: int,
     batches: Sequence[Sequence[int]],
     done: Sequence[Sequence[_Decoded]],
-) -> Report:
-    """Return the report over the problems of `batches`, in the problems' order."""
+) -> Evaluation:
+    """Return the evaluation over the problems of `batches`, in the problems' order."""
     numbers = [i for batch in batches for i in batch]
     order = sorted(range(len(numbers)), key=numbers.__getitem__)
     outcomes = [_outcome(contender, order, [runs[k] for runs in done]) for k, contender in enumerate(contenders)]
     answered = tuple(problems[i] for i in sorted(numbers))
-    return Report(*names, batch_size, answered, tuple(outcomes), _environment(model))
+    return Evaluation(*names, batch_size, answered, tuple(outcomes), _environment(model))
 
 
 def _outcome(contender: Contender, order: Sequence[int], runs: Sequence[_Decoded]) -> Outcome:
-    """Return a contender's outcome; `order` sorts what its batches hold into the report's order."""
+    """Return a contender's outcome; `order` sorts what its batches hold into the evaluation's order."""
     right = [one for run in runs for one in run.right]
     answers = [text for run in runs for text in run.answers]
     tokens = [tuple(answer) for run in runs for answer in run.tokens]

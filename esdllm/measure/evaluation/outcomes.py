@@ -11,11 +11,11 @@ from esdllm.config import DecodeConfig
 from esdllm.measure.evaluation.statistics import ONE_BATCH, Interval, Speedup, agreement, difference, share, speedup
 from esdllm.views import Problem
 
-__all__ = ["Batch", "Outcome", "Report", "pareto"]
+__all__ = ["BatchCost", "Evaluation", "Outcome", "pareto"]
 
 
 @attrs.frozen
-class Batch:
+class BatchCost:
     """What one batch took one contender."""
 
     rows: int
@@ -32,7 +32,7 @@ class Batch:
 
 @attrs.frozen
 class Outcome:
-    """One contender's answers and what they took. Problems are in the report's order."""
+    """One contender's answers and what they took. Problems are in the evaluation's order."""
 
     name: str
     config: DecodeConfig
@@ -42,7 +42,7 @@ class Outcome:
     """for every problem, what was said"""
     tokens: tuple[tuple[int, ...], ...]
     """for every problem, the answer's tokens, up to its end of text"""
-    batches: tuple[Batch, ...]
+    batches: tuple[BatchCost, ...]
 
     @property
     def answer_tokens(self) -> int:
@@ -92,7 +92,7 @@ class Outcome:
 
 
 @attrs.frozen
-class Report:
+class Evaluation:
     """An evaluation: the problems, and each contender's outcome; the first is the reference of the others."""
 
     model: str

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esdllm.measure.evaluation.outcomes import Outcome, Report, pareto
+from esdllm.measure.evaluation.outcomes import Evaluation, Outcome, pareto
 from esdllm.measure.evaluation.statistics import ONE_BATCH, Interval
 from esdllm.measure.plots import COLORS, new_figure, plain_ticks, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_front", "plot_report"]
+__all__ = ["draw_front", "plot_evaluation"]
 
 _MARKERS = "osD^vP*X"
 _SAME = 0.02  # of the axis: points as near as that are drawn side by side
@@ -68,7 +68,7 @@ def _asides(values: Sequence[float]) -> list[float]:
     return [asides[i] for i in range(len(values))]
 
 
-def plot_report(report: Report, path: Path) -> None:
+def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
     """Draw the share of right answers against tokens a second, and against the reference's computation over its own.
 
     Raises:
@@ -76,32 +76,32 @@ def plot_report(report: Report, path: Path) -> None:
     """
     figure = new_figure(11, 5)
     left, right = figure.subplots(1, 2, sharey=True)
-    names = [_label(report, outcome) for outcome in report.outcomes]
-    scores = [report.score(outcome) for outcome in report.outcomes]
-    speeds = [outcome.tokens_per_second for outcome in report.outcomes]
-    work = [1 / max(report.compute_share(outcome), 1e-9) for outcome in report.outcomes]
+    names = [_label(evaluation, outcome) for outcome in evaluation.outcomes]
+    scores = [evaluation.score(outcome) for outcome in evaluation.outcomes]
+    speeds = [outcome.tokens_per_second for outcome in evaluation.outcomes]
+    work = [1 / max(evaluation.compute_share(outcome), 1e-9) for outcome in evaluation.outcomes]
     draw_front(left, names, list(zip(speeds, scores, strict=True)))
     draw_front(right, names, list(zip(work, scores, strict=True)))
-    alone = len(report.reference.batches) == 1
+    alone = len(evaluation.reference.batches) == 1
     left.set(
         xlabel=f"answer tokens a second{f' ({ONE_BATCH})' if alone else ''}",
         ylabel="right answers, % (bars: 95 % interval)",
     )
-    right.set(xlabel=f"computation of {report.reference.name} over its own")
+    right.set(xlabel=f"computation of {evaluation.reference.name} over its own")
     for axes in (left, right):
         plain_ticks(axes)
     handles, labels = left.get_legend_handles_labels()
     order = [*range(1, len(labels)), 0]  # the contenders as they were given, then the front
     columns = 3 if max(map(len, labels)) > 30 else 5
     figure.legend([handles[i] for i in order], [labels[i] for i in order], loc="outside lower center", ncols=columns)
-    what = f"{len(report.problems)} problems of {report.suite}" if report.suite else f"{len(report.problems)} problems"
-    figure.suptitle(f"{report.model or 'model'}: {what}")
+    what = f"{len(evaluation.problems)} problems{f' of {evaluation.suite}' if evaluation.suite else ''}"
+    figure.suptitle(f"{evaluation.model or 'model'}: {what}")
     save_figure(figure, path)
 
 
-def _label(report: Report, outcome: Outcome) -> str:
+def _label(evaluation: Evaluation, outcome: Outcome) -> str:
     """Return a contender's name, with how many times faster it is than the reference where that was measured."""
-    found = report.speedup(outcome)
-    if found is None or outcome is report.reference:
+    found = evaluation.speedup(outcome)
+    if found is None or outcome is evaluation.reference:
         return outcome.name
     return f"{outcome.name}: {found.value:.2f}x ({found.percent} %: {found.low:.2f} to {found.high:.2f})"

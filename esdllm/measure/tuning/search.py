@@ -14,7 +14,7 @@ from esdllm.checkpoints.loading import Model
 from esdllm.config import DecodeConfig, merge
 from esdllm.errors import ConfigError, InputError
 from esdllm.interfaces import Suite
-from esdllm.measure.evaluation import Contender, Outcome, Report, check_names, evaluate
+from esdllm.measure.evaluation import Contender, Evaluation, Outcome, check_names, evaluate
 from esdllm.measure.tuning.goal import Goal
 from esdllm.measure.tuning.space import Space
 from esdllm.measure.tuning.study import agree, alone, digest, open_study, sampler
@@ -123,7 +123,7 @@ class Search:
                 f"least loss is {100 * least.loss:.1f} points; allow more with --max-loss, or try more settings"
             )
         contenders = self._contenders(best.settings)
-        report = evaluate(
+        evaluation = evaluate(
             self.model,
             self.suite,
             self.test,
@@ -133,7 +133,7 @@ class Search:
             catalogue=self.catalogue,
         )
         trials = tuple(self.trials())
-        return Tuning(self.goal, trials, best, contenders[-1].config, report, len(self.tune), self.seed)
+        return Tuning(self.goal, trials, best, contenders[-1].config, evaluation, len(self.tune), self.seed)
 
     def configured(self, settings: Mapping[str, Any]) -> DecodeConfig:
         """Return the base configuration with settings over it."""
@@ -146,11 +146,11 @@ class Search:
             ConfigError: the file that the search is kept in was begun with another model, machine, or version.
         """
         if self._reference is None:
-            report = self._measure(self.reference, warm_up=True)
-            made = {"answers": digest(report.reference.tokens), **report.environment}
+            evaluation = self._measure(self.reference, warm_up=True)
+            made = {"answers": digest(evaluation.reference.tokens), **evaluation.environment}
             other = ("python", "threads", "machine") if self.goal.cost == "work" else ("python",)
             agree(self._opened(), "measured", {key: made[key] for key in made if key not in other}, self._file)
-            self._reference = report.reference
+            self._reference = evaluation.reference
         return self._reference
 
     def _contenders(self, settings: Mapping[str, Any]) -> list[Contender]:
@@ -201,7 +201,7 @@ class Search:
 
     def _measure(
         self, contender: Contender, warm_up: bool = False, progress: Callable[[str, int], None] | None = None
-    ) -> Report:
+    ) -> Evaluation:
         return evaluate(
             self.model,
             self.suite,

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from esdllm.config import DecodeConfig
-from esdllm.measure.evaluation import ONE_BATCH, Interval, Outcome, Report
+from esdllm.measure.evaluation import ONE_BATCH, Evaluation, Interval, Outcome
 from esdllm.measure.tuning.goal import Goal
 
 __all__ = ["Trial", "Tuning"]
@@ -38,7 +38,7 @@ class Tuning:
     """the cheapest within the tolerance on the problems of the search"""
     config: DecodeConfig
     """its configuration"""
-    validation: Report
+    validation: Evaluation
     """the reference, the base and the chosen one, side by side on problems that none was chosen by"""
     problems: int
     """how many it was chosen by"""
@@ -62,22 +62,22 @@ class Tuning:
 
     def to_toml(self) -> str:
         """Return the chosen configuration as `--config` reads it, what was measured of it in comments above."""
-        report, outcome, loss = self.validation, self.outcome, self.loss
-        versions, (low, high) = report.environment, (100 * loss.low, 100 * loss.high)
+        evaluation, outcome, loss = self.validation, self.outcome, self.loss
+        versions, (low, high) = evaluation.environment, (100 * loss.low, 100 * loss.high)
         if self.goal.quality == "agreement":
-            right = f"{100 * report.agreement(outcome):.1f} % of tokens the same as {report.reference.name}'s"
+            right = f"{100 * evaluation.agreement(outcome):.1f} % of tokens the same as {evaluation.reference.name}'s"
         else:
-            right = f"{100 * report.score(outcome).value:.1f} % right"
+            right = f"{100 * evaluation.score(outcome).value:.1f} % right"
         lines = [
-            f"Tuned by esdllm {versions['esdllm']} for {report.model} on {report.suite}, from {report.outcomes[1].name}: "
-            f"{len(self.trials)} settings",
+            f"Tuned by esdllm {versions['esdllm']} for {evaluation.model} on {evaluation.suite}, "
+            f"from {evaluation.outcomes[1].name}: {len(self.trials)} settings",
             f"tried on {self.problems} problems (seed {self.seed}), for the least {self.goal.cost} at a loss of at most "
             f"{100 * self.goal.max_loss:g} points.",
-            f"On {len(report.problems)} other problems: {right}, {100 * loss.value:+.1f} points lost against "
-            f"{report.reference.name}",
-            f"[{low:+.1f}, {high:+.1f}], {100 * report.compute_share(outcome):.1f} % of its computation, "
-            f"{_speed(report, outcome)}, {outcome.tokens_per_forward:.2f} tokens per forward,",
-            f"in batches of {report.batch_size} with torch {versions['torch']}, {versions['threads']} threads, on "
+            f"On {len(evaluation.problems)} other problems: {right}, {100 * loss.value:+.1f} points lost against "
+            f"{evaluation.reference.name}",
+            f"[{low:+.1f}, {high:+.1f}], {100 * evaluation.compute_share(outcome):.1f} % of its computation, "
+            f"{_speed(evaluation, outcome)}, {outcome.tokens_per_forward:.2f} tokens per forward,",
+            f"in batches of {evaluation.batch_size} with torch {versions['torch']}, {versions['threads']} threads, on "
             f"{versions['device']} ({versions['machine']}) in {versions['dtype']}.",
         ]
         return "".join(f"# {' '.join(line.split())}\n" for line in lines) + "\n" + self.config.to_toml()
@@ -97,7 +97,7 @@ class Tuning:
         }
 
     def _validation(self) -> dict[str, Any]:
-        """Return the report; without what is right, where nothing says so."""
+        """Return the evaluation; without what is right, where nothing says so."""
         found = self.validation.to_dict()
         if self.goal.quality == "agreement":
             for contender in found["contenders"]:
@@ -106,8 +106,8 @@ class Tuning:
         return found
 
 
-def _speed(report: Report, outcome: Outcome) -> str:
-    found = report.speedup(outcome)
+def _speed(evaluation: Evaluation, outcome: Outcome) -> str:
+    found = evaluation.speedup(outcome)
     if found is None:
         return f"speed-up: {ONE_BATCH}"
     return f"{found.value:.1f} times its speed [{found.low:.1f}, {found.high:.1f}]"

@@ -2,7 +2,7 @@
 
 from esdllm.use.batching.plan import alike
 from esdllm.use.batching.rows import BadLine
-from esdllm.use.batching.run import BatchReport, BatchRun, Progress
+from esdllm.use.batching.run import BatchResult, BatchRun, Progress
 from esdllm.use.batching.workers import Setup
 
-__all__ = ["BadLine", "BatchReport", "BatchRun", "Progress", "Setup", "alike"]
+__all__ = ["BadLine", "BatchResult", "BatchRun", "Progress", "Setup", "alike"]

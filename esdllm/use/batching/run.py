@@ -23,7 +23,7 @@ from esdllm.use.batching.plan import alike
 from esdllm.use.batching.rows import BadLine, Line, check_kind, read_lines, write_rows
 from esdllm.use.batching.workers import Batch, Done, Setup, alone, decode, decode_elsewhere, places
 
-__all__ = ["BatchReport", "BatchRun", "Progress"]
+__all__ = ["BatchResult", "BatchRun", "Progress"]
 
 
 class Progress(NamedTuple):
@@ -38,7 +38,7 @@ class Progress(NamedTuple):
 
 
 @attrs.frozen
-class BatchReport:
+class BatchResult:
     """What a run did."""
 
     prompts: int
@@ -81,7 +81,7 @@ class BatchRun:
 
     def __call__(
         self, catalogue: Catalogue, restart: bool = False, watch: Callable[[Progress], None] = lambda _: None
-    ) -> BatchReport:
+    ) -> BatchResult:
         """Do what is left to do; `watch` is called at the start and after every batch.
 
         Raises:
@@ -105,7 +105,7 @@ class BatchRun:
         catalogue: Catalogue,
         restart: bool,
         watch: Callable[[Progress], None],
-    ) -> BatchReport:
+    ) -> BatchResult:
         elsewhere = places(self.setup, self.jobs) if self.jobs > 1 else []
         setup = Setup(self.setup.model, {}, "meta") if elsewhere else self.setup  # here only the tokenizer is needed
         model, config = setup.load(catalogue), DecodeConfig.from_dict(self.setup.config)
@@ -124,7 +124,7 @@ class BatchRun:
             self._publish(journal, _complete(journal, lines), bad)
         failed = journal.failed()
         before = len(lines) - len(left) - sum(line.number in known or finished for line in failed)
-        return BatchReport(
+        return BatchResult(
             prompts=len(lines) - len(failed),
             before=before,
             bad=tuple(sorted([*bad, *failed], key=lambda line: line.number)),
