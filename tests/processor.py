@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from esdllm_models.kernels import packs
+from esdllm_models.arithmetic import packs
 from esdllm_models.quantized import quantizer
 
 CPU = torch.device("cpu")

@@ -70,7 +70,7 @@ def still(llada: Model) -> Analysis:
 def passes(model: Model, rows: list[Trajectory], state: int) -> tuple[list[Any], Any]:
     padded = pad(rows, model.adapter)
     tokens = torch.stack(
-        [torch.from_numpy(np.pad(row.canvas(state), (cut, 0))) for row, cut in zip(rows, padded.padding, strict=True)]
+        [torch.from_numpy(np.pad(row.canvas(state), (room, 0))) for row, room in zip(rows, padded.padding, strict=True)]
     )
     return list(exact_layers(model.adapter, tokens, padded.positions, padded.bias)), padded
 
@@ -83,14 +83,14 @@ def test_the_exact_logits_decide_every_token_that_the_engine_committed(model: Mo
         layers, padded = passes(model, rows, state)
         best = model.adapter.logits(layers[-1].hidden).argmax(-1)
         confidence = confidences(model.adapter, layers[-1].hidden)
-        for i, (row, cut) in enumerate(zip(rows, padded.padding, strict=True)):
+        for i, (row, room) in enumerate(zip(rows, padded.padding, strict=True)):
             [column] = np.flatnonzero(row.committed_at == state)
-            assert best[i, cut + column - shift] == row.tokens[column]
+            assert best[i, room + column - shift] == row.tokens[column]
             if not delay_eos:  # then the most confident goes first
                 kinds = row.kinds(state)
                 masked = np.flatnonzero((kinds == KINDS.index("masked, in block")) | (np.arange(len(kinds)) == column))
-                rival = confidence[i, cut + torch.from_numpy(masked) - shift].max()
-                assert confidence[i, cut + column - shift] >= rival - 1e-6
+                rival = confidence[i, room + torch.from_numpy(masked) - shift].max()
+                assert confidence[i, room + column - shift] >= rival - 1e-6
 
 
 def test_the_exact_layers_are_the_plain_pass(model: Model) -> None:
@@ -106,11 +106,11 @@ def test_the_exact_layers_are_the_plain_pass(model: Model) -> None:
 def test_padding_changes_no_tensor(model: Model) -> None:
     rows = decode(engine(model), PROMPTS, chat=False)
     together, padded = passes(model, rows, 3)
-    for i, (row, cut) in enumerate(zip(rows, padded.padding, strict=True)):
+    for i, (row, room) in enumerate(zip(rows, padded.padding, strict=True)):
         alone, _ = passes(model, [row], 3)
         for sites, expected in zip(together, alone, strict=True):
             for x, y in zip(sites, expected, strict=True):
-                torch.testing.assert_close(x[i, cut:], y[0], rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(x[i, room:], y[0], rtol=1e-4, atol=1e-4)
 
 
 def test_the_last_canvas_is_what_the_engine_returns(model: Model) -> None:
@@ -129,22 +129,22 @@ def test_every_pair_of_steps_and_position_is_counted_once(model: Model) -> None:
     pairs, lengths = len(PROMPTS) * (ROOM - 1), [len(prompt) + ROOM for prompt in PROMPTS]
     assert (found.prompts, found.steps, found.pairs) == (len(PROMPTS), len(PROMPTS) * ROOM, pairs)
     masked = len(PROMPTS) * ROOM * (ROOM - 1) // 2  # after t steps, ROOM - t are left
-    assert found.confidence["masked"].spread.count == masked
-    assert found.confidence["answer"].spread.count == pairs * ROOM
+    assert found.confidence["masked"].distribution.count == masked
+    assert found.confidence["answer"].distribution.count == pairs * ROOM
     for change in found.confidence.values():
-        assert sum(change.histogram) == change.spread.count
-    for spreads in found.variation.values():
-        assert [spread.count for spread in spreads] == [pairs * ROOM] * model.spec.n_layers
+        assert sum(change.histogram) == change.distribution.count
+    for distributions in found.variation.values():
+        assert [distribution.count for distribution in distributions] == [pairs * ROOM] * model.spec.n_layers
     positions = sum(lengths) * (ROOM - 1)
     assert sum(means.count for means in found.kinds.values()) == positions
     assert sum(means.count for means in found.distances.values()) == positions
     assert found.kinds["just committed"].count == found.distances["0"].count == pairs
     assert found.kinds["prompt"].count == (ROOM - 1) * sum(map(len, PROMPTS))
-    assert found.kinds["masked, in block"].count == found.confidence["block"].spread.count
+    assert found.kinds["masked, in block"].count == found.confidence["block"].distribution.count
     assert found.kinds["masked, in block"].count + found.kinds["masked, later"].count == masked
     layers = sum(layer_groups(model.spec.n_layers) == 0)
     for age in (1, 2, 4, 8):  # one older step, the first
-        aged = [e.spread.count for e in found.drift if (e.site, e.layers, e.age) == ("key", "first", age)]
+        aged = [e.distribution.count for e in found.drift if (e.site, e.layers, e.age) == ("key", "first", age)]
         assert sum(aged) == layers * sum(lengths)
 
 
@@ -165,10 +165,13 @@ def test_drift_is_measured_at_every_age(llada: Model) -> None:
 
 def test_where_nothing_changes_all_changes_are_zero(still: Analysis) -> None:
     for change in still.confidence.values():
-        assert (change.spread.mean, change.spread.q95, change.share_below) == (0.0, 0.0, 1.0)
-    spreads = [spread for spreads in still.variation.values() for spread in spreads]
-    spreads += [entry.spread for entry in still.drift if entry.spread.count]
-    assert all(spread.mean == spread.q05 == spread.median == spread.q95 == 0.0 for spread in spreads)
+        assert (change.distribution.mean, change.distribution.q95, change.share_below) == (0.0, 0.0, 1.0)
+    distributions = [distribution for distributions in still.variation.values() for distribution in distributions]
+    distributions += [entry.distribution for entry in still.drift if entry.distribution.count]
+    assert all(
+        distribution.mean == distribution.q05 == distribution.median == distribution.q95 == 0.0
+        for distribution in distributions
+    )
     for means in (*still.kinds.values(), *still.distances.values()):
         assert means.confidence in (0.0, None)
         assert {x for layers in means.variation.values() for x in layers} <= {0.0, None}
@@ -336,9 +339,9 @@ def test_quantiles_are_right_to_a_bin() -> None:
         histogram.add(part)
     assert histogram.counts.sum(axis=1).tolist() == [5000, 5000]
     for q, name in ((0.05, "q05"), (0.25, "q25"), (0.5, "median"), (0.75, "q75"), (0.95, "q95")):
-        assert getattr(histogram.spread(0), name) == pytest.approx(np.quantile(values[0], q), rel=0.05)
-    assert histogram.spread(1).median == 0.0
-    assert histogram.spread(1).mean == pytest.approx(values[1].mean())
+        assert getattr(histogram.distribution(0), name) == pytest.approx(np.quantile(values[0], q), rel=0.05)
+    assert histogram.distribution(1).median == 0.0
+    assert histogram.distribution(1).mean == pytest.approx(values[1].mean())
 
 
 def test_layers_fall_into_quarters() -> None:

@@ -28,7 +28,7 @@ from esdllm import (
 )
 from esdllm_backends.cache.dense import DenseStore
 from esdllm_backends.cache.offloaded import OffloadedStore, PlainTransfers
-from esdllm_backends.cache.streamed import Part, StreamedCache, Tiers, nbytes
+from esdllm_backends.cache.streamed import LayerTensor, StreamedCache, Tiers, nbytes
 
 
 class LateTransfers(PlainTransfers):
@@ -40,43 +40,43 @@ class LateTransfers(PlainTransfers):
             far.fill_(float("nan"))  # what was never written shows
         self.log: list[tuple[str, int]] = []
         self.moved = {"fetch": 0, "back": 0}
-        self._line: list[tuple[Any, Part, Tensor, Tensor | None, Tensor | None]] = []
+        self._line: list[tuple[Any, LayerTensor, Tensor, Tensor | None, Tensor | None]] = []
 
-    def fetch(self, part: Part, near: Tensor) -> None:
+    def fetch(self, tensor: LayerTensor, near: Tensor) -> None:
         self._until(lambda waiting: waiting[2] is near)
         near.fill_(float("nan"))
-        self._note("fetch", part, near.nbytes)
-        self._line.append((super().fetch, part, near, None, near.clone()))
+        self._note("fetch", tensor, near.nbytes)
+        self._line.append((super().fetch, tensor, near, None, near.clone()))
 
-    def clear(self, part: Part, near: Tensor) -> None:
+    def clear(self, tensor: LayerTensor, near: Tensor) -> None:
         self._until(lambda waiting: waiting[2] is near)
         near.fill_(float("nan"))
-        self._line.append((super().clear, part, near, None, near.clone()))
+        self._line.append((super().clear, tensor, near, None, near.clone()))
 
-    def write_back(self, part: Part, near: Tensor, index: Tensor | None) -> None:
+    def write_back(self, tensor: LayerTensor, near: Tensor, index: Tensor | None) -> None:
         rows = near.shape[0] if index is None else index.shape[0]
-        self._note("back", part, rows * near.shape[1] * near.itemsize)
+        self._note("back", tensor, rows * near.shape[1] * near.itemsize)
         if index is None:
-            self._line.append((super().write_back, part, near, None, near.clone()))
+            self._line.append((super().write_back, tensor, near, None, near.clone()))
         else:  # the buffer may change, and what goes back may not
             copy, index = near.clone(), index.clone()
-            self._line.append((super().write_back, part, copy, index, None))
+            self._line.append((super().write_back, tensor, copy, index, None))
 
-    def wait(self, part: Part) -> None:
-        self._note("wait", part, 0)
-        self._until(lambda waiting: waiting[1] == part)
+    def wait(self, tensor: LayerTensor) -> None:
+        self._note("wait", tensor, 0)
+        self._until(lambda waiting: waiting[1] == tensor)
 
-    def _note(self, what: str, part: Part, count: int) -> None:
-        self.log.append((what, part.layer))
+    def _note(self, what: str, tensor: LayerTensor, count: int) -> None:
+        self.log.append((what, tensor.layer))
         self.moved[what] = self.moved.get(what, 0) + count
 
     def _until(self, concerned: Any) -> None:
         """Do what stands in line, up to the last that `concerned` names."""
         last = max((i for i, waiting in enumerate(self._line) if concerned(waiting)), default=-1)
-        for move, part, near, index, found in self._line[: last + 1]:
+        for move, tensor, near, index, found in self._line[: last + 1]:
             if found is not None:  # nobody touched the buffer while it was on its way
                 assert torch.equal(near.nan_to_num(7.0), found.nan_to_num(7.0))
-            move(*(part, near) if move.__name__ != "write_back" else (part, near, index))
+            move(*(tensor, near) if move.__name__ != "write_back" else (tensor, near, index))
         del self._line[: last + 1]
 
 

@@ -18,8 +18,8 @@ from esdllm import Catalogue, Engine, Model, from_module, load_model
 from esdllm.runtime.plain import full_logits
 from esdllm.runtime.run import StepFunction
 from esdllm.testing import random_model
-from esdllm_models.kernels import packs
-from esdllm_models.linear import Dense, Packed, Part, Split
+from esdllm_models.arithmetic import packs
+from esdllm_models.linear import Dense, Packed, Sliced, Split
 from esdllm_models.quantized import quantizer
 
 TOKENS = torch.randint(0, 250, (2, 13), generator=torch.Generator().manual_seed(0))
@@ -126,7 +126,7 @@ def test_the_last_layer_computes_some_queries_without_the_rest(
     last = packed.layers[-1]
     assert isinstance(last.qkv, Split)
     assert last.qkv.parts == (last.q, last.kv)
-    assert not any(isinstance(one, Part) for one in (last.q, last.kv))
+    assert not any(isinstance(one, Sliced) for one in (last.q, last.kv))
     number, hidden, places = len(packed.layers) - 1, packed.embed(TOKENS), packed.encode(TOKENS)
     for readers in (None, torch.tensor([2, 5, 6])):
         found, expected = (one.project(number, hidden, places, readers) for one in (packed, plain))

@@ -27,9 +27,9 @@ from esdllm.cli import main
 from esdllm.runtime.plain import full_logits
 from esdllm.runtime.run import StepFunction
 from esdllm.testing import random_model
-from esdllm_models import kernels
-from esdllm_models.kernels import GROUP, four_bits
-from esdllm_models.linear import Dense, Linear, Part, Split
+from esdllm_models import arithmetic
+from esdllm_models.arithmetic import GROUP, four_bits
+from esdllm_models.linear import Dense, Linear, Sliced, Split
 from esdllm_models.quantized import QUANTIZERS, Int8, Int8Matmul, quantizer
 
 pytestmark = pytest.mark.processor
@@ -141,7 +141,7 @@ def test_a_weight_is_the_same_however_it_is_cut_while_it_is_quantised(
 ) -> None:
     x, weight = drawn(0, 4, 64).bfloat16(), drawn(1, 200, 64).bfloat16()
     whole = QUANTIZERS[kind].make(weight, None)(x)
-    monkeypatch.setattr(kernels, "_CHUNK", 64 * 64)
+    monkeypatch.setattr(arithmetic, "_CHUNK", 64 * 64)
     assert QUANTIZERS[kind].make(weight, None)(x).equal(whole)
 
 
@@ -238,7 +238,7 @@ def test_the_bytes_that_are_told_are_those_of_the_tensors(
 
 def vars_of(layer: Any) -> list[Tensor]:
     """The tensors of a linear layer that no other holds."""
-    if isinstance(layer, Part):
+    if isinstance(layer, Sliced):
         return []
     if isinstance(layer, Split):
         return [x for part in layer.parts for x in vars_of(part)]

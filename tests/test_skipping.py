@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from esdllm import Catalogue, ComponentConfig, ConfigError, Engine, Model
 from esdllm.plan import Facts, Layout
 from esdllm.planning.keeping import KeepCounts
-from esdllm.planning.progress import Progress
+from esdllm.planning.past import Past
 from esdllm_policies.skipping import AdaptiveSkip, BudgetSkip, DecaySkip, DepthSkip, NoSkip
 
 CATALOGUE = Catalogue.load()
@@ -220,7 +220,7 @@ def test_what_a_padded_row_keeps_beyond_its_own_is_padding(
     for size in (window, *real):
         counts_of(schedule, n_layers, size, 0, block)  # a budget that it can keep
     keeping = KeepCounts(schedule, n_layers, Layout(window, ((0,),) * len(real), tuple(window - size for size in real)))
-    shared, rows = keeping.in_rows(0, window, block, Progress(lambda: Facts(0, 0, 0, False), [1], ()))
+    shared, rows = keeping.in_rows(0, window, block, Past(lambda: Facts(0, 0, 0, False), [1], ()))
     assert rows is not None
     assert all(a >= b for a, b in pairwise((window, *shared)))
     for own, size in zip(rows, real, strict=True):
@@ -236,5 +236,5 @@ def test_a_row_that_keeps_more_of_less_keeps_its_own() -> None:
             return (3,) * n_layers if window > 8 else (5,) * n_layers
 
     keeping = KeepCounts(Contrary(), 2, Layout(12, ((0,),) * 2, (0, 6)))
-    shared, rows = keeping.in_rows(0, 12, 4, Progress(lambda: Facts(0, 0, 0, False), [1], ()))
+    shared, rows = keeping.in_rows(0, 12, 4, Past(lambda: Facts(0, 0, 0, False), [1], ()))
     assert (shared, rows) == ((5, 5), ((3, 3), (5, 5)))

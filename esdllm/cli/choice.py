@@ -11,7 +11,7 @@ import attrs
 
 from esdllm.cli.shared import stderr
 from esdllm.config import DEFAULT_PRESET, DecodeConfig, base_preset, parse_set
-from esdllm.config.layers import Layer, Settled, file_layer
+from esdllm.config.layers import SettingsLayer, Settled, file_layer
 from esdllm.config.project import PRESET_VARIABLE, Project, current_project, environment_layers, environment_sets
 from esdllm.errors import ConfigError
 from esdllm.plugins.catalogue import Catalogue
@@ -73,7 +73,7 @@ class Choice:
     suited: Mapping[str, Any] = attrs.field(factory=dict)
     """what suits the problems at hand"""
     project: Project = attrs.field(init=False)
-    layers: tuple[Layer, ...] = attrs.field(init=False)
+    layers: tuple[SettingsLayer, ...] = attrs.field(init=False)
 
     @classmethod
     def of(
@@ -94,17 +94,17 @@ class Choice:
         return current_project(self.profile)
 
     @layers.default
-    def _read(self) -> tuple[Layer, ...]:
+    def _read(self) -> tuple[SettingsLayer, ...]:
         named, flags = os.environ.get(PRESET_VARIABLE, "").strip(), self.settings.items()
         return (
-            Layer("what suits the suite", self.suited),
+            SettingsLayer("what suits the suite", self.suited),
             *self.project.layers,
             *([file_layer(self.file)] if self.file else []),
-            *([Layer(PRESET_VARIABLE, {"preset": named})] if named else []),
+            *([SettingsLayer(PRESET_VARIABLE, {"preset": named})] if named else []),
             *environment_layers(),
-            *(Layer(f"--{name.replace('_', '-')}", {name: value}) for name, value in flags),
-            *(Layer("--set", parse_set(text)) for text in self.sets),
-            *([Layer("--preset", {"preset": self.preset})] if self.preset else []),
+            *(SettingsLayer(f"--{name.replace('_', '-')}", {name: value}) for name, value in flags),
+            *(SettingsLayer("--set", parse_set(text)) for text in self.sets),
+            *([SettingsLayer("--preset", {"preset": self.preset})] if self.preset else []),
         )
 
     def base(self) -> str | None:
@@ -141,7 +141,7 @@ class Choice:
         return settled.config()
 
 
-def tell_found(project: Project, environment: Sequence[Layer], settled: Settled | None = None) -> None:
+def tell_found(project: Project, environment: Sequence[SettingsLayer], settled: Settled | None = None) -> None:
     """Say on standard error which settings nobody wrote on the command line: the project's file, the environment."""
     places = [*([project.label()] if project.path else []), *(layer.place for layer in environment)]
     if places:

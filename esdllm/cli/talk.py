@@ -16,7 +16,7 @@ from esdllm.cli.choice import Choice
 from esdllm.cli.shared import counted
 from esdllm.cli.watch import CanvasPanel
 from esdllm.config import parse_set
-from esdllm.config.layers import Layer
+from esdllm.config.layers import SettingsLayer
 from esdllm.errors import ConfigError, EsdllmError, InputError, known
 from esdllm.parsing import parse_json
 from esdllm.use.answers import Answer
@@ -55,7 +55,7 @@ class Chat:
     watch: bool = False
     """whether the canvas is shown"""
     messages: list[Message] = attrs.field(factory=list)
-    layers: list[Layer] = attrs.field(factory=list)
+    layers: list[SettingsLayer] = attrs.field(factory=list)
     """what was set since"""
 
     def run(self, lines: Iterator[str], stops: bool) -> bool:
@@ -124,9 +124,9 @@ class Chat:
             case "/help":
                 self.console.print(_HELP, markup=False)
             case "/preset":
-                self._set(Layer("--preset", {"preset": words})) if words else self._list_presets()
+                self._set(SettingsLayer("--preset", {"preset": words})) if words else self._list_presets()
             case "/set":
-                self._set(Layer("--set", parse_set(words))) if words else self._tell_set()
+                self._set(SettingsLayer("--set", parse_set(words))) if words else self._tell_set()
             case "/save":
                 self.save(words)
             case "/load":
@@ -140,7 +140,7 @@ class Chat:
                 raise InputError(f"unknown command '{name}'; {known(name, _COMMANDS)}")
         return True
 
-    def _set(self, layer: Layer) -> None:
+    def _set(self, layer: SettingsLayer) -> None:
         """Take a setting over all others; if it is wrong, nothing changes."""
         catalogue, layers = self.pipe.catalogue, [*self.layers, layer]
         settled = catalogue.settle([*self.choice.layers, *layers], default=self.choice.default)

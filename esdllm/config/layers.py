@@ -12,14 +12,14 @@ from esdllm.config.settings import SECTIONS, ComponentConfig, DecodeConfig, base
 from esdllm.errors import ConfigError, known
 from esdllm.parsing import parse_toml
 
-__all__ = ["Keys", "Layer", "Settled", "file_layer", "line_numbers", "settle"]
+__all__ = ["Keys", "SettingsLayer", "Settled", "file_layer", "line_numbers", "settle"]
 
 Keys = tuple[str, ...]
 """A place in a configuration: ("gen_length",), ("refresh",) or ("refresh", "block_refresh")."""
 
 
 @attrs.frozen
-class Layer:
+class SettingsLayer:
     """Settings, and who says them."""
 
     place: str
@@ -50,9 +50,9 @@ class Settled:
     preset_origin: str
     """who named it; empty if nobody did"""
     settings: Mapping[str, Any]
-    origins: Mapping[Keys, Layer]
+    origins: Mapping[Keys, SettingsLayer]
     """the layer that had the last word on each setting, section and option; none for one left at its default"""
-    aside: tuple[tuple[Layer, str], ...] = ()
+    aside: tuple[tuple[SettingsLayer, str], ...] = ()
     """sections of found layers that the preset leaves aside"""
     problems: tuple[str, ...] = ()
     """what is wrong with it, short of what only the components know"""
@@ -100,7 +100,10 @@ class Settled:
 
 
 def settle(
-    layers: Sequence[Layer], preset: str | None, default: str | None, presets: Callable[[str], Mapping[str, Any]]
+    layers: Sequence[SettingsLayer],
+    preset: str | None,
+    default: str | None,
+    presets: Callable[[str], Mapping[str, Any]],
 ) -> Settled:
     """Return what comes out of a preset and the layers over it, later over earlier.
 
@@ -116,11 +119,11 @@ def settle(
     named = layers[start] if not preset and layers and "preset" in layers[start].settings else None
     start = len(layers) if preset else start
     try:
-        lowest = Layer(f"preset {base}", presets(base) if base else {})
+        lowest = SettingsLayer(f"preset {base}", presets(base) if base else {})
     except ConfigError as error:
         raise ConfigError(named.says(error, "preset") if named else str(error)) from None
     merging = _Merging()
-    aside: list[tuple[Layer, str]] = []
+    aside: list[tuple[SettingsLayer, str]] = []
     for number, layer in enumerate([lowest, *layers], start=-1):
         dropped = layer.found and number < start
         aside += [(layer, key) for key in layer.settings if dropped and key in SECTIONS]
@@ -145,10 +148,10 @@ class _Merging:
 
     def __init__(self) -> None:
         self.settings: dict[str, Any] = {}
-        self.origins: dict[Keys, Layer] = {}
+        self.origins: dict[Keys, SettingsLayer] = {}
         self.problems: list[str] = []
 
-    def add(self, layer: Layer, without: Sequence[str]) -> None:
+    def add(self, layer: SettingsLayer, without: Sequence[str]) -> None:
         names = [field.name for field in attrs.fields(DecodeConfig)]
         for key, value in layer.settings.items():
             if key in without:
@@ -162,7 +165,7 @@ class _Merging:
             except ConfigError as error:
                 self.problems.append(layer.says(error, key))
 
-    def _note(self, layer: Layer, key: str, value: Any, before: Mapping[str, Any]) -> None:
+    def _note(self, layer: SettingsLayer, key: str, value: Any, before: Mapping[str, Any]) -> None:
         """Note who had the last word: on a section who chose its component, and on each option."""
         if key not in SECTIONS:
             self.origins[key,] = layer
@@ -185,7 +188,7 @@ class _Merging:
                 yield self.origins[key,].says(error, key)
 
 
-def file_layer(path: Path | str) -> Layer:
+def file_layer(path: Path | str) -> SettingsLayer:
     """Return the layer of a TOML file.
 
     Raises:
@@ -197,7 +200,7 @@ def file_layer(path: Path | str) -> Layer:
             f"{path} has profiles, which only a project's file may: name it esdllm.toml, or set ESDLLM_PROJECT={path}"
         )
     lines = line_numbers(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}  # a pipe is read once
-    return Layer(str(path), settings, lines=lines)
+    return SettingsLayer(str(path), settings, lines=lines)
 
 
 def line_numbers(text: str) -> dict[Keys, int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from esdllm.config.layers import Layer, line_numbers
+from esdllm.config.layers import SettingsLayer, line_numbers
 from esdllm.config.settings import SECTIONS, DecodeConfig, check_setting, parse_set, read_toml
 from esdllm.errors import ConfigError, known
 from esdllm.names import called_here
@@ -68,7 +68,7 @@ class Project:
     path: Path | None = None
     """the file; None if there is none"""
     profile: str | None = None
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[SettingsLayer, ...] = ()
     """the file's own settings, and its profile's over them"""
     profiles: tuple[str, ...] = ()
     """the names of all its profiles"""
@@ -153,12 +153,12 @@ def read_project(file: Path | str, profile: str | None = None) -> Project:
     shown, lines = _shown(file), line_numbers(file.read_text(encoding="utf-8-sig")) if file.is_file() else {}
     own = {key: value for key, value in table.items() if key != "profiles"}
     profiles = _profiles(table, shown)
-    layers = [Layer(shown, own, found=True, lines=_below(lines, above))]
+    layers = [SettingsLayer(shown, own, found=True, lines=_below(lines, above))]
     if profile is not None:
         if profile not in profiles:
             raise ConfigError(f"{shown}: unknown profile '{profile}'; {known(profile, profiles)}")
         below = _below(lines, (*above, "profiles", profile))
-        layers.append(Layer(shown, profiles[profile], found=True, lines=below, profile=profile))
+        layers.append(SettingsLayer(shown, profiles[profile], found=True, lines=below, profile=profile))
     return Project(file, profile, tuple(layers), tuple(profiles))
 
 
@@ -212,9 +212,9 @@ def environment_sets(environ: Mapping[str, str] | None = None) -> dict[str, str]
     return found
 
 
-def environment_layers(environ: Mapping[str, str] | None = None) -> list[Layer]:
+def environment_layers(environ: Mapping[str, str] | None = None) -> list[SettingsLayer]:
     """Return the settings of the environment, a layer a variable; see `environment_sets`."""
-    return [Layer(name, _parsed(name, text)) for name, text in environment_sets(environ).items()]
+    return [SettingsLayer(name, _parsed(name, text)) for name, text in environment_sets(environ).items()]
 
 
 def _parsed(name: str, text: str) -> dict[str, Any]:

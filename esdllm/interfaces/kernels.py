@@ -148,7 +148,7 @@ class AttentionBackend(Protocol):
 
 
 class ModelAdapter(Protocol):
-    """A model cut where the runtime needs to reach in: between its layers, and between attention's two halves."""
+    """A model opened where the runtime needs to reach in: between its layers, and between attention's two halves."""
 
     @property
     def spec(self) -> ModelSpec:

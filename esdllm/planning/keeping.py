@@ -9,8 +9,8 @@ import attrs
 
 from esdllm.errors import ConfigError
 from esdllm.plan import Layout, StepPlan
+from esdllm.planning.past import Past
 from esdllm.planning.planners import Skip
-from esdllm.planning.progress import Progress
 
 __all__ = ["KeepCounts"]
 
@@ -42,13 +42,13 @@ class KeepCounts:
             self._known[key] = counts
         return self._known[key]
 
-    def next(self, window: int, block: int, previous: Progress) -> tuple[int, ...]:
+    def next(self, window: int, block: int, past: Past) -> tuple[int, ...]:
         """Return the next step's counts; asks the device what was committed only where that makes a difference."""
-        possible = {self.of(window, committed, block) for committed in previous.committed}
-        return possible.pop() if len(possible) == 1 else self.of(window, previous.facts().committed, block)
+        possible = {self.of(window, committed, block) for committed in past.committed}
+        return possible.pop() if len(possible) == 1 else self.of(window, past.facts().committed, block)
 
     def in_rows(
-        self, start: int | None, window: int, block: int, previous: Progress
+        self, start: int | None, window: int, block: int, past: Past
     ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...] | None]:
         """Return the next step's counts, and each row's own where some have padding in the window that begins at `start`.
 
@@ -56,12 +56,12 @@ class KeepCounts:
         whatever the rows, or the whole window where none drops anything. `start` is None where the device places the window.
         """
         if start is None:
-            return self.next(window, block, previous), None
+            return self.next(window, block, past), None
         real = [window - max(0, first - start) for first in self.layout.starts]
         if all(size == window for size in real):
-            return self.next(window, block, previous), None
-        rows = tuple(self.next(size, block, previous) for size in real)
-        return _shared(self.next(window, block, previous), rows, window, real), rows
+            return self.next(window, block, past), None
+        rows = tuple(self.next(size, block, past) for size in real)
+        return _shared(self.next(window, block, past), rows, window, real), rows
 
     def skip_layers(self, blocks: Iterable[int]) -> tuple[int, ...]:
         """Return the layers that drop positions at any step, where blocks have these lengths.

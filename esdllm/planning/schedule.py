@@ -14,8 +14,8 @@ import attrs
 from esdllm.errors import ConfigError, PluginError
 from esdllm.plan import Block, Facts, Layout, Moment, Phase, Scope, Step, StepPlan, Window
 from esdllm.planning.keeping import KeepCounts
+from esdllm.planning.past import Past
 from esdllm.planning.planners import Planners
-from esdllm.planning.progress import Progress
 from esdllm.planning.quota import Quota, cut
 
 __all__ = ["Planner"]
@@ -65,26 +65,26 @@ class Planner:
         quotas, step = self.quotas(), 0
         learning = self.planners.learning
         learned = () if learning is None else learning.learned
-        previous = Progress(read, [len(row) for row in self.layout.masks], learned)
+        past = Past(read, [len(row) for row in self.layout.masks], learned)
         scored = self.skip_layers()
         for quota in quotas:
             step = -(-step // self.block_length) * self.block_length
             step_in_block, certain = 0, True
-            while not self._decided(quota, step_in_block, certain, previous):
+            while not self._decided(quota, step_in_block, certain, past):
                 self._check_progress(quota, step_in_block)
-                if self._stops(step, step_in_block, previous):
+                if self._stops(step, step_in_block, past):
                     return
-                self._learn(previous)
-                moment = previous.moment(step, step_in_block, quota.number)
-                made = self._step(moment, quota, previous)
+                self._learn(past)
+                moment = past.moment(step, step_in_block, quota.number)
+                made = self._step(moment, quota, past)
                 self._keeps.check(made.plan, scored)
                 narrow = made.plan.narrow and self.n_layers - 1 not in scored
-                decided = self._logits(made.plan, quota, step_in_block, certain, previous)
+                decided = self._logits(made.plan, quota, step_in_block, certain, past)
                 made = made._replace(plan=made.plan._replace(decided=decided, scored=scored, narrow=narrow))
                 doubtful = made.plan.skips or self.delay_eos or quota.reach is not None
                 certain = certain and (quota.limit <= 1 or not doubtful)
-                previous.see(quota.block, made.beyond)
-                previous.note(moment, made.scope, quota.block, made.counts, quota.committed(step_in_block, certain))
+                past.see(quota.block, made.beyond)
+                past.note(moment, made.scope, quota.block, made.counts, quota.committed(step_in_block, certain))
                 yield made
                 step, step_in_block = step + 1, step_in_block + 1
 
@@ -120,35 +120,35 @@ class Planner:
         """Return the layers that drop positions at any step: where the scored tensor is worth remembering."""
         return self._keeps.skip_layers({quota.length for quota in self.quotas()})
 
-    def _decided(self, quota: Quota, step_in_block: int, certain: bool, previous: Progress) -> bool:
+    def _decided(self, quota: Quota, step_in_block: int, certain: bool, past: Past) -> bool:
         """Return whether the block is decided, asking the device only if the plan leaves a doubt."""
         if step_in_block == 0 or (quota.counts is not None and step_in_block < len(quota.counts)):
             return False
-        return (quota.counts is not None and certain) or not previous.facts().undecided
+        return (quota.counts is not None and certain) or not past.facts().undecided
 
-    def _stops(self, step: int, step_in_block: int, previous: Progress) -> bool:
+    def _stops(self, step: int, step_in_block: int, past: Past) -> bool:
         """Return whether every row has ended, looking every `check_every` steps, and where the facts are known anyway."""
-        looks = previous.known or step_in_block % self.check_every == 0
-        return self.early_stop and step > 0 and looks and previous.facts().finished
+        looks = past.known or step_in_block % self.check_every == 0
+        return self.early_stop and step > 0 and looks and past.facts().finished
 
-    def _learn(self, previous: Progress) -> None:
+    def _learn(self, past: Past) -> None:
         """Let a refresh policy that learns have what the refresh before found; asks the device for it."""
         learning = self.planners.learning
-        if learning is None or (refreshed := previous.refreshed) is None or (drift := previous.facts().drift) is None:
+        if learning is None or (refreshed := past.refreshed) is None or (drift := past.facts().drift) is None:
             return
-        previous.learned = tuple(learning.learn(refreshed[0], drift))
+        past.learned = tuple(learning.learn(refreshed[0], drift))
 
-    def _step(self, moment: Moment, quota: Quota, previous: Progress) -> Step:
+    def _step(self, moment: Moment, quota: Quota, past: Past) -> Step:
         """Return the step but for what the whole run shares."""
         window, refresh = self.planners.refresh.scope(moment)
         phase = self.planners.store.phase(moment.step_in_block)
-        new = () if quota.suffix is None else previous.unseen(quota.block, quota.suffix)
+        new = () if quota.suffix is None else past.unseen(quota.block, quota.suffix)
         refresh = refresh or phase is Phase.SELECT or bool(new)  # what comes into sight is computed in every layer
         self._check_combination(window, quota, phase)
-        frame = self._frame(window, refresh, quota, phase, previous, new)
+        frame = self._frame(window, refresh, quota, phase, past, new)
         keep, keeps = (frame.size,) * self.n_layers, None
         if not refresh:
-            keep, keeps = self._keeps.in_rows(frame.start, frame.size, quota.length, previous)
+            keep, keeps = self._keeps.in_rows(frame.start, frame.size, quota.length, past)
         self._check_store(window, frame.size, keep, quota)
         plan = StepPlan(
             frame.size,
@@ -179,7 +179,7 @@ class Planner:
             keeps=keeps,
         )
 
-    def _logits(self, plan: StepPlan, quota: Quota, step_in_block: int, certain: bool, previous: Progress) -> int:
+    def _logits(self, plan: StepPlan, quota: Quota, step_in_block: int, certain: bool, past: Past) -> int:
         """Return of how many positions of a row the logits are computed: as few as are masked, as far as that is known.
 
         Rounded up to one of a few lengths, so that a block has not a plan for each step.
@@ -192,7 +192,7 @@ class Planner:
         elif quota.counts is not None and certain:
             masked = max(quota.left[step_in_block])
         else:
-            masked = previous.facts().undecided if previous.known else quota.length
+            masked = past.facts().undecided if past.known else quota.length
         part = -(-quota.length // self.head_lengths)
         return min(handed, max(1, -(-masked // part)) * part)
 
@@ -202,19 +202,19 @@ class Planner:
         refresh: bool,
         quota: Quota,
         phase: Phase,
-        previous: Progress,
+        past: Past,
         new: Sequence[int],
     ) -> _Frame:
         """Return where the window lies."""
         if window is Window.OPEN:
-            return _Frame(None, previous.open, shares=False)
+            return _Frame(None, past.open, shares=False)
         if quota.reach is not None:
             if window in (Window.BLOCK, Window.TRAIL):
                 return _Frame(None, quota.reach + quota.length)
-            start, stop = self._range(window, quota.block, previous, clamped=False)
+            start, stop = self._range(window, quota.block, past, clamped=False)
             return _Frame(start, stop - start, shares=False)
-        clamped = window is Window.TRAIL and refresh and phase is not Phase.SELECT and previous.block is not None
-        start, stop = self._range(window, quota.block, previous, clamped)
+        clamped = window is Window.TRAIL and refresh and phase is not Phase.SELECT and past.block is not None
+        start, stop = self._range(window, quota.block, past, clamped)
         clamped = clamped and start < quota.block.start
         if quota.suffix is None:
             return _Frame(start, stop - start, clamped=clamped)
@@ -222,10 +222,10 @@ class Planner:
         beyond = quota.suffix if whole else tuple(position for position in new if position >= quota.block.stop)
         return _Frame(start, quota.block.stop - start + len(beyond), clamped=clamped, beyond=beyond)
 
-    def _range(self, window: Window, block: Block, previous: Progress, clamped: bool) -> tuple[int, int]:
+    def _range(self, window: Window, block: Block, past: Past, clamped: bool) -> tuple[int, int]:
         start = block.start if window in (Window.BLOCK, Window.SUFFIX, Window.TRAIL) else 0
-        if window is Window.TRAIL and previous.block is not None:
-            start = min(start, previous.block.start if clamped else previous.facts().leftmost)
+        if window is Window.TRAIL and past.block is not None:
+            start = min(start, past.block.start if clamped else past.facts().leftmost)
         return start, self.layout.length if window in (Window.CANVAS, Window.SUFFIX) else block.stop
 
     def _check_progress(self, quota: Quota, step_in_block: int) -> None:

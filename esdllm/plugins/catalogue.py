@@ -11,7 +11,7 @@ import cattrs
 from cattrs.errors import ForbiddenExtraKeysError
 
 from esdllm.config import ComponentConfig, DecodeConfig, parse_set
-from esdllm.config.layers import Layer, Settled, file_layer, settle
+from esdllm.config.layers import SettingsLayer, Settled, file_layer, settle
 from esdllm.config.options import converter, inner_fields
 from esdllm.config.project import DISABLE_VARIABLE, Project
 from esdllm.errors import ConfigError, PluginError, brief, known
@@ -252,10 +252,10 @@ class Catalogue:
             ConfigError: an unknown preset, setting or section, or a value out of range.
         """
         layers = [*(project.layers if project else ()), *([file_layer(file)] if file else ())]
-        layers += [Layer("", settings or {}), *(Layer("", parse_set(text)) for text in sets)]
+        layers += [SettingsLayer("", settings or {}), *(SettingsLayer("", parse_set(text)) for text in sets)]
         return self.settle(layers, preset, default).config()
 
-    def settle(self, layers: Sequence[Layer], preset: str | None = None, default: str | None = None) -> Settled:
+    def settle(self, layers: Sequence[SettingsLayer], preset: str | None = None, default: str | None = None) -> Settled:
         """Return what comes out of layers, with origins and problems; see `esdllm.config.layers.settle`."""
         return settle(layers, preset, default, lambda name: self.preset(name).settings)
 

@@ -134,7 +134,7 @@ class Engine:
             canvas = self._standing.canvas(canvas)
             run = Run(canvas, parts, self._stop_ids(canvas), blocks=self.components.can.moving)
             run.denoise(planner, self.step_function, [*self.components.observers, *observers])
-            return self._result(run, room, prepared.starts, fill=early_stop, cut=not infill)
+            return self._result(run, room, prepared.starts, fill=early_stop, end=not infill)
 
     def _room(self, prepared: Prepared) -> int:
         """Return the columns of padding to put before all rows."""
@@ -195,8 +195,8 @@ class Engine:
     def _stop_ids(self, canvas: Canvas) -> Tensor:
         return torch.tensor(self.model.stop_ids, device=canvas.tokens.device)
 
-    def _result(self, run: Run, room: int, starts: Sequence[int], fill: bool, cut: bool) -> Generation:
-        """Return what was made behind `room`, the answers from the columns `starts` of that, and if `cut` up to their first stop.
+    def _result(self, run: Run, room: int, starts: Sequence[int], fill: bool, end: bool) -> Generation:
+        """Return what was made behind `room`, the answers from the columns `starts` of that, and if `end` up to their first stop.
 
         `fill` writes end-of-text behind the first stop, so that a row is the same in any batch.
         """
@@ -212,7 +212,7 @@ class Engine:
             self._check_decided((tokens == self.model.spec.mask_id) & ~canvas.given)
             tokens = tokens.cpu()
             answers = [row[room + start :] for row, start in zip(tokens.tolist(), starts, strict=True)]
-            answers = [until_stop(row, self.model.stop_ids) for row in answers] if cut else answers
+            answers = [until_stop(row, self.model.stop_ids) for row in answers] if end else answers
         codec = self.model.codec
         vanilla = run.steps * self.model.spec.n_layers * canvas.tokens.shape[1]
         return Generation(

@@ -24,7 +24,7 @@ from esdllm.runtime.components import Components
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.prompts import Prepared, Prompts, prepare, seed_list
 from esdllm.use.answers import Answer, Answers, Infilled
-from esdllm.use.batching.plan import alike
+from esdllm.use.batching.grouping import alike
 from esdllm.use.blanks import infilled, parse_template
 from esdllm.use.incoming import one, prompt_list, template_list
 from esdllm.use.streaming import Stream, feed

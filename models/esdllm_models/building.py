@@ -17,7 +17,7 @@ from torch import Tensor
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, UnavailableError
 from esdllm.checkpoints.weights import Checkpoint, Shape, Stated
-from esdllm_models.linear import Dense, Linear, Split, cut
+from esdllm_models.linear import Dense, Linear, Split, sliced
 from esdllm_models.quantized import quantizer
 from esdllm_models.spread import Spread
 from esdllm_models.transformer import Geometry, Layer, Transformer
@@ -151,8 +151,8 @@ def made_of(
     return Layer(
         attn_norm=attn_norm,
         qkv=qkv,
-        q=cut(qkv, 0, queries),
-        kv=cut(qkv, queries, joint),
+        q=sliced(qkv, 0, queries),
+        kv=sliced(qkv, queries, joint),
         out=out,
         mlp_norm=mlp_norm,
         gate_up=gate_up,
@@ -232,7 +232,7 @@ def _layer(spec: ModelSpec, geometry: Geometry, plan: LoadPlan, number: int, fil
 def _joint(make: _Make, weight: Tensor, bias: Tensor | None, queries: int | None) -> Linear:
     """Return the layer of queries, keys and values; two side by side if `queries` tells where to part them.
 
-    The last layer's are computed apart at a refresh, and what is quantised or packed cannot be cut once it is made.
+    The last layer's are computed apart at a refresh, and what is quantised or packed cannot be sliced once it is made.
     """
     whole = make(weight, bias)
     if queries is None or isinstance(whole, Dense):

@@ -2,7 +2,7 @@
 
 A `Linear` may be a tensor in full (`Dense`; in a kernel's own layout `Packed`), a quantised one (`quantized`), a module that
 somebody else made, or several side by side (`Split`). Weights that read the same input are one `Linear` where they can be one
-tensor; `cut` gives a part of it.
+tensor; `sliced` gives a part of it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from esdllm_models.kernels import pack, packed
+from esdllm_models.arithmetic import pack, packed
 
-__all__ = ["Dense", "Linear", "Packed", "Part", "Split", "cut"]
+__all__ = ["Dense", "Linear", "Packed", "Sliced", "Split", "sliced"]
 
 
 class Linear(Protocol):
@@ -80,8 +80,8 @@ class Split:
 
 
 @attrs.frozen(eq=False)
-class Part:
-    """Some of the features of one that cannot be cut: all are computed, the others thrown away."""
+class Sliced:
+    """Some of the features of one that cannot be sliced: all are computed, the others thrown away."""
 
     whole: Linear
     first: int
@@ -92,7 +92,7 @@ class Part:
         return self.whole(x)[..., self.first : self.stop]
 
 
-def cut(whole: Linear, first: int, stop: int) -> Linear:
+def sliced(whole: Linear, first: int, stop: int) -> Linear:
     """Return what computes the output features `first` to `stop`, without a copy of any weight."""
     if isinstance(whole, Dense):
         return Dense(whole.weight[first:stop], None if whole.bias is None else whole.bias[first:stop])
@@ -102,4 +102,4 @@ def cut(whole: Linear, first: int, stop: int) -> Linear:
             chosen = slice(ends.index(first), ends.index(stop))
             parts = whole.parts[chosen]
             return parts[0] if len(parts) == 1 else Split(parts, whole.sizes[chosen])
-    return Part(whole, first, stop)
+    return Sliced(whole, first, stop)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from esdllm_models.kernels import (
+from esdllm_models.arithmetic import (
     GROUP,
     has_onednn,
     in_bytes,

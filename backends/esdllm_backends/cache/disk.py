@@ -23,7 +23,7 @@ from torch import Tensor
 from esdllm import CacheShape, Memory, UnavailableError, option
 from esdllm_backends.cache import streamed
 from esdllm_backends.cache.dense import DenseStore
-from esdllm_backends.cache.streamed import Part, StreamedCache, Tiers
+from esdllm_backends.cache.streamed import LayerTensor, StreamedCache, Tiers
 
 Bytes = NDArray[np.uint8]
 
@@ -92,43 +92,43 @@ class FileTransfers:
     def __init__(self, tiers: Tiers, folder: Path) -> None:
         shape = tiers.shape
         self._file = _NamelessFile(folder, tiers.far)
-        self._offsets: dict[Part, int] = {}
+        self._offsets: dict[LayerTensor, int] = {}
         offset = 0
-        for part, width in tiers.parts().items():
-            self._offsets[part] = offset
+        for tensor, width in tiers.tensors().items():
+            self._offsets[tensor] = offset
             offset += shape.rows * shape.length * width * shape.dtype.itemsize
         self._worker = ThreadPoolExecutor(1, "esdllm-disk")
         self._begun: deque[tuple[int, Future[None]]] = deque()
         self._count = 0
-        self._last: dict[Part, int] = {}
-        """the number of the last one begun for a part"""
+        self._last: dict[LayerTensor, int] = {}
+        """the number of the last one begun for a tensor"""
 
-    def fetch(self, part: Part, near: Tensor) -> None:
-        """Begin to read a part."""
-        self._begin(part, self._file.read, _bytes(near), self._offsets[part])
+    def fetch(self, tensor: LayerTensor, near: Tensor) -> None:
+        """Begin to read a tensor."""
+        self._begin(tensor, self._file.read, _bytes(near), self._offsets[tensor])
 
-    def clear(self, part: Part, near: Tensor) -> None:
+    def clear(self, tensor: LayerTensor, near: Tensor) -> None:
         """Begin to zero a buffer."""
-        self._begin(part, _bytes(near).fill, 0)
+        self._begin(tensor, _bytes(near).fill, 0)
 
-    def write_back(self, part: Part, near: Tensor, index: Tensor | None) -> None:
+    def write_back(self, tensor: LayerTensor, near: Tensor, index: Tensor | None) -> None:
         """Begin to write rows, or all."""
-        offset = self._offsets[part]
+        offset = self._offsets[tensor]
         if index is None:
-            self._begin(part, self._file.write, [(_bytes(near), offset)])
+            self._begin(tensor, self._file.write, [(_bytes(near), offset)])
             return
         index = index.unique()
         rows, each = _bytes(near.index_select(0, index)), near.shape[1] * near.itemsize
         found = [(rows[i * each : j * each], offset + int(index[i]) * each) for i, j in _runs(index)]
-        self._begin(part, self._file.write, found)
+        self._begin(tensor, self._file.write, found)
 
-    def wait(self, part: Part) -> None:
+    def wait(self, tensor: LayerTensor) -> None:
         """Wait.
 
         Raises:
             UnavailableError: a read or write has failed since the last wait.
         """
-        last = self._last.get(part, -1)
+        last = self._last.get(tensor, -1)
         try:
             while self._begun and self._begun[0][0] <= last:
                 self._begun.popleft()[1].result()
@@ -140,9 +140,9 @@ class FileTransfers:
         self._worker.shutdown(cancel_futures=True)
         self._file.close()
 
-    def _begin(self, part: Part, work: Callable[..., None], *arguments: Any) -> None:
+    def _begin(self, tensor: LayerTensor, work: Callable[..., None], *arguments: Any) -> None:
         self._begun.append((self._count, self._worker.submit(work, *arguments)))
-        self._last[part] = self._count
+        self._last[tensor] = self._count
         self._count += 1
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from esdllm import CacheShape, CacheWrite, EsdllmError, KeyValue, Site
 
 
-class Part(NamedTuple):
+class LayerTensor(NamedTuple):
     """One tensor of one layer, (R L, W) in both places, the rows one after the other."""
 
     layer: int
@@ -29,22 +29,22 @@ class Part(NamedTuple):
 
 
 class Transfers(Protocol):
-    """Moves parts between the far side and the buffers. What is begun happens in the order in which it was begun."""
+    """Moves tensors between the far side and the buffers. What is begun happens in the order in which it was begun."""
 
-    def fetch(self, part: Part, near: Tensor) -> None:
-        """Begin to copy a part into `near` (R L, W); after the computing that was begun before, which may read `near`."""
+    def fetch(self, tensor: LayerTensor, near: Tensor) -> None:
+        """Begin to copy a tensor into `near` (R L, W); after the computing that was begun before, which may read `near`."""
         ...
 
-    def clear(self, part: Part, near: Tensor) -> None:
+    def clear(self, tensor: LayerTensor, near: Tensor) -> None:
         """Begin to zero `near`, likewise."""
         ...
 
-    def write_back(self, part: Part, near: Tensor, index: Tensor | None) -> None:
-        """Begin to copy rows `index` (M,) int64 of `near` to the part; None copies all, until when `near` must not change."""
+    def write_back(self, tensor: LayerTensor, near: Tensor, index: Tensor | None) -> None:
+        """Begin to copy rows `index` (M,) int64 of `near` to the tensor; None copies all, until when `near` must not change."""
         ...
 
-    def wait(self, part: Part) -> None:
-        """Hold the computing that follows until all that was begun for `part` is done."""
+    def wait(self, tensor: LayerTensor) -> None:
+        """Hold the computing that follows until all that was begun for `tensor` is done."""
         ...
 
     def close(self) -> None:
@@ -53,7 +53,7 @@ class Transfers(Protocol):
 
 
 def widths(shape: CacheShape, layers: Sequence[int]) -> dict[str, int]:
-    """Return the numbers a position has in each part, of the parts that any of `layers` has."""
+    """Return the numbers a position has in each tensor, of the tensors that any of `layers` has."""
     heads = shape.n_kv_heads * shape.head_dim
     found = {"keys": heads, "values": heads}
     if set(layers) & set(shape.remembered):
@@ -62,7 +62,7 @@ def widths(shape: CacheShape, layers: Sequence[int]) -> dict[str, int]:
 
 
 def nbytes(shape: CacheShape, layers: Sequence[int]) -> int:
-    """Return the bytes of one layer that has all the parts that any of `layers` has; 0 if there are no layers."""
+    """Return the bytes of one layer that has all the tensors that any of `layers` has; 0 if there are no layers."""
     each = shape.rows * shape.length * shape.dtype.itemsize
     return each * sum(widths(shape, layers).values()) if layers else 0
 
@@ -100,10 +100,12 @@ class Tiers:
         """Bytes on the far side."""
         return sum(nbytes(self.shape, [layer]) for layer in self.streamed)
 
-    def parts(self) -> dict[Part, int]:
-        """Return the parts on the far side with their widths, layer by layer."""
+    def tensors(self) -> dict[LayerTensor, int]:
+        """Return the tensors on the far side with their widths, layer by layer."""
         return {
-            Part(layer, name): width for layer in self.streamed for name, width in widths(self.shape, [layer]).items()
+            LayerTensor(layer, name): width
+            for layer in self.streamed
+            for name, width in widths(self.shape, [layer]).items()
         }
 
 
@@ -131,9 +133,9 @@ class StreamedCache:
         self._holds: list[int | None] = [None, None]
         """the layer that each buffer holds, or that is coming into it"""
         self._following = dict(zip(tiers.streamed, tiers.streamed[1:] + tiers.streamed[:1], strict=True))
-        self._parts = tiers.parts()
+        self._parts = tiers.tensors()
         self._zero = set(self._parts)
-        """parts that nothing was written to since the reset"""
+        """tensors that nothing was written to since the reset"""
         self._row_starts = torch.arange(shape.rows, device=shape.device).unsqueeze(1) * shape.length
 
     def reset(self) -> None:
@@ -154,37 +156,37 @@ class StreamedCache:
     def update(self, write: CacheWrite) -> KeyValue:
         """Write in place; return the layer's whole cache, to be read before the next layer comes."""
         index = self._flat(write.positions)
-        keys = self._write(Part(write.layer, "keys"), index, write.keys)
-        values = self._write(Part(write.layer, "values"), index, write.values)
+        keys = self._write(LayerTensor(write.layer, "keys"), index, write.keys)
+        values = self._write(LayerTensor(write.layer, "values"), index, write.values)
         size = (self._shape.rows, self._shape.length, self._shape.n_kv_heads, self._shape.head_dim)
         return KeyValue(keys.view(size), values.view(size), write.bias, write.padding)
 
     def recall(self, layer: int, site: Site, positions: Tensor) -> Tensor:
         """Return (R, N, F): the remembered tensor, or the cached key or value itself."""
         name = {"key": "keys", "value": "values"}.get(site, "remembered")
-        return self._ready(Part(layer, name)).index_select(0, self._flat(positions)).view(*positions.shape, -1)
+        return self._ready(LayerTensor(layer, name)).index_select(0, self._flat(positions)).view(*positions.shape, -1)
 
     def remember(self, layer: int, positions: Tensor, x: Tensor) -> None:
         """Write in place."""
-        self._write(Part(layer, "remembered"), self._flat(positions), x)
+        self._write(LayerTensor(layer, "remembered"), self._flat(positions), x)
 
-    def _write(self, part: Part, index: Tensor, x: Tensor) -> Tensor:
-        """Write x (R, N, ...) at index (R N,) of a part, here and on the far side; return the part (R L, W)."""
-        near = self._ready(part)
+    def _write(self, tensor: LayerTensor, index: Tensor, x: Tensor) -> Tensor:
+        """Write x (R, N, ...) at index (R N,) of a tensor, here and on the far side; return the tensor (R L, W)."""
+        near = self._ready(tensor)
         near.index_copy_(0, index, x.flatten(0, 1).flatten(1).to(near.dtype))
-        if part in self._parts:
-            whole = part in self._zero or index.shape[0] >= near.shape[0]
-            self._transfers.write_back(part, near, None if whole else index)
-            self._zero.discard(part)
+        if tensor in self._parts:
+            whole = tensor in self._zero or index.shape[0] >= near.shape[0]
+            self._transfers.write_back(tensor, near, None if whole else index)
+            self._zero.discard(tensor)
         return near
 
-    def _ready(self, part: Part) -> Tensor:
-        """Return a part near the compute, (R L, W), that computing may read and write from now on."""
+    def _ready(self, tensor: LayerTensor) -> Tensor:
+        """Return a tensor near the compute, (R L, W), that computing may read and write from now on."""
         self._check_open()
-        if part.layer in self._resident:
-            return self._resident[part.layer][part.name]
-        near = self._entered(part.layer)[part.name]
-        self._transfers.wait(part)
+        if tensor.layer in self._resident:
+            return self._resident[tensor.layer][tensor.name]
+        near = self._entered(tensor.layer)[tensor.name]
+        self._transfers.wait(tensor)
         return near
 
     def _entered(self, layer: int) -> dict[str, Tensor]:
@@ -199,12 +201,12 @@ class StreamedCache:
     def _begin(self, layer: int, buffer: int) -> None:
         self._holds[buffer] = layer
         for name in widths(self._shape, [layer]):
-            part, near = Part(layer, name), self._buffers[buffer][name]
-            move = self._transfers.clear if part in self._zero else self._transfers.fetch
-            move(part, near)
+            tensor, near = LayerTensor(layer, name), self._buffers[buffer][name]
+            move = self._transfers.clear if tensor in self._zero else self._transfers.fetch
+            move(tensor, near)
 
     def _flat(self, positions: Tensor) -> Tensor:
-        """Return (R N,), indices of positions (R, N) in a part."""
+        """Return (R N,), indices of positions (R, N) in a tensor."""
         return (positions + self._row_starts).flatten()
 
     def _check_open(self) -> None:

@@ -14,10 +14,10 @@ from esdllm.measure.analysis.result import (
     Concentration,
     ConfidenceChange,
     Correlation,
-    Drift,
+    Distribution,
+    DriftByAge,
     LayerCorrelation,
     Means,
-    Spread,
 )
 
 __all__ = [
@@ -26,9 +26,9 @@ __all__ = [
     "Concentration",
     "ConfidenceChange",
     "Correlation",
-    "Drift",
+    "Distribution",
+    "DriftByAge",
     "LayerCorrelation",
     "Means",
-    "Spread",
     "analyze",
 ]

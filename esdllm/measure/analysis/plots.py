@@ -82,9 +82,9 @@ def confidence(found: Analysis) -> Figure:
     """Return the histogram of confidence changes, and the share of the changes that exceed a given one."""
     figure, (left, right) = _figure(2)
     figure.set_size_inches(10.5, 4.0)
-    shown = {name: change for name, change in found.confidence.items() if change.spread.count}
+    shown = {name: change for name, change in found.confidence.items() if change.distribution.count}
     for number, (name, change) in enumerate(shown.items()):
-        shares = np.array(change.histogram) / change.spread.count
+        shares = np.array(change.histogram) / change.distribution.count
         coarse = shares.reshape(20, 5).sum(axis=1)
         width = 0.044 / len(shown)
         places = np.arange(20) * 0.05 + 0.003 + (number + 0.5) * width
@@ -104,8 +104,10 @@ def confidence(found: Analysis) -> Figure:
 def variation(found: Analysis) -> Figure:
     """Return every layer's variation: the median, and where nine tenths of the answer positions lie."""
     figure, panels = _figure(2, 2, sharex=True, sharey=True)
-    for axes, (site, spreads) in zip(panels, found.variation.items(), strict=True):
-        low, middle, high = ([getattr(spread, q) or 0.0 for spread in spreads] for q in ("q05", "median", "q95"))
+    for axes, (site, distributions) in zip(panels, found.variation.items(), strict=True):
+        low, middle, high = (
+            [getattr(distribution, q) or 0.0 for distribution in distributions] for q in ("q05", "median", "q95")
+        )
         layers = np.arange(found.n_layers)
         axes.fill_between(layers, low, high, color=_LOOKS[site][0], alpha=0.25, linewidth=0, label="5 % to 95 %")
         _line(axes, range(found.n_layers), middle, site, label="median", clip_on=False)
@@ -249,8 +251,8 @@ def drift(found: Analysis) -> Figure:
         for positions, style in (("unchanged", "-"), ("prompt", "--")):
             for group in ("first", "middle", "last"):
                 line = [e for e in found.drift if (e.site, e.layers, e.positions) == (site, group, positions)]
-                if any(entry.spread.count for entry in line):
-                    means = [entry.spread.mean for entry in line]
+                if any(entry.distribution.count for entry in line):
+                    means = [entry.distribution.mean for entry in line]
                     where = "answer" if positions == "unchanged" else "prompt"
                     label = f"{where}, {group} {'half' if group == 'middle' else 'quarter'}"
                     _line(axes, AGES, means, group, linestyle=style, label=label)

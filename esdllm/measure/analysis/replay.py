@@ -18,7 +18,7 @@ from esdllm.measure.analysis.trajectory import Trajectory
 from esdllm.runtime.plain import layers
 from esdllm.runtime.variation import relative_variation
 
-__all__ = ["AGES", "Change", "Padded", "Sites", "confidences", "exact_layers", "pad", "replay"]
+__all__ = ["AGES", "Padded", "Sites", "StepChange", "confidences", "exact_layers", "pad", "replay"]
 
 AGES = (1, 2, 4, 8, 16, 32)
 """steps between a tensor and the older one that it is compared with"""
@@ -48,7 +48,7 @@ class Padded(NamedTuple):
     """(R, L) 0 at tokens, -inf at padding; None if nothing is padded"""
 
 
-class Change(NamedTuple):
+class StepChange(NamedTuple):
     """One row between two of its steps."""
 
     row: Trajectory
@@ -89,7 +89,7 @@ def pad(rows: Sequence[Trajectory], model: ModelAdapter) -> Padded:
 def _canvases(rows: Sequence[Trajectory], state: int, padding: Sequence[int], model: ModelAdapter) -> Tensor:
     filler = model.spec.eos_id
     found = [
-        np.pad(row.canvas(state), (cut, 0), constant_values=filler) for row, cut in zip(rows, padding, strict=False)
+        np.pad(row.canvas(state), (room, 0), constant_values=filler) for row, room in zip(rows, padding, strict=False)
     ]
     return torch.from_numpy(np.stack(found)).to(model.device)
 
@@ -129,7 +129,7 @@ def _drift(now: Sites, old: Sites) -> Tensor:
     return torch.stack([relative_variation(x, then[: len(x)]) for x, then in pairs])
 
 
-def replay(model: ModelAdapter, rows: Sequence[Trajectory]) -> Iterator[list[Change]]:
+def replay(model: ModelAdapter, rows: Sequence[Trajectory]) -> Iterator[list[StepChange]]:
     """Yield, for every step, the changes since the step before in the rows that have both; none at the first.
 
     Rows go by their own steps, so that a row is the same in any batch.
@@ -155,14 +155,14 @@ def replay(model: ModelAdapter, rows: Sequence[Trajectory]) -> Iterator[list[Cha
         if state:
             variation = torch.stack(changes, dim=1).cpu().numpy()
             yield [
-                Change(
+                StepChange(
                     row,
                     state,
-                    (_decided(before[i, cut:], model), _decided(confidence[i, cut:], model)),
-                    variation[:, :, i, cut:],
-                    {age: x[:, :, i, cut:] for age, x in stale.items()},
+                    (_decided(before[i, room:], model), _decided(confidence[i, room:], model)),
+                    variation[:, :, i, room:],
+                    {age: x[:, :, i, room:] for age, x in stale.items()},
                 )
-                for i, (row, cut) in enumerate(zip(alive, padded.padding, strict=False))
+                for i, (row, room) in enumerate(zip(alive, padded.padding, strict=False))
             ]
         else:
             yield []

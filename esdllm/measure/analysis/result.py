@@ -13,10 +13,10 @@ __all__ = [
     "Concentration",
     "ConfidenceChange",
     "Correlation",
-    "Drift",
+    "Distribution",
+    "DriftByAge",
     "LayerCorrelation",
     "Means",
-    "Spread",
 ]
 
 
@@ -31,7 +31,7 @@ def numbers(values: Any) -> tuple[float | None, ...]:
 
 
 @attrs.frozen
-class Spread:
+class Distribution:
     """A distribution in a few numbers. Quantiles come from bins 4.7 % wide; below 1e-6 they are 0."""
 
     count: int
@@ -48,7 +48,7 @@ class Spread:
 class ConfidenceChange:
     """|c_t - c_(t-1)| over a population of positions and steps."""
 
-    spread: Spread
+    distribution: Distribution
     share_below: float | None
     """share of the changes below 0.05, the figure that the paper reports"""
     histogram: tuple[int, ...]
@@ -96,7 +96,7 @@ class Means:
 
 
 @attrs.frozen
-class Drift:
+class DriftByAge:
     """Variation of a tensor against what it was `age` steps before: how stale a cache of that age is."""
 
     site: str
@@ -107,7 +107,7 @@ class Drift:
     """prompt; unchanged: answer positions with the same token, or still a mask; committed: decided meanwhile"""
     age: int
     """in steps"""
-    spread: Spread
+    distribution: Distribution
 
 
 @attrs.frozen
@@ -127,7 +127,7 @@ class Analysis:
     confidence: Mapping[str, ConfidenceChange]
     """by population: `masked`, positions masked before and after; `block`, those of them in the block being decoded;
     `answer`, all that the prompt did not give"""
-    variation: Mapping[str, tuple[Spread, ...]]
+    variation: Mapping[str, tuple[Distribution, ...]]
     """by site, every layer's variation of the answer positions"""
     correlation: Mapping[str, tuple[Correlation, ...]]
     """by site and layer, of variation with confidence change, over the masked positions of the block"""
@@ -139,7 +139,7 @@ class Analysis:
     """by kind of position"""
     distances: Mapping[str, Means]
     """by distance, in positions, to the nearest one that was just committed; confidence of the masked positions only"""
-    drift: tuple[Drift, ...]
+    drift: tuple[DriftByAge, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars, as JSON has them."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esdllm.measure.analysis.measures import Floats
-from esdllm.measure.analysis.result import Spread, number
+from esdllm.measure.analysis.result import Distribution, number
 
 __all__ = ["LOG_EDGES", "Averages", "Histogram", "Moments"]
 
@@ -38,11 +38,11 @@ class Histogram:
         self.counts[series] += counts[0] if isinstance(series, int) else counts
         self._sums[series] += values.sum(axis=1)[0] if isinstance(series, int) else values.sum(axis=1)
 
-    def spread(self, series: int) -> Spread:
+    def distribution(self, series: int) -> Distribution:
         """Return count, mean and quantiles of a series."""
         count = int(self.counts[series].sum())
         mean = number(self._sums[series] / count) if count else None
-        return Spread(count, mean, *(self.quantile(series, q) for q in (0.05, 0.25, 0.5, 0.75, 0.95)))
+        return Distribution(count, mean, *(self.quantile(series, q) for q in (0.05, 0.25, 0.5, 0.75, 0.95)))
 
     def quantile(self, series: int, q: float) -> float | None:
         """Return a quantile, interpolated within its bin by ratio; 0 below the first edge; None of nothing."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from esdllm.measure.analysis.replay import AGES
-from esdllm.measure.analysis.result import Analysis, Means, Spread
+from esdllm.measure.analysis.result import Analysis, Distribution, Means
 
 __all__ = ["Grid", "markdown", "tables"]
 
@@ -54,16 +54,16 @@ def _confidence(found: Analysis) -> Grid:
     rows = []
     for name, title in _POPULATIONS.items():
         change = found.confidence[name]
-        spread = change.spread
-        numbers = map(_number, (spread.mean, spread.median, spread.q95))
-        rows.append((title, str(spread.count), _share(change.share_below), *numbers))
+        distribution = change.distribution
+        numbers = map(_number, (distribution.mean, distribution.median, distribution.q95))
+        rows.append((title, str(distribution.count), _share(change.share_below), *numbers))
     head = ("positions", "changes", "below 0.05", "mean", "median", "95 %")
     return Grid("Change of confidence between steps", head, tuple(rows))
 
 
 def _layers(found: Analysis) -> Grid:
     rows = [
-        (str(layer), *(_number(spreads[layer].median) for spreads in found.variation.values()))
+        (str(layer), *(_number(distributions[layer].median) for distributions in found.variation.values()))
         for layer in range(found.n_layers)
     ]
     return Grid("Median variation of the answer's tensors, by layer", ("layer", *found.variation), tuple(rows))
@@ -111,11 +111,13 @@ def _distances(found: Analysis) -> Grid:
 
 
 def _drift(found: Analysis) -> Grid:
-    lines: dict[tuple[str, str, str], list[Spread]] = {}
+    lines: dict[tuple[str, str, str], list[Distribution]] = {}
     for entry in found.drift:
-        lines.setdefault((entry.positions, entry.site, entry.layers), []).append(entry.spread)
+        lines.setdefault((entry.positions, entry.site, entry.layers), []).append(entry.distribution)
     rows = [
-        (*key, *_ages(spreads)) for key, spreads in sorted(lines.items(), key=_order) if any(s.count for s in spreads)
+        (*key, *_ages(distributions))
+        for key, distributions in sorted(lines.items(), key=_order)
+        if any(s.count for s in distributions)
     ]
     head = ("positions", "tensor", "layers", *map(str, AGES))
     return Grid("Mean variation against the value 1 to 32 steps before", head, tuple(rows))
@@ -125,5 +127,5 @@ def _order(line: tuple[tuple[str, str, str], object]) -> int:
     return ("prompt", "unchanged", "committed").index(line[0][0])
 
 
-def _ages(spreads: Sequence[Spread]) -> list[str]:
-    return [_number(spread.mean) for spread in spreads]
+def _ages(distributions: Sequence[Distribution]) -> list[str]:
+    return [_number(distribution.mean) for distribution in distributions]

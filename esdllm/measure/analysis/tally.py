@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esdllm.measure.analysis.measures import Floats, midranks, pearson, top_share
-from esdllm.measure.analysis.replay import AGES, Change, Sites
+from esdllm.measure.analysis.replay import AGES, Sites, StepChange
 from esdllm.measure.analysis.result import (
     Analysis,
     Concentration,
     ConfidenceChange,
     Correlation,
-    Drift,
+    DriftByAge,
     LayerCorrelation,
     Means,
     number,
@@ -70,7 +70,7 @@ class Tally:
         self._distances, self._confidence_distances = Averages(series, len(DISTANCES)), Averages(1, len(DISTANCES))
         self._drift = Histogram(len(_AGED_SITES) * len(GROUPS) * len(_AGED_POSITIONS) * len(AGES))
 
-    def add(self, change: Change) -> None:
+    def add(self, change: StepChange) -> None:
         """Add one row between two steps."""
         self.pairs += 1
         variation = _floored(change.variation).reshape(-1, change.variation.shape[-1])  # (series, L)
@@ -117,12 +117,12 @@ class Tally:
         self._kinds.add_by(kinds, variation)
         self._confidence_kinds.add_by(kinds[known], confidence[None, known])
 
-    def _add_distances(self, change: Change, variation: Floats, confidence: Floats, masked: NDArray[Any]) -> None:
+    def _add_distances(self, change: StepChange, variation: Floats, confidence: Floats, masked: NDArray[Any]) -> None:
         distances = np.digitize(change.row.distances(change.state), _DISTANCE_EDGES)
         self._distances.add_by(distances, variation)
         self._confidence_distances.add_by(distances[masked], confidence[None, masked])
 
-    def _add_drift(self, change: Change, age: int, stale: Floats) -> None:
+    def _add_drift(self, change: StepChange, age: int, stale: Floats) -> None:
         when = change.row.committed_at
         positions = np.select([when == GIVEN, (when >= change.state) | (when < change.state - age)], [0, 1], 2)
         for site, group, kind in product(range(len(_AGED_SITES)), range(len(GROUPS)), range(len(_AGED_POSITIONS))):
@@ -141,7 +141,7 @@ class Tally:
             steps=steps,
             pairs=self.pairs,
             confidence={name: self._confidence_change(number_) for number_, name in enumerate(_POPULATIONS)},
-            variation=self._by_site([self._variation.spread(i) for i in range(len(SITES) * self._spec.n_layers)]),
+            variation=self._by_site([self._variation.distribution(i) for i in range(len(SITES) * self._spec.n_layers)]),
             correlation=self._by_site(self._correlations()),
             layer_correlation=self._layer_correlations(),
             concentration={"confidence": _concentrations(self._top_confidence)}
@@ -152,14 +152,17 @@ class Tally:
         )
 
     def _by_site(self, values: Any) -> dict[str, Any]:
-        """Return a sequence over sites and layers, cut by site."""
+        """Return a sequence over sites and layers, divided by site."""
         layers = self._spec.n_layers
         return {site: tuple(values[i * layers : (i + 1) * layers]) for i, site in enumerate(SITES)}
 
     def _confidence_change(self, population: int) -> ConfidenceChange:
-        spread, bins = self._confidence.spread(population), self._confidence_bins.counts[population].tolist()
-        share = float(self._small[population] / spread.count) if spread.count else None
-        return ConfidenceChange(spread, share, (*bins[1:-2], bins[-2] + bins[-1]))
+        distribution, bins = (
+            self._confidence.distribution(population),
+            self._confidence_bins.counts[population].tolist(),
+        )
+        share = float(self._small[population] / distribution.count) if distribution.count else None
+        return ConfidenceChange(distribution, share, (*bins[1:-2], bins[-2] + bins[-1]))
 
     def _correlations(self) -> list[Correlation]:
         over_all, ranks = self._with_confidence.pearson()[:, 0], self._ranks_with_confidence.means()[:, 0]
@@ -179,10 +182,10 @@ class Tally:
             for i, name in enumerate(names)
         }
 
-    def _drifts(self) -> list[Drift]:
+    def _drifts(self) -> list[DriftByAge]:
         axes = (_AGED_SITES, GROUPS, _AGED_POSITIONS, AGES)
         return [
-            Drift(site, group, kind, age, self._drift.spread(series))
+            DriftByAge(site, group, kind, age, self._drift.distribution(series))
             for series, (site, group, kind, age) in enumerate(product(*axes))
         ]
 

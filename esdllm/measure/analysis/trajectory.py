@@ -20,7 +20,7 @@ from esdllm.runtime.engine import Engine
 from esdllm.runtime.prompts import Prompts, prepare
 from esdllm.views import ModelSpec, StepRecord
 
-__all__ = ["GIVEN", "KINDS", "Recorder", "Trajectory", "decode"]
+__all__ = ["GIVEN", "KINDS", "Trajectory", "TrajectoryRecorder", "decode"]
 
 GIVEN = -1
 _NEVER = 2**62
@@ -77,7 +77,7 @@ class Trajectory:
         return bool(len(stops) and stops[0] < np.flatnonzero(~decided)[0])
 
 
-class Recorder:
+class TrajectoryRecorder:
     """A step observer that notes which step committed what. Holds two integers a column and one block a step."""
 
     def start(self, tokens: Tensor, spec: ModelSpec) -> None:
@@ -103,14 +103,14 @@ class Recorder:
     def trajectories(self, padding: Sequence[int], stop_ids: Sequence[int], early_stop: bool) -> list[Trajectory]:
         """Return every row's, less `padding` columns on its left; with `early_stop`, up to its answer's last step.
 
-        In a batch a finished row goes on until the others are finished; cut there, it is what it would be alone.
+        In a batch a finished row goes on until the others are finished; ended there, it is what it would be alone.
         """
         tokens, when = self._tokens.cpu().numpy(), self._committed_at.cpu().numpy()
         found = []
-        for row, (cut, blocks) in enumerate(zip(padding, self._blocks, strict=True)):
-            moved = tuple(Block(block.start - cut, block.stop - cut) for block in blocks)
-            stops = np.isin(tokens[row, cut:], stop_ids)
-            made = Trajectory(tokens[row, cut:], when[row, cut:], stops, moved, self._spec.mask_id)
+        for row, (room, blocks) in enumerate(zip(padding, self._blocks, strict=True)):
+            moved = tuple(Block(block.start - room, block.stop - room) for block in blocks)
+            stops = np.isin(tokens[row, room:], stop_ids)
+            made = Trajectory(tokens[row, room:], when[row, room:], stops, moved, self._spec.mask_id)
             last = next((state for state in range(made.states) if made.finished(state)), made.states)
             found.append(attrs.evolve(made, blocks=moved[:last]) if early_stop else made)
         return found
@@ -129,7 +129,7 @@ def decode(engine: Engine, prompts: Prompts, chat: bool | None) -> list[Trajecto
             f"cfg_scale = {config.cfg_scale}: the analysis recomputes without guidance; set cfg_scale = 0"
         )
     prepared = prepare(model, prompts, None, config.gen_length, infill=False, chat=chat)
-    start, recorder = prepared.starts[0], Recorder()
+    start, recorder = prepared.starts[0], TrajectoryRecorder()
     mask = prepared.attention_mask[:, :start]
     engine.generate(prepared.tokens[:, :start], attention_mask=mask, observers=[recorder])
     return recorder.trajectories((~mask).sum(1).tolist(), model.stop_ids, config.early_stop)

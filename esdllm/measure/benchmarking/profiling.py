@@ -35,7 +35,7 @@ _CACHE = {"update": "cache", "remember": "cache", "recall": "scoring"}
 _POLICY = {"select": "head", "remember": "head", "revoke": "head"}
 
 
-class _Watched:
+class _Timed:
     """A component whose methods tell the clock when they begin and end; all else is the component's own."""
 
     def __init__(self, inner: Any, methods: Mapping[str, str], clock: list[Clock]) -> None:
@@ -44,7 +44,7 @@ class _Watched:
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
         if name == "allocate":
-            return lambda *a, **k: _Watched(found(*a, **k), _CACHE, self._clock)
+            return lambda *a, **k: _Timed(found(*a, **k), _CACHE, self._clock)
         return self._timed(self._methods[name], name, found) if name in self._methods else found
 
     def _timed(self, part: str, name: str, method: Any) -> Any:
@@ -60,7 +60,7 @@ class _Watched:
 
 
 @attrs.define(eq=False)
-class _WatchedEngine(ClockedEngine):
+class _ProfiledEngine(ClockedEngine):
     current: list[Clock] = attrs.field(factory=list, kw_only=True)
     """the clock of the present run, for the components"""
 
@@ -76,10 +76,10 @@ def profile(engine: ClockedEngine, prompts: Tensor) -> dict[str, dict[str, float
     One run, not compiled, for what is compiled has no parts. The clock is the device's. A gap is time in which no kernel
     runs, so gaps lie within the other parts.
     """
-    watched = _watched(engine)
+    timed = _profiled(engine)
     device = engine.model.adapter.device
-    watched.generate(prompts)
-    shares = _shares(watched.clock)
+    timed.generate(prompts)
+    shares = _shares(timed.clock)
     if device.type != "cuda":
         return shares
     gaps = _gaps(engine, prompts)
@@ -97,12 +97,12 @@ def _gaps(engine: ClockedEngine, prompts: Tensor) -> float:
     return max(0.0, 1 - busy / seconds)
 
 
-def _watched(engine: ClockedEngine) -> _WatchedEngine:
+def _profiled(engine: ClockedEngine) -> _ProfiledEngine:
     """Return the same engine with every component of a step wrapped."""
     current: list[Clock] = []
 
     def wrap(inner: Any, methods: Mapping[str, str]) -> Any:
-        return _Watched(inner, methods, current)
+        return _Timed(inner, methods, current)
 
     components = attrs.evolve(
         engine.components,
@@ -114,7 +114,7 @@ def _watched(engine: ClockedEngine) -> _WatchedEngine:
     )
     model = attrs.evolve(engine.model, adapter=wrap(engine.model.adapter, _MODEL))
     step = StepFunction(compiled=False)
-    return _WatchedEngine(model, engine.config, components, step, sample=engine.sample, current=current)
+    return _ProfiledEngine(model, engine.config, components, step, sample=engine.sample, current=current)
 
 
 def _shares(clock: Clock) -> dict[str, dict[str, float]]:

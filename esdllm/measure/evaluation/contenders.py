@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from esdllm.config import DEFAULT_PRESET, DecodeConfig, parse_set
-from esdllm.config.layers import Layer, file_layer
+from esdllm.config.layers import SettingsLayer, file_layer
 from esdllm.config.project import Project
 from esdllm.errors import ConfigError, InputError
 from esdllm.plugins.catalogue import Catalogue
@@ -52,9 +52,9 @@ class Contender:
             raise ConfigError("a contender has no name; give a preset or a TOML file, and key=value after it")
         _refuse_preset(*sets, *own)
         file = first.endswith(".toml")
-        layers = [Layer("", settings or {}), *(project.layers if project else ())]
+        layers = [SettingsLayer("", settings or {}), *(project.layers if project else ())]
         layers += [file_layer(Path(first).expanduser())] if file else []
-        layers += [Layer("", parse_set(one)) for one in (*sets, *own)]
+        layers += [SettingsLayer("", parse_set(one)) for one in (*sets, *own)]
         name = Path(first).stem if file else first
         settled = catalogue.settle(layers, None if file else first, DEFAULT_PRESET)
         return cls(" ".join([name, *own]), settled.config())
@@ -69,7 +69,11 @@ class Contender:
             ConfigError: an unknown preset or setting, a value out of range, or a preset named by a setting.
         """
         _refuse_preset(*sets)
-        layers = [Layer("", settings or {}), *project.layers, *(Layer("", parse_set(one)) for one in sets)]
+        layers = [
+            SettingsLayer("", settings or {}),
+            *project.layers,
+            *(SettingsLayer("", parse_set(one)) for one in sets),
+        ]
         return cls(str(project.profile), catalogue.settle(layers, default=DEFAULT_PRESET).config())
 
 

@@ -19,7 +19,7 @@ from esdllm.runtime.components import Components
 from esdllm.runtime.variation import relative_variation
 from esdllm.views import CacheShape, CacheWrite, Candidates, ImportanceView, KeyValue, ModelSpec, SampleView, StepRecord
 
-__all__ = ["Recorder"]
+__all__ = ["TraceRecorder"]
 
 _BEST = 3
 
@@ -27,7 +27,7 @@ _BEST = 3
 class _Wrapper:
     """Passes on everything that a subclass does not take: attributes that a component may have and may lack too."""
 
-    def __init__(self, inner: Any, recorder: Recorder) -> None:
+    def __init__(self, inner: Any, recorder: TraceRecorder) -> None:
         self._inner, self._recorder = inner, recorder
 
     def __getattr__(self, name: str) -> Any:
@@ -66,7 +66,7 @@ class _Cache(_Wrapper):
         return found
 
 
-class Recorder:
+class TraceRecorder:
     """A step observer that, with its wrappers around the components, notes all that a trace holds.
 
     Keeps each layer's last values of each position on the device, to compare with: half of what a dense cache takes.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from esdllm.errors import UnavailableError
 from esdllm.interfaces import TextCodec
-from esdllm.measure.tracing.recorder import Recorder
+from esdllm.measure.tracing.recorder import TraceRecorder
 from esdllm.measure.tracing.trace import Trace, TraceStep
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.run import StepFunction
@@ -49,14 +49,14 @@ def trace(
     if engine.model.adapter.device.type == "meta":
         raise UnavailableError("the device 'meta' computes no values, so there is nothing to trace; use cpu or cuda")
     row: Any = prompt if isinstance(prompt, str) else [list(prompt)]
-    recorder, told = Recorder(), watch or (lambda *_: None)
+    recorder, told = TraceRecorder(), watch or (lambda *_: None)
     config = attrs.evolve(engine.config, compile=False)
     with closing(Engine(engine.model, config, recorder.around(engine.components), StepFunction(False))) as traced:
-        result = traced.generate(row, chat=chat, seed=seed, observers=[recorder, _Watched(told, "tracing")])
+        result = traced.generate(row, chat=chat, seed=seed, observers=[recorder, _Telling(told, "tracing")])
     steps = recorder.steps()
     if timed:
         if engine.config.compile:
-            engine.generate(row, chat=chat, seed=seed, observers=[_Watched(told, "compiling")])
+            engine.generate(row, chat=chat, seed=seed, observers=[_Telling(told, "compiling")])
         clock = _Clock(told)
         engine.generate(row, chat=chat, seed=seed, observers=[clock])
         steps = _with_times(steps, clock)
@@ -76,7 +76,7 @@ def trace(
     )
 
 
-class _Watched:
+class _Telling:
     """A step observer that tells how many columns are decided."""
 
     def __init__(self, watch: Watch, stage: str) -> None:
@@ -95,7 +95,7 @@ class _Watched:
         pass
 
 
-class _Clock(_Watched):
+class _Clock(_Telling):
     """A step observer that takes the time of each step, its own telling left out, and how the step was planned."""
 
     def __init__(self, watch: Watch) -> None:
@@ -123,7 +123,7 @@ def _with_times(steps: tuple[TraceStep, ...], clock: _Clock) -> tuple[TraceStep,
     return tuple(attrs.evolve(step, seconds=seconds) for step, seconds in zip(steps, clock.seconds, strict=True))
 
 
-def _pieces(recorder: Recorder, steps: Sequence[TraceStep], codec: TextCodec | None) -> Mapping[int, str]:
+def _pieces(recorder: TraceRecorder, steps: Sequence[TraceStep], codec: TextCodec | None) -> Mapping[int, str]:
     """Return the text of every token that occurs; its id where there is no tokenizer."""
     found = set(recorder.tokens.tolist())
     for step in steps:

@@ -99,8 +99,8 @@ def _mend(file: Path) -> None:
     if not first.startswith(b'{"op_code"'):
         raise ValueError(f"it begins with {first[:20]!r} and is no search's")
     if not held.endswith(b"\n"):
-        with alone(file), file.open("r+b") as cut:
-            cut.truncate(held.rfind(b"\n") + 1)
+        with alone(file), file.open("r+b") as opened:
+            opened.truncate(held.rfind(b"\n") + 1)
 
 
 def sampler(seed: int, tried: int) -> optuna.samplers.BaseSampler:

@@ -1,4 +1,4 @@
-"""The check of model families: the adapter computes one model, however it is cut."""
+"""The check of model families: the adapter computes one model, however it is divided."""
 
 from __future__ import annotations
 

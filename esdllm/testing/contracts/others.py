@@ -34,13 +34,13 @@ def check_step_observer(observer: StepObserver) -> None:
     rows = prompts(engine.model)
     expected = engine.generate(rows).tokens
     for run in ("first", "second"):
-        watched = _Watched(observer, who)
-        found = engine.generate(rows, observers=[watched]).tokens
+        guarded = _Guarded(observer, who)
+        found = engine.generate(rows, observers=[guarded]).tokens
         law(torch.equal(found, expected), f"{who}: with it in the {run} run, other tokens are decoded")
 
 
 @attrs.define
-class _Watched:
+class _Guarded:
     """An observer that looks at whether another changes what it is shown."""
 
     inner: StepObserver

@@ -17,9 +17,9 @@ from esdllm.errors import EsdllmError, InputError, UnavailableError
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.prompts import prepare
+from esdllm.use.batching.grouping import alike
 from esdllm.use.batching.journal import Journal
 from esdllm.use.batching.locking import locked
-from esdllm.use.batching.plan import alike
 from esdllm.use.batching.rows import BadLine, Line, check_kind, read_lines, write_rows
 from esdllm.use.batching.workers import Batch, Done, Setup, alone, decode, decode_elsewhere, places
 

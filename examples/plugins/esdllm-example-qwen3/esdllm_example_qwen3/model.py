@@ -1,4 +1,4 @@
-"""Qwen3's layers without the causal mask, cut where esdllm reaches in.
+"""Qwen3's layers without the causal mask, opened where esdllm reaches in.
 
 Shapes: R rows, N positions, M of them that attend, C hidden, H heads, G key-value heads, D head dimension, I features inside
 the feed-forward, V vocabulary.

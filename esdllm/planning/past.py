@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 from esdllm.plan import Block, Facts, Moment, Scope, Window
 
-__all__ = ["Progress"]
+__all__ = ["Past"]
 
 _PROMPT = (Window.CANVAS, Window.PREFIX)
 """the windows that hold everything left of the block"""
 
 
-class Progress:
+class Past:
     """The step before, and the refreshes before it."""
 
     def __init__(self, read: Callable[[], Facts], masked: Sequence[int], learned: tuple[float, ...]) -> None:
