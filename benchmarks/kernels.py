@@ -21,7 +21,7 @@ import typer
 from torch.profiler import ProfilerActivity
 
 from esdllm import Catalogue, Model
-from esdllm.measure.benchmarking import Setting, entries, geometry
+from esdllm.measure.benchmarking import Setting, contenders_named, geometry
 from esdllm.measure.benchmarking.runners import EngineRunner
 from esdllm.runtime.allocator import keep_freed_memory
 from esdllm_models.linear import Packed
@@ -49,9 +49,9 @@ def runners(batch: int, preset: str, threads: int) -> dict[tuple[str, str], Engi
     loaded = models(setting, catalogue)
     found = {}
     for layout, attention in VARIANTS:
-        entry = entries([f"{preset} attention={attention}"], catalogue, LENGTHS)[0]
+        contender = contenders_named([f"{preset} attention={attention}"], catalogue, LENGTHS)[0]
         model = loaded[layout]
-        found[layout, attention] = EngineRunner.of(entry, model, setting.prompts(model), catalogue, setting.sample)
+        found[layout, attention] = EngineRunner.of(contender, model, setting.prompts(model), catalogue, setting.sample)
     return found
 
 
