@@ -1,10 +1,13 @@
-"""The measure of the house: no file of a package is long, and no function anywhere."""
+"""The measure of the house: no file is long and no function, no two classes share a name, and planning needs no torch."""
 
 from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -108,3 +111,50 @@ def test_a_function_has_fewer_lines_than_the_measure(folder: str) -> None:
 def test_a_function_of_the_measure_is_found_wherever_it_stands(source: str) -> None:
     assert ("f", BODY) in _long(source) or _long(source)[0][1] > BODY
     assert not _long("def f():\n" + "    x = 1\n" * (BODY - 2))
+
+
+def _classes(source: str) -> list[str]:
+    """Return the names of the classes of a source, nested ones too."""
+    return [node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
+
+
+def _shared(sources: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the names that several classes have, and where those are."""
+    found = defaultdict(list)
+    for place, source in sources.items():
+        for name in _classes(source):
+            found[name].append(place)
+    return {name: places for name, places in found.items() if len(places) > 1}
+
+
+def test_no_two_classes_of_the_four_packages_share_a_name() -> None:
+    sources = {_name(path): path.read_text(encoding="utf-8") for path in _files(*PACKAGES[:4])}
+    shared = _shared(sources)
+    assert not shared, (
+        "one word for one thing; keep the name where docs/glossary.md has it, and rename the others: "
+        + ("; ".join(f"{name} in {', '.join(places)}" for name, places in sorted(shared.items())))
+    )
+
+
+def test_a_name_that_two_classes_share_is_found_wherever_they_stand() -> None:
+    nested = "def f():\n    class Report:\n        pass"
+    assert _shared({"a": "class Report: pass", "b": nested, "c": "class Other: pass"}) == {"Report": ["a", "b"]}
+    assert _shared({"a": "class Report:\n    class Report: pass"}) == {"Report": ["a", "a"]}
+    assert not _shared({"a": "class Report: pass", "b": "Report = 1", "c": "def Report(): pass"})
+
+
+_ALONE = """
+import sys, types
+package = types.ModuleType("esdllm")
+package.__path__ = [sys.argv[1]]
+sys.modules["esdllm"] = package  # its own __init__ imports all that is public
+import {module}
+print(*sorted({{name.partition(".")[0] for name in sys.modules}} & {{"torch", "numpy", "transformers"}}))
+"""
+
+
+@pytest.mark.parametrize("module", ["esdllm.planning", "esdllm.plan", "esdllm.views.kernels"])
+def test_planning_comes_up_without_torch(module: str) -> None:
+    command = [sys.executable, "-c", _ALONE.format(module=module), str(ROOT / "esdllm")]
+    loaded = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert ("torch" in loaded) is (module == "esdllm.views.kernels")  # which shows that torch would be seen

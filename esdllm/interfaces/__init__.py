@@ -23,9 +23,9 @@ from esdllm.interfaces.kernels import (
     UnmaskingPolicy,
 )
 from esdllm.interfaces.observers import StepObserver
-from esdllm.interfaces.planners import BlockSchedule, LearningRefresh, PruningBlocks, RefreshPolicy, SkipSchedule
 from esdllm.interfaces.stores import Cache, CacheStore, ClosingCache, LendingCache
 from esdllm.interfaces.suites import Suite
+from esdllm.planning.planners import BlockSchedule, LearningRefresh, PruningBlocks, RefreshPolicy, SkipSchedule
 
 __all__ = [
     "AttentionBackend",

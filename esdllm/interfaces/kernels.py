@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from esdllm.interfaces.planners import BlockSchedule
+from esdllm.planning.planners import BlockSchedule, StepCounts
 from esdllm.views import (
     BlockView,
     Candidates,
@@ -62,17 +62,8 @@ class TokenSampler(Protocol):
         ...
 
 
-class UnmaskingPolicy(Protocol):
+class UnmaskingPolicy(StepCounts, Protocol):
     """How many positions to commit at a step, and which."""
-
-    def counts(self, masked: int, blocks: int) -> tuple[int, ...] | None:
-        """Return the most positions that each step of a block with `masked` masks commits, of `blocks` blocks in all.
-
-        Together they suffice for the masks. A step commits fewer only where fewer are eligible; what that leaves over
-        is committed after the plan's end, at its last rate. None if the number depends on the logits: the runtime then
-        asks the device after every step whether a mask is left. Host integers only.
-        """
-        ...
 
     def select(self, view: UnmaskingView) -> Tensor:
         """Return (B, N) bool, a subset of `view.eligible`."""

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from esdllm.plan import Phase
+from esdllm.planning.planners import StepPhases
 from esdllm.views import CacheShape, CacheWrite, KeyValue, Memory, Site
 
 __all__ = ["Cache", "CacheStore", "ClosingCache", "LendingCache"]
@@ -59,20 +59,11 @@ class LendingCache(Cache, Protocol):
         ...
 
 
-class CacheStore(Protocol):
+class CacheStore(StepPhases, Protocol):
     """Where keys, values and remembered tensors live, and which of them attention reads."""
-
-    @property
-    def persistent(self) -> bool:
-        """Whether a position that is not computed can still be attended to."""
-        ...
 
     def problems(self, shape: CacheShape) -> list[str]:
         """Return why this store cannot serve; empty if it can."""
-        ...
-
-    def phase(self, step_in_block: int) -> Phase:
-        """Return what the store does at a step; a SELECT step is always a refresh. Host integers only."""
         ...
 
     def memory(self, shape: CacheShape) -> Memory:

@@ -10,7 +10,7 @@ import attrs
 from esdllm.errors import ConfigError
 from esdllm.plan import Layout, StepPlan
 from esdllm.planning.past import Past
-from esdllm.planning.planners import Skip
+from esdllm.planning.planners import SkipSchedule
 
 __all__ = ["KeepCounts"]
 
@@ -19,7 +19,7 @@ __all__ = ["KeepCounts"]
 class KeepCounts:
     """A skip schedule's keep counts, checked, and asked for once each."""
 
-    schedule: Skip
+    schedule: SkipSchedule
     n_layers: int
     layout: Layout
     _known: dict[tuple[int, int, int], tuple[int, ...]] = attrs.field(factory=dict, init=False, repr=False)

@@ -1,74 +1,124 @@
-"""What planning asks of components: host integers, and nothing of tensors. Imports no torch.
+"""What planning asks of components: on the host, integers in and out, outside the step. Imports no torch.
 
-The protocols of `esdllm.interfaces` say the same in full; those need torch, and planning does not.
+Planners are this and no more. An unmasking policy and a cache store have a half that plans, and `esdllm.interfaces` the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import attrs
 
 from esdllm.plan import Block, Drift, Moment, Phase, Scope
 
-__all__ = ["Planners", "Skip"]
+__all__ = [
+    "BlockSchedule",
+    "LearningRefresh",
+    "Planners",
+    "PruningBlocks",
+    "RefreshPolicy",
+    "SkipSchedule",
+    "StepCounts",
+    "StepPhases",
+]
 
 
-class Skip(Protocol):
-    """What is asked of a skip schedule."""
+class SkipSchedule(Protocol):
+    """How many positions each layer hands on when a step skips."""
 
     def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]:
-        """Return one count a layer."""
+        """Return one count a layer, never growing, in [1, window].
+
+        `committed` is the number of positions committed at the last step (largest over the rows), `block` the number
+        of positions in the block.
+        """
         ...
 
 
-class _Refresh(Protocol):
-    def scope(self, moment: Moment) -> Scope: ...
+class RefreshPolicy(Protocol):
+    """Which positions a step computes, and when skipping pauses so that the caches become fresh."""
+
+    def scope(self, moment: Moment) -> Scope:
+        """Return the window of the step at `moment` and whether it is a refresh."""
+        ...
 
 
-class _Learning(Protocol):
+@runtime_checkable
+class LearningRefresh(RefreshPolicy, Protocol):
+    """A refresh policy that goes by how stale its refreshes found the caches. What it has learned is kept by the runtime."""
+
     @property
-    def learned(self) -> tuple[float, ...]: ...
+    def learned(self) -> tuple[float, ...]:
+        """What is known before the first refresh, from which every run begins."""
+        ...
 
-    def learn(self, moment: Moment, drift: Drift) -> Sequence[float]: ...
+    def learn(self, moment: Moment, drift: Drift) -> tuple[float, ...]:
+        """Return what `moment.learned` becomes after the refresh at `moment`, which found `drift`.
 
-
-class _Blocks(Protocol):
-    def next_block(self, start: int, end: int, block_length: int) -> Block: ...
-
-
-class _Pruning(Protocol):
-    def suffix(self, block: Block, length: int) -> tuple[int, ...]: ...
-
-
-class _Unmasking(Protocol):
-    def counts(self, masked: int, blocks: int) -> tuple[int, ...] | None: ...
+        Called once for every refresh but the first. The drift is read from the device, one wait a refresh.
+        """
+        ...
 
 
-class _Store(Protocol):
+class BlockSchedule(Protocol):
+    """Cuts the positions to decide into blocks."""
+
+    def next_block(self, start: int, end: int, block_length: int) -> Block:
+        """Return the block that follows when everything before `start` is decided; `end` bounds it."""
+        ...
+
+
+@runtime_checkable
+class PruningBlocks(BlockSchedule, Protocol):
+    """A block schedule that hides most of what lies right of the block, as if the canvas held only the rest."""
+
+    def suffix(self, block: Block, length: int) -> tuple[int, ...]:
+        """Return the positions right of `block`, ascending and below `length`, that are seen while it is decoded."""
+        ...
+
+
+class StepCounts(Protocol):
+    """How many positions each step commits: the half of an unmasking policy that plans."""
+
+    def counts(self, masked: int, blocks: int) -> tuple[int, ...] | None:
+        """Return the most positions that each step of a block with `masked` masks commits, of `blocks` blocks in all.
+
+        Together they suffice for the masks. A step commits fewer only where fewer are eligible; what that leaves over
+        is committed after the plan's end, at its last rate. None if the number depends on the logits: the runtime then
+        asks the device after every step whether a mask is left. Host integers only.
+        """
+        ...
+
+
+class StepPhases(Protocol):
+    """What is read of the cache at each step: the half of a cache store that plans."""
+
     @property
-    def persistent(self) -> bool: ...
+    def persistent(self) -> bool:
+        """Whether a position that is not computed can still be attended to."""
+        ...
 
-    def phase(self, step_in_block: int) -> Phase: ...
+    def phase(self, step_in_block: int) -> Phase:
+        """Return what the store does at a step; a SELECT step is always a refresh. Host integers only."""
+        ...
 
 
 @attrs.frozen
 class Planners:
-    """The host half of the components that plan, and what they can do beyond the least."""
+    """The components of a run as far as they plan, and what they can do beyond the least."""
 
-    skip: Skip
-    refresh: _Refresh
-    blocks: _Blocks
-    unmasking: _Unmasking
-    store: _Store
-    learning: _Learning | None = None
-    """the refresh policy, if it learns from drift (see `LearningRefresh`)"""
-    pruning: _Pruning | None = None
-    """the block schedule, if it hides what lies right of the block (see `PruningBlocks`)"""
+    skip: SkipSchedule
+    refresh: RefreshPolicy
+    blocks: BlockSchedule
+    unmasking: StepCounts
+    store: StepPhases
+    learning: LearningRefresh | None = None
+    """the refresh policy, if it learns from drift"""
+    pruning: PruningBlocks | None = None
+    """the block schedule, if it hides what lies right of the block"""
     moves: bool = False
-    """whether the block schedule places each row's block by itself (see `MovingBlocks`)"""
+    """whether the block schedule places each row's block by itself (see `esdllm.MovingBlocks`)"""
     reach: int = 0
     """how many positions before it the window of a block that moves begins"""
     revisions: int = 0
-    """how often the unmasking policy may put a position back (see `RevokingPolicy`)"""
+    """how often the unmasking policy may put a position back (see `esdllm.RevokingPolicy`)"""
