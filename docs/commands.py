@@ -46,8 +46,10 @@ def section(name: str, command: Any) -> str:
 
 def _below(name: str, command: Any) -> Iterator[tuple[str, Any]]:
     yield name, command
-    for member, found in getattr(command, "commands", {}).items():
-        yield from _below(f"{name} {member}", found)
+    if hasattr(command, "list_commands"):
+        context = typer.Context(command, info_name=name)
+        for member in command.list_commands(context):
+            yield from _below(f"{name} {member}", command.get_command(context, member))
 
 
 def _shown(command: Any) -> list[Any]:

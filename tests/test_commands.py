@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint
@@ -133,3 +135,93 @@ def test_a_plugin_that_is_blamed_though_it_is_left_out_is_no_reason_to_go_on() -
     with pytest.raises(PluginError, match="always its fault"):
         loader.leaving_out(broken, blames)
     assert [plugin.name for plugin in broken] == ["esdllm-policies"]
+
+
+def test_doctor_tells_which_commands_are_left_out_and_why(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    install("here", {"shout": shout, "plugins": shout})
+    install("there", {"shout": shout})
+    install("wrong", lambda: 1 / 0)
+    install("unbuilt", {"bad": typer.Typer()})
+    install("sound", {"other": shout})
+    assert main(["doctor", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert not told["broken_plugins"]
+    left_out = {one["name"]: one["reason"] for one in told["commands_left_out"]}
+    assert list(left_out) == ["wrong", "here", "there", "unbuilt"]
+    assert "division by zero" in left_out["wrong"]
+    assert "'plugins', which is esdllm's own" in left_out["here"]
+    assert "two commands are named 'shout'" in left_out["there"]
+    assert "cannot be built" in left_out["unbuilt"]
+    assert main(["doctor"]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Commands left out" in out
+    assert "Broken plugins" not in out
+
+
+def test_doctor_tells_of_a_broken_plugin_once(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    install("wrong", {"shout": shout})
+    sys.modules["wrong"].esdllm_presets = hookimpl(lambda: 1 / 0)  # type: ignore[attr-defined]
+    sys.modules["wrong"].esdllm_nonsense = dict  # type: ignore[attr-defined]
+    assert main(["doctor", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in told["broken_plugins"]] == ["wrong"]
+    assert not told["commands_left_out"]
+
+
+EXTRAS = {"tune": ("optuna", "tune"), "lm-eval": ("lm_eval", "eval")}
+"""The commands that need an extra: the package that they import, and the extra."""
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_without_its_extra_a_command_is_listed_and_says_how_to_install_it(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package, extra = EXTRAS[name]
+    install = f'pip install "esdllm[{extra}]"'
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["--help"]) == 0
+    assert re.search(rf"^  {name} +Needs {re.escape(install)}\.$", capsys.readouterr().out, re.MULTILINE)
+    assert main([name]) == 2
+    assert f"this command needs {package.replace('_', '-')}: {install}" in capsys.readouterr().err
+    monkeypatch.delitem(sys.modules, package)
+    assert main(["--help"]) == 0
+    assert "Needs" not in capsys.readouterr().out
+
+
+def test_what_a_command_is_asked_is_the_same_without_its_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["tune", "--help"])
+    whole = capsys.readouterr().out.partition("Options:")[2]
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    main(["tune", "--help"])
+    assert capsys.readouterr().out.partition("Options:")[2] == whole
+    assert main(["tune", "--trails", "3"]) == 2
+    assert "No such option: --trails" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_a_command_of_esdllm_s_own_plugin_is_no_other_s(
+    name: str, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("afirst", {name: shout})
+    assert main(["--help"]) == 0
+    out, err = capsys.readouterr()
+    assert f"\n  {name} " in out
+    assert "Print a text in capitals" not in out
+    assert f"plugin 'afirst' of dist-afirst 1.0 offers the command '{name}', which is esdllm's own" in err
+
+
+def test_esdllm_s_own_plugin_can_be_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ESDLLM_DISABLE_PLUGINS", "esdllm-extras")
+    assert main(["--help"]) == 0
+    assert "tune" not in capsys.readouterr().out
+    assert main(["tune"]) == 2
+    assert "No such command 'tune'" in capsys.readouterr().err
+
+
+def test_a_catalogue_is_filled_without_the_command_line() -> None:
+    code = "import esdllm, sys; esdllm.Catalogue.load(); print(*{'typer', 'rich', 'psutil', 'esdllm.cli'} & set(sys.modules))"
+    assert not subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()

@@ -16,7 +16,8 @@ from esdllm import INTERFACE, Catalogue, PluginError, Preset, hookimpl
 from esdllm import __version__ as VERSION
 from esdllm.plugins.loader import load_plugins
 
-INSTALLED = ["esdllm-backends", "esdllm-models", "esdllm-policies"]
+OFFERING = ["esdllm-backends", "esdllm-models", "esdllm-policies"]
+"""plugins of the distribution that offer components"""
 EMPTY = Preset("nothing", {})
 
 
@@ -56,7 +57,7 @@ def _nothing_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_first_party_packages_are_found_like_anybody_elses(catalogue: Catalogue) -> None:
-    assert sorted({entry.origin.plugin for entry in catalogue.entries()}) == INSTALLED
+    assert sorted({entry.origin.plugin for entry in catalogue.entries()}) == OFFERING
     assert {entry.origin.distribution for entry in catalogue.entries()} == {"esdllm"}
     assert "plugin 'esdllm-backends' of esdllm 0." in str(catalogue.entry("cache", "dense").origin)
 
@@ -182,7 +183,7 @@ def test_every_load_makes_a_fresh_manager() -> None:
     second = load_plugins()
     assert first.manager is not second.manager
     assert second.manager.get_plugin("mine") is None
-    assert sorted(second.origins) == INSTALLED
+    assert sorted(second.origins) == sorted([*OFFERING, "esdllm-extras"])
 
 
 SCORER = '''

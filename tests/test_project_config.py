@@ -156,7 +156,9 @@ def test_the_environment_chooses_a_component_before_it_sets_its_options(
 
 
 def test_every_command_with_presets_takes_profiles() -> None:
-    commands = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    group: Any = typer.main.get_command(app)
+    context = typer.Context(group)
+    commands = {name: group.get_command(context, name) for name in group.list_commands(context)}
     commands |= commands.pop("config").commands
     options = {name: {text for one in command.params for text in one.opts} for name, command in commands.items()}
     found = {name for name in options if "--preset" in options[name]}

@@ -22,12 +22,10 @@ from esdllm.cli import (
     evaluate,
     explain,
     generate,
-    harness,
     infill,
     new_plugin,
     plugins,
     trace,
-    tune,
 )
 from esdllm.cli.brought import Commands
 from esdllm.config.project import DEBUG_VARIABLE
@@ -56,7 +54,6 @@ _COMMANDS: Mapping[str, Callable[..., None]] = {
     "plugins": plugins.plugins,
     "doctor": doctor.doctor,
     "conformance": conformance.conformance,
-    "tune": tune.tune,
     "eval": evaluate.eval_,
     "analyze": analyze.analyze_,
     "new-plugin": new_plugin.new_plugin,
@@ -65,7 +62,6 @@ for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(bench.app)
 app.add_typer(config.app)
-app.command("lm-eval", add_help_option=False, context_settings=harness.EVERYTHING)(harness.lm_eval)
 
 
 def _show_version(wanted: bool) -> None:

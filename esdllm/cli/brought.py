@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from esdllm.errors import PluginError
 from esdllm.plugins.commands import BroughtCommand, brought_commands
-from esdllm.plugins.loader import blaming
+from esdllm.plugins.loader import BrokenPlugin, blaming
 
 __all__ = ["Commands"]
 
@@ -26,7 +26,7 @@ class Commands(TyperGroup):
         """Return all names, own ones first; what is wrong with plugins goes to standard error."""
         brought, wrong = self._brought()
         for problem in wrong:
-            typer.echo(f"left out: {problem}", err=True)
+            typer.echo(f"left out: {problem.reason}", err=True)
         self._found = brought
         return [*self.commands, *brought]
 
@@ -42,18 +42,23 @@ class Commands(TyperGroup):
             return self._found[cmd_name]
         brought, wrong = self._brought()
         if cmd_name not in brought and wrong:
-            raise PluginError(f"there is no command '{cmd_name}', unless of what is left out: {'; '.join(wrong)}")
+            reasons = "; ".join(problem.reason for problem in wrong)
+            raise PluginError(f"there is no command '{cmd_name}', unless of what is left out: {reasons}")
         return brought.get(cmd_name)
 
-    def _brought(self) -> tuple[dict[str, Any], list[str]]:
+    def left_out(self) -> list[BrokenPlugin]:
+        """Return the plugins whose commands are left out, all or one, and why."""
+        return self._brought()[1]
+
+    def _brought(self) -> tuple[dict[str, Any], list[BrokenPlugin]]:
         """Return what plugins bring, as typer's commands, and what is wrong with the rest."""
         found = brought_commands(self.commands)
-        wrong = [*found.broken, *found.refused.values()]
+        wrong = list(found.left_out)
         built = {}
         for name, one in found.commands.items():
             made = _built(one)
-            if isinstance(made, PluginError):
-                wrong.append(str(made))
+            if isinstance(made, BrokenPlugin):
+                wrong.append(made)
             else:
                 built[name] = made
         return built, wrong
@@ -64,7 +69,7 @@ def _built(one: BroughtCommand) -> Any:
     try:
         return _command(one)
     except PluginError as error:
-        return error
+        return BrokenPlugin(one.origin.plugin, str(error))
 
 
 def _command(one: BroughtCommand) -> Any:

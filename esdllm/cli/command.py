@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
+from importlib.util import find_spec
 from inspect import Parameter, Signature
 from typing import Any, Protocol, get_type_hints
 
 import attrs
 
-__all__ = ["Command", "command"]
+from esdllm.errors import UnavailableError, installing
+
+__all__ = ["Command", "command", "needing"]
 
 
 class Command(Protocol):
@@ -38,3 +42,16 @@ def command(asked: type[Command]) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # what inspect reads before the code's own
     return run
+
+
+def needing(package: str, extra: str, run: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that needs a package; where that is missing, its help and its error say how to install the extra."""
+    if find_spec(package):
+        return run
+
+    @wraps(run)
+    def refuse(*_: Any, **__: Any) -> None:
+        raise UnavailableError(f"this command needs {package.replace('_', '-')}: {installing(extra)}")
+
+    refuse.__doc__ = f"Needs {installing(extra)}. {(run.__doc__ or '').lstrip()}"
+    return refuse

@@ -31,6 +31,8 @@ class Place:
     machine: Machine
     packages: Sequence[Package]
     broken: Sequence[BrokenPlugin]
+    commands: Sequence[BrokenPlugin] = ()
+    """plugins whose commands, all or one, are left out"""
 
 
 @attrs.frozen
@@ -65,8 +67,8 @@ class Visit:
         return [SLOW_BFLOAT16] if bfloat16_is_slow(self.device, self.dtype) else []
 
     def healthy(self) -> bool:
-        """Return whether the configuration can run here, and no plugin is broken."""
-        return self.runs() and not self.place.broken
+        """Return whether the configuration can run here, and no plugin is broken nor a command left out."""
+        return self.runs() and not self.place.broken and not self.place.commands
 
     def runs(self) -> bool:
         """Return whether the configuration can run here."""
@@ -80,6 +82,7 @@ def place_as_dict(place: Place) -> dict[str, Any]:
         "machine": attrs.asdict(place.machine),
         "packages": [attrs.asdict(package) for package in place.packages],
         "broken_plugins": [attrs.asdict(plugin) for plugin in place.broken],
+        "commands_left_out": [attrs.asdict(plugin) for plugin in place.commands],
     }
 
 
@@ -127,16 +130,24 @@ def print_place(place: Place, console: Console) -> None:
     if place.broken:
         console.print()
         _print_broken(place.broken, console)
+    if place.commands:
+        console.print()
+        _heading(console, "Commands left out", "all else that these plugins offer serves")
+        _print_reasons(place.commands, console)
 
 
 def _print_broken(broken: Sequence[BrokenPlugin], console: Console) -> None:
     _heading(console, "Broken plugins", "every other command refuses to work; what follows is without them")
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for plugin in broken:
-        table.add_row(Text("  ") + Text(plugin.name, style="cyan"), Text(plugin.reason, style="yellow"))
-    console.print(table)
+    _print_reasons(broken, console)
     names = ",".join(dict.fromkeys([*disabled_names(), *(plugin.name for plugin in broken)]))
     console.print(Text(f"  {DISABLE_VARIABLE}={names} leaves them out"), soft_wrap=True)
+
+
+def _print_reasons(plugins: Sequence[BrokenPlugin], console: Console) -> None:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for plugin in plugins:
+        table.add_row(Text("  ") + Text(plugin.name, style="cyan"), Text(plugin.reason, style="yellow"))
+    console.print(table)
 
 
 def print_visit(visit: Visit, console: Console) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
-EVERYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-"""settings of a command that takes whatever it is given"""
+__all__ = ["lm_eval", "passing_on"]
 
 
 def lm_eval(context: typer.Context) -> None:
@@ -18,3 +19,11 @@ def lm_eval(context: typer.Context) -> None:
     from esdllm.measure.evaluation.harness import run  # lm-eval is optional, and slow to import
 
     run(context.args)
+
+
+def passing_on(name: str, run: Callable[[typer.Context], None]) -> typer.Typer:
+    """Return a command that takes whatever it is given, `--help` too."""
+    app = typer.Typer(rich_markup_mode=None, add_completion=False)
+    everything = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    app.command(name, add_help_option=False, context_settings=everything)(run)
+    return app

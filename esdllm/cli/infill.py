@@ -9,6 +9,7 @@ import attrs
 import typer
 
 from esdllm.cli.choice import Choice
+from esdllm.cli.command import command
 from esdllm.cli.options import (
     BlockLength,
     ConfigFile,
@@ -24,7 +25,7 @@ from esdllm.cli.options import (
     Sets,
 )
 from esdllm.cli.prompts import read_prompt
-from esdllm.cli.shared import counted, default_model, load, print_json, stderr
+from esdllm.cli.shared import counted, load_asked, print_json, stderr
 from esdllm.cli.watch import ProgressBar
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.use.answers import Infilled
@@ -32,28 +33,8 @@ from esdllm.use.blanks import parse_template
 from esdllm.use.pipeline import Pipeline
 
 
-def infill(
-    template: Annotated[
-        str,
-        typer.Argument(
-            metavar="TEXT",
-            help="A text with blanks: [MASK:4] where 4 tokens are missing, [MASK] where one is; - reads "
-            "standard input.",
-        ),
-    ],
-    model: ModelName = None,
-    preset: PresetName = None,
-    profile: ProfileName = None,
-    config: ConfigFile = None,
-    sets: Sets = None,
-    block_length: BlockLength = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantize: Quantize = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+@attrs.frozen(kw_only=True)
+class Infill:
     """Fill in the blanks of a text.
 
     The text goes to standard output, all else to standard error.
@@ -62,25 +43,51 @@ def infill(
     esdllm infill "The smallest number is [MASK:2]."
     esdllm infill "The [MASK:4] sat on the [MASK:2]." --model GSAI-ML/LLaDA-8B-Base
     """
-    template = read_prompt(template)
-    parse_template(template)  # a wrong blank is found before weights are read
-    choice = Choice(preset, config, sets, {"block_length": block_length, "seed": seed}, profile=profile)
-    catalogue, console = Catalogue.load(), stderr()
-    decode = choice.config(catalogue)
-    pipe = Pipeline.of(load(model or default_model(catalogue), device, dtype, catalogue, quantize), decode, catalogue)
-    with ExitStack() as stack:
-        observers = [stack.enter_context(ProgressBar(console))] if console.is_terminal else []
-        answer = pipe.infill(template, observers=observers)
-    if as_json:
-        print_json(_as_dict(answer), indent=None)
-    else:
-        typer.echo(answer.text)
-    if empty := sum(not fill.strip() for fill in answer.fills):
-        note = (
-            f"{counted(empty, 'blank')} got ends of the text, which are no text; other lengths may do, or a base model"
-        )
-        console.print(note, style="dim", soft_wrap=True)
-    console.print(f"{answer.facts()}, {choice.label()}", style="dim", soft_wrap=True)
+
+    template: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEXT",
+            help="A text with blanks: [MASK:4] where 4 tokens are missing, [MASK] where one is; - reads "
+            "standard input.",
+        ),
+    ]
+    model: ModelName = None
+    preset: PresetName = None
+    profile: ProfileName = None
+    config: ConfigFile = None
+    sets: Sets = None
+    block_length: BlockLength = None
+    seed: Seed = None
+    device: Device = None
+    dtype: Dtype = None
+    quantize: Quantize = None
+    as_json: Json = False
+    debug: Debug = False
+
+    def run(self) -> None:
+        """Read the template, fill it in, and print the text."""
+        template = read_prompt(self.template)
+        parse_template(template)  # a wrong blank is found before weights are read
+        given = {"block_length": self.block_length, "seed": self.seed}
+        choice = Choice(self.preset, self.config, self.sets, given, profile=self.profile)
+        catalogue, console = Catalogue.load(), stderr()
+        decode = choice.config(catalogue)
+        _, model = load_asked(self, catalogue)
+        with ExitStack() as stack:
+            observers = [stack.enter_context(ProgressBar(console))] if console.is_terminal else []
+            answer = Pipeline.of(model, decode, catalogue).infill(template, observers=observers)
+        if self.as_json:
+            print_json(_as_dict(answer), indent=None)
+        else:
+            typer.echo(answer.text)
+        if empty := sum(not fill.strip() for fill in answer.fills):
+            blanks = f"{counted(empty, 'blank')} got ends of the text, which are no text"
+            console.print(f"{blanks}; other lengths may do, or a base model", style="dim", soft_wrap=True)
+        console.print(f"{answer.facts()}, {choice.label()}", style="dim", soft_wrap=True)
+
+
+infill = command(Infill)
 
 
 def _as_dict(answer: Infilled) -> dict[str, object]:

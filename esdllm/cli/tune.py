@@ -10,7 +10,6 @@ import attrs
 import typer
 
 from esdllm.cli.choice import fixed_sets, tell_found
-from esdllm.cli.command import command
 from esdllm.cli.evaluate import BatchSize, Tasks
 from esdllm.cli.options import (
     BlockLength,
@@ -236,9 +235,6 @@ class Tune:
             from esdllm.measure.tuning.plots import plot_tuning
 
             plot_tuning(tuning, self.plot)
-
-
-tune = command(Tune)
 
 
 def _said(best: Trial | None, sure: bool) -> str:

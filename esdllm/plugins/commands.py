@@ -10,6 +10,7 @@ import attrs
 
 from esdllm.config.project import DISABLE_VARIABLE
 from esdllm.errors import PluginError, brief
+from esdllm.hookspecs import PROJECT
 from esdllm.plugins.loader import BrokenPlugin, Origin, Plugins, leaving_out
 
 __all__ = ["Brought", "BroughtCommand", "brought_commands"]
@@ -33,41 +34,48 @@ class Brought:
     """What plugins bring."""
 
     commands: Mapping[str, BroughtCommand] = attrs.field(factory=dict)
-    refused: Mapping[str, str] = attrs.field(factory=dict)
-    """by name, why no command has it though plugins offer one"""
-    broken: tuple[str, ...] = ()
-    """why plugins are left out"""
+    left_out: tuple[BrokenPlugin, ...] = ()
+    """plugins whose commands are left out, all or one, and why; the name is empty where no one plugin is to blame"""
 
 
 def brought_commands(own: Collection[str] = ()) -> Brought:
     """Return the commands of the installed plugins. `own` are names that none of them may have.
 
-    A plugin that is broken takes no other's commands away; a name that two offer is refused to both.
+    A plugin that is broken takes no other's commands away; a name that two offer is refused to both, one that esdllm's own
+    plugin offers to the others.
     """
     broken: list[BrokenPlugin] = []
     try:
         found = leaving_out(broken, lambda plugins: _sorted(plugins, own))
     except PluginError as error:  # no plugin to leave out
-        return Brought(broken=(*(plugin.reason for plugin in broken), str(error)))
-    return attrs.evolve(found, broken=tuple(plugin.reason for plugin in broken))
+        return Brought(left_out=(*broken, BrokenPlugin("", str(error))))
+    return attrs.evolve(found, left_out=(*broken, *found.left_out))
 
 
 def _sorted(plugins: Plugins, own: Collection[str]) -> Brought:
     found: dict[str, BroughtCommand] = {}
-    refused: dict[str, str] = {}
-    for origin, offered in plugins.offers(_HOOK):
+    refused: list[BrokenPlugin] = []
+    twice: set[str] = set()
+    for origin, offered in sorted(plugins.offers(_HOOK), key=lambda offer: not _is_own(offer[0])):
         for name, function in offered.items():
             _check(name, function, origin)
-            if name in own:
-                refused[name] = f"{origin} offers the command '{name}', which is esdllm's own; rename it"
+            if name in own or (name in found and _is_own(found[name].origin)):
+                why = f"{origin} offers the command '{name}', which is esdllm's own; rename it"
+                refused.append(BrokenPlugin(origin.plugin, why))
             elif name in found:
-                refused[name] = (
+                twice.add(name)
+                why = (
                     f"two commands are named '{name}': one from {found[name].origin}, one from {origin}; rename one, or leave "
                     f"out a plugin with {DISABLE_VARIABLE}"
                 )
+                refused.append(BrokenPlugin(origin.plugin, why))
             else:
                 found[name] = BroughtCommand(name, function, origin)
-    return Brought({name: one for name, one in found.items() if name not in refused}, refused)
+    return Brought({name: one for name, one in found.items() if name not in twice}, tuple(refused))
+
+
+def _is_own(origin: Origin) -> bool:
+    return origin.distribution == PROJECT
 
 
 def _check(name: Any, function: Any, origin: Origin) -> None:

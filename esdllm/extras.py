@@ -1,0 +1,26 @@
+"""esdllm's own plugin: its commands that need an extra come by the hook, as any package's do.
+
+A catalogue is filled without them, so what they import is imported when commands are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from esdllm.hookspecs import hookimpl
+
+__all__ = ["esdllm_commands"]
+
+
+@hookimpl
+def esdllm_commands() -> Mapping[str, Callable[..., Any]]:
+    """Offer `esdllm tune` and `esdllm lm-eval`; without their extra they say how to install it."""
+    from esdllm.cli.command import command, needing
+    from esdllm.cli.harness import lm_eval, passing_on
+    from esdllm.cli.tune import Tune
+
+    return {
+        "tune": needing("optuna", "tune", command(Tune)),
+        "lm-eval": passing_on("lm-eval", needing("lm_eval", "eval", lm_eval)),
+    }
