@@ -44,7 +44,7 @@ class Drift(NamedTuple):
     """How stale the caches were that a refresh made fresh.
 
     For each position `mean |v - held| / (rms(held) + 1e-6)` over the features of its values; the mean over positions and
-    layers, the largest over the rows.
+    layers, under guidance over those of both branches, the largest over the rows.
     """
 
     block: float

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from helpers import CASES
+from helpers import CASES, MASK
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import MODELS, Around, Build, Watch, prompts
 
 from esdllm import Catalogue, Drift, Moment, Scope, Window, load_model
-from esdllm.plan import Facts, Layout, Step
+from esdllm.plan import Block, Facts, Layout, Step
+from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.components import Components
+from esdllm.runtime.drift import measure
+from esdllm.runtime.parts import Alive, ForwardPass, StepInputs
 from esdllm_policies.refreshing import DriftRefresh
 
 CATALOGUE = Catalogue.load()
@@ -97,15 +101,18 @@ def test_what_is_learned_of_the_block_and_of_the_prompt_are_two_periods() -> Non
     assert policy.scope(at._replace(since_prompt=64)) == Scope(Window.PREFIX, True)
 
 
+@pytest.mark.parametrize("guided", [0.0, 1.5])
 @pytest.mark.parametrize("name", MODELS)
-def test_the_measured_drift_is_that_between_what_was_held_and_what_is_computed(name: str, build: Build) -> None:
-    """Recomputed by hand from the values that the cache held just before a refresh and just after it."""
-    engine = build(name, "es-dllm", refresh="drift", block_length=24)
-    found: list[tuple[float, float]] = []
+def test_the_measured_drift_is_that_between_what_was_held_and_what_is_computed(
+    name: str, guided: float, build: Build
+) -> None:
+    """Recomputed by hand from the values that the cache held just before a refresh and just after it, by row."""
+    engine = build(name, "es-dllm", refresh="drift", block_length=24, cfg_scale=guided)
+    found: list[torch.Tensor] = []
     step_function, layers = engine.step_function, engine.model.spec.n_layers
 
     def values(parts: Any, canvas: Any) -> torch.Tensor:
-        every = canvas.columns.expand(canvas.tokens.shape)
+        every = canvas.rows(canvas.columns.expand(canvas.tokens.shape))
         return torch.stack([parts.cache.recall(layer, "value", every) for layer in range(layers)]).double()
 
     def watched(parts: Any, plan: Any, canvas: Any, inputs: Any) -> None:
@@ -114,19 +121,43 @@ def test_the_measured_drift_is_that_between_what_was_held_and_what_is_computed(n
         if plan.measured:
             after = values(parts, canvas)
             change = (after - before).abs().mean(-1) / (before.square().mean(-1).sqrt() + 1e-6)
-            block = change[:, :, inputs.block[0]].mean(-1).mean(0).amax()
-            assert canvas.drift[0].item() == pytest.approx(block.item(), rel=1e-4)
+            change = change.unflatten(1, (canvas.branches, 3)).mean((0, 1))  # (B, L)
+            block, prompt = change[:, inputs.block[0]].mean(1), change[:, : int(inputs.block[0, 0])].mean(1)
+            torch.testing.assert_close(canvas.drift[:, 0].double(), block, rtol=1e-4, atol=0)
+            facts = canvas.facts(Block(0, 1), torch.tensor([0])).drift
+            assert facts.block == pytest.approx(block.amax().item(), rel=1e-4)
             if plan.window > plan.block:
-                prompt = change[:, :, : int(inputs.block[0, 0])].mean(-1).mean(0).amax()
-                assert canvas.drift[1].item() == pytest.approx(prompt.item(), rel=1e-4)
+                torch.testing.assert_close(canvas.drift[:, 1].double(), prompt, rtol=1e-4, atol=0)
+                assert facts.prompt == pytest.approx(prompt.amax().item(), rel=1e-4)
             else:
-                assert canvas.drift[1].item() < 0
-            found.append((canvas.drift[0].item(), canvas.drift[1].item()))
+                assert (canvas.drift[:, 1] < 0).all()
+                assert facts.prompt is None
+            found.append(block)
 
     engine.step_function = Around(watched)
-    engine.generate(prompts(1))
+    engine.generate(prompts(3))
     assert found
-    assert all(block > 0 for block, _ in found)
+    assert all((block > 0).all() and len(block.unique()) == 3 for block in found)
+
+
+def test_a_row_with_nothing_left_of_its_block_says_so_and_the_others_count() -> None:
+    """Row 1 is padded up to its block: what is left of it is none of its own."""
+    tokens = torch.full((2, 8), MASK)
+    tokens[0, :4] = 1
+    present = torch.ones(2, 8, dtype=torch.bool)
+    present[1, :4] = False
+    spec: Any = SimpleNamespace(mask_id=MASK, logit_shift=0, n_layers=2)
+    canvas = Canvas.of(tokens, present, torch.zeros(2), spec, 1, torch.device("cpu"), torch.float32, measures=True)
+    every = canvas.columns.expand(2, 8)
+    parts: Any = SimpleNamespace(model=SimpleNamespace(spec=spec), cache=SimpleNamespace(recall=lambda *a: held))
+    plan: Any = SimpleNamespace(measured=True)
+    over = ForwardPass(parts, plan, canvas, StepInputs(every, every[:, 4:], every[0, 4:], *torch.ones(2, 2).long()))
+    held = torch.ones(2, 8, 4)
+    for layer in range(2):
+        measure(over, layer, Alive(held, every, every, None), torch.full((2, 8, 2, 2), 3.0))
+    assert canvas.drift is not None
+    assert canvas.drift.tolist() == [[pytest.approx(2), pytest.approx(2)], [pytest.approx(2), -2]]
+    assert canvas.facts(Block(4, 8), torch.tensor([0])).drift == (pytest.approx(2), pytest.approx(2))
 
 
 def test_a_policy_that_does_not_learn_measures_nothing(build: Build) -> None:

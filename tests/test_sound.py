@@ -10,7 +10,7 @@ import attrs
 import pytest
 import torch
 from helpers import CASES, MASK
-from runs import Build, prompts
+from runs import Around, Build, prompts
 from torch import Tensor
 
 from esdllm import (
@@ -86,6 +86,48 @@ def test_a_token_whose_keys_overflow_is_found_once_it_stands_there(catalogue: Ca
     assert engine.generate([[1, 2, 3]]).committed == 8
     with pytest.raises(NumericsError, match=r"at step 0; queries or keys of layer 0 are as large as 1e\+30"):
         engine.generate([[1, 7, 3]])
+
+
+@pytest.mark.parametrize("guided", [0.0, 1.5])
+@pytest.mark.parametrize("value", [NAN, INF, -1e30])
+@pytest.mark.parametrize("site", ["queries", "keys", "hidden", "logits"])
+def test_a_bad_number_is_told_of_its_own_row_alone(
+    catalogue: Catalogue, site: str, value: float, guided: float
+) -> None:
+    """Rows 1 and 3 hold the token that makes it."""
+    model = load_model(CASES / "llada-0", "cpu", "float32", catalogue)
+    adapter: Any = model.adapter
+    project, mix, logits, seen = adapter.project, adapter.mix, adapter.logits, []
+    loud: list[Tensor] = []
+
+    def projected(layer: int, hidden: Tensor, places: Any, readers: Tensor | None = None) -> Any:
+        made = project(layer, hidden, places, readers)
+        if layer == 0:
+            loud[:] = [(hidden == adapter.embedding[7]).all(-1).any(1)]  # (R,)
+        bad = loud[0][:, None, None, None]
+        return made._replace(**{site: getattr(made, site).masked_fill(bad, value)}) if hasattr(made, site) else made
+
+    def mixed(layer: int, hidden: Tensor, attended: Tensor) -> Tensor:
+        out: Tensor = mix(layer, hidden, attended)
+        return out.masked_fill(loud[0][:, None, None], value) if site == "hidden" else out
+
+    def headed(hidden: Tensor) -> Tensor:
+        out: Tensor = logits(hidden)
+        return out.masked_fill(loud[0][:, None, None], value if value != -1e30 else NAN) if site == "logits" else out
+
+    settings = {**SHORT, "cfg_scale": guided, "attention": "eager"}
+    engine = Engine.build(model, catalogue.configure("vanilla", settings=settings), catalogue)
+    step = engine.step_function
+
+    def watched(parts: Any, plan: Any, canvas: Any, inputs: Any) -> None:
+        step(parts, plan, canvas, inputs)
+        seen.append(canvas.poisoned.tolist())
+
+    engine.step_function = Around(watched)
+    adapter.project, adapter.mix, adapter.logits = projected, mixed, headed
+    with pytest.raises(NumericsError, match="NaN logits at step 0 of row 1; "):
+        engine.generate([[1, 2, 3], [1, 7, 3], [4, 5, 6], [7, 7, 7]])
+    assert seen[0] == seen[-1] == [-1, 0, -1, 0]
 
 
 def test_large_numbers_that_do_not_overflow_are_none_of_it(catalogue: Catalogue) -> None:

@@ -41,7 +41,7 @@ class Canvas:
     seeds: Tensor
     """(B,) int64"""
     poisoned: Tensor
-    """() int64, the first step whose numbers were none, or overflow in attention; -1 if none"""
+    """(B,) int64, each row's first step whose numbers were none, or overflow in attention; -1 if none"""
     memory: Tensor | None
     """(B, L, M) float32, what the unmasking policy remembers; None if it remembers nothing"""
     revoked: Tensor | None
@@ -51,10 +51,12 @@ class Canvas:
     computed: Tensor | None
     """(B, L) bool, had logits at the last step; None if nobody watches"""
     drift: Tensor | None
-    """(2,) float32, what the last refresh measured, of the block and of what is left of it; None if nothing measures"""
+    """(B, 2) float32, what the last refresh measured, of the block and of what is left of it; None if nothing measures"""
     spec: ModelSpec
     branches: int
     """1, or 2 under guidance: the prompt, and the prompt masked"""
+    apart: bool = False
+    """whether each row goes by itself; if not, windows go by what any row of the batch committed, as published"""
 
     @classmethod
     def of(
@@ -70,12 +72,13 @@ class Canvas:
         revisions: int = 0,
         measures: bool = False,
         watched: bool = False,
+        apart: bool = False,
     ) -> Canvas:
         """Return the canvas of tokens (B, L) int64 and attention mask (B, L) bool, both on the host.
 
         `memory` is the number of floats that the unmasking policy remembers of each position, `revisions` how often it
         may put one back; `measures` says whether refreshes measure drift, `watched` whether observers are told which
-        positions had logits.
+        positions had logits, `apart` whether each row goes by itself.
         """
         masked = tokens == spec.mask_id
         undecided = undecided_positions(tokens, spec)
@@ -93,14 +96,15 @@ class Canvas:
             padding=None if attention_mask.all() else (~attention_mask).sum(1).repeat(branches).to(device),
             columns=torch.arange(tokens.shape[1], device=device),
             seeds=seeds.to(device),
-            poisoned=torch.full((), -1, dtype=torch.int64, device=device),
+            poisoned=torch.full((tokens.shape[0],), -1, dtype=torch.int64, device=device),
             memory=torch.zeros(*tokens.shape, memory, device=device) if memory else None,
             revoked=torch.zeros_like(masked, device=device) if revisions else None,
             revisions=torch.full_like(tokens, revisions, device=device) if revisions else None,
             computed=torch.zeros_like(masked, device=device) if watched else None,
-            drift=torch.zeros(2, device=device) if measures else None,
+            drift=torch.zeros(tokens.shape[0], 2, device=device) if measures else None,
             spec=spec,
             branches=branches,
+            apart=apart,
         )
 
     @property
@@ -132,8 +136,11 @@ class Canvas:
         return self.undecided.gather(1, positions) & in_block
 
     def leftmost_committed(self) -> Tensor:
-        """Return () int64, the leftmost position committed at the last step, over all rows; L if none."""
-        return self._first(self.committed.any(0, keepdim=True)).squeeze(0)
+        """Return (B, 1) int64, each row's leftmost position committed at the last step; L if none.
+
+        Unless rows stand apart, (1, 1): the leftmost over all rows.
+        """
+        return self._first(self.committed if self.apart else self.committed.any(0, keepdim=True)).unsqueeze(1)
 
     def open(self, count: int) -> Tensor:
         """Return (B, count) int64, ascending: each row's positions undecided or committed at the last step.
@@ -192,13 +199,13 @@ class Canvas:
         return self._first(stops)
 
     def _first(self, x: Tensor) -> Tensor:
-        """Return (B,) int64, the first column where x (B, L) bool holds; L if none.
+        """Return (...) int64, the first column where x (..., L) bool holds; L if none.
 
         By a fill: torch.where with a number would copy it from the host and wait. As the largest distance from the end:
         compiled for AVX2, inductor's least of int64 is wrong, its largest right.
         """
         length = self.columns.shape[0]
-        return length - (length - self.columns).expand(x.shape).masked_fill(~x, 0).amax(1)
+        return length - (length - self.columns).expand(x.shape).masked_fill(~x, 0).amax(-1)
 
     def first_undecided(self) -> Tensor:
         """Return (B,) int64, each row's first undecided position; L if it has none."""
@@ -211,7 +218,7 @@ class Canvas:
             [
                 self.undecided[:, block.start : block.stop].sum(1).amax(),
                 self.committed.sum(1).amax(),
-                self.leftmost_committed(),
+                self._first(self.committed.any(0)),
                 (self.undecided | self.committed).sum(1).amax(),
                 ((self.first_stop(stop_ids) < first_undecided) | (first_undecided == self.columns.shape[0]))
                 .all()
@@ -219,7 +226,7 @@ class Canvas:
             ]
         )
         if self.drift is not None:
-            found = torch.cat([found.double(), self.drift.double()])
+            found = torch.cat([found.double(), self.drift.amax(0).double()])
         undecided, committed, leftmost, open_, finished, *drift = found.tolist()
         measured = Drift(drift[0], None if drift[1] < 0 else drift[1]) if drift else None
         return Facts(int(undecided), int(committed), int(leftmost), bool(finished), int(open_), measured)

@@ -28,7 +28,7 @@ from esdllm.planning import Planner, Planners
 from esdllm.plugins.auto import AttentionChoice, AutoAttention, choose_attention
 from esdllm.plugins.capabilities import Capabilities
 from esdllm.plugins.catalogue import Catalogue
-from esdllm.runtime.forward import Parts
+from esdllm.runtime.parts import Parts
 from esdllm.views import CacheShape, ModelSpec
 
 __all__ = ["Components", "titled"]

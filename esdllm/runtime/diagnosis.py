@@ -23,18 +23,21 @@ def raise_if_poisoned(model: ModelAdapter, canvas: Canvas, suspects: str) -> Non
     """Raise if any step of the run had numbers that are none; `suspects` are what may have made them beside the model.
 
     Raises:
-        NumericsError: names the first such step, and the first layer whose output is not finite when the canvas is
+        NumericsError: names the first such step and its row, and the first layer whose output is not finite when the row is
             computed again in full.
     """
-    step = int(canvas.poisoned)
-    if step < 0:
+    steps = canvas.poisoned.tolist()
+    bad = [row for row, step in enumerate(steps) if step >= 0]
+    if not bad:
         return
-    tokens, logical = canvas.inputs(), canvas.rows(canvas.logical)
-    places = (_first_bad_place(model, tokens[row : row + 1], logical[row : row + 1]) for row in range(len(tokens)))
+    row = min(bad, key=steps.__getitem__)
+    named = f" of row {row}" if len(steps) > 1 else ""
+    tokens, logical = (x[row :: len(steps)] for x in (canvas.inputs(), canvas.rows(canvas.logical)))  # in each branch
+    places = (_first_bad_place(model, *both) for both in zip(tokens.split(1), logical.split(1), strict=True))
     nowhere = f"a full pass over the finished canvas is finite, so they came out of {suspects}"
     where = next((place for place in places if place), nowhere)
     raise NumericsError(
-        f"NaN logits at step {step}; {where}. Look at the weights, or use a wider dtype than {str(model.dtype)[6:]}"
+        f"NaN logits at step {steps[row]}{named}; {where}. Look at the weights, or use a wider dtype than {str(model.dtype)[6:]}"
     )
 
 

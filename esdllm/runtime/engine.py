@@ -107,7 +107,7 @@ class Engine:
         Raises:
             InputError: what was passed cannot be decoded; says why. Or an observer of a run asks its own engine for another.
             UnavailableError: the cache store cannot hold a run of this size.
-            NumericsError: NaN among the logits; says since which step and layer.
+            NumericsError: NaN among the logits; says since which step, in which row and layer.
             PluginError: a component failed; names it. What it raised is the cause.
         """
         prepared = prepare(self.model, prompts, attention_mask, self.config.gen_length, infill, chat)

@@ -18,7 +18,7 @@ from torch import Tensor
 from esdllm.interfaces import Cache
 from esdllm.plan import StepPlan
 from esdllm.runtime.canvas import Canvas
-from esdllm.runtime.forward import Parts, StepInputs
+from esdllm.runtime.parts import Parts, StepInputs
 
 __all__ = ["Capture", "CudaCapture", "StepGraphs", "current"]
 

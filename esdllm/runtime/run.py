@@ -16,8 +16,8 @@ from esdllm.interfaces import MovingBlocks, StepObserver
 from esdllm.plan import Block, Facts, Step, StepPlan
 from esdllm.planning.schedule import Planner
 from esdllm.runtime.canvas import Canvas
-from esdllm.runtime.forward import Parts, StepInputs
 from esdllm.runtime.graphs import Capture, StepGraphs
+from esdllm.runtime.parts import Parts, StepInputs
 from esdllm.runtime.step import denoise
 from esdllm.views import BlockView, StepRecord
 

@@ -11,7 +11,8 @@ from esdllm.interfaces import TokenSampler
 from esdllm.plan import StepPlan
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.diagnosis import overflow_bound
-from esdllm.runtime.forward import Parts, StepInputs, forward
+from esdllm.runtime.forward import forward
+from esdllm.runtime.parts import ForwardPass, Parts, StepInputs
 from esdllm.views import Candidates, SampleView, UnmaskingView
 
 __all__ = ["denoise"]
@@ -19,7 +20,7 @@ __all__ = ["denoise"]
 
 def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> None:
     """Make one step: write the canvas and the cache in place."""
-    hidden, positions, extremes = forward(parts, plan, canvas, inputs)
+    hidden, positions, largest = forward(ForwardPass(parts, plan, canvas, inputs))
     logits = parts.model.logits(hidden)
     if canvas.branches > 1:
         logits = _guide(logits.float(), parts.cfg_scale)
@@ -46,7 +47,7 @@ def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
     counted = (masked if canvas.spec.remembers_forbidden else eligible) & ~selected
     revoked = _revoked(parts.unmasking, canvas, view, inputs.block)
     _note(canvas, positions, found, counted if revoked is None else counted | revoked)
-    _check(canvas, inputs.step, extremes, found.confidence)
+    _check(canvas, inputs.step, largest, found.confidence)
     canvas.commit(positions, found.tokens, selected)
     if revoked is not None:
         canvas.revoke(positions, revoked)
@@ -110,7 +111,8 @@ def _note(canvas: Canvas, positions: Tensor, found: Candidates, counted: Tensor)
         canvas.computed.zero_().scatter_(1, positions, True)
 
 
-def _check(canvas: Canvas, step: Tensor, extremes: Tensor, confidence: Tensor) -> None:
-    """Store the step if it is the first whose numbers are none, or so large that products of queries and keys overflow."""
-    sound = (extremes.float().abs().amax() < overflow_bound(canvas.spec)) & confidence.sum().isfinite()
-    canvas.poisoned.copy_(torch.where(sound | (canvas.poisoned >= 0), canvas.poisoned, step.amax()))
+def _check(canvas: Canvas, step: Tensor, largest: Tensor, confidence: Tensor) -> None:
+    """Store of each row the first step whose numbers are none, or so large that products of queries and keys overflow."""
+    largest = largest.unflatten(0, (canvas.branches, -1)).amax(0)
+    sound = (largest < overflow_bound(canvas.spec)) & confidence.sum(1).isfinite()
+    canvas.poisoned.copy_(torch.where(sound | (canvas.poisoned >= 0), canvas.poisoned, step))

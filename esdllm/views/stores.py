@@ -92,3 +92,10 @@ class KeyValue(NamedTuple):
     """(R, K), of the queries' dtype, added to the logits of each key: 0 or -inf; None if all keys are read"""
     padding: Tensor | None = None
     """(R,) int64, the first keys of each row, which alone are left out; None where `bias` says more, or nothing"""
+
+    def first(self, count: int | None) -> KeyValue:
+        """Return the first `count` of the keys, without a copy; all if None, or if there are no more."""
+        if count is None or self.keys.shape[1] <= count:
+            return self
+        bias = None if self.bias is None else self.bias[:, :count]
+        return KeyValue(self.keys[:, :count], self.values[:, :count], bias, self.padding)

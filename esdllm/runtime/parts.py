@@ -1,0 +1,110 @@
+"""What a step is made over: the components, the plan, the canvas, the tensors that move, and the positions still computed."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import attrs
+from torch import Tensor
+
+from esdllm.interfaces import AttentionBackend, Cache, ImportanceScorer, ModelAdapter, TokenSampler, UnmaskingPolicy
+from esdllm.plan import StepPlan
+from esdllm.runtime.canvas import Canvas
+from esdllm.views import CacheWrite, KeyValue, Projection
+
+__all__ = ["Alive", "ForwardPass", "Parts", "StepInputs", "take"]
+
+
+@attrs.frozen(eq=False)
+class Parts:
+    """The components that a step calls."""
+
+    model: ModelAdapter
+    cache: Cache
+    attention: AttentionBackend
+    scorer: ImportanceScorer
+    sampler: TokenSampler
+    unmasking: UnmaskingPolicy
+    cfg_scale: float
+    delay_eos: bool
+
+
+class StepInputs(NamedTuple):
+    """The moving half of a step, as tensors, so that moving it recompiles nothing."""
+
+    window: Tensor
+    """(B, N) int64"""
+    block: Tensor
+    """(B, M) int64"""
+    readers: Tensor
+    """(M,) int64, the block's positions as indices into the window; (B, M) where every row has its own"""
+    counts: Tensor
+    """(B,) int64"""
+    step: Tensor
+    """(B,) int64, the steps that each row has behind it"""
+    bias: Tensor | None = None
+    """(R, L), 0 at what attention may read and -inf elsewhere; None if it may read everything"""
+    keeps: Tensor | None = None
+    """(B, layers) int64, how many of its own positions each row keeps; None if all keep the plan's"""
+    padding: Tensor | None = None
+    """(R,) int64, how many of each row's first columns are hidden, where those are all that `bias` hides"""
+
+
+class Alive(NamedTuple):
+    """The positions that a layer computes."""
+
+    hidden: Tensor
+    """(R, N, C)"""
+    positions: Tensor
+    """(R, N) int64"""
+    logical: Tensor
+    """(R, N) int64, the same counted from each row's first token"""
+    places: Any
+    """what the model made of those"""
+
+    def at(self, readers: Tensor) -> Alive:
+        """Return those of the indices `readers` (M,); places stay, for no layer projects these again."""
+        return self._replace(hidden=self.hidden[:, readers], positions=self.positions[:, readers])
+
+
+class ForwardPass(NamedTuple):
+    """What a pass through the layers is made over. A tuple, for a compiled step can make one and no attrs object."""
+
+    parts: Parts
+    plan: StepPlan
+    canvas: Canvas
+    inputs: StepInputs
+
+    def enter(self) -> Alive:
+        """Return the positions of the window, embedded."""
+        canvas, plan = self.canvas, self.plan
+        window = canvas.open(plan.window) if plan.open else self.inputs.window
+        if plan.clamped:  # the window's head repeats its first position: equal inputs, equal results
+            window = window.clamp(min=canvas.leftmost_committed().minimum(self.inputs.block[:, :1]))
+        positions = canvas.rows(window)
+        return self.alive(self.parts.model.embed(canvas.inputs().gather(1, positions)), positions)
+
+    def alive(self, hidden: Tensor, positions: Tensor) -> Alive:
+        """Return hidden states (R, N, C) at positions (R, N), with what the model makes of where those stand."""
+        logical = self.canvas.rows(self.canvas.logical).gather(1, positions)
+        return Alive(hidden, positions, logical, self.parts.model.encode(logical))
+
+    def readers(self, layer: int) -> Tensor | None:
+        """Return the indices (M,) of the positions that a layer computes queries for; None for all.
+
+        The last layer's others are read by nobody, where no later step compares with them.
+        """
+        return self.inputs.readers if self.plan.narrow and layer == len(self.plan.keep) - 1 else None
+
+    def cached(self, layer: int, alive: Alive, made: Projection) -> KeyValue:
+        """Write a layer's keys and values, and return what attention reads: the cache's, as far as the plan sees."""
+        inputs = self.inputs
+        block = self.canvas.rows(inputs.block)
+        write = CacheWrite(layer, alive.positions, *made, inputs.bias, block, self.plan.phase, inputs.padding)
+        return self.parts.cache.update(write).first(self.plan.visible)
+
+
+def take(x: Tensor, chosen: Tensor) -> Tensor:
+    """Return x (R, N, ...) at chosen (R, k): (R, k, ...)."""
+    index = chosen.reshape(*chosen.shape, *[1] * (x.dim() - 2)).expand(*chosen.shape, *x.shape[2:])
+    return x.gather(1, index)

@@ -1,0 +1,79 @@
+"""Early skipping in a layer: score the positions alive, and hand on the most important.
+
+(ES-dLLM, arXiv 2603.10088, section 4.2.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from esdllm.runtime.parts import Alive, ForwardPass, take
+from esdllm.views import ImportanceView, Projection
+
+__all__ = ["skip_by_output", "skip_by_projection"]
+
+
+def skip_by_output(over: ForwardPass, layer: int, alive: Alive) -> Alive:
+    """Return what goes on after a layer, chosen by its output."""
+    if (chosen := _survivors(over, layer, alive, alive.hidden)) is not None:
+        alive = over.alive(take(alive.hidden, chosen), alive.positions.gather(1, chosen))
+    _remember(over, layer, alive, alive.hidden)
+    return alive
+
+
+def skip_by_projection(over: ForwardPass, layer: int, alive: Alive, made: Projection) -> tuple[Alive, Projection]:
+    """Return what goes on within a layer, chosen by its queries, keys or values."""
+    site = over.parts.scorer.site
+    scored = {"query": made.queries, "key": made.keys, "value": made.values}[site].flatten(2)
+    if (chosen := _survivors(over, layer, alive, scored)) is not None:
+        alive = over.alive(take(alive.hidden, chosen), alive.positions.gather(1, chosen))
+        made, scored = Projection(*(take(x, chosen) for x in made)), take(scored, chosen)
+    if site == "query":  # keys and values are cached anyway
+        _remember(over, layer, alive, scored)
+    return alive, made
+
+
+def _remember(over: ForwardPass, layer: int, alive: Alive, scored: Tensor) -> None:
+    if layer in over.plan.scored and over.parts.scorer.keeps_history:
+        over.parts.cache.remember(layer, alive.positions, scored)
+
+
+def _survivors(over: ForwardPass, layer: int, alive: Alive, x: Tensor) -> Tensor | None:
+    """Return (R, k), which of the positions alive go on; None if all do. The leftmost mask always does."""
+    scorer, canvas, inputs = over.parts.scorer, over.canvas, over.inputs
+    keep, positions = over.plan.keep[layer], alive.positions
+    if keep >= positions.shape[1]:
+        return None
+    last = over.parts.cache.recall(layer, scorer.site, positions) if scorer.keeps_history else x
+    places = positions[: inputs.block.shape[0]]
+    undecided = canvas.masked(places, inputs.block)
+    confidence = canvas.rows(canvas.confidence).gather(1, positions)
+    committed = canvas.rows(canvas.changed()).gather(1, positions)
+    seeds, step = canvas.rows(canvas.seeds), canvas.rows(inputs.step)
+    marked = canvas.rows(undecided)
+    padding = None
+    if over.plan.padded and canvas.bias is not None:  # what stands in padding changes no score
+        padding = canvas.bias.gather(1, positions) < 0
+        x = torch.where(padding.unsqueeze(-1), last, x)
+    score = scorer.score(ImportanceView(layer, x, last, confidence, marked, committed, alive.logical, seeds, step))
+    if canvas.branches > 1:  # both branches keep the same positions, or their logits could not be combined
+        score = score.unflatten(0, (canvas.branches, -1)).mean(0)
+    number = torch.finfo(score.dtype)  # any scores are put in an order, with room above it
+    score = score.nan_to_num(number.min, number.max, number.min)
+    from_end = canvas.columns.shape[0] - places  # of which the largest: see `Canvas._first`
+    leftmost = from_end == from_end.masked_fill(~undecided, 0).amax(1, keepdim=True)  # it is never 0 of a place
+    score = score.masked_fill(leftmost, float("inf"))
+    if padding is not None:
+        score = _padding_last(score, padding[: len(places)], None if inputs.keeps is None else inputs.keeps[:, layer])
+    return canvas.rows(score.topk(keep, dim=1, sorted=False).indices)
+
+
+def _padding_last(score: Tensor, padding: Tensor, keeps: Tensor | None) -> Tensor:
+    """Return scores (B, N) whose order puts padding (B, N) last; behind the `keeps` (B,) best of a row, if that is told."""
+    score = score.masked_fill(padding, float("-inf"))
+    if keeps is None:
+        return score
+    rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    over = (rank >= keeps.unsqueeze(1)) & ~padding
+    return -(rank + padding * score.shape[1] + over * 2 * score.shape[1]).float()
