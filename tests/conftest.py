@@ -76,6 +76,15 @@ def models(llada: Model, dream: Model, catalogue: Catalogue) -> dict[str, Model]
 
 
 @pytest.fixture(scope="session")
+def shape_only(catalogue: Catalogue) -> dict[str, Model]:
+    """Models of two layers on the meta device, where any read raises, by the names of the whole ones' folders."""
+    layers = {"llada-0": "n_layers", "dream-0": "num_hidden_layers"}
+    return {
+        name: random_model({**read_config(name), key: 2}, "meta", catalogue=catalogue) for name, key in layers.items()
+    }
+
+
+@pytest.fixture(scope="session")
 def shallow(models: dict[str, Model]) -> Model:
     """A random LLaDA of two layers, between which a step skips: quick to compile."""
     return models["llada-shallow"]

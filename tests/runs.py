@@ -11,6 +11,8 @@ from esdllm import Catalogue, Engine, Generation, Model, StepPlan, StepRecord
 from esdllm.runtime.run import StepFunction
 
 MODELS = ("llada-0", "dream-0")
+SHALLOW = ("llada-shallow", "dream-shallow")
+"""the same with two layers, between which a step skips: quick to compile"""
 MODES = ("vanilla", "prefix-cache", "dual-cache", "es-dllm")
 SHORT: dict[str, Any] = {"gen_length": 24, "block_length": 8, "early_stop": False}
 REFRESH = {"refresh": {"prompt_refresh": 8, "block_refresh": 4}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -268,6 +269,16 @@ def held(thing: object) -> int:
     return sum(held(one) for one in vars(thing).values()) if isinstance(thing, (Averages, Histogram, Moments)) else 0
 
 
+@pytest.fixture
+def frozen() -> Iterator[None]:
+    """What there is already is not looked through again and again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("frozen")
 def test_memory_does_not_grow_with_the_steps(llada: Model) -> None:
     rows = decode(engine(llada, gen_length=66), PROMPTS, chat=False)
     tally, tensors, statistics = Tally(llada.spec), [], []

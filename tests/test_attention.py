@@ -7,12 +7,13 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import attrs
 import pytest
 import torch
-from helpers import CASES, offers
+from helpers import CASES, offers, write_small
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -198,7 +199,7 @@ def test_flex_leaves_out_any_keys(flex: Attend) -> None:
     close(flex(queries, loud), EagerAttention().attend(queries, read._replace(bias=bias)))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_flex_s_compiled_kernel_gives_what_eager_gives() -> None:
     torch._dynamo.reset()
     made = case(window=20, keys=150, padding=(0, 140))
@@ -217,14 +218,14 @@ class FlexAnywhere(FlexAttention):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attention", ["flex-anywhere", "sdpa"])
-def test_a_generation_whose_steps_are_compiled_gives_eager_s_tokens(dream: Model, attention: str) -> None:
+def test_a_generation_whose_steps_are_compiled_gives_eager_s_tokens(models: dict[str, Model], attention: str) -> None:
     catalogue = Catalogue.load()
     torch._dynamo.reset()
     found = []
     for name, compiled in ((attention, True), ("eager", False)):
         built = "sdpa" if name == "flex-anywhere" else name
         config = catalogue.configure("es-dllm", settings={"gen_length": 6, "block_length": 6, "attention": built})
-        engine = Engine.build(dream, config, catalogue)
+        engine = Engine.build(models["dream-shallow"], config, catalogue)
         if (
             name == "flex-anywhere"
         ):  # put there later: at build it would be compiled for shapes in general, which a CPU cannot
@@ -328,8 +329,8 @@ def test_matmul_gives_all_its_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @in_bfloat16
 @pytest.mark.parametrize("name", ["llada-0", "dream-0"])
-def test_a_generation_with_matmul_whose_steps_are_compiled_gives_the_same_tokens(name: str) -> None:
-    model = load_model(CASES / name, "cpu", "bfloat16", CATALOGUE)
+def test_a_generation_with_matmul_whose_steps_are_compiled_gives_the_same_tokens(name: str, tmp_path: Path) -> None:
+    model = load_model(write_small(tmp_path / name, CASES / name), "cpu", "bfloat16", CATALOGUE)
     settings = {"gen_length": 6, "block_length": 6, "attention": "matmul"}
     engine = Engine.build(model, CATALOGUE.configure("es-dllm", settings=settings), CATALOGUE)
     torch._dynamo.reset()

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CASES, MASK
+from helpers import MASK
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import MODELS, Around, Build, Watch, prompts
 
-from esdllm import Catalogue, Drift, Moment, Scope, Window, load_model
+from esdllm import Catalogue, Drift, Model, Moment, Scope, Window
 from esdllm.plan import Block, Facts, Layout, Step
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.components import Components
@@ -214,9 +214,10 @@ def test_delayed_caching_computes_what_is_undecided_and_what_was_just_decided(bu
     assert len(computed) == 23
 
 
-def test_delayed_caching_of_one_token_a_step_reads_nothing_from_the_device(catalogue: Catalogue, build: Build) -> None:
-    shape_only = load_model(CASES / "llada-0", device="meta", catalogue=catalogue)
-    assert build(shape_only, "dual-cache", refresh="delayed").generate(prompts(2)).forwards == 24
+def test_delayed_caching_of_one_token_a_step_reads_nothing_from_the_device(
+    shape_only: dict[str, Model], build: Build
+) -> None:
+    assert build(shape_only["llada-0"], "dual-cache", refresh="delayed").generate(prompts(2)).forwards == 24
 
 
 @pytest.mark.parametrize("refresh", ["delayed", {"name": "partial", "prompt_refresh": 8, "block_refresh": 4}], ids=str)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import MODELS, Build, Watch, prompts
+from runs import SHALLOW, Build, Watch, prompts
 
 from esdllm import Engine
 from esdllm.runtime.run import StepFunction
@@ -52,7 +52,7 @@ def recorded(engine: Engine) -> int:
     return sum(known.replay is not None for known in engine.step_function.graphs._known.values())
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", SHALLOW)
 @pytest.mark.parametrize("form", [chat, ragged], ids=["chat", "ragged"])
 @pytest.mark.parametrize(
     "lengths", [LENGTHS, pytest.param(random.Random(0).sample(range(1, 101), 100), marks=pytest.mark.full)]
@@ -99,9 +99,10 @@ def test_caches_of_all_forms_lie_in_the_memory_of_the_largest(build: Build) -> N
     assert held == {id(engine.cache)}  # what lay in the smaller is gone
 
 
+@pytest.mark.slow
 def test_prompts_of_one_canvas_length_compile_nothing_anew(build: Build) -> None:
     settings = {"gen_length": 8, "block_length": 8}
-    engine, expected = build("llada-0", "es-dllm", **settings), build("llada-0", "es-dllm", **settings)
+    engine, expected = (build("llada-shallow", "es-dllm", **settings) for _ in range(2))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     engine.step_function = StepFunction(compiled=True, backend="eager")

@@ -13,27 +13,16 @@ from processor import INT8_REFUSED
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """What all stages wrote at toy size."""
-    out = tmp_path_factory.mktemp("gpu")
-    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--toy", "--out", str(out)]
+@pytest.mark.slow
+def test_every_stage_ends_nothing_fails_but_what_needs_a_gpu_and_what_is_said_to_be_equal_is(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--toy", "--out", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True)
-    return [json.loads(line) for line in (out / "gpu.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def test_every_stage_comes_to_its_end(lines: list[dict[str, str]]) -> None:
+    lines = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text(encoding="utf-8").splitlines()]
     ended = {line["stage"]: line["value"] for line in lines if line["what"] == "ended"}
     assert list(ended) == ["right", "fast-8", "fast-1", "where", "fast-32", "breadth"]
     assert all(value.startswith("whole") for value in ended.values()), ended
-
-
-def test_nothing_fails_but_what_needs_a_gpu(lines: list[dict[str, str]]) -> None:
     failed = {line["of"] for line in lines if "of" in line and str(line["value"]).startswith("FAILED")}
     assert failed == {"flex", "xformers"} | ({"int8"} if INT8_REFUSED else set())
-
-
-def test_what_is_said_to_be_equal_is_equal(lines: list[dict[str, str]]) -> None:
     found = {(line["of"], line["what"]): line["value"] for line in lines if line["stage"] == "right" and "of" in line}
     for how in ("graphs", "eager", "compiled"):
         assert str(found["conformance", how]).endswith(" passed, 0 failed")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
-from helpers import CASES
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import MODELS, MODES, REFRESH, Build, Watch, compiled, prompts
+from sampling import pairwise
 
-from esdllm import BlockView, Catalogue, ConfigError, load_model
+from esdllm import BlockView, ConfigError, Model
 from esdllm_policies.blocks import OwnBlocks, SlidingBlocks
 
 MOVING = ("sliding", "own")
@@ -30,26 +30,23 @@ def eligible_columns(watch: Watch, mask: int = 254) -> list[list[int]]:
 
 
 PARTIAL = {"name": "partial", "prompt_refresh": 8, "block_refresh": 4, "full": 2}
+REACHING: dict[str, Any] = {
+    "sliding": {"blocks": {"name": "sliding", "reach": 6}, "refresh": REFRESH["refresh"]},
+    "own": {"blocks": {"name": "own", "reach": 20}, "refresh": REFRESH["refresh"]},
+    "fixed, partial": {"blocks": "fixed", "refresh": PARTIAL},
+    "sliding, partial": {"blocks": {"name": "sliding", "reach": 6}, "refresh": PARTIAL},
+    "own, partial": {"blocks": {"name": "own", "reach": 9}, "refresh": PARTIAL},
+}
 
 
-@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
-    ("blocks", "refresh"),
-    [
-        ({"name": "sliding", "reach": 6}, REFRESH["refresh"]),
-        ({"name": "own", "reach": 20}, REFRESH["refresh"]),
-        ("fixed", PARTIAL),
-        ({"name": "sliding", "reach": 6}, PARTIAL),
-        ({"name": "own", "reach": 9}, PARTIAL),
-    ],
+    ("name", "reaching", "site", "scale"), pairwise(product(MODELS, REACHING, ("hidden", "query"), (0.0, 1.0)))
 )
-@pytest.mark.parametrize("site", ["hidden", "query"])
-@pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_padding_changes_nothing_where_windows_reach_into_it(
-    name: str, blocks: Any, refresh: Any, site: str, scale: float, build: Build
+    name: str, reaching: str, site: str, scale: float, build: Build
 ) -> None:
     """Rows of two tokens and of many: the window of the short ones holds padding, in a batch and alone."""
-    over = {"blocks": blocks, "refresh": refresh, "importance": {"site": site}, "cfg_scale": scale}
+    over = {**REACHING[reaching], "importance": {"site": site}, "cfg_scale": scale}
     engine = build(name, "es-dllm", skip={"keep": [[0.0, 1.0], [0.25, 0.5], [0.5, 0.3]]}, **over)
     rows = [prompts(1, length, seed=length)[0].tolist() for length in (2, 19, 5, 12)]
     batch = engine.generate(rows)
@@ -73,11 +70,9 @@ def test_a_row_of_a_batch_is_the_row_alone(name: str, blocks: str, mode: str, bu
 @pytest.mark.parametrize("blocks", MOVING)
 @pytest.mark.parametrize("mode", MODES)
 def test_one_token_a_step_reads_nothing_from_the_device(
-    blocks: str, mode: str, catalogue: Catalogue, build: Build
+    blocks: str, mode: str, shape_only: dict[str, Model], build: Build
 ) -> None:
-    """On the meta device any read raises."""
-    shape_only = load_model(CASES / "llada-0", device="meta", catalogue=catalogue)
-    assert build(shape_only, mode, blocks=blocks).generate(prompts(2)).forwards == 24
+    assert build(shape_only["llada-0"], mode, blocks=blocks).generate(prompts(2)).forwards == 24
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -135,9 +130,10 @@ def test_infilling_decides_every_mask_of_ragged_rows(blocks: str, build: Build) 
     assert not (result.tokens == 254).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", MOVING)
 def test_the_compiled_step_is_one_graph_a_plan_with_eager_s_tokens(blocks: str, build: Build) -> None:
-    engine = build("llada-0", "es-dllm", blocks=blocks)
+    engine = build("llada-shallow", "es-dllm", blocks=blocks)
     eager = engine.generate(prompts(2))
     found, graphs, plans = compiled(engine, prompts(2))
     assert torch.equal(found.tokens, eager.tokens)
@@ -166,4 +162,4 @@ def test_what_was_committed_within_reach_is_computed_at_the_next_step(build: Bui
     watch = Watch()
     short = build("llada-0", "dual-cache", blocks={"name": "sliding", "reach": 30})
     short.generate(prompts(), observers=[watch])
-    assert [a.plan.window for a, _ in pairwise(watch.records)][1:] == [30 + 8] * 22
+    assert [a.plan.window for a in watch.records[1:-1]] == [30 + 8] * 22

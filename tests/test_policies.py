@@ -127,7 +127,7 @@ def chosen(kind: str, name: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), KERNELS)
 def test_every_kernel_compiles_into_one_graph_a_plan_with_eager_s_tokens(kind: str, name: str, build: Any) -> None:
-    small = {"gen_length": 8, "block_length": 4, "refresh": {"prompt_refresh": 4, "block_refresh": 2}}
+    small = {"gen_length": 3, "block_length": 3}
     engine = build("shallow", "es-dllm", **small, **chosen(kind, name))
     eager = engine.generate(prompts(2))
     found, graphs, plans = compiled(engine, prompts(2))

@@ -10,39 +10,33 @@ from typing import Any
 import pytest
 import torch
 from helpers import CASES
-from runs import MODELS, MODES, Around, Watch, compiled, prompts
+from runs import MODELS, MODES, SHALLOW, Around, Watch, compiled, prompts
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from esdllm import Catalogue, ConfigError, load_model
+from esdllm import Catalogue, ConfigError, Model, load_model
 
 # --------------------------------------------------------------------------------------- what the step may not do
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_whole_generation_reads_nothing_from_the_device(
-    name: str, mode: str, catalogue: Catalogue, build: Any
+    name: str, mode: str, shape_only: dict[str, Model], build: Any
 ) -> None:
-    """On the meta device any read raises."""
-    shape_only = load_model(CASES / name, device="meta", catalogue=catalogue)
-    result = build(shape_only, mode).generate(prompts(2))
+    result = build(shape_only[name], mode).generate(prompts(2))
     assert result.tokens.is_meta
     assert result.forwards == 24
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("over", [{"cfg_scale": 1.0}, {"cache": "sparse"}, {"importance": {"site": "query"}}])
-def test_no_option_reads_the_device(over: dict[str, Any], catalogue: Catalogue, build: Any) -> None:
-    shape_only = load_model(CASES / "llada-0", device="meta", catalogue=catalogue)
-    assert build(shape_only, "es-dllm", **over).generate(prompts()).forwards == 24
+def test_no_option_reads_the_device(over: dict[str, Any], shape_only: dict[str, Model], build: Any) -> None:
+    assert build(shape_only["llada-0"], "es-dllm", **over).generate(prompts()).forwards == 24
 
 
-def test_an_adaptive_run_does_read_the_device(catalogue: Catalogue, build: Any) -> None:
+def test_an_adaptive_run_does_read_the_device(shape_only: dict[str, Model], build: Any) -> None:
     """So the meta device really tells."""
-    shape_only = load_model(CASES / "llada-0", device="meta", catalogue=catalogue)
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
-        build(shape_only, "es-dllm-parallel").generate(prompts())
+        build(shape_only["llada-0"], "es-dllm-parallel").generate(prompts())
 
 
 PLUGIN_CODE = ("pluggy", "esdllm.plugins.loader", "esdllm.plugins.catalogue", "importlib.metadata")
@@ -99,14 +93,15 @@ def test_building_an_engine_looks_names_up_and_loading_a_catalogue_calls_hooks(b
 def test_the_compiled_step_is_one_graph_a_plan_with_eager_s_tokens(
     name: str, mode: str, over: dict[str, Any], build: Any
 ) -> None:
-    engine = build(name, mode, **over)
+    engine = build(name, mode, gen_length=16, **over)
     eager = engine.generate(prompts(2))
     found, graphs, plans = compiled(engine, prompts(2))
     assert torch.equal(found.tokens, eager.tokens)
     assert graphs == len(plans)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHALLOW)
 def test_another_backend_of_torch_compile_gives_eager_s_tokens(name: str, build: Any) -> None:
     """One that needs no C++ compiler, and lowers the step to the operators that inductor sees."""
     torch._dynamo.reset()
@@ -123,11 +118,15 @@ def test_a_backend_that_torch_does_not_know_is_refused_before_anything_is_made(b
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
-def test_the_inductor_s_step_gives_eager_s_tokens(name: str, build: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [*((name, 2) for name in SHALLOW), *(pytest.param(name, 8, marks=pytest.mark.full) for name in MODELS)],
+)
+def test_the_inductor_s_step_gives_eager_s_tokens(name: str, steps: int, build: Any) -> None:
+    """A step that refreshes and one that skips; with more steps, those of the other plans."""
     torch._dynamo.reset()
-    eager = build(name, "es-dllm", gen_length=8).generate(prompts(2))
-    compiled = build(name, "es-dllm", gen_length=8, compile=True).generate(prompts(2))
+    eager = build(name, "es-dllm", gen_length=steps).generate(prompts(2))
+    compiled = build(name, "es-dllm", gen_length=steps, compile=True).generate(prompts(2))
     assert torch.equal(compiled.tokens, eager.tokens)
     assert compiled.compile_seconds > 0 == eager.compile_seconds
 

@@ -43,9 +43,8 @@ def run(ground: Ground) -> None:
         ground.attempt(family, "fused kernels against plain", partial(_fused, ground, catalogue, family))
     ground.attempt("devices", "named cuda:0 and cuda", partial(_named, ground, catalogue))
     ground.attempt("close()", "bytes left", partial(_closed, ground, catalogue))
-    ground.attempt(
-        "conformance", "compiled", lambda: cases(few * (3 if ground.toy else 20), compile=True, cuda_graphs=False)
-    )
+    how = {"compile": True, "compile_backend": "aot_eager" if ground.toy else "inductor", "cuda_graphs": False}
+    ground.attempt("conformance", "compiled", lambda: cases(few * (3 if ground.toy else 20), **how))
 
 
 def _engine(

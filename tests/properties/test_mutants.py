@@ -6,6 +6,7 @@ A mutant is a patch of one function in this process. A law whose test passes und
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,14 +18,14 @@ import test_runtime
 import torch
 from hypothesis import Phase, settings
 from runs import Build
+from test_conformance import chosen
 
-from esdllm import Catalogue, Engine, EsdllmError, Scope, Window
+from esdllm import Catalogue, Engine, EsdllmError, Model, Scope, Window
 from esdllm.config import DecodeConfig
 from esdllm.planning.keeping import KeepCounts
 from esdllm.runtime import graphs
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.run import Run
-from esdllm.testing.conformance import conformance
 from esdllm_backends.attention.sdpa import SdpaAttention
 from esdllm_backends.cache.dense import DenseCache
 from esdllm_backends.cache.streamed import StreamedCache
@@ -177,7 +178,7 @@ MUTANTS = {
         test_config.test_a_configuration_goes_through_a_dict_and_back, around(DecodeConfig, "to_dict", shorter)
     ),
     "equal to recorded runs of the public implementations": Mutant(
-        test_conformance.test_every_case_is_equal_token_for_token,
+        test_conformance.test_cases_are_equal_token_for_token,
         around(Transformer, "_normed", another_norm),
         ("llada-0",),
     ),
@@ -187,17 +188,22 @@ MUTANTS = {
 
 @pytest.mark.parametrize("law", MUTANTS)
 def test_a_mutant_fails_its_law_s_test(
-    law: str, build: Build, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+    law: str,
+    build: Build,
+    catalogue: Catalogue,
+    shape_only: dict[str, Model],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mutant = MUTANTS[law]
-    known = {"build": build, "catalogue": catalogue}
+    monkeypatch.setattr(test_conformance, "chosen", lambda model: chosen(model)[:2])
+    known = {"build": build, "catalogue": catalogue, "shape_only": shape_only, "tmp_path": tmp_path}
     wanted = [name for name in mutant.law.__code__.co_varnames[: mutant.law.__code__.co_argcount] if name in known]
     quick = getattr(mutant.law, "_hypothesis_internal_use_settings", None)
     if quick is not None:  # the first example that fails will do
         wanted = []
         only = settings(quick, max_examples=200, phases=[Phase.generate], database=None)
         monkeypatch.setattr(mutant.law, "_hypothesis_internal_use_settings", only)
-    monkeypatch.setattr(test_conformance, "conformance", lambda *a, **k: conformance(*a, **k, every=30))
     mutant.mutate(monkeypatch)
     with pytest.raises((AssertionError, NotImplementedError, RuntimeError, EsdllmError)):
         mutant.law(*mutant.arguments, **{name: known[name] for name in wanted})
