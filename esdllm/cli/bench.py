@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import attrs
 import typer
 from typer.core import TyperGroup
 
 from esdllm.checkpoints.loading import resolve_device
 from esdllm.cli.bench_tables import print_comparison, print_curve, print_report
 from esdllm.cli.choice import fixed_sets, tell_found
+from esdllm.cli.command import command
 from esdllm.cli.geometry import GeometryName, named_model
 from esdllm.cli.options import BlockLength, Debug, Device, Dtype, GenLength, Json, ModelName, Quantize, Sets
 from esdllm.cli.progress import CountingBar
@@ -69,27 +71,88 @@ def bench_() -> None:
     """
 
 
-_PromptLength = Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of each prompt.")]
-_Batch = Annotated[int, typer.Option(metavar="N", min=1, help="Prompts decoded together.")]
-_Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="Threads that torch uses [as it is].")]
-_Rounds = Annotated[int, typer.Option(metavar="N", min=1, help="Measured runs of each contender.")]
-_Sample = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
-        help="Make at most N steps of each plan, and take the others of the plan to last as long [all].",
-    ),
-]
-_Fresh = Annotated[bool, typer.Option("--fresh", help="Measure each run in a process of its own.")]
-_WithPeak = Annotated[
-    bool, typer.Option("--peak/--no-peak", help="Measure what matrix products and memory reach at best.")
-]
 _Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it: png, svg, pdf.")]
 
 
-@app.command("run")
-def run(
+@attrs.frozen(kw_only=True)
+class _Measuring:
+    """What is asked of every measurement."""
+
+    model: ModelName = None
+    geometry_name: GeometryName = None
+    prompt_length: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of each prompt.")] = 512
+    gen_length: GenLength = None
+    block_length: BlockLength = None
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts decoded together.")] = 1
+    device: Device = None
+    dtype: Dtype = None
+    quantize: Quantize = None
+    threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="Threads that torch uses [as it is].")] = None
+    sets: Sets = None
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Make at most N steps of each plan, and take the others of the plan to last as long [all].",
+        ),
+    ] = None
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure each run in a process of its own.")] = False
+    plot: _Plot = None
+    as_json: Json = False
+    debug: Debug = False
+
+    def setting(self, catalogue: Catalogue) -> Setting:
+        """Return what the contenders have in common; says where its dtype is slow."""
+        asked = self.geometry_name or (None if self.model else _DEFAULT_GEOMETRY)
+        name, found = named_model(self.model, asked, catalogue)
+        made = None if isinstance(found, str) else found
+        threads = {"threads": self.threads} if self.threads else {}
+        setting = Setting(
+            name,
+            made,
+            self.prompt_length,
+            self.batch,
+            self.device,
+            self.dtype,
+            self.quantize,
+            **threads,
+            sample=self.sample,
+        )
+        hint_dtype(resolve_device(self.device), setting.weights(catalogue).dtype)
+        return setting
+
+    def contenders_of(self, words: Sequence[str], catalogue: Catalogue) -> list[BenchContender]:
+        """Return the contenders that words name."""
+        project, fixed = current_project(None), [*fixed_sets(self.gen_length, self.block_length), *(self.sets or ())]
+        found = contenders_named(words, catalogue, fixed, project)
+        tell_found(project, environment_layers())
+        return found
+
+    def check_plot(self) -> None:
+        """Find out before the long work whether its picture can be written."""
+        check_format(self.plot)
+        check_writable(self.plot)
+
+    def draw(self, draw: Callable[[Path], None]) -> None:
+        """Draw what was measured, if that is asked."""
+        if self.plot:
+            draw(self.plot)
+            stderr().print(f"wrote {self.plot}", style="dim", soft_wrap=True, markup=False)
+
+
+_Rounds = Annotated[int, typer.Option(metavar="N", min=1, help="Measured runs of each contender.")]
+
+
+@attrs.frozen(kw_only=True)
+class BenchRun(_Measuring):
+    """Measure contenders in turns: speed, steps, FLOPs, memory.
+
+    \b
+    esdllm bench --geometry small vanilla es-dllm refresh.prompt_refresh=256
+    esdllm bench -m DIR --dtype bfloat16 es-dllm es-dllm compile=true --profile
+    """
+
     contenders: Annotated[
         list[str] | None,
         typer.Argument(
@@ -97,72 +160,29 @@ def run(
             help="A preset, a TOML file, or `bare` (the loop without a framework), and settings after it. The first is what "
             f"the others are compared with. [{', '.join(DEFAULTS)}]",
         ),
-    ] = None,
-    model: ModelName = None,
-    geometry_name: GeometryName = None,
-    prompt_length: _PromptLength = 512,
-    gen_length: GenLength = None,
-    block_length: BlockLength = None,
-    batch: _Batch = 1,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantize: Quantize = None,
-    threads: _Threads = None,
-    sets: Sets = None,
-    rounds: _Rounds = 5,
-    sample: _Sample = None,
-    fresh: _Fresh = False,
-    profile: Annotated[bool, typer.Option("--profile", help="Tell where the time of each kind of step goes.")] = False,
-    peak: _WithPeak = True,
-    plot: _Plot = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Measure contenders in turns: speed, steps, FLOPs, memory.
+    ] = None
+    rounds: _Rounds = 5
+    profile: Annotated[bool, typer.Option("--profile", help="Tell where the time of each kind of step goes.")] = False
+    peak: Annotated[
+        bool, typer.Option("--peak/--no-peak", help="Measure what matrix products and memory reach at best.")
+    ] = True
 
-    \b
-    esdllm bench --geometry small vanilla es-dllm refresh.prompt_refresh=256
-    esdllm bench -m DIR --dtype bfloat16 es-dllm es-dllm compile=true --profile
-    """
-    check_format(plot)
-    check_writable(plot)
-    catalogue = Catalogue.load()
-    setting = _setting(catalogue, model, geometry_name, prompt_length, batch, device, dtype, quantize, threads, sample)
-    named = _contenders(contenders or [], catalogue, gen_length, block_length, sets)
-    hint_dtype(resolve_device(device), setting.weights(catalogue).dtype)
-    report = _measure(catalogue, named, rounds, fresh, profile, peak)(setting)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        print_report(report)
-    _draw(plot, lambda path: plot_report(report, path))
+    def run(self) -> None:
+        """Measure, print, and draw."""
+        self.check_plot()
+        catalogue = Catalogue.load()
+        contenders = self.contenders_of(self.contenders or [], catalogue)
+        measure = _measure(catalogue, contenders, self.rounds, self.fresh, self.profile, self.peak)
+        report = measure(self.setting(catalogue))
+        if self.as_json:
+            print_json(report.to_dict())
+        else:
+            print_report(report)
+        self.draw(lambda path: plot_report(report, path))
 
 
-@app.command("curve")
-def curve_(
-    words: Annotated[
-        list[str],
-        typer.Argument(metavar="SIZE... [CONTENDER [KEY=VALUE]...]...", help="The sizes, and contenders as for `run`."),
-    ],
-    over: Annotated[str, typer.Option(metavar="WHAT", help=f"What grows: {', '.join(AXES)}.")],
-    model: ModelName = None,
-    geometry_name: GeometryName = None,
-    prompt_length: _PromptLength = 512,
-    gen_length: GenLength = None,
-    block_length: BlockLength = None,
-    batch: _Batch = 1,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantize: Quantize = None,
-    threads: _Threads = None,
-    sets: Sets = None,
-    rounds: _Rounds = 3,
-    sample: _Sample = None,
-    fresh: _Fresh = False,
-    plot: _Plot = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+@attrs.frozen(kw_only=True)
+class BenchCurve(_Measuring):
     """Measure time and memory as work grows, and the slope.
 
     With `--over length` a size is that of the canvas, prompt and answer.
@@ -171,67 +191,49 @@ def curve_(
     esdllm bench curve --over length 256 512 1024 vanilla es-dllm --gen-length 16
     esdllm bench curve --over batch 1 2 4 8 es-dllm --plot batch.png
     """
-    check_format(plot)
-    check_writable(plot)
-    if over not in AXES:
-        raise InputError(f"--over {over}; {known(over, AXES)}")
-    catalogue = Catalogue.load()
-    sizes, others = [int(word) for word in words if word.isdecimal()], [word for word in words if not word.isdecimal()]
-    setting = _setting(catalogue, model, geometry_name, prompt_length, batch, device, dtype, quantize, threads, sample)
-    named = _contenders(others, catalogue, gen_length, block_length, sets)
-    hint_dtype(resolve_device(device), setting.weights(catalogue).dtype)
-    measure = _measure(catalogue, named, rounds, fresh, profile=False, peak=False)
-    found = curve(setting, named, over, sizes, measure)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        print_curve(found)
-    _draw(plot, lambda path: plot_curve(found, path))
+
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="SIZE... [CONTENDER [KEY=VALUE]...]...", help="The sizes, and contenders as for `run`."),
+    ]
+    over: Annotated[str, typer.Option(metavar="WHAT", help=f"What grows: {', '.join(AXES)}.")]
+    rounds: _Rounds = 3
+
+    def run(self) -> None:
+        """Measure size by size, print, and draw."""
+        self.check_plot()
+        if self.over not in AXES:
+            raise InputError(f"--over {self.over}; {known(self.over, AXES)}")
+        catalogue = Catalogue.load()
+        sizes = [int(word) for word in self.words if word.isdecimal()]
+        contenders = self.contenders_of([word for word in self.words if not word.isdecimal()], catalogue)
+        measure = _measure(catalogue, contenders, self.rounds, self.fresh, profile=False, peak=False)
+        found = curve(self.setting(catalogue), contenders, self.over, sizes, measure)
+        if self.as_json:
+            print_json(found.to_dict())
+        else:
+            print_curve(found)
+        self.draw(lambda path: plot_curve(found, path))
 
 
-@app.command("compare")
-def compare_(
-    before: Annotated[Path, typer.Argument(metavar="A.json", help="What `esdllm bench --json` wrote.")],
-    after: Annotated[Path, typer.Argument(metavar="B.json", help="The same, of another version or machine.")],
-    debug: Debug = False,
-) -> None:
+@attrs.frozen(kw_only=True)
+class BenchCompare:
     """Compare two reports of the same benchmark: B over A.
 
     Reports that did not measure the same are refused.
     """
-    print_comparison(compare(read_report(before), read_report(after)))
+
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="What `esdllm bench --json` wrote.")]
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="The same, of another version or machine.")]
+    debug: Debug = False
+
+    def run(self) -> None:
+        """Read both, and print what changed."""
+        print_comparison(compare(read_report(self.before), read_report(self.after)))
 
 
-def _setting(
-    catalogue: Catalogue,
-    model: str | None,
-    geometry_name: str | None,
-    prompt_length: int,
-    batch: int,
-    device: str | None,
-    dtype: str | None,
-    quantize: str | None,
-    threads: int | None,
-    sample: int | None,
-) -> Setting:
-    """Return the setting."""
-    name, found = named_model(model, geometry_name or (None if model else _DEFAULT_GEOMETRY), catalogue)
-    made = None if isinstance(found, str) else found
-    given = {"threads": threads} if threads else {}
-    return Setting(name, made, prompt_length, batch, device, dtype, quantize, **given, sample=sample)
-
-
-def _contenders(
-    words: Sequence[str],
-    catalogue: Catalogue,
-    gen_length: int | None,
-    block_length: int | None,
-    sets: Sequence[str] | None,
-) -> list[BenchContender]:
-    project = current_project(None)
-    found = contenders_named(words, catalogue, [*fixed_sets(gen_length, block_length), *(sets or ())], project)
-    tell_found(project, environment_layers())
-    return found
+for _name, _asked in (("run", BenchRun), ("curve", BenchCurve), ("compare", BenchCompare)):
+    app.command(_name)(command(_asked))
 
 
 def _measure(
@@ -266,9 +268,3 @@ def _measure(
 
 def _no_peak(model: object) -> Peak | None:
     return None
-
-
-def _draw(path: Path | None, draw: Callable[[Path], None]) -> None:
-    if path:
-        draw(path)
-        stderr().print(f"wrote {path}", style="dim", soft_wrap=True, markup=False)
