@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -61,8 +62,8 @@ def site(written: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def test_every_kind_that_can_be_written_is_one_of_a_catalogue() -> None:
-    assert {kind.section for kind in KINDS.values()} == set(SECTIONS) - {"suite"}
+def test_every_kind_that_can_be_written_is_one_of_a_catalogue_or_a_command() -> None:
+    assert {kind.section for kind in KINDS.values()} == {*SECTIONS, "command"} - {"suite"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -157,6 +158,24 @@ def test_a_name_that_is_taken_is_refused_with_who_has_it(tmp_path: Path) -> None
         write_plugin("policies", "skip", tmp_path)
     assert "by-depth" not in Catalogue.load().names("refresh")
     write_plugin("by-depth", "refresh", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "who"), [("generate", "esdllm itself"), ("bench", "esdllm itself"), ("tune", "plugin 'esdllm-extras' of")]
+)
+def test_a_command_s_name_that_is_taken_is_refused_with_who_has_it(name: str, who: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"command '{name}' is offered already, by {who}"):
+        write_plugin(name, "command", tmp_path)
+    assert not list(tmp_path.iterdir())
+    write_plugin(name, "skip", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["print", "import", "class", "command", "count-command", "typer", "load-model"])
+def test_a_command_may_be_called_by_a_word_of_python(name: str, tmp_path: Path) -> None:
+    folder = write_plugin(name, "command", tmp_path)
+    _run("-m", "ruff", "check", "--no-cache", ".", cwd=folder)
+    (module,) = folder.glob("esdllm_*.py")
+    assert list(runpy.run_path(str(module))["esdllm_commands"]()) == [name]
 
 
 def test_an_unknown_kind_names_the_nearest(tmp_path: Path) -> None:

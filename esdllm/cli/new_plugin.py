@@ -8,15 +8,17 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
-from typing import Annotated
+from typing import Annotated, Any
 
 import attrs
 import typer
 
+from esdllm.cli.command import command
 from esdllm.cli.options import Debug
 from esdllm.errors import ConfigError, InputError, known
 from esdllm.hookspecs import INTERFACE
 from esdllm.plugins.catalogue import Catalogue
+from esdllm.plugins.commands import brought_commands
 
 __all__ = ["KINDS", "new_plugin", "write_plugin"]
 
@@ -29,7 +31,7 @@ class Kind:
     """What is written for a kind of component."""
 
     section: str
-    """the kind's name in a catalogue, and its section of the configuration"""
+    """the kind's name in a catalogue, and its section of the configuration; a command is no component and has neither"""
     what: str
     """what the component is"""
     summary: str
@@ -37,7 +39,7 @@ class Kind:
     suffix: str
     """what its class' name ends with"""
     check: str
-    """the contract of its kind, in `esdllm.testing`"""
+    """the contract of its kind, in `esdllm.testing`; empty if it has none"""
 
 
 KINDS: Mapping[str, Kind] = {
@@ -66,20 +68,24 @@ KINDS: Mapping[str, Kind] = {
     "family": Kind("model", "A model family", "a small bidirectional decoder.", "Family", "check_model_family"),
     "observer": Kind("observers", "A step observer", "a line every few steps.", "Observer", "check_step_observer"),
     "preset": Kind("preset", "A preset", "early skipping, several tokens a step.", "", "check_preset"),
+    "command": Kind("command", "A command", "how many tokens a text has.", "_command", ""),
 }
 """The kinds, by the word that `--kind` takes."""
 
+_BESIDE: Mapping[str, tuple[str, ...]] = {"family": ("safetensors>=0.4.5",), "command": ("typer>=0.15",)}
+"""packages that a kind needs beside esdllm"""
+_OF_IT = (
+    "the component, and the hook that offers it. A component's fields are its options; what their `help`\n"
+    "says is what `esdllm plugins {section}` shows."
+)
+_COMMAND_OF_IT = (
+    "the command, and the hook that offers it. Its parameters are the command's arguments and options, as typer\n"
+    "takes them; its docstring is what `esdllm --help` shows."
+)
 
-def new_plugin(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Name of the component: lower case, words joined by hyphens.")
-    ],
-    kind: Annotated[str, typer.Option("--kind", "-k", metavar="KIND", help=f"One of {', '.join(KINDS)}.")],
-    to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Folder to write the package into [the working folder].")
-    ] = None,
-    debug: Debug = False,
-) -> None:
+
+@attrs.frozen(kw_only=True)
+class NewPlugin:
     """Write a pip package with one working component, its tests and a README.
 
     The package is called esdllm-NAME. Prints the folder.
@@ -88,9 +94,24 @@ def new_plugin(
     esdllm new-plugin nearby --kind scorer
     esdllm new-plugin nearby --kind scorer --to ~/plugins
     """
-    folder = write_plugin(name, kind, to or Path())
-    typer.echo(str(folder))
-    typer.echo(f"next: pip install -e '{folder}[dev]', then pytest {folder}", err=True)
+
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the component: lower case, words joined by hyphens.")
+    ]
+    kind: Annotated[str, typer.Option("--kind", "-k", metavar="KIND", help=f"One of {', '.join(KINDS)}.")]
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Folder to write the package into [the working folder].")
+    ] = None
+    debug: Debug = False
+
+    def run(self) -> None:
+        """Write it, and say what is next."""
+        folder = write_plugin(self.name, self.kind, self.to or Path())
+        typer.echo(str(folder))
+        typer.echo(f"next: pip install -e '{folder}[dev]', then pytest {folder}", err=True)
+
+
+new_plugin = command(NewPlugin)
 
 
 def write_plugin(name: str, kind: str, to: Path) -> Path:
@@ -130,11 +151,22 @@ def _words(name: str, section: str) -> dict[str, str]:
     module = f"esdllm_{name.replace('-', '_')}"
     if find_spec(module) is not None:
         raise ConfigError(f"there is a module '{module}' already; choose another name than '{name}'")
-    catalogue = Catalogue.load()
-    if name in catalogue.names(section):
-        origin = catalogue.entry(section, name).origin
+    if origin := _command_origin(name) if section == "command" else _component_origin(section, name):
         raise ConfigError(f"{section} '{name}' is offered already, by {origin}; choose another name")
     return {"name": name, "module": module, "distribution": f"esdllm-{name}"}
+
+
+def _component_origin(section: str, name: str) -> str:
+    catalogue = Catalogue.load()
+    return str(catalogue.entry(section, name).origin) if name in catalogue.names(section) else ""
+
+
+def _command_origin(name: str) -> str:
+    from esdllm.cli import app  # of which this module is a part
+
+    group: Any = typer.main.get_command(app)
+    brought = brought_commands(group.commands).commands
+    return "esdllm itself" if name in group.commands else str(brought[name].origin) if name in brought else ""
 
 
 def _like(name: str) -> str:
@@ -145,10 +177,7 @@ def _like(name: str) -> str:
 
 def _files(kind: str, chosen: Kind, words: Mapping[str, str]) -> dict[str, str]:
     """Return the package's files by name."""
-    made = "".join(word.capitalize() for word in words["name"].split("-"))
-    made = made.removesuffix(chosen.suffix) + chosen.suffix
-    if kind == "preset":
-        made = words["name"].replace("-", "_").upper()
+    made = _made(kind, words["name"])
     values = {
         **words,
         "made": made,
@@ -156,8 +185,12 @@ def _files(kind: str, chosen: Kind, words: Mapping[str, str]) -> dict[str, str]:
         "what": chosen.what,
         "summary": chosen.summary,
         "check": chosen.check,
+        "of_it": _COMMAND_OF_IT if kind == "command" else _OF_IT.format(section=chosen.section),
+        "held": f"The tests hold it to the contract of its kind, `esdllm.testing.{chosen.check}`."
+        if chosen.check
+        else "The tests call it as Python and as `esdllm` do.",
         "call": f"{chosen.check}({_argument(kind, made)})",
-        "dependencies": '"esdllm", "safetensors>=0.4.5"' if kind == "family" else '"esdllm"',
+        "dependencies": ", ".join(f'"{package}"' for package in ("esdllm", *_BESIDE.get(kind, ()))),
         "interface": str(INTERFACE),
         "try_it": _try_it(kind, chosen.section, words["name"]),
     }
@@ -165,13 +198,22 @@ def _files(kind: str, chosen: Kind, words: Mapping[str, str]) -> dict[str, str]:
         "pyproject.toml": "pyproject.toml",
         "README.md": "README.md",
         f"{words['module']}.py": kind,
-        f"test_{words['module']}.py": "test",
+        f"test_{words['module']}.py": "command_test" if kind == "command" else "test",
     }
     found = {path: Template(_template(name)).substitute(values) for path, name in named.items()}
     if kind == "family":
         test = found[f"test_{words['module']}.py"]
         found[f"test_{words['module']}.py"] = test.replace(f"import {made}", f"import TINY, {made}")
     return found
+
+
+def _made(kind: str, name: str) -> str:
+    """Return what the component is called in its module."""
+    suffix = KINDS[kind].suffix
+    if kind in ("preset", "command"):
+        made = name.replace("-", "_")
+        return made.upper() if kind == "preset" else made.removesuffix(suffix) + suffix
+    return "".join(word.capitalize() for word in name.split("-")).removesuffix(suffix) + suffix
 
 
 def _argument(kind: str, made: str) -> str:
@@ -186,6 +228,8 @@ def _try_it(kind: str, section: str, name: str) -> str:
     """Return a command that uses the component."""
     if kind == "preset":
         return f'esdllm generate "Who are you?" --preset {name}'
+    if kind == "command":
+        return f'esdllm {name} "Who are you?"'
     if kind == "family":
         return "esdllm plugins model"
     if kind == "observer":
