@@ -1,18 +1,20 @@
 """Early skipping written down once more, plainly: loops over rows, dynamic shapes, a look at every value.
 
 What `docs/how-it-works.md` says under "One step, exactly", point by point, and with nothing shared with the runtime but the
-model's own layers. Slow, and for tests only.
+model's own layers. Slow, and for tests only: of the method (`oracle`), of what it plans (`is_refresh`, `window`, `keep_counts`)
+and of attention (`attention`). CONTRIBUTING says which oracles there are beside, and why.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from esdllm import ModelAdapter
+from esdllm import KeyValue, ModelAdapter
 
 
 class Settings(NamedTuple):
@@ -26,6 +28,45 @@ class Settings(NamedTuple):
     alpha: float
     site: str
     delay_eos: bool
+
+
+def is_refresh(step: int, prompt_refresh: int, block_refresh: int) -> bool:
+    """Return whether a step computes its window in every layer."""
+    return step % prompt_refresh == 0 or step % block_refresh == 0
+
+
+def window(
+    step: int, step_in_block: int, block: range, latest: Sequence[int], length: int, prompt_refresh: int
+) -> range:
+    """Return the positions that a step computes; `latest` are those that the step before committed."""
+    if step == 0:
+        return range(length)
+    if step % prompt_refresh == 0:
+        return range(block.stop)
+    return range(min([block.start, *latest]) if step_in_block == 0 else block.start, block.stop)
+
+
+def keep_counts(
+    keep: Sequence[Sequence[float]], n_layers: int, window: int, committed: int, block: int, refresh: bool
+) -> tuple[int, ...]:
+    """Return the positions that each layer hands on of a window, `committed` of them by the step before."""
+    counts, alive = [], window
+    for layer in range(n_layers):
+        _, ratio = max((depth, ratio) for depth, ratio in keep if layer >= depth * n_layers)
+        alive = alive if refresh else min(alive, max(int(ratio * window), min(committed + 2, block)))
+        counts.append(alive)
+    return tuple(counts)
+
+
+def attention(queries: Tensor, read: KeyValue) -> Tensor:
+    """Return attention of one row after the other, in float64, reading only the keys that are not left out."""
+    each, made = queries.shape[2] // read.keys.shape[2], []
+    for row, asked in enumerate(queries.double()):
+        seen = slice(None) if read.bias is None else read.bias[row] == 0
+        keys, values = (x[row, seen].double().repeat_interleave(each, 1) for x in (read.keys, read.values))
+        weights = torch.einsum("nhd,khd->hnk", asked, keys) / math.sqrt(queries.shape[-1])
+        made.append(torch.einsum("hnk,khd->nhd", weights.softmax(-1), values))
+    return torch.stack(made)
 
 
 class Oracle:
@@ -61,30 +102,19 @@ class Oracle:
         return bool(self.tokens[row, position + self.spec.logit_shift] == self.spec.mask_id)
 
     def step(self, step: int, step_in_block: int, block: range) -> None:
-        prompt_too = step % self.s.prompt_refresh == 0
         latest = [p for row in self.committed for p in row]
-        start, stop = block.start, block.stop
-        if step == 0:
-            start, stop = 0, self.length
-        elif prompt_too:
-            start = 0
-        elif step_in_block == 0:
-            start = min([block.start, *latest])
-        refresh = prompt_too or step % self.s.block_refresh == 0
-        least = min(max(len(row) for row in self.committed) + 2, len(block))
+        seen = window(step, step_in_block, block, latest, self.length, self.s.prompt_refresh)
+        refresh = is_refresh(step, self.s.prompt_refresh, self.s.block_refresh)
+        committed = max(len(row) for row in self.committed)
+        keeps = keep_counts(self.s.keep, self.spec.n_layers, len(seen), committed, len(block), refresh)
         self.forwards += 1
-        found = [self.forward(row, range(start, stop), block, refresh, least) for row in range(self.rows)]
+        found = [self.forward(row, seen, block, keeps) for row in range(self.rows)]
         self.committed = [self.commit(row, block, *found[row]) for row in range(self.rows)]
 
-    def forward(self, row: int, window: range, block: range, refresh: bool, least: int) -> tuple[list[int], Tensor]:
-        alive = list(window)
+    def forward(self, row: int, seen: range, block: range, keeps: Sequence[int]) -> tuple[list[int], Tensor]:
+        alive = list(seen)
         hidden = self.model.embed(self.tokens[row : row + 1, alive])
-        ratios = [
-            max((d, r) for d, r in self.s.keep if layer >= d * self.spec.n_layers)[1]
-            for layer in range(self.spec.n_layers)
-        ]
-        for layer, ratio in enumerate(ratios):
-            keep = len(alive) if refresh else min(len(alive), max(int(ratio * len(window)), least))
+        for layer, keep in enumerate(keeps):
             places = self.model.encode(torch.tensor([[max(0, p - self.pad[row]) for p in alive]]))
             q, k, v = self.model.project(layer, hidden, places)
             if self.s.site != "hidden":
@@ -106,10 +136,7 @@ class Oracle:
         seen = range(self.pad[row], self.length)
         keys = torch.stack([self.keys[layer, row, p] for p in seen])  # (K, G, D)
         values = torch.stack([self.values[layer, row, p] for p in seen])
-        repeat = self.spec.n_heads // self.spec.n_kv_heads
-        keys, values = keys.repeat_interleave(repeat, 1), values.repeat_interleave(repeat, 1)
-        weights = torch.einsum("nhd,khd->hnk", queries[0], keys) / math.sqrt(self.spec.head_dim)
-        return torch.einsum("hnk,khd->nhd", weights.softmax(-1), values)[None]
+        return attention(queries, KeyValue(keys[None], values[None], None, None)).to(queries.dtype)
 
     def choose(self, row: int, layer: int, alive: list[int], x: Tensor, keep: int, block: range) -> list[int]:
         if keep == len(alive):

@@ -16,6 +16,7 @@ import torch
 from helpers import CASES, offers, write_small
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle import attention
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -97,16 +98,8 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 
 def formula(queries: Tensor, read: KeyValue) -> Tensor:
-    """Attention of one position after the other, in float64, reading only the keys that are not left out."""
-    return exact(queries, read).to(queries.dtype)
-
-
-def exact(queries: Tensor, read: KeyValue) -> Tensor:
-    """The same, before it is rounded."""
-    result = torch.empty_like(queries, dtype=torch.float64)
-    for place, scaled, keys, values in by_head(queries, read):
-        result[place] = (scaled @ keys.T).softmax(-1) @ values
-    return result
+    """The oracle's attention, rounded."""
+    return attention(queries, read).to(queries.dtype)
 
 
 def by_head(queries: Tensor, read: KeyValue) -> Iterator[tuple[Any, Tensor, Tensor, Tensor]]:
@@ -114,11 +107,11 @@ def by_head(queries: Tensor, read: KeyValue) -> Iterator[tuple[Any, Tensor, Tens
     and values (K', D) that are read.
     """
     each = queries.shape[2] // read.keys.shape[2]
-    for r in range(queries.shape[0]):
-        seen = slice(None) if read.bias is None else read.bias[r] == 0
+    for row in range(queries.shape[0]):
+        seen = slice(None) if read.bias is None else read.bias[row] == 0
         for head in range(queries.shape[2]):
-            keys, values = (x[r, seen, head // each].double() for x in (read.keys, read.values))
-            place = r, slice(None), head
+            keys, values = (x[row, seen, head // each].double() for x in (read.keys, read.values))
+            place = row, slice(None), head
             yield place, queries[place].double() / math.sqrt(queries.shape[-1]), keys, values
 
 
@@ -272,13 +265,13 @@ def test_matmul_in_bfloat16_is_off_by_what_rounding_allows_at_most(case: Case) -
     narrow = in_half(case)
     found = MatmulAttention().attend(*narrow)
     assert found.dtype == torch.bfloat16
-    assert ((found.double() - exact(*narrow)).abs() <= off_at_most(*narrow)).all()
+    assert ((found.double() - attention(*narrow)).abs() <= off_at_most(*narrow)).all()
 
 
 @in_bfloat16
 def test_matmul_is_off_by_less_than_three_times_as_much_as_sdpa_on_average() -> None:
     narrow = in_half(case(rows=1, window=16, keys=768, groups=2, each=1, dim=128))
-    expected = exact(*narrow)
+    expected = attention(*narrow)
     off = {
         type(backend): (backend.attend(*narrow).double() - expected).square().mean().sqrt()
         for backend in (MatmulAttention(), SdpaAttention())

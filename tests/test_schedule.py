@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from oracle import is_refresh, keep_counts, window
 
 from esdllm import Catalogue
 from esdllm.plan import Block, Facts, Layout, Phase, Step
@@ -127,7 +128,7 @@ def test_dreams_schedule_is_the_published_one() -> None:
 def test_windows_refreshes_and_keep_counts_are_those_of_the_paper(
     settings: dict[str, Any], prompt: int, shift: int
 ) -> None:
-    """The oracle: 'One step of early_skip', walked by hand for one token a step."""
+    """One token a step."""
     gen_length, block_length = settings["gen_length"], settings["block_length"]
     every, often = settings["refresh"]["prompt_refresh"], settings["refresh"]["block_refresh"]
     first = prompt - shift
@@ -142,32 +143,17 @@ def test_windows_refreshes_and_keep_counts_are_those_of_the_paper(
             step = next(walk)
             assert step.moment[:3] == (c, j, number)
             assert step.block == block
-            refresh = c % often == 0 or c % every == 0
-            if c == 0:
-                begin, end = 0, layout.length
-            elif c % every == 0:
-                begin, end = 0, block.stop
-            elif j == 0 and refresh:  # a window of fixed length, whose head is clamped on the device
+            refresh = is_refresh(c, every, often)
+            seen = window(c, j, range(*block), [leftmost], layout.length, every)
+            if j == 0 and refresh and c % every:  # a window of fixed length, whose head is clamped on the device
                 assert step.plan.clamped
-                begin, end = previous.start, block.stop
-            else:
-                begin, end = (leftmost if j == 0 else start), block.stop
-            assert (step.start, step.plan.window) == (begin, end - begin)
-            assert step.plan.keep == keep_by_hand(settings, end - begin, last, len(range(*block)), refresh)
+                seen = range(previous.start, block.stop)
+            assert (step.start, step.plan.window) == (seen.start, len(seen))
+            keep = settings["skip"]["keep"]
+            assert step.plan.keep == keep_counts(keep, LAYERS, len(seen), last, len(range(*block)), refresh)
             leftmost, last, c = block.stop - 1, 1, c + 1
         previous = block
     assert next(walk, None) is None
-
-
-def keep_by_hand(settings: dict[str, Any], window: int, last: int, block: int, refresh: bool) -> tuple[int, ...]:
-    if refresh:
-        return (window,) * LAYERS
-    found, alive = [], window
-    for layer in range(LAYERS):
-        ratio = [ratio for depth, ratio in settings["skip"]["keep"] if layer >= depth * LAYERS][-1]
-        alive = min(alive, max(int(ratio * window), min(last + 2, block)))
-        found.append(alive)
-    return tuple(found)
 
 
 def test_the_published_keep_ratios_leave_about_two_fifths_of_the_work() -> None:
@@ -300,7 +286,7 @@ sys.meta_path.insert(0, Forbidden())
 package = type(sys)("esdllm")
 package.__path__ = [sys.argv[1]]
 sys.modules["esdllm"] = package
-import esdllm.planning.schedule
+import esdllm.planning
 assert "esdllm.plan" in sys.modules and "torch" not in sys.modules
 print("planned")
 """
