@@ -7,10 +7,10 @@ from pathlib import Path
 
 import attrs
 import typer
+from rich import progress as rich_progress
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    Progress,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -22,8 +22,7 @@ from esdllm.checkpoints.loading import describe_weights, resolve_device
 from esdllm.cli.progress import Pace, left
 from esdllm.cli.shared import counted, hint_dtype, print_json, stderr
 from esdllm.plugins.catalogue import Catalogue
-from esdllm.use.batching import BatchResult, BatchRun
-from esdllm.use.batching import Progress as Step
+from esdllm.use.batching import BatchResult, BatchRun, Progress
 
 __all__ = ["answer_file"]
 
@@ -34,11 +33,11 @@ def answer_file(run: BatchRun, catalogue: Catalogue, restart: bool, as_json: boo
     """Run, with a bar on standard error, and say what came out; exit with 1 if a line has no answer."""
     console = stderr()
 
-    def watch(step: Step) -> None:
+    def watch(progress: Progress) -> None:
         if bar.last is None:
             weights = describe_weights(run.setup.model, run.setup.dtype, catalogue=catalogue)
             hint_dtype(resolve_device(run.setup.device), weights.dtype)
-        bar.show(step)
+        bar.show(progress)
 
     with _Bar(console) as bar:
         try:
@@ -88,8 +87,8 @@ class _Bar:
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
         self._console, self._task, self._pace = console, TaskID(-1), Pace()
         self._started = 0.0, 0.0
-        self.last: Step | None = None
-        self._bar = Progress(
+        self.last: Progress | None = None
+        self._bar = rich_progress.Progress(
             *columns,
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -111,16 +110,18 @@ class _Bar:
         """Take the bar away."""
         self._bar.stop()
 
-    def show(self, step: Step) -> None:
+    def show(self, progress: Progress) -> None:
         """Show how far the run is."""
         if self.last is None:
-            self._started = time.monotonic(), step.share
+            self._started = time.monotonic(), progress.share
             self._bar.remove_task(self._task)
             self._task = self._bar.add_task("", total=1.0)
-        self.last = step
+        self.last = progress
         self._bar.update(
-            self._task, completed=step.share, description=f"{step.prompts} of {counted(step.of, 'prompt')}"
+            self._task, completed=progress.share, description=f"{progress.prompts} of {counted(progress.of, 'prompt')}"
         )
-        if not self._console.is_terminal and step.share < 1 and self._pace.due():
-            told = f"{step.prompts} of {counted(step.of, 'prompt')} answered{left(*self._started, step.share)}"
+        if not self._console.is_terminal and progress.share < 1 and self._pace.due():
+            told = (
+                f"{progress.prompts} of {counted(progress.of, 'prompt')} answered{left(*self._started, progress.share)}"
+            )
             self._console.print(told, style="dim", soft_wrap=True)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from esdllm.checkpoints.loading import describe_model
 from esdllm.cli.choice import Choice
+from esdllm.cli.command import command
 from esdllm.cli.options import BlockLength, ConfigFile, Debug, GenLength, Json, PresetName, ProfileName, Sets
 from esdllm.cli.shared import counted, print_json, stderr, stdout
 from esdllm.config import DEFAULT_PRESET, SECTIONS, DecodeConfig
@@ -41,17 +42,8 @@ def config_(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@app.command()
-def show(
-    preset: PresetName = None,
-    profile: ProfileName = None,
-    config: ConfigFile = None,
-    sets: Sets = None,
-    gen_length: GenLength = None,
-    block_length: BlockLength = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+@attrs.frozen(kw_only=True)
+class ConfigShow:
     """Print what settings hold, and from where.
 
     It is what a command with the same options would use. The output is TOML that --config reads; options left at their
@@ -62,38 +54,37 @@ def show(
     esdllm config show --preset dual-cache --set gen_length=64
     esdllm config show --json
     """
-    choice = Choice(preset, config, sets, {"gen_length": gen_length, "block_length": block_length}, profile=profile)
-    catalogue = Catalogue.load()
-    decode, settled = choice.config(catalogue), choice.settled(catalogue)
-    if as_json:
-        print_json(_as_dict(decode, settled, choice))
-        return
-    console = stdout()
-    origin = f" ({settled.preset_origin})" if settled.preset_origin else ""
-    console.print(f"# preset {settled.preset}{origin}" if settled.preset else "# no preset", style="bright_black")
-    for code, comment in _lines(decode, settled, catalogue):
-        text = Text(code, style="bright_black" if code.startswith("#") else "")
-        if comment:
-            text.append(f"{' ' * max(2, 34 - len(code))}# {comment}", style="bright_black")
-        console.print(text, soft_wrap=True)
+
+    preset: PresetName = None
+    profile: ProfileName = None
+    config: ConfigFile = None
+    sets: Sets = None
+    gen_length: GenLength = None
+    block_length: BlockLength = None
+    as_json: Json = False
+    debug: Debug = False
+
+    def run(self) -> None:
+        """Settle, and print line by line."""
+        lengths = {"gen_length": self.gen_length, "block_length": self.block_length}
+        choice = Choice(self.preset, self.config, self.sets, lengths, profile=self.profile)
+        catalogue = Catalogue.load()
+        decode, settled = choice.config(catalogue), choice.settled(catalogue)
+        if self.as_json:
+            print_json(_as_dict(decode, settled, choice))
+            return
+        console = stdout()
+        origin = f" ({settled.preset_origin})" if settled.preset_origin else ""
+        console.print(f"# preset {settled.preset}{origin}" if settled.preset else "# no preset", style="bright_black")
+        for code, comment in _lines(decode, settled, catalogue):
+            text = Text(code, style="bright_black" if code.startswith("#") else "")
+            if comment:
+                text.append(f"{' ' * max(2, 34 - len(code))}# {comment}", style="bright_black")
+            console.print(text, soft_wrap=True)
 
 
-@app.command()
-def validate(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[FILE]...", help=f"TOML files, with all their profiles [the project's {PROJECT_FILE}]."
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", metavar="NAME", help="Also plan a run of this model, which finds contradictions."
-        ),
-    ] = None,
-    debug: Debug = False,
-) -> None:
+@attrs.frozen(kw_only=True)
+class ConfigValidate:
     """Check configuration files.
 
     Prints every problem, one a line, with its place, and exits with 1 if there is one.
@@ -103,23 +94,40 @@ def validate(
     esdllm config validate decode.toml tuned.toml
     esdllm config validate --model GSAI-ML/LLaDA-8B-Instruct
     """
-    catalogue = Catalogue.load()
-    spec = describe_model(model, catalogue) if model else None
-    wrong = 0
-    for file in files or [_project_file()]:
-        problems = file_problems(file, catalogue, spec)
-        for problem in problems:
-            typer.echo(" ".join(problem.split()))
-        wrong += len(problems)
-        if not problems:
-            stderr().print(_praise(file), style="dim", soft_wrap=True, markup=False)
-    if wrong:
-        stderr().print(counted(wrong, "problem"), style="dim")
-        raise typer.Exit(1)
+
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE]...", help=f"TOML files, with all their profiles [the project's {PROJECT_FILE}]."
+        ),
+    ] = None
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="NAME", help="Also plan a run of this model, which finds contradictions."
+        ),
+    ] = None
+    debug: Debug = False
+
+    def run(self) -> None:
+        """Look at every file, and print what is wrong."""
+        catalogue = Catalogue.load()
+        spec = describe_model(self.model, catalogue) if self.model else None
+        wrong = 0
+        for file in self.files or [_project_file()]:
+            problems = file_problems(file, catalogue, spec)
+            for problem in problems:
+                typer.echo(" ".join(problem.split()))
+            wrong += len(problems)
+            if not problems:
+                stderr().print(_praise(file), style="dim", soft_wrap=True, markup=False)
+        if wrong:
+            stderr().print(counted(wrong, "problem"), style="dim")
+            raise typer.Exit(1)
 
 
-@app.command()
-def schema(debug: Debug = False) -> None:
+@attrs.frozen(kw_only=True)
+class ConfigSchema:
     """Print a JSON schema for editors.
 
     It holds the components that are installed and their options, in draft 2020-12. A file whose first line is
@@ -128,9 +136,18 @@ def schema(debug: Debug = False) -> None:
     \b
     esdllm config schema > esdllm.plugins.schema.json
     """
-    from esdllm.plugins.schema import configuration_schema
 
-    print_json(configuration_schema(Catalogue.load()))
+    debug: Debug = False
+
+    def run(self) -> None:
+        """Print it."""
+        from esdllm.plugins.schema import configuration_schema
+
+        print_json(configuration_schema(Catalogue.load()))
+
+
+for _name, _asked in (("show", ConfigShow), ("validate", ConfigValidate), ("schema", ConfigSchema)):
+    app.command(_name)(command(_asked))
 
 
 def _project_file() -> Path:

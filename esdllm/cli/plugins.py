@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from esdllm.cli.command import command
 from esdllm.cli.options import Debug, Json
 from esdllm.cli.shared import print_json, shown, stderr, stdout
 from esdllm.config import ComponentConfig
@@ -24,11 +25,8 @@ from esdllm.plugins.catalogue import KINDS, Catalogue, Entry
 from esdllm.plugins.loader import Origin
 
 
-def plugins(
-    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Only one kind, such as skip or cache.")] = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+@attrs.frozen(kw_only=True)
+class PluginsList:
     """List all components, their options, and who offers them.
 
     \b
@@ -36,19 +34,33 @@ def plugins(
     esdllm plugins importance
     esdllm plugins --json
     """
-    if kind is not None and kind not in KINDS:
-        raise ConfigError(f"unknown kind '{kind}'; {known(kind, KINDS)}")
-    catalogue = Catalogue.load()
-    entries = [entry for entry in catalogue.entries() if kind in (None, entry.kind)]
-    if as_json:
-        print_json([_as_dict(entry) for entry in entries])
-    else:
-        for name in KINDS if kind is None else [kind]:
-            _print_kind(
-                name, [entry for entry in entries if entry.kind == name], catalogue, stdout(), fold=kind is None
-            )
-    if catalogue.blocked:
-        stderr().print(f"left out by {DISABLE_VARIABLE}: {', '.join(catalogue.blocked)}", style="dim")
+
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Only one kind, such as skip or cache.")] = None
+    as_json: Json = False
+    debug: Debug = False
+
+    def run(self) -> None:
+        """Print what is asked for."""
+        if self.kind is not None and self.kind not in KINDS:
+            raise ConfigError(f"unknown kind '{self.kind}'; {known(self.kind, KINDS)}")
+        catalogue = Catalogue.load()
+        entries = [entry for entry in catalogue.entries() if self.kind in (None, entry.kind)]
+        if self.as_json:
+            print_json([_as_dict(entry) for entry in entries])
+        else:
+            for name in KINDS if self.kind is None else [self.kind]:
+                _print_kind(
+                    name,
+                    [entry for entry in entries if entry.kind == name],
+                    catalogue,
+                    stdout(),
+                    fold=self.kind is None,
+                )
+        if catalogue.blocked:
+            stderr().print(f"left out by {DISABLE_VARIABLE}: {', '.join(catalogue.blocked)}", style="dim")
+
+
+plugins = command(PluginsList)
 
 
 def _as_dict(entry: Entry) -> dict[str, Any]:
