@@ -18,7 +18,7 @@ from esdllm import Catalogue, Engine, StepPlan
 from esdllm.checkpoints.loading import random_model
 from esdllm.errors import ConfigError, InputError, UnavailableError
 from esdllm.measure.benchmarking import (
-    PARTS,
+    WORK,
     BenchContender,
     Peak,
     PeakMemory,
@@ -184,10 +184,10 @@ def test_a_clock_changes_nothing_and_names_every_step(catalogue: Catalogue) -> N
 def test_a_profile_shares_out_the_time_of_each_kind_of_step(report: Report) -> None:
     for timing in report.timings:
         assert (timing.shares is None) == timing.bare
-        for kind, parts in (timing.shares or {}).items():
-            assert set(parts) == set(PARTS)
-            assert sum(parts.values()) == pytest.approx(1)
-            assert (parts["scoring"] > 0) == kind.startswith("skip")
+        for kind, shares in (timing.shares or {}).items():
+            assert set(shares) == set(WORK)
+            assert sum(shares.values()) == pytest.approx(1)
+            assert (shares["scoring"] > 0) == kind.startswith("skip")
         if timing.shares:
             assert set(timing.shares) == {kind.name for kind in timing.kinds}
 

@@ -225,3 +225,40 @@ def test_esdllm_s_own_plugin_can_be_left_out(
 def test_a_catalogue_is_filled_without_the_command_line() -> None:
     code = "import esdllm, sys; esdllm.Catalogue.load(); print(*{'typer', 'rich', 'psutil', 'esdllm.cli'} & set(sys.modules))"
     assert not subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _exits() -> Mapping[str, Any]:
+    sys.exit(3)
+
+
+@pytest.mark.parametrize(
+    "offered",
+    [_raises, _exits, lambda: 1 / 0, [], None, {"Tune": shout}, {"tune": 3}, {"tune": shout}, {"lm-eval": shout}],
+)
+def test_no_other_plugin_takes_a_command_of_esdllm_s_own_plugin_away(
+    offered: Any, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("wrong", offered)
+    assert main(["tune", "--help"]) == 0
+    assert "Find the fastest settings" in capsys.readouterr().out
+    assert main(["generate", "--help"]) == 0
+    assert not capsys.readouterr().err
+
+
+def test_a_plugin_that_is_not_there_to_be_left_out_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ESDLLM_DISABLE_PLUGINS", "esdllm-extra")
+    assert main(["tune"]) == 2
+    assert "cannot disable the plugin 'esdllm-extra'" in capsys.readouterr().err
+
+
+def test_a_name_that_three_packages_offer_is_refused_to_all(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two", "three"):
+        install(name, {"shout": shout, name: shout})
+    assert main(["shout", "a"]) == 2
+    err = capsys.readouterr().err
+    assert all(f"plugin '{name}'" in err for name in ("one", "two", "three"))
+    assert main(["one", "a"]) == main(["two", "a"]) == main(["three", "a"]) == 0

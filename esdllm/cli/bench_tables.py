@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from esdllm.cli.shared import counted, stdout
-from esdllm.measure.benchmarking import GAPS, PARTS, Comparison, Curve, Quartiles, Report, Timing
+from esdllm.measure.benchmarking import GAPS, WORK, Comparison, Curve, Quartiles, Report, Timing
 
 __all__ = ["print_comparison", "print_curve", "print_report"]
 
@@ -170,12 +170,12 @@ def _steps(report: Report) -> Table:
 
 
 def _shares(report: Report) -> Table:
-    gaps = any(GAPS in parts for timing in report.timings for parts in (timing.shares or {}).values())
-    names = [*PARTS, *([GAPS] if gaps else [])]
+    gaps = any(GAPS in shares for timing in report.timings for shares in (timing.shares or {}).values())
+    names = [*WORK, *([GAPS] if gaps else [])]
     table = _table("of a step's time, %", [name.replace(" ", "\n") for name in names])
     for timing in report.timings:
-        for kind, parts in (timing.shares or {}).items():
-            shown = [f"{100 * parts[name]:.1f}" if name in parts else "" for name in names]
+        for kind, shares in (timing.shares or {}).items():
+            shown = [f"{100 * shares[name]:.1f}" if name in shares else "" for name in names]
             table.add_row(Text(f"{timing.name}: {kind}"), *shown)
         if timing.shares and timing.config.get("compile"):
             table.add_row(Text("  profiled without compiling", style="bright_black"))

@@ -12,7 +12,7 @@ from esdllm.measure.benchmarking.curve import AXES, Axis, Curve, curve, slope
 from esdllm.measure.benchmarking.fresh import bench_fresh
 from esdllm.measure.benchmarking.geometries import SCALED, geometry, geometry_names
 from esdllm.measure.benchmarking.peak import Peak, Rate, measure_peak
-from esdllm.measure.benchmarking.profiling import GAPS, PARTS
+from esdllm.measure.benchmarking.profiling import GAPS, WORK
 from esdllm.measure.benchmarking.report import KindTimes, PeakMemory, Quartiles, Report, Timing, quartiles, read_report
 from esdllm.measure.benchmarking.running import bench
 from esdllm.measure.benchmarking.setting import BARE, DEFAULTS, BenchContender, Setting, contenders_named
@@ -22,8 +22,8 @@ __all__ = [
     "BARE",
     "DEFAULTS",
     "GAPS",
-    "PARTS",
     "SCALED",
+    "WORK",
     "Axis",
     "BenchContender",
     "Change",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esdllm.measure.benchmarking.curve import Curve
-from esdllm.measure.benchmarking.profiling import PARTS
+from esdllm.measure.benchmarking.profiling import WORK
 from esdllm.measure.benchmarking.report import Report
 from esdllm.measure.plots import COLORS, new_figure, plain_ticks, save_figure
 
@@ -74,12 +74,14 @@ def _draw_kinds(axes: Axes, report: Report) -> None:
 
 def _draw_shares(axes: Axes, report: Report) -> None:
     bars = [
-        (f"{timing.name}: {name}", parts) for timing in report.timings for name, parts in (timing.shares or {}).items()
+        (f"{timing.name}: {name}", shares)
+        for timing in report.timings
+        for name, shares in (timing.shares or {}).items()
     ]
     left = [0.0] * len(bars)
-    for number, part in enumerate(PARTS):
-        widths = [100 * parts.get(part, 0.0) for _, parts in bars]
-        axes.barh(range(len(bars)), widths, left=left, color=COLORS[number % len(COLORS)], label=part)
+    for number, work in enumerate(WORK):
+        widths = [100 * shares.get(work, 0.0) for _, shares in bars]
+        axes.barh(range(len(bars)), widths, left=left, color=COLORS[number % len(COLORS)], label=work)
         left = [a + b for a, b in zip(left, widths, strict=True)]
     axes.set_yticks(range(len(bars)), [name for name, _ in bars], fontsize=8)
     axes.invert_yaxis()

@@ -16,9 +16,9 @@ from esdllm.measure.benchmarking.clock import Clock, ClockedEngine
 from esdllm.measure.cost import step_kind
 from esdllm.runtime.run import StepFunction
 
-__all__ = ["GAPS", "PARTS", "profile"]
+__all__ = ["GAPS", "WORK", "profile"]
 
-PARTS: Mapping[str, str] = {
+WORK: Mapping[str, str] = {
     "linear": "project and mix: norms, projections, RoPE, feed-forward",
     "attention": "attend",
     "head": "logits, their maximum and probability, sampling, unmasking",
@@ -26,7 +26,7 @@ PARTS: Mapping[str, str] = {
     "cache": "keys, values and remembered tensors written, and read where a store makes a copy",
     "bookkeeping": "all else: the canvas, positions, RoPE's angles",
 }
-"""The parts of a step, and what counts as each."""
+"""The kinds of work in a step, and what counts as each."""
 GAPS = "host gaps"
 """On a GPU, the share of the time in which it computes nothing."""
 
@@ -47,13 +47,13 @@ class _Timed:
             return lambda *a, **k: _Timed(found(*a, **k), _CACHE, self._clock)
         return self._timed(self._methods[name], name, found) if name in self._methods else found
 
-    def _timed(self, part: str, name: str, method: Any) -> Any:
+    def _timed(self, work: str, name: str, method: Any) -> Any:
         def call(*a: Any, **k: Any) -> Any:
             clock = self._clock[0]
-            clock.mark("enter", part)
-            with record_function(f"esdllm.{part}.{name}"):
+            clock.mark("enter", work)
+            with record_function(f"esdllm.{work}.{name}"):
                 made = method(*a, **k)
-            clock.mark("leave", part)
+            clock.mark("leave", work)
             return made
 
         return call
@@ -71,10 +71,10 @@ class _ProfiledEngine(ClockedEngine):
 
 
 def profile(engine: ClockedEngine, prompts: Tensor) -> dict[str, dict[str, float]]:
-    """Return, by kind and window of the steps, the share of their time in each of `PARTS`; on a GPU that in `GAPS` too.
+    """Return, by kind and window of the steps, the share of their time in each of `WORK`; on a GPU that in `GAPS` too.
 
-    One run, not compiled, for what is compiled has no parts. The clock is the device's. A gap is time in which no kernel
-    runs, so gaps lie within the other parts.
+    One run, not compiled, for what is compiled cannot be told apart. The clock is the device's. A gap is time in which no kernel
+    runs, so gaps lie within the work.
     """
     timed = _profiled(engine)
     device = engine.model.adapter.device
@@ -83,7 +83,7 @@ def profile(engine: ClockedEngine, prompts: Tensor) -> dict[str, dict[str, float
     if device.type != "cuda":
         return shares
     gaps = _gaps(engine, prompts)
-    return {name: {**parts, GAPS: gaps} for name, parts in shares.items()}
+    return {name: {**taken, GAPS: gaps} for name, taken in shares.items()}
 
 
 def _gaps(engine: ClockedEngine, prompts: Tensor) -> float:
@@ -118,22 +118,22 @@ def _profiled(engine: ClockedEngine) -> _ProfiledEngine:
 
 
 def _shares(clock: Clock) -> dict[str, dict[str, float]]:
-    """Return the shares of a run's marks: the time between two of them belongs to one part."""
-    spent: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(PARTS, 0.0))
+    """Return the shares of a run's marks: the time between two of them belongs to one kind of work."""
+    spent: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(WORK, 0.0))
     name, inside, left, before = "", "", "", None
     for what, about, moment in clock.marks:
         if what != "step" and before is not None:
-            part = inside or _gap(left, about if what == "enter" else "")
-            spent[name][part] += clock.between(before, moment)
+            work = inside or _gap(left, about if what == "enter" else "")
+            spent[name][work] += clock.between(before, moment)
         if what == "step":
             name, left = f"{step_kind(about)}, {about.scope.window.value}", ""
         inside, left = about if what == "enter" else "", about if what == "leave" else left
         before = None if what == "end" else moment
-    return {kind: {part: t / sum(parts.values()) for part, t in parts.items()} for kind, parts in spent.items()}
+    return {kind: {work: t / sum(taken.values()) for work, t in taken.items()} for kind, taken in spent.items()}
 
 
 def _gap(left: str, entered: str) -> str:
-    """Return the part of what the runtime does itself, between two calls of components."""
+    """Return the kind of work that the runtime does itself, between two calls of components."""
     if left == "scoring" or entered == "scoring":
         return "scoring"
     return "head" if left == entered == "head" else "bookkeeping"

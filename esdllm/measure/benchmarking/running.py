@@ -24,7 +24,7 @@ from esdllm.measure.benchmarking.setting import BenchContender, Setting
 from esdllm.measure.cost import Costing
 from esdllm.plugins.catalogue import Catalogue
 
-__all__ = ["bench", "decoded", "environment", "own_peak", "parts", "threads", "timing", "turns"]
+__all__ = ["bench", "decoded", "environment", "own_peak", "threads", "timing", "turns", "work_shares"]
 
 
 def bench(
@@ -62,7 +62,7 @@ def bench(
         samples: list[list[Sample]] = [[] for _ in runners]
         for number in turns(len(runners), rounds):
             samples[number].append(decoded(runners[number], tell))
-        shares = [parts(one, tell) if profiled else None for one in runners]
+        shares = [work_shares(one, tell) if profiled else None for one in runners]
         found = (peak or own_peak)(model)
     timings = [
         timing(one.contender, samples[number], warm[number], costings[number], shares[number])
@@ -87,8 +87,8 @@ def decoded(one: Runner, tell: Callable[[str], None]) -> Sample:
     return sample
 
 
-def parts(one: Runner, tell: Callable[[str], None]) -> dict[str, dict[str, float]] | None:
-    """Return the shares of the parts; None for the bare loop, which has none."""
+def work_shares(one: Runner, tell: Callable[[str], None]) -> dict[str, dict[str, float]] | None:
+    """Return the share of the time that each kind of work takes, by kind of step; None for the bare loop."""
     found = profile(one.engine, one.prompts) if isinstance(one, EngineRunner) else None
     one.rest()
     tell(one.contender.name)

@@ -9,7 +9,7 @@ from typing import Any
 from esdllm.errors import EsdllmError
 from esdllm.measure.benchmarking.fresh import CONVERTER, Found, Job
 from esdllm.measure.benchmarking.runners import runner
-from esdllm.measure.benchmarking.running import decoded, environment, own_peak, parts, threads
+from esdllm.measure.benchmarking.running import decoded, environment, own_peak, threads, work_shares
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.allocator import keep_freed_memory
 
@@ -28,7 +28,7 @@ def answer(text: str) -> dict[str, Any]:
             one = runner(job.contender, job.setting, model, catalogue)
             first = decoded(one, _silent)
             sample = decoded(one, _silent)
-            shares = parts(one, _silent) if job.profiled else None
+            shares = work_shares(one, _silent) if job.profiled else None
             return {"found": CONVERTER.unstructure(Found(sample, first, shares, environment(model)))}
     except EsdllmError as error:
         return {"error": str(error)}
