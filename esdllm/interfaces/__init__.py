@@ -23,7 +23,7 @@ from esdllm.interfaces.kernels import (
     UnmaskingPolicy,
 )
 from esdllm.interfaces.observers import StepObserver
-from esdllm.interfaces.stores import Cache, CacheStore, ClosingCache, LendingCache
+from esdllm.interfaces.stores import Cache, CacheStore, ClosingCache, LendingCache, SlottedCache
 from esdllm.interfaces.suites import Suite
 from esdllm.planning.planners import BlockSchedule, LearningRefresh, PruningBlocks, RefreshPolicy, SkipSchedule
 
@@ -45,6 +45,7 @@ __all__ = [
     "RememberingPolicy",
     "RevokingPolicy",
     "SkipSchedule",
+    "SlottedCache",
     "SpreadAdapter",
     "StepObserver",
     "Suite",

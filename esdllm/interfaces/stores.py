@@ -11,7 +11,7 @@ from torch import Tensor
 from esdllm.planning.planners import StepPhases
 from esdllm.views import CacheShape, CacheWrite, KeyValue, Memory, Site
 
-__all__ = ["Cache", "CacheStore", "ClosingCache", "LendingCache"]
+__all__ = ["Cache", "CacheStore", "ClosingCache", "LendingCache", "SlottedCache"]
 
 
 class Cache(Protocol):
@@ -56,6 +56,21 @@ class LendingCache(Cache, Protocol):
 
     def lend(self, shape: CacheShape) -> Cache | None:
         """Return a cache of this shape in this one's memory; None if that does not suffice, or holds something else."""
+        ...
+
+
+@runtime_checkable
+class SlottedCache(Cache, Protocol):
+    """A cache whose rows are slots: a step is made over some of them, while others are of another age, or empty."""
+
+    def slots(self, rows: slice | Tensor, length: int) -> Cache:
+        """Return a cache over some rows and the first `length` columns of each, in this one's memory.
+
+        `rows` are neighbours, which are read where they are, or an index (n,) int64 of any, which are copied to be read; its
+        numbers may change from step to step, and one that occurs twice stands for a row that nothing is read of. Resetting
+        what is returned forgets those rows alone. A store that is asked to hold a shape that is `slotted` and gives no
+        such cache says so in `problems`.
+        """
         ...
 
 

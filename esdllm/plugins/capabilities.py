@@ -27,6 +27,7 @@ from esdllm.interfaces import (
     RememberingPolicy,
     RevokingPolicy,
     SkipSchedule,
+    SlottedCache,
     SpreadAdapter,
     StepObserver,
     Suite,
@@ -36,7 +37,7 @@ from esdllm.interfaces import (
 from esdllm.plugins.members import Interface, has, member_fault, members
 from esdllm.views import LoadPlan
 
-__all__ = ["INTERFACES", "Capabilities", "Offers", "check_members", "closing", "devices_of", "lending"]
+__all__ = ["INTERFACES", "Capabilities", "Offers", "check_members", "closing", "devices_of", "lending", "slotted"]
 
 INTERFACES: Mapping[str, Interface] = {
     "importance": Interface(ImportanceScorer),
@@ -60,7 +61,7 @@ INTERFACES: Mapping[str, Interface] = {
 }
 """What is known of each kind of component."""
 
-_CACHE = Interface(Cache, (ClosingCache, LendingCache), options=False)
+_CACHE = Interface(Cache, (ClosingCache, LendingCache, SlottedCache), options=False)
 _ADAPTER = Interface(ModelAdapter, (SpreadAdapter,))
 
 
@@ -189,6 +190,16 @@ def lending(cache: Cache) -> LendingCache | None:
         PluginError: a member is misspelt, missing or no method; names it.
     """
     found: LendingCache | None = _extended("cache", cache, _CACHE, LendingCache)
+    return found
+
+
+def slotted(cache: Cache) -> SlottedCache | None:
+    """Return a cache whose rows are slots; None if it knows only all of them.
+
+    Raises:
+        PluginError: a member is misspelt, missing or no method; names it.
+    """
+    found: SlottedCache | None = _extended("cache", cache, _CACHE, SlottedCache)
     return found
 
 

@@ -37,6 +37,8 @@ class CacheShape:
     """where to allocate"""
     compiled: bool = False
     """whether the cache is called inside a compiled step, where only tensor operations can be"""
+    slotted: bool = False
+    """whether steps are made over some of the rows, which come and go (see `SlottedCache`)"""
 
 
 @attrs.frozen

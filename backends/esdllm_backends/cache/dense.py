@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 
 import attrs
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from esdllm import Cache, CacheShape, CacheWrite, KeyValue, Memory, Phase, Site, runs_triton
+from esdllm_backends.cache.places import Places
 
 
 @attrs.frozen
@@ -44,10 +45,10 @@ class Held:
     def __init__(self, lines: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
         self.x = torch.zeros(lines, width, dtype=dtype, device=device)
 
-    def first(self, lines: int) -> Held:
-        """Return the first of the lines, in the same memory."""
+    def between(self, start: int, stop: int) -> Held:
+        """Return the lines from `start` to `stop`, in the same memory."""
         found = copy(self)
-        found.x = self.x[:lines]
+        found.x = self.x[start:stop]
         return found
 
     @staticmethod
@@ -88,49 +89,71 @@ class DenseCache:
         self.values = [lines(heads, shape.head_dim) for _ in range(shape.n_layers)]
         self.remembered = {layer: lines(rows, shape.features) for layer in shape.remembered}
         self._write_lines = _kernel(shape.device) if held is Held else None
-        self._lay_out(shape)
+        self._lay_out(shape, Places.whole(shape))
 
-    def _lay_out(self, shape: CacheShape) -> None:
-        """Take lines for those of a shape."""
-        self._shape, heads = shape, shape.rows * shape.n_kv_heads
-        starts = torch.arange(heads, device=shape.device) * shape.length
-        self._row_starts, self._head_starts = starts[: shape.rows, None].clone(), starts.view(shape.rows, -1, 1)
+    def _lay_out(self, shape: CacheShape, places: Places) -> None:
+        """Take lines for those of a shape's rows and columns, which lie at `places`."""
+        self._shape, self._places = shape, places
+        if places.together:  # these never move
+            self._row_starts = places.starts(shape.device)
+            self._head_starts = places.starts(shape.device, shape.n_kv_heads).unsqueeze(2)
 
     def lend(self, shape: CacheShape) -> DenseCache | None:
         """Return a cache of another shape in this one's memory; None if it does not suffice, or holds something else."""
-        mine, places = self._shape, shape.rows * shape.length
+        mine, lines = self._shape, shape.rows * shape.length
         alike = attrs.evolve(shape, rows=mine.rows, length=mine.length) == mine
-        if not alike or places > mine.rows * mine.length:
+        if not alike or lines > mine.rows * mine.length:
             return None
-        lent, heads = copy(self), places * shape.n_kv_heads
-        lent.keys, lent.values = ([held.first(heads) for held in each] for each in (self.keys, self.values))
-        lent.remembered = {layer: held.first(places) for layer, held in self.remembered.items()}
-        lent._lay_out(shape)
-        return lent
+        return self._of(slice(0, lines), shape, Places.whole(shape))
+
+    def slots(self, rows: slice | Tensor, length: int) -> DenseCache:
+        """Return a cache over some rows and their first columns, in this memory; neighbours are read where they are."""
+        places, needed = self._places.of(rows, length)
+        lines = slice(needed.start * places.columns, needed.stop * places.columns)
+        return self._of(lines, attrs.evolve(self._shape, rows=places.count, length=length), places)
+
+    def _of(self, lines: slice, shape: CacheShape, places: Places) -> DenseCache:
+        """Return a cache over a range of lines, counted where a position has one."""
+        found, heads = copy(self), shape.n_kv_heads
+        start, stop = lines.start * heads, lines.stop * heads
+        found.keys, found.values = ([held.between(start, stop) for held in each] for each in (self.keys, self.values))
+        found.remembered = {layer: held.between(lines.start, lines.stop) for layer, held in self.remembered.items()}
+        found._lay_out(shape, places)
+        return found
 
     @staticmethod
     def nbytes(shape: CacheShape, held: type[Held] = Held) -> int:
-        """Return the bytes that it takes."""
+        """Return the bytes that it takes, with the keys and values of one layer if rows that are no neighbours are copied."""
         heads = shape.rows * shape.n_kv_heads
         keys = held.nbytes(heads * shape.length, shape.head_dim, shape.dtype)
         remembered = len(shape.remembered) * held.nbytes(shape.rows * shape.length, shape.features, shape.dtype)
-        return 2 * shape.n_layers * keys + remembered + (shape.rows + heads) * torch.int64.itemsize
+        copied = 2 * heads * shape.length * shape.head_dim * shape.dtype.itemsize if shape.slotted else 0
+        return 2 * shape.n_layers * keys + remembered + copied + (shape.rows + heads) * torch.int64.itemsize
 
     def reset(self) -> None:
         """Zero everything."""
-        for held in (*self.keys, *self.values, *self.remembered.values()):
-            held.reset()
+        for held, each in self._all_held():
+            if self._places.together:
+                held.reset()
+            else:
+                index = self._places.all_lines(self._shape.device, each)
+                held.write(index, torch.zeros_like(held.take(index)))
+
+    def _all_held(self) -> Iterator[tuple[Held, int]]:
+        """Yield all that is held, and how many lines a position has there."""
+        yield from ((held, self._shape.n_kv_heads) for held in (*self.keys, *self.values))
+        yield from ((held, 1) for held in self.remembered.values())
 
     def update(self, write: CacheWrite) -> KeyValue:
         """Write in place; return the layer's whole cache."""
         keys, values = self.keys[write.layer], self.values[write.layer]
-        if self._write_lines is not None and not torch.compiler.is_compiling():
+        if self._write_lines is not None and self._places.together and not torch.compiler.is_compiling():
             self._write_lines(keys.x, values.x, write.positions, write.keys, write.values)
         else:
             index = self._head_lines(write.positions)
             keys.write(index, write.keys.transpose(1, 2).flatten(0, 2))
             values.write(index, write.values.transpose(1, 2).flatten(0, 2))
-        return KeyValue(self._by_position(keys.all()), self._by_position(values.all()), write.bias, write.padding)
+        return KeyValue(self._all_of(keys), self._all_of(values), write.bias, write.padding)
 
     def recall(self, layer: int, site: Site, positions: Tensor) -> Tensor:
         """Return (R, N, F): the remembered tensor, or the cached key or value itself."""
@@ -145,11 +168,21 @@ class DenseCache:
 
     def _lines(self, positions: Tensor) -> Tensor:
         """Return (R N,), the lines of positions (R, N) where a position has one."""
+        if not self._places.together:
+            return self._places.lines(positions)
         return (positions + self._row_starts).flatten()
 
     def _head_lines(self, positions: Tensor) -> Tensor:
         """Return (R G N,), the lines of positions (R, N) where a position has one for each head."""
+        if not self._places.together:
+            return self._places.lines(positions, self._shape.n_kv_heads)
         return (positions.unsqueeze(1) + self._head_starts).flatten()
+
+    def _all_of(self, held: Held) -> Tensor:
+        """Return (R, L, G, D), every column that is used; a copy only where the rows are no neighbours, or are held otherwise."""
+        if self._places.together:
+            return self._by_position(held.all())[:, : self._places.length]
+        return self._by_position(held.take(self._places.all_lines(self._shape.device, self._shape.n_kv_heads)))
 
     def _by_position(self, lines: Tensor) -> Tensor:
         """Return lines (R G N, D) as (R, N, G, D), without a copy."""

@@ -37,9 +37,9 @@ class _Int8(Held):
         self.scales = torch.zeros(lines, 1, dtype=torch.float32, device=device)
         self.dtype = dtype
 
-    def first(self, lines: int) -> _Int8:
+    def between(self, start: int, stop: int) -> _Int8:
         found = copy(self)
-        found.numbers, found.scales = self.numbers[:lines], self.scales[:lines]
+        found.numbers, found.scales = self.numbers[start:stop], self.scales[start:stop]
         return found
 
     @staticmethod

@@ -44,6 +44,10 @@ class _Passing:
             bias = bias.gather(1, write.positions)
         return KeyValue(write.keys, write.values, bias, write.padding)
 
+    def slots(self, rows: slice | Tensor, length: int) -> _Passing:
+        """Return itself: no row leaves anything behind."""
+        return self
+
     def recall(self, layer: int, site: Site, positions: Tensor) -> Tensor:
         raise NotImplementedError("a step that skips is never planned without a cache")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import attrs
 import torch
 import torch.nn.functional as F
@@ -57,12 +59,20 @@ class _SparseCache:
         size = (shape.n_layers, shape.rows, shape.length)
         self.kept = torch.zeros(size, dtype=torch.int64, device=shape.device)
         self.kept_bias = torch.zeros(size, dtype=shape.dtype, device=shape.device)
+        self.rows: slice | Tensor = slice(0, shape.rows)
+        """those of `kept` that this cache is of"""
+
+    def slots(self, rows: slice | Tensor, length: int) -> _SparseCache:
+        """Return a cache over some rows and their first columns, in this one's memory."""
+        found = copy(self)
+        found.dense, found.rows = self.dense.slots(rows, length), rows
+        return found
 
     def reset(self) -> None:
         """Zero everything."""
         self.dense.reset()
-        self.kept.zero_()
-        self.kept_bias.zero_()
+        self.kept[:, self.rows] = 0
+        self.kept_bias[:, self.rows] = 0
 
     def update(self, write: CacheWrite) -> KeyValue:
         """Write everything; return everything, or what was chosen and the block."""
@@ -73,9 +83,9 @@ class _SparseCache:
             self._choose(write, full.keys, size)
         if write.phase is not Phase.KEPT:
             return full
-        index = torch.cat([self.kept[write.layer, :, :size], write.block], dim=1)
+        index = torch.cat([self.kept[write.layer, self.rows, :size], write.block], dim=1)
         bias = torch.cat(
-            [self.kept_bias[write.layer, :, :size], torch.zeros_like(write.block, dtype=full.keys.dtype)], 1
+            [self.kept_bias[write.layer, self.rows, :size], torch.zeros_like(write.block, dtype=full.keys.dtype)], 1
         )
         where = index[..., None, None].expand(*index.shape, *full.keys.shape[2:])
         return KeyValue(full.keys.gather(1, where), full.values.gather(1, where), None if write.bias is None else bias)
@@ -94,8 +104,8 @@ class _SparseCache:
         best = pooled.topk(size, dim=1).indices
         taken = (real.sum(1, keepdim=True).double() * self.share).long()  # in each row, as `size` is counted
         unread = torch.arange(size, device=keys.device) >= taken
-        self.kept[write.layer, :, :size] = where.gather(1, best)
-        self.kept_bias[write.layer, :, :size] = torch.zeros_like(best, dtype=keys.dtype).masked_fill(
+        self.kept[write.layer, self.rows, :size] = where.gather(1, best)
+        self.kept_bias[write.layer, self.rows, :size] = torch.zeros_like(best, dtype=keys.dtype).masked_fill(
             unread, float("-inf")
         )
 

@@ -10,6 +10,7 @@ writes as many positions as there are: a window may name one position twice, so 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import NamedTuple, Protocol
 
 import attrs
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from esdllm import CacheShape, CacheWrite, EsdllmError, KeyValue, Site
+from esdllm_backends.cache.places import Places
 
 
 class LayerTensor(NamedTuple):
@@ -93,7 +95,8 @@ class Tiers:
     def near(self) -> int:
         """Bytes near the compute: resident layers, two buffers, the rows' starts."""
         stay = sum(nbytes(self.shape, [layer]) for layer in self.resident)
-        return stay + 2 * nbytes(self.shape, self.streamed) + self.shape.rows * torch.int64.itemsize
+        copied = 2 * nbytes(attrs.evolve(self.shape, remembered=()), [0]) if self.shape.slotted else 0
+        return stay + 2 * nbytes(self.shape, self.streamed) + copied + self.shape.rows * torch.int64.itemsize
 
     @property
     def far(self) -> int:
@@ -126,6 +129,66 @@ class StreamedCache:
     """Keys, values and remembered tensors: of the resident layers near the compute, of the others behind `transfers`."""
 
     def __init__(self, tiers: Tiers, transfers: Transfers) -> None:
+        self._shape, self._near, self._places = tiers.shape, _Near(tiers, transfers), Places.whole(tiers.shape)
+        self._row_starts = self._places.starts(tiers.shape.device)
+
+    def slots(self, rows: slice | Tensor, length: int) -> StreamedCache:
+        """Return a cache over some rows and their first columns; of each layer all rows come near all the same."""
+        found = copy(self)
+        index = (
+            torch.arange(*rows.indices(self._shape.rows), device=self._shape.device)
+            if isinstance(rows, slice)
+            else rows
+        )
+        found._places = Places(len(index), length, self._shape.length, index)
+        return found
+
+    def reset(self) -> None:
+        """Forget everything. The far side keeps its numbers, but is written before it is next read."""
+        if self._places.together:
+            self._near.reset()
+            return
+        index = self._places.all_lines(self._shape.device)
+        for tensor in self._near.written():
+            near = self._near.ready(tensor)
+            self._near.write(tensor, index, near.new_zeros(len(index), near.shape[1]))
+
+    def close(self) -> None:
+        """Free all; may be called twice."""
+        self._near.close()
+
+    def update(self, write: CacheWrite) -> KeyValue:
+        """Write in place; return the layer's whole cache, to be read before the next layer comes."""
+        index = self._lines(write.positions)
+        keys = self._near.write(LayerTensor(write.layer, "keys"), index, write.keys.flatten(0, 1).flatten(1))
+        values = self._near.write(LayerTensor(write.layer, "values"), index, write.values.flatten(0, 1).flatten(1))
+        return KeyValue(self._by_position(keys), self._by_position(values), write.bias, write.padding)
+
+    def recall(self, layer: int, site: Site, positions: Tensor) -> Tensor:
+        """Return (R, N, F): the remembered tensor, or the cached key or value itself."""
+        name = {"key": "keys", "value": "values"}.get(site, "remembered")
+        near = self._near.ready(LayerTensor(layer, name))
+        return near.index_select(0, self._lines(positions)).view(*positions.shape, -1)
+
+    def remember(self, layer: int, positions: Tensor, x: Tensor) -> None:
+        """Write in place."""
+        self._near.write(LayerTensor(layer, "remembered"), self._lines(positions), x.flatten(0, 1))
+
+    def _lines(self, positions: Tensor) -> Tensor:
+        """Return (R N,), the lines of positions (R, N) in a tensor."""
+        return (positions + self._row_starts).flatten() if self._places.together else self._places.lines(positions)
+
+    def _by_position(self, near: Tensor) -> Tensor:
+        """Return a tensor as (R, L, G, D), without a copy if it is of all rows."""
+        if not self._places.together:
+            near = near.index_select(0, self._places.all_lines(near.device))
+        return near.view(self._places.count, self._places.length, self._shape.n_kv_heads, self._shape.head_dim)
+
+
+class _Near:
+    """What of a cache is near the compute now: the layers that stay, and two that pass."""
+
+    def __init__(self, tiers: Tiers, transfers: Transfers) -> None:
         shape = tiers.shape
         self._shape, self._transfers, self._closed = shape, transfers, False
         self._resident = {layer: _buffer(shape, [layer]) for layer in tiers.resident}
@@ -136,10 +199,9 @@ class StreamedCache:
         self._parts = tiers.tensors()
         self._zero = set(self._parts)
         """tensors that nothing was written to since the reset"""
-        self._row_starts = torch.arange(shape.rows, device=shape.device).unsqueeze(1) * shape.length
 
     def reset(self) -> None:
-        """Forget everything. The far side keeps its numbers, but is written before it is next read."""
+        """Forget everything."""
         self._check_open()
         for tensors in self._resident.values():
             for x in tensors.values():
@@ -153,34 +215,22 @@ class StreamedCache:
         self._transfers.close()  # first: what is under way still uses the buffers
         self._resident, self._buffers = {}, []
 
-    def update(self, write: CacheWrite) -> KeyValue:
-        """Write in place; return the layer's whole cache, to be read before the next layer comes."""
-        index = self._flat(write.positions)
-        keys = self._write(LayerTensor(write.layer, "keys"), index, write.keys)
-        values = self._write(LayerTensor(write.layer, "values"), index, write.values)
-        size = (self._shape.rows, self._shape.length, self._shape.n_kv_heads, self._shape.head_dim)
-        return KeyValue(keys.view(size), values.view(size), write.bias, write.padding)
+    def written(self) -> list[LayerTensor]:
+        """Return the tensors that may hold anything but zeros, layer by layer."""
+        stay = {LayerTensor(layer, name) for layer, tensors in self._resident.items() for name in tensors}
+        return sorted(stay | (self._parts.keys() - self._zero))
 
-    def recall(self, layer: int, site: Site, positions: Tensor) -> Tensor:
-        """Return (R, N, F): the remembered tensor, or the cached key or value itself."""
-        name = {"key": "keys", "value": "values"}.get(site, "remembered")
-        return self._ready(LayerTensor(layer, name)).index_select(0, self._flat(positions)).view(*positions.shape, -1)
-
-    def remember(self, layer: int, positions: Tensor, x: Tensor) -> None:
-        """Write in place."""
-        self._write(LayerTensor(layer, "remembered"), self._flat(positions), x)
-
-    def _write(self, tensor: LayerTensor, index: Tensor, x: Tensor) -> Tensor:
-        """Write x (R, N, ...) at index (R N,) of a tensor, here and on the far side; return the tensor (R L, W)."""
-        near = self._ready(tensor)
-        near.index_copy_(0, index, x.flatten(0, 1).flatten(1).to(near.dtype))
+    def write(self, tensor: LayerTensor, index: Tensor, x: Tensor) -> Tensor:
+        """Write x (M, W) at the lines `index` (M,) of a tensor, here and on the far side; return the tensor, all rows' lines."""
+        near = self.ready(tensor)
+        near.index_copy_(0, index, x.to(near.dtype))
         if tensor in self._parts:
             whole = tensor in self._zero or index.shape[0] >= near.shape[0]
             self._transfers.write_back(tensor, near, None if whole else index)
             self._zero.discard(tensor)
         return near
 
-    def _ready(self, tensor: LayerTensor) -> Tensor:
+    def ready(self, tensor: LayerTensor) -> Tensor:
         """Return a tensor near the compute, (R L, W), that computing may read and write from now on."""
         self._check_open()
         if tensor.layer in self._resident:
@@ -204,10 +254,6 @@ class StreamedCache:
             tensor, near = LayerTensor(layer, name), self._buffers[buffer][name]
             move = self._transfers.clear if tensor in self._zero else self._transfers.fetch
             move(tensor, near)
-
-    def _flat(self, positions: Tensor) -> Tensor:
-        """Return (R N,), indices of positions (R, N) in a tensor."""
-        return (positions + self._row_starts).flatten()
 
     def _check_open(self) -> None:
         if self._closed:

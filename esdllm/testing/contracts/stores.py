@@ -10,7 +10,7 @@ from torch import Tensor
 
 from esdllm.interfaces import Cache, CacheStore
 from esdllm.plan import Phase
-from esdllm.plugins.capabilities import closing
+from esdllm.plugins.capabilities import closing, slotted
 from esdllm.runtime.plain import plain_attention
 from esdllm.runtime.rehearsal import store_fault
 from esdllm.runtime.samples import SPEC, cache_shape, cache_write, generator
@@ -29,6 +29,7 @@ def check_cache_store(store: CacheStore, *, tolerance: float = 0.0) -> None:
     reads every position but padding, and in a KEPT phase the block; what is remembered is recalled; a cache that was reset
     is as a new one; it takes no more memory than foretold, and closing it twice does no harm. Numbers may be off by
     `tolerance` times the largest of their vector: 0 for a store that is exact, which then decodes as the preset's does.
+    Where it serves rows that come and go, some of its rows are as a cache of those rows alone, and the others stay as they are.
     A store that says that it serves the meta device reads nothing from it; one that says that it serves a compiled step
     compiles into one graph. One that is not persistent hands on what it is given, and nothing else is asked of it.
 
@@ -48,6 +49,7 @@ def check_cache_store(store: CacheStore, *, tolerance: float = 0.0) -> None:
         _remembering_laws(who, store, shape, tolerance)
         if Phase.KEPT in phases:
             _kept_laws(who, store, shape, tolerance)
+    _slot_laws(who, store, shape, tolerance)
     _step_laws(who, store, shape)
     check_generation(cache=store)
 
@@ -161,6 +163,56 @@ def _kept_laws(who: str, store: CacheStore, shape: CacheShape, tolerance: float)
                 allowed = 1e-5 + tolerance * float(write.values.abs().max())
                 law(bool((far <= allowed).all()), f"{who}: a KEPT step at layer {layer} does not read the block's own")
     _close(cache)
+
+
+def _slot_laws(who: str, store: CacheStore, shape: CacheShape, tolerance: float) -> None:
+    """Use slots side by side: each is as a cache of its own, and stays so when others are written or forgotten."""
+    shape = shape if store.persistent else attrs.evolve(shape, remembered=())
+    asked = attrs.evolve(shape, rows=5, slotted=True)
+    if store.problems(asked):
+        return
+    cache = store.allocate(asked)
+    if (slots := slotted(cache)) is None:
+        raise AssertionError(f"{who} says that it serves rows that come and go, and its cache has no method 'slots'")
+    phases = list(dict.fromkeys(store.phase(step) for step in range(12)))
+    seats: list[tuple[slice | Tensor, int, int]] = [
+        (slice(1, 3), 2, shape.length),
+        (torch.tensor([4, 0]), 2, shape.length - 3),
+        (slice(3, 4), 1, shape.length - 1),
+    ]
+    beside = []
+    for number, (rows, count, length) in enumerate(seats):
+        small = attrs.evolve(shape, rows=count, length=length)
+        mine, alone = slots.slots(rows, length), store.allocate(small)
+        for age in range(2):  # the second time after rows that were there before
+            mine.reset()
+            alone.reset()
+            for phase in phases:
+                seed = 1000 * number + 100 * age + 10 * phases.index(phase)
+                _same_law(f"{who}: slots {rows}", mine, alone, small, phase, seed)
+        beside.append((mine, alone, small))
+    if store.persistent:
+        for mine, alone, small in beside:
+            for layer in range(shape.n_layers):
+                found, expected = (each.recall(layer, "key", _all(small)) for each in (mine, alone))
+                _equal_law(f"{who}: keys of slots beside which others were written", found, expected, tolerance)
+    for given in (cache, *(alone for _, alone, _ in beside)):
+        _close(given)
+
+
+def _same_law(what: str, mine: Cache, alone: Cache, shape: CacheShape, phase: Phase, seed: int) -> None:
+    """Write the same to slots and to a cache of those rows alone; compare what they give to be read, and remember."""
+    for layer in range(shape.n_layers):
+        positions = _all(shape)[:, -4:] if phase is Phase.KEPT else _all(shape)
+        write = cache_write(shape, layer, positions, seed=seed + layer, phase=phase, padding=(2,) * shape.rows)
+        read, expected = (plain_attention(write.queries, cache.update(write)) for cache in (mine, alone))
+        law(torch.equal(read, expected), f"{what} are read otherwise at layer {layer} than a cache of those rows alone")
+        if layer in shape.remembered:
+            x = torch.randn(*positions.shape, shape.features, generator=generator(seed))
+            for cache in (mine, alone):
+                cache.remember(layer, positions, x)
+            last, held = (cache.recall(layer, "hidden", _all(shape)) for cache in (mine, alone))
+            law(torch.equal(last, held), f"{what} remember otherwise at layer {layer} than a cache of those rows alone")
 
 
 def _step_laws(who: str, store: CacheStore, shape: CacheShape) -> None:
