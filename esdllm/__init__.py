@@ -55,6 +55,7 @@ from esdllm.processor import logits_at_once, multiplies_bfloat16, runs_triton
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.noise import gumbel, uniform
 from esdllm.runtime.records import Generation
+from esdllm.runtime.slots import Slots
 from esdllm.runtime.variation import relative_variation
 from esdllm.use.answers import Answer, Answers, Infilled
 from esdllm.use.frames import Frame
@@ -139,6 +140,7 @@ __all__ = [
     "Scope",
     "Site",
     "SkipSchedule",
+    "Slots",
     "SlottedCache",
     "SpreadAdapter",
     "StepObserver",

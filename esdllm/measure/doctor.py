@@ -218,7 +218,7 @@ def fits(
         store = components.cache if own else catalogue.build("cache", ComponentConfig(name))
         chosen = attrs.evolve(components, cache=store)
         planner = chosen.planner(layout, spec.n_layers)
-        shape = chosen.cache_shape(spec, planner, rows, layout.length, device, dtype)
+        shape = chosen.cache_shape(spec, planner.skip_layers(), rows, layout.length, device, dtype)
         problems = (*_contradictions(planner), *store.problems(shape))
         found.append(Fit(name, problems, store.memory(shape), weights, work))
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 import torch
 from torch import Tensor
@@ -213,23 +215,28 @@ class Canvas:
 
     def facts(self, block: Block, stop_ids: Tensor) -> Facts:
         """Read from the device what planning asks for: the one wait of an adaptive run."""
+        return self._told(self._numbers(block.start, block.stop, stop_ids).amax(0).tolist())
+
+    def facts_of_rows(self, blocks: Tensor, stop_ids: Tensor) -> list[Facts]:
+        """Read each row's facts at once, where blocks (B, 2) int64 says from where to where its block goes."""
+        starts, stops = blocks.unsqueeze(1).unbind(2)
+        return [self._told(row) for row in self._numbers(starts, stops, stop_ids).tolist()]
+
+    def _numbers(self, start: int | Tensor, stop: int | Tensor, stop_ids: Tensor) -> Tensor:
+        """Return (B, 5), or (B, 7) with drift, what each row's facts are told by; of a batch's, the largest."""
+        length = self.columns.shape[0]
         first_undecided = self._first(self.undecided_columns())
-        found = torch.stack(
-            [
-                self.undecided[:, block.start : block.stop].sum(1).amax(),
-                self.committed.sum(1).amax(),
-                self._first(self.committed.any(0)),
-                (self.undecided | self.committed).sum(1).amax(),
-                ((self.first_stop(stop_ids) < first_undecided) | (first_undecided == self.columns.shape[0]))
-                .all()
-                .long(),
-            ]
-        )
-        if self.drift is not None:
-            found = torch.cat([found.double(), self.drift.amax(0).double()])
-        undecided, committed, leftmost, open_, finished, *drift = found.tolist()
+        going_on = (self.first_stop(stop_ids) >= first_undecided) & (first_undecided < length)
+        in_block = (self.columns >= start) & (self.columns < stop)
+        counted = (self.undecided & in_block, self.committed, self.undecided | self.committed)
+        found = torch.stack([length - self._first(self.committed), going_on.long(), *(x.sum(1) for x in counted)], 1)
+        return found if self.drift is None else torch.cat([found.double(), self.drift.double()], 1)
+
+    def _told(self, numbers: Sequence[float]) -> Facts:
+        from_end, going_on, undecided, committed, open_, *drift = numbers
+        leftmost = self.columns.shape[0] - int(from_end)
         measured = Drift(drift[0], None if drift[1] < 0 else drift[1]) if drift else None
-        return Facts(int(undecided), int(committed), int(leftmost), bool(finished), int(open_), measured)
+        return Facts(int(undecided), int(committed), leftmost, not going_on, int(open_), measured)
 
 
 def undecided_positions(tokens: Tensor, spec: ModelSpec) -> Tensor:

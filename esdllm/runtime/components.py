@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -83,6 +84,11 @@ class Components:
         auto = self.attention_choice if section == "attention" else None
         return titled(section, auto.name if auto else getattr(self.config, section).name, getattr(self, section))
 
+    @property
+    def branches(self) -> int:
+        """How many rows of the model's batch a row is: 2 under guidance."""
+        return 2 if self.config.cfg_scale else 1
+
     def room(self, first: int, length: int, forms: bool) -> int:
         """Return the columns of padding to put before rows of `length` columns whose first mask is at `first`.
 
@@ -146,7 +152,13 @@ class Components:
         return Parts(model, cache, self.attention, self.importance, self.sampler, self.unmasking, scale, delay)
 
     def cache_shape(
-        self, spec: ModelSpec, planner: Planner, rows: int, length: int, device: torch.device, dtype: torch.dtype
+        self,
+        spec: ModelSpec,
+        skip_layers: Sequence[int],
+        rows: int,
+        length: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> CacheShape:
         """Return what the store is to hold for a run over `rows` of the model's batch, of `length` columns."""
         site = self.importance.site
@@ -158,7 +170,7 @@ class Components:
             n_kv_heads=spec.n_kv_heads,
             head_dim=spec.head_dim,
             features=spec.hidden if site == "hidden" else spec.n_heads * spec.head_dim,
-            remembered=planner.skip_layers() if remembers else (),
+            remembered=tuple(skip_layers) if remembers else (),
             dtype=dtype,
             device=device,
             compiled=self.config.compile,

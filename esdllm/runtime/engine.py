@@ -13,23 +13,24 @@ import torch
 from torch import Tensor
 
 from esdllm.checkpoints.loading import Model
-from esdllm.config import SECTIONS, DecodeConfig
-from esdllm.errors import InputError, PluginError, brief
+from esdllm.config import DecodeConfig
 from esdllm.interfaces import Cache, StepObserver
 from esdllm.keywords import hinting
 from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
 from esdllm.plugins.capabilities import devices_of
 from esdllm.plugins.catalogue import Catalogue
-from esdllm.runtime.canvas import Canvas, layout, undecided_positions
+from esdllm.runtime.beginning import begin
+from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.components import Components
 from esdllm.runtime.culprit import naming_culprits
-from esdllm.runtime.diagnosis import raise_if_poisoned
 from esdllm.runtime.graphs import CudaCapture, current
-from esdllm.runtime.prompts import Prepared, Prompts, prepare, seed_list
-from esdllm.runtime.records import Generation, until_stop
+from esdllm.runtime.prompts import Prompts, prepare
+from esdllm.runtime.records import Generation
 from esdllm.runtime.rehearsal import rehearse
+from esdllm.runtime.results import generation
 from esdllm.runtime.run import Run, StepFunction, check_backend
+from esdllm.runtime.slots import Slots
 from esdllm.runtime.standing import Standing
 from esdllm.runtime.turns import Turn
 from esdllm.views import CacheShape
@@ -52,6 +53,7 @@ class Engine:
     turn: Turn = attrs.field(factory=Turn, init=False, repr=False)
     """whose run it is; a stream holds it from its beginning to its end"""
     _standing: Standing = attrs.field(init=False)
+    _leaves_masks = False
 
     @_standing.default
     def _standing_of_components(self) -> Standing:
@@ -111,62 +113,53 @@ class Engine:
             PluginError: a component failed; names it. What it raised is the cause.
         """
         prepared = prepare(self.model, prompts, attention_mask, self.config.gen_length, infill, chat)
-        room = self._room(prepared)
-        tokens, present = prepared.padded(room, self.model.spec)
-        adapter, early_stop = self.model.adapter, self.config.early_stop and not infill
-        blaming = naming_culprits(self.components, adapter, lambda: self.cache)
+        adapter, components, function = self.model.adapter, self.components, self.step_function
+        early_stop, watched = self.config.early_stop and not infill, bool(components.observers or observers)
+        blaming = naming_culprits(components, adapter, lambda: self.cache)
         with self.turn, blaming, torch.inference_mode(), current(adapter.device):
-            canvas = Canvas.of(
-                tokens,
-                present,
-                self._seeds(seed, tokens.shape[0]),
-                adapter.spec,
-                branches=2 if self.config.cfg_scale else 1,
-                device=adapter.device,
-                dtype=adapter.dtype,
-                memory=self.components.can.memory,
-                revisions=self.components.can.revisions,
-                measures=self.components.can.learning is not None,
-                watched=bool(self.components.observers or observers),
+            canvas, layout, room = begin(self.model, components, prepared, seed, function.has_forms, watched)
+            planner = self.planner(layout, early_stop)
+            parts = components.parts(adapter, self.allocated(canvas, planner))
+            canvas, function.recording = self._standing.canvas(canvas), self._standing.shares
+            stop_ids = torch.tensor(self.model.stop_ids, device=adapter.device)
+            run = Run(canvas, parts, stop_ids, blocks=components.can.moving)
+            run.denoise(planner, function, [*components.observers, *observers])
+            return generation(
+                self.model,
+                components,
+                canvas,
+                stop_ids,
+                run.effort,
+                room,
+                prepared.starts,
+                fill=early_stop,
+                end=not infill,
+                complete=not self._leaves_masks,
             )
-            planner = self.planner(layout(tokens, present, adapter.spec), early_stop)
-            parts = self.components.parts(adapter, self.allocated(canvas, planner))
-            canvas = self._standing.canvas(canvas)
-            run = Run(canvas, parts, self._stop_ids(canvas), blocks=self.components.can.moving)
-            run.denoise(planner, self.step_function, [*self.components.observers, *observers])
-            return self._result(run, room, prepared.starts, fill=early_stop, end=not infill)
 
-    def _room(self, prepared: Prepared) -> int:
-        """Return the columns of padding to put before all rows."""
-        first = 0
-        if self.components.can.reach:
-            first = int(undecided_positions(prepared.tokens, self.model.spec).long().argmax(1).min())
-        return self.components.room(first, prepared.tokens.shape[1], self.step_function.has_forms)
+    def slots(self, count: int, length: int) -> Slots:
+        """Return `count` free slots for rows that come and go, each of at most `length` columns: a prompt and its answer.
 
-    def _seeds(self, seed: int | Sequence[int] | None, rows: int) -> Tensor:
-        seed = self.config.seed if seed is None else seed
-        found = seed_list(seed, rows)
-        if len(found) != rows or any(type(number) is not int or not 0 <= number < 2**63 for number in found):
-            raise InputError(
-                f"seed = {brief(seed)} for {rows} rows; give one whole number from 0 to 2**63 - 1, or one a row"
-            )
-        return torch.tensor(found, dtype=torch.int64)
+        They have a canvas and a cache of their own, which are free again when they are closed.
+
+        Raises:
+            InputError: there is to be no slot, or one longer than the model's context.
+            UnavailableError: the cache store cannot hold them; gives all its reasons.
+            ConfigError: the configuration has observers, which watch whole runs.
+        """
+        return Slots.build(self.model, self.components, self.step_function, self.turn, count, length)
 
     def allocated(self, canvas: Canvas, planner: Planner) -> Cache:
         """Return an empty cache of the run's shape; the last run's if it fits."""
         adapter, (rows, length) = self.model.adapter, canvas.tokens.shape
         rows *= canvas.branches
-        shape = self.components.cache_shape(adapter.spec, planner, rows, length, adapter.device, adapter.dtype)
+        layers = planner.skip_layers()
+        shape = self.components.cache_shape(adapter.spec, layers, rows, length, adapter.device, adapter.dtype)
         if not self._standing.can_serve(shape):
             self._drop()  # before room for the new one is sought
-            self.step_function.recording = self._standing.shares = self._can_record(shape)
+            self._standing.shares = self.step_function.records(self.components.cache, shape)
             self._standing.allocate(shape)
         return self._standing.take(shape)
-
-    def _can_record(self, shape: CacheShape) -> bool:
-        """Return whether steps over a cache are recorded: what cannot be called inside a compiled step cannot be recorded."""
-        wanted = self.step_function.graphs is not None
-        return wanted and not self.components.cache.problems(attrs.evolve(shape, compiled=True))
 
     @property
     def cache(self) -> Cache | None:
@@ -191,52 +184,3 @@ class Engine:
         if self.step_function.graphs is not None:
             self.step_function.graphs.forget()
         self._standing.drop()
-
-    def _stop_ids(self, canvas: Canvas) -> Tensor:
-        return torch.tensor(self.model.stop_ids, device=canvas.tokens.device)
-
-    def _result(self, run: Run, room: int, starts: Sequence[int], fill: bool, end: bool) -> Generation:
-        """Return what was made behind `room`, the answers from the columns `starts` of that, and if `end` up to their first stop.
-
-        `fill` writes end-of-text behind the first stop, so that a row is the same in any batch.
-        """
-        canvas, tokens = run.canvas, run.canvas.tokens.clone()
-        answers: list[list[int]] = []
-        committed = 0
-        if not tokens.is_meta:
-            raise_if_poisoned(self.model.adapter, canvas, self.components.named("sampler", "cache", "attention"))
-            committed = int((~canvas.given & ~canvas.undecided_columns()).sum())
-            if fill:
-                first = canvas.first_stop(run.stop_ids).unsqueeze(1)
-                tokens = tokens.masked_fill(canvas.columns > first, self.model.spec.eos_id)
-            self._check_decided((tokens == self.model.spec.mask_id) & ~canvas.given)
-            tokens = tokens.cpu()
-            answers = [row[room + start :] for row, start in zip(tokens.tolist(), starts, strict=True)]
-            answers = [until_stop(row, self.model.stop_ids) for row in answers] if end else answers
-        codec = self.model.codec
-        vanilla = run.steps * self.model.spec.n_layers * canvas.tokens.shape[1]
-        return Generation(
-            tokens=tokens[:, room:],
-            answers=answers,
-            text=[codec.decode(row) for row in answers] if codec else None,
-            steps=run.steps,
-            forwards=run.steps,
-            committed=committed,
-            layer_work=run.layer_work * tokens.shape[0] * canvas.branches,
-            layer_share=run.layer_work / max(1, vanilla),
-            seconds=run.seconds,
-            compile_seconds=run.compile_seconds,
-        )
-
-    def _check_decided(self, left: Tensor) -> None:
-        """Refuse what a run made if masks (B, L) bool are left in it.
-
-        Raises:
-            PluginError: the components left them undecided, or the sampler chose the mask.
-        """
-        if left.any():
-            row, column = left.nonzero()[0].tolist()
-            raise PluginError(
-                f"{int(left.sum())} masks are left at the end of the run, the first at row {row}, column {column}: a component "
-                f"broke its contract; check {self.components.named(*SECTIONS[:6])} with esdllm.testing"
-            )

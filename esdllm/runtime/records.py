@@ -7,7 +7,32 @@ from collections.abc import Container, Sequence
 import attrs
 from torch import Tensor
 
-__all__ = ["Generation", "until_stop"]
+from esdllm.plan import StepPlan
+
+__all__ = ["Effort", "Generation", "until_stop"]
+
+
+@attrs.frozen
+class Effort:
+    """What decoding took."""
+
+    steps: int = 0
+    """denoising steps made"""
+    layer_work: int = 0
+    """positions of a row computed, summed over layers and steps"""
+    seconds: float = 0.0
+    """wall-clock time of the steps"""
+    compile_seconds: float = 0.0
+    """of which in the first call of each plan that was compiled"""
+
+    def after(self, plan: StepPlan, seconds: float = 0.0, compile_seconds: float = 0.0) -> Effort:
+        """Return this with a step more."""
+        return Effort(
+            self.steps + 1,
+            self.layer_work + plan.layer_work(),
+            self.seconds + seconds,
+            self.compile_seconds + compile_seconds,
+        )
 
 
 @attrs.frozen(eq=False)

@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from esdllm.errors import ConfigError, known
-from esdllm.interfaces import MovingBlocks, StepObserver
+from esdllm.interfaces import CacheStore, MovingBlocks, StepObserver
 from esdllm.plan import Block, Facts, Step, StepPlan
 from esdllm.planning.schedule import Planner
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.graphs import Capture, StepGraphs
 from esdllm.runtime.parts import Parts, StepInputs
+from esdllm.runtime.records import Effort
+from esdllm.runtime.sharing import own_blocks
 from esdllm.runtime.step import denoise
-from esdllm.views import BlockView, StepRecord
+from esdllm.views import CacheShape, StepRecord
 
 __all__ = ["Run", "StepFunction", "check_backend"]
 
@@ -61,6 +63,10 @@ class StepFunction:
         """Whether a step of another form (plan, shapes) is compiled or recorded anew."""
         return self._compiled or self.graphs is not None
 
+    def records(self, store: CacheStore, shape: CacheShape) -> bool:
+        """Return whether steps over a cache are recorded: what cannot be called inside a compiled step cannot be."""
+        return self.graphs is not None and not store.problems(attrs.evolve(shape, compiled=True))
+
     def __call__(self, parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> None:
         """Make one step."""
         step = self.graphs if self.graphs is not None and self.recording else self._step
@@ -84,11 +90,7 @@ class Run:
     parts: Parts
     stop_ids: Tensor
     """(S,) int64"""
-    steps: int = 0
-    layer_work: int = 0
-    """positions computed, summed over layers and steps"""
-    seconds: float = 0.0
-    compile_seconds: float = 0.0
+    effort: Effort = Effort()
     blocks: MovingBlocks | None = None
     """what places each row's block; None if all rows share theirs"""
     _block: Block = Block(0, 0)
@@ -103,13 +105,13 @@ class Run:
         for step in planner.walk(self._facts):
             self._block = step.block
             step_function(self.parts, step.plan, self.canvas, self._inputs(step))
-            self.steps, self.layer_work = self.steps + 1, self.layer_work + step.plan.layer_work()
+            self.effort = self.effort.after(step.plan)
             if observers:
                 self._show(step, planner.layout.starts or None, observers)
         if self.canvas.tokens.is_cuda:
             torch.cuda.synchronize(self.canvas.tokens.device)
-        self.seconds = time.perf_counter() - started
-        self.compile_seconds = step_function.seconds_compiling - compiling
+        took = time.perf_counter() - started, step_function.seconds_compiling - compiling
+        self.effort = attrs.evolve(self.effort, seconds=took[0], compile_seconds=took[1])
         for observer in observers:
             observer.end()
 
@@ -121,7 +123,9 @@ class Run:
         canvas, plan = self.canvas, step.plan
         columns = canvas.columns
         block = (
-            self._rows(columns[step.block.start : step.block.stop]) if step.reach is None else self._own_blocks(step)
+            self._rows(columns[step.block.start : step.block.stop])
+            if step.reach is None
+            else own_blocks(canvas, step, self.blocks)
         )
         if plan.open:
             window, readers = block[:, :0], columns[:0]
@@ -157,15 +161,6 @@ class Run:
     def _keeps_on_device(self, keeps: tuple[tuple[int, ...], ...]) -> Tensor:
         """Return (B, layers) int64."""
         return self._on_device(tuple(chain.from_iterable(keeps))).view(len(keeps), -1)
-
-    def _own_blocks(self, step: Step) -> Tensor:
-        """Return (B, M) int64, each row's block."""
-        canvas, (begin, stop) = self.canvas, step.block
-        if self.blocks is None:
-            raise AssertionError("a step with a block for every row is planned by a schedule of moving blocks only")
-        view = BlockView(canvas.first_undecided(), canvas.undecided, begin, stop, step.plan.block)
-        starts = self.blocks.starts(view).clamp(begin, stop - step.plan.block)
-        return starts.unsqueeze(1) + canvas.columns[: step.plan.block]
 
     def _window(self, step: Step) -> Tensor:
         """Return (N,) int64, a window that all rows share."""

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import attrs
 import torch
-from torch import Tensor
 
 from esdllm.measure.benchmarking.sampling import refuse, sample
 from esdllm.measure.cost import Kind, step_kind
@@ -122,9 +121,10 @@ class ClockedEngine(Engine):
     def _clock(self) -> Clock:
         return Clock(self.model.adapter.device)
 
-    def _check_decided(self, left: Tensor) -> None:
-        if self.sample is None:  # or masks are left on purpose
-            Engine._check_decided(self, left)
+    @property
+    def _leaves_masks(self) -> bool:  # type: ignore[override]
+        """Whether masks are left on purpose."""
+        return self.sample is not None
 
     def planner(self, canvas: Layout, early_stop: bool = False) -> Planner:
         """Return the planner of a run; the clock begins anew."""

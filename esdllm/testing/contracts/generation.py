@@ -110,7 +110,9 @@ def _engine(model: Model, config: DecodeConfig, catalogue: Catalogue, components
     planner = engine.planner(layout)
     planner.forecast()  # finds contradictions
     if "cache" in components:
-        shape = engine.components.cache_shape(adapter.spec, planner, 3, layout.length, adapter.device, adapter.dtype)
+        shape = engine.components.cache_shape(
+            adapter.spec, planner.skip_layers(), 3, layout.length, adapter.device, adapter.dtype
+        )
         _skip_if(components["cache"], engine.components.cache.problems(shape))
     return engine
 

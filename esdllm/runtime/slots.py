@@ -1,0 +1,270 @@
+"""Slots: rows that come and go, each decoded as if it were alone, while steps are shared by those whose next ones are alike.
+
+    slots = engine.slots(count=4, length=256)
+    slots.admit("Sort 3 1 2.", chat=True)
+    while slots.busy:
+        for group in slots.groups():
+            slots.step(group)
+        for slot in slots.finished():
+            print(slots.take(slot).text)
+
+Which group goes first, and who waits, is the caller's decision: no answer depends on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
+
+import attrs
+import torch
+from torch import Tensor
+
+from esdllm.checkpoints.loading import Model
+from esdllm.errors import ConfigError, InputError, UnavailableError
+from esdllm.interfaces import Cache
+from esdllm.plan import Facts, Layout
+from esdllm.planning.keeping import KeepCounts
+from esdllm.plugins.capabilities import closing, slotted
+from esdllm.runtime.beginning import begin, empty
+from esdllm.runtime.components import Components
+from esdllm.runtime.culprit import naming_culprits
+from esdllm.runtime.gathering import Gathering
+from esdllm.runtime.graphs import current
+from esdllm.runtime.prompts import Prompts, prepare
+from esdllm.runtime.records import Generation
+from esdllm.runtime.results import generation
+from esdllm.runtime.run import StepFunction
+from esdllm.runtime.seats import Seat
+from esdllm.runtime.sharing import shared_inputs
+from esdllm.runtime.turns import Turn
+
+__all__ = ["Slots"]
+
+
+@attrs.define(eq=False, repr=False)
+class Slots:
+    """Rows of different ages over one canvas and one cache. `Engine.slots` makes it; `close` frees its memory.
+
+    A row's tokens are those that `Engine.generate` makes of it alone, whoever is beside it, in whatever order steps are made:
+    its steps follow from its own prompt, seed and commits, and from the configuration.
+    """
+
+    model: Model
+    components: Components
+    step_function: StepFunction
+    turn: Turn
+    """the engine's: one step is made at a time"""
+    count: int
+    length: int
+    """L, the columns of a slot"""
+    _records: bool
+    _gathering: Gathering | None
+    _stop_ids: Tensor
+    _remembered: frozenset[int]
+    _running: Cache | None = attrs.field(default=None, init=False)
+    _seats: dict[int, Seat] = attrs.field(factory=dict, init=False)
+    _facts: dict[int, Facts] = attrs.field(factory=dict, init=False)
+    """what was read since each slot's last step"""
+
+    @classmethod
+    def build(
+        cls, model: Model, components: Components, step_function: StepFunction, turn: Turn, count: int, length: int
+    ) -> Slots:
+        """Return free slots; see `Engine.slots`."""
+        adapter, config = model.adapter, components.config
+        if type(count) is not int or count < 1 or type(length) is not int or not 0 < length <= model.spec.context:
+            raise InputError(
+                f"{count!r} slots of {length!r} columns; give at least one, and columns within the model's context of "
+                f"{model.spec.context}"
+            )
+        if components.observers:
+            raise ConfigError("observers watch what `Engine.generate` decodes; slots need a configuration without any")
+        columns = length + components.room(0, length, step_function.has_forms)
+        lines = count + int(step_function.has_forms)
+        keeps = KeepCounts(components.skip, model.spec.n_layers, Layout(columns, ()))
+        layers = keeps.skip_layers(range(1, config.block_length + 1))
+        shape = components.cache_shape(
+            model.spec, layers, components.branches * lines, columns, adapter.device, adapter.dtype
+        )
+        shape = attrs.evolve(shape, slotted=True)
+        components.check_store(shape)
+        blaming = naming_culprits(components, adapter)
+        with turn, blaming, torch.inference_mode(), current(adapter.device):
+            cache = components.cache.allocate(shape)
+            if (parted := slotted(cache)) is None:
+                raise UnavailableError(
+                    f"{components.named('cache')} cannot hold rows that come and go: its cache has no method 'slots'; choose "
+                    'another, such as cache = "dense"'
+                )
+            home = empty(model, components, lines, columns)
+            gathering = Gathering(home, parted, closing(cache), count, step_function.has_forms)
+            stop_ids = torch.tensor(model.stop_ids, device=adapter.device)
+        records = step_function.records(components.cache, shape)
+        return cls(
+            model, components, step_function, turn, count, length, records, gathering, stop_ids, frozenset(layers)
+        )
+
+    def __repr__(self) -> str:
+        return f"Slots({len(self._seats)} of {self.count} taken, {self.length} columns each)"
+
+    @property
+    def free(self) -> int:
+        """How many slots are free."""
+        return self.count - len(self._seats)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any slot is taken."""
+        return bool(self._seats)
+
+    def admit(self, prompt: Prompts, *, seed: int | None = None, infill: bool = False, chat: bool | None = None) -> int:
+        """Take one prompt into a free slot, and return that slot. The arguments are those of `Engine.generate`, for one row.
+
+        Raises:
+            InputError: the prompt cannot be decoded, is longer than a slot, or is not a single one; no slot is free.
+        """
+        if not self.free:
+            raise InputError(f"all {self.count} slots are taken; take or release one first")
+        model, components = self.model, self.components
+        prepared = prepare(model, prompt, None, components.config.gen_length, infill, chat)
+        if len(prepared.starts) != 1:
+            raise InputError(f"{len(prepared.starts)} prompts for one slot; admit them one by one")
+        slot = min(set(range(self.count)) - self._seats.keys())
+        early_stop = components.config.early_stop and not infill
+        with self._at_work() as gathering:
+            began = begin(model, components, prepared, seed, self.step_function.has_forms)
+            planner = components.planner(began.layout, model.spec.n_layers, early_stop)
+            if not self._remembered.issuperset(planner.skip_layers()):
+                raise UnavailableError(
+                    f"the skip schedule drops positions of this prompt at layers {planner.skip_layers()}, of others at "
+                    f"{sorted(self._remembered)}; give one whose layers do not depend on the canvas"
+                )
+            if began.layout.length > gathering.length:
+                raise InputError(
+                    f"the prompt's canvas has {prepared.tokens.shape[1]} columns, and a slot has {self.length}; shorten the "
+                    "prompt or gen_length, or make longer slots"
+                )
+            gathering.place(slot, began.canvas)
+        self._seats[slot] = Seat(
+            slot,
+            began.layout.length,
+            began.room,
+            padded=bool(began.layout.starts),
+            start=prepared.starts[0],
+            fill=early_stop,
+            end=not infill,
+            planner=planner,
+            read=self._read,
+        )
+        return slot
+
+    def groups(self) -> list[tuple[int, ...]]:
+        """Return the slots whose next steps can be made as one, group by group. May ask the device what was decided."""
+        found: dict[Hashable, list[int]] = {}
+        with self._at_work():
+            for slot, seat in self._seats.items():
+                if seat.next is not None:
+                    found.setdefault(seat.form, []).append(slot)
+        return [tuple(slots) for slots in found.values()]
+
+    def finished(self) -> list[int]:
+        """Return the slots whose rows are decoded. May ask the device what was decided."""
+        with self._at_work():
+            return [slot for slot, seat in self._seats.items() if seat.next is None]
+
+    def step(self, slots: Iterable[int]) -> None:
+        """Make the next step of some slots: all of one of the `groups`, or some of it.
+
+        Raises:
+            InputError: their next steps cannot be made as one.
+            PluginError: a component failed; names it.
+        """
+        seats = [self._seat(slot) for slot in sorted(set(slots))]
+        with self._at_work() as gathering:
+            steps = [step for seat in seats if (step := seat.next) is not None]
+            if len(steps) < max(1, len(seats)) or len({seat.form for seat in seats}) > 1:
+                raise InputError(
+                    f"the slots {[seat.slot for seat in seats]} have no next step in common; give one of `groups()`"
+                )
+            function, started = self.step_function, time.perf_counter()
+            compiling, function.recording = function.seconds_compiling, self._records
+            rows = gathering.gather([seat.slot for seat in seats], seats[0].length, any(seat.padded for seat in seats))
+            self._running = rows.cache
+            steps += [steps[0]] * rows.spare
+            inputs = shared_inputs(rows.canvas, steps, self.components.can.moving, self.model.adapter.dtype)
+            function(self.components.parts(self.model.adapter, rows.cache), steps[0].plan, rows.canvas, inputs)
+            gathering.scatter(rows)
+            took = time.perf_counter() - started, function.seconds_compiling - compiling
+        for seat in seats:
+            seat.note(*took)
+            self._facts.pop(seat.slot, None)
+
+    def take(self, slot: int) -> Generation:
+        """Return what was made of a finished row, and free its slot.
+
+        Raises:
+            InputError: the row is not finished.
+            NumericsError: NaN among its logits; the slot is free all the same, and other rows are sound.
+            PluginError: masks are left in it; likewise.
+        """
+        seat = self._seat(slot)
+        with self._at_work() as gathering:
+            if seat.next is not None:
+                raise InputError(f"the row in slot {slot} is not finished; make its steps, or release it")
+            canvas = gathering.row(slot, seat.length, seat.padded)
+            self.release(slot)
+            return generation(
+                self.model,
+                self.components,
+                canvas,
+                self._stop_ids,
+                seat.effort,
+                seat.room,
+                [seat.start],
+                fill=seat.fill,
+                end=seat.end,
+            )
+
+    def release(self, slot: int) -> None:
+        """Free a slot, whatever has become of its row."""
+        del self._seats[self._seat(slot).slot]
+        self._facts.pop(slot, None)
+
+    def close(self) -> None:
+        """Free canvas, cache and recorded steps; rows that are not finished are lost. May be called twice."""
+        with self.turn:
+            gathering, self._gathering, self._running = self._gathering, None, None
+            self._seats.clear()
+            if gathering is not None:
+                if self.step_function.graphs is not None:
+                    self.step_function.graphs.forget()
+                gathering.close()
+
+    @contextmanager
+    def _at_work(self) -> Iterator[Gathering]:
+        """Hold the engine's turn, on its device, and name whoever fails."""
+        adapter = self.model.adapter
+        blaming = naming_culprits(self.components, adapter, lambda: self._running)
+        with self.turn, blaming, torch.inference_mode(), current(adapter.device):
+            yield self._open()
+
+    def _open(self) -> Gathering:
+        if self._gathering is None:
+            raise InputError("these slots are closed; make others")
+        return self._gathering
+
+    def _seat(self, slot: int) -> Seat:
+        if slot not in self._seats:
+            raise InputError(f"slot {slot!r} is not taken; taken are {sorted(self._seats)}")
+        return self._seats[slot]
+
+    def _read(self, slot: int) -> Facts:
+        """Return a slot's facts. All rows' are read at once, so that many which ask wait once."""
+        if slot not in self._facts:
+            home = self._open().home
+            blocks = [self._seats[row].block if row in self._seats else (0, 0) for row in range(len(home.tokens))]
+            read = home.facts_of_rows(torch.tensor(blocks).to(home.tokens.device), self._stop_ids)
+            self._facts = {row: read[row] for row in self._seats}
+        return self._facts[slot]

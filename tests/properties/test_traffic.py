@@ -1,0 +1,141 @@
+"""The law of slots: whatever comes and goes beside a row, it is decoded as if it were alone.
+
+    pytest tests/properties/test_traffic.py --hypothesis-show-statistics
+
+prints how many examples were drawn, and how often each kind of case came up.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import NamedTuple
+
+import pytest
+from drawing import MASK, Settings, Shape, engine_of, policies, shapes, token_ids
+from hypothesis import event, given
+from hypothesis import strategies as st
+from sampling import examples
+
+from esdllm import Engine, Generation
+from esdllm.runtime.slots import Slots
+from esdllm.testing.tape import record_steps
+
+pytestmark = pytest.mark.no_cover
+
+LONGEST = 26
+"""columns of the longest canvas"""
+
+BLOCKS = st.sampled_from(
+    [{"name": "fixed"}, {"name": "fixed"}, {"name": "sliding"}, {"name": "own"}, {"name": "pruned", "window": 3}]
+)
+SEEDS = st.integers(0, 3)
+COUNTS = st.integers(2, 5)
+TRAFFIC = st.integers(0, 2**32).map(Random)
+"""who comes and goes when; of a seed, since what hypothesis draws bit by bit rarely lets two rows meet"""
+STORES = st.sampled_from(["dense", "int8", "offloaded", "disk"])
+
+
+class Asked(NamedTuple):
+    """A request."""
+
+    prompt: list[int]
+    seed: int
+    infill: bool
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> list[Asked]:
+    """Draw prompts of a few lengths, and canvases with masks anywhere, in an order of arrival."""
+    known = draw(st.lists(st.integers(2, 12), min_size=1, max_size=3))
+    found = []
+    for length in draw(st.lists(st.sampled_from(known), min_size=2, max_size=7)):
+        infill = draw(st.integers(0, 3)) == 0
+        words = draw(st.lists(token_ids, min_size=length, max_size=length))
+        holes = draw(st.sets(st.integers(1, length - 1), min_size=1)) if infill else ()
+        found.append(Asked([MASK if at in holes else word for at, word in enumerate(words)], draw(SEEDS), infill))
+    return found
+
+
+@st.composite
+def settings(draw: st.DrawFn) -> Settings:
+    """Draw settings of any mode whose steps can be planned."""
+    found = {**draw(policies()), "early_stop": draw(st.booleans()), "check_every": draw(st.integers(1, 4))}
+    blocks = draw(BLOCKS)
+    if blocks["name"] != "fixed":
+        found = {**found, "blocks": blocks, "block_length": draw(st.integers(2, 6)), "refresh": {"name": "dual-cache"}}
+    kind = draw(st.sampled_from(["held", "held", "held", "sparse", "none", "learning", "revoking"]))
+    if kind == "sparse":
+        found = {**found, "cache": {"name": "sparse", "keep": 0.5}, "skip": "none", "refresh": "dual-cache"}
+        found["blocks"] = "fixed"
+    elif kind == "none":
+        found = {**found, "cache": "none", "skip": "none", "refresh": "every-step"}
+    else:
+        found["cache"] = draw(STORES)
+    if kind == "learning":
+        found = {**found, "refresh": {"name": "drift"}, "blocks": "fixed"}
+    if kind == "revoking":
+        found = {**found, "unmasking": {"name": "wino"}, "delay_eos": False}
+    event(f"cache: {found['cache'] if isinstance(found['cache'], str) else 'sparse'}")
+    event(f"kind: {kind}, blocks: {blocks['name']}")
+    return found
+
+
+def alone(engine: Engine, asked: Asked) -> Generation:
+    """Return what a row is by itself."""
+    return engine.generate([asked.prompt], seed=asked.seed, infill=asked.infill)
+
+
+def drive(traffic: Random, slots: Slots, waiting: list[Asked]) -> list[tuple[Asked, Generation]]:
+    """Let rows come, go and be cancelled, and steps be made of any part of a group, as `traffic` has it."""
+    waiting, seated, made = list(waiting), {}, []
+    admitting, whole = traffic.choice([1.0, 0.7, 0.2]), traffic.choice([1.0, 0.9, 0.3])
+    while waiting or slots.busy:
+        made += [(seated.pop(slot), slots.take(slot)) for slot in slots.finished()]
+        if waiting and slots.free and (not slots.busy or traffic.random() < admitting):
+            asked = waiting.pop(0)
+            seated[slots.admit([asked.prompt], seed=asked.seed, infill=asked.infill)] = asked
+        elif slots.busy and traffic.random() < 0.02:
+            slots.release(slot := traffic.choice(sorted(seated)))
+            del seated[slot]
+            event("cancelled")
+        elif groups := slots.groups():
+            group = max(groups, key=len) if traffic.random() < whole else traffic.choice(groups)
+            part = group if traffic.random() < whole else traffic.sample(group, traffic.randint(1, len(group)))
+            event(f"rows of a step: {len(part)}")
+            slots.step(part)
+    return made
+
+
+def same(engine: Engine, made: list[tuple[Asked, Generation]], work: bool) -> None:
+    """Compare rows with what each is by itself, and if `work` what it took."""
+    for asked, found in made:
+        expected = alone(engine, asked)
+        assert found.tokens.tolist() == expected.tokens.tolist()
+        assert found.answers == expected.answers
+        if work:
+            assert (found.steps, found.layer_work) == (expected.steps, expected.layer_work)
+
+
+@given(shape=shapes(), chosen=settings(), asked=requests(), traffic=TRAFFIC, count=COUNTS)
+@examples(150)
+def test_a_row_among_any_others_is_the_row_alone(
+    shape: Shape, chosen: Settings, asked: list[Asked], traffic: Random, count: int
+) -> None:
+    engine = engine_of(shape, chosen)
+    slots = engine.slots(count, LONGEST)
+    made = drive(traffic, slots, asked)
+    slots.close()
+    same(engine, made, work=True)
+
+
+@given(shape=shapes(), chosen=settings(), asked=requests(), traffic=TRAFFIC, count=COUNTS)
+@examples(80)
+def test_a_row_among_any_others_is_the_row_alone_where_steps_are_recorded(
+    shape: Shape, chosen: Settings, asked: list[Asked], traffic: Random, count: int
+) -> None:
+    engine = engine_of(shape, {**chosen, "canvas_multiple": 8})
+    record_steps(engine)
+    slots = engine.slots(count, LONGEST)
+    made = drive(traffic, slots, asked)
+    slots.close()
+    same(engine_of(shape, chosen), made, work=False)
