@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +18,8 @@ ONCE = {"refresh": {"prompt_refresh": 256, "block_refresh": 4}}  # blocks begin 
 @pytest.fixture(params=[False, True], ids=["lockstep", "apart"])
 def apart(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the rows of this test's canvases stand apart."""
-    monkeypatch.setattr(Canvas, "of", partial(Canvas.of, apart=request.param))
+    made = Canvas.of
+    monkeypatch.setattr(Canvas, "of", lambda *given, **named: made(*given, **{**named, "apart": request.param}))
     return bool(request.param)
 
 

@@ -127,7 +127,7 @@ class Gathering:
     def _cache_of(self, slots: Sequence[int], length: int) -> Cache:
         rows = [self._line(slot, branch) for branch in range(self.home.branches) for slot in slots]
         neighbours = rows == list(range(rows[0], rows[0] + len(rows)))
-        whole = len(slots) == self.count and neighbours
+        whole = list(slots) == list(range(self.count))  # the spare one is a neighbour, too
         if not self.has_forms:
             return self.cache.slots(slice(rows[0], rows[-1] + 1) if neighbours else self._sent(rows), length)
         key = (0 if whole else len(slots), length)

@@ -15,6 +15,7 @@ import test_conformance
 import test_graphs
 import test_laws
 import test_runtime
+import test_traffic
 import torch
 from hypothesis import Phase, settings
 from runs import Build
@@ -28,7 +29,7 @@ from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.run import Run
 from esdllm_backends.attention.sdpa import SdpaAttention
 from esdllm_backends.cache.dense import DenseCache
-from esdllm_backends.cache.streamed import StreamedCache
+from esdllm_backends.cache.streamed import _Near
 from esdllm_models.transformer import Transformer
 from esdllm_policies.refreshing import EveryStepRefresh
 
@@ -68,6 +69,10 @@ def first_row_s_keys(original: Any, backend: SdpaAttention, queries: Any, read: 
     return attended
 
 
+def first_row_s_facts(original: Any, canvas: Canvas, blocks: torch.Tensor, stop_ids: torch.Tensor) -> Any:
+    return original(canvas, blocks, stop_ids)[:1] * len(blocks)
+
+
 def seeds_by_row(
     original: Any, tokens: torch.Tensor, mask: torch.Tensor, seeds: torch.Tensor, *a: Any, **k: Any
 ) -> Any:
@@ -84,7 +89,7 @@ def without_bias(original: Any, backend: SdpaAttention, queries: Any, read: Any)
     return attended
 
 
-def never_written_back(original: Any, cache: StreamedCache, *a: Any) -> torch.Tensor:
+def never_written_back(original: Any, cache: _Near, *a: Any) -> torch.Tensor:
     transfers, cache._transfers = cache._transfers, Deaf(cache._transfers)
     try:
         part: torch.Tensor = original(cache, *a)
@@ -141,6 +146,10 @@ MUTANTS = {
     "a row of a batch is the row alone": Mutant(
         test_laws.test_a_row_of_a_batch_is_the_row_alone, around(SdpaAttention, "attend", first_row_s_keys)
     ),
+    "a row that comes and goes among others is the row alone": Mutant(
+        test_traffic.test_a_row_among_any_others_is_the_row_alone,
+        around(Canvas, "facts_of_rows", first_row_s_facts),
+    ),
     "permuting rows permutes results": Mutant(test_laws.test_permuted_rows_permute, around(Canvas, "of", seeds_by_row)),
     "a committed token never changes": Mutant(
         test_laws.test_committed_tokens_stay_and_every_mask_is_decided, around(Canvas, "commit", commit_again)
@@ -152,7 +161,7 @@ MUTANTS = {
     ),
     "every store that keeps everything equals dense": Mutant(
         test_graphs.test_a_store_that_cannot_be_called_in_a_compiled_step_is_not_recorded,
-        around(StreamedCache, "_write", never_written_back),
+        around(_Near, "write", never_written_back),
     ),
     "a step reads nothing from the device": Mutant(
         test_runtime.test_a_whole_generation_reads_nothing_from_the_device,

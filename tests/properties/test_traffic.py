@@ -117,7 +117,7 @@ def same(engine: Engine, made: list[tuple[Asked, Generation]], work: bool) -> No
 
 
 @given(shape=shapes(), chosen=settings(), asked=requests(), traffic=TRAFFIC, count=COUNTS)
-@examples(150)
+@examples(100)
 def test_a_row_among_any_others_is_the_row_alone(
     shape: Shape, chosen: Settings, asked: list[Asked], traffic: Random, count: int
 ) -> None:
@@ -129,7 +129,7 @@ def test_a_row_among_any_others_is_the_row_alone(
 
 
 @given(shape=shapes(), chosen=settings(), asked=requests(), traffic=TRAFFIC, count=COUNTS)
-@examples(80)
+@examples(60)
 def test_a_row_among_any_others_is_the_row_alone_where_steps_are_recorded(
     shape: Shape, chosen: Settings, asked: list[Asked], traffic: Random, count: int
 ) -> None:
