@@ -174,11 +174,11 @@ def _int8_problems(device: torch.device, dtype: torch.dtype) -> list[str]:
         return [
             "this processor's 8-bit products overflow (it has no VNNI instructions); int8-weight-only does without them"
         ]
-    return _kernels_for(("cpu", "cuda"), device)
+    return _lacks_kernels(("cpu", "cuda"), device)
 
 
 def _int4_problems(device: torch.device, dtype: torch.dtype) -> list[str]:
-    found = _kernels_for(("cpu",), device)
+    found = _lacks_kernels(("cpu",), device)
     if dtype != torch.bfloat16:
         found.append(
             f"its kernel computes in bfloat16, not in {str(dtype).removeprefix('torch.')}; pass dtype bfloat16"
@@ -186,7 +186,7 @@ def _int4_problems(device: torch.device, dtype: torch.dtype) -> list[str]:
     return found
 
 
-def _kernels_for(types: tuple[str, ...], device: torch.device) -> list[str]:
+def _lacks_kernels(types: tuple[str, ...], device: torch.device) -> list[str]:
     return [] if device.type in types else [f"its kernels are for {' and '.join(types)}, not for {device.type}"]
 
 
@@ -196,7 +196,7 @@ QUANTIZERS: Mapping[str, Quantizer] = {
     "int8": Quantizer(_int8, _int8_problems, lambda outputs, inputs, size: outputs * (inputs + 4 + 8)),
     "int8-weight-only": Quantizer(
         Int8WeightOnly.of,
-        lambda device, dtype: _kernels_for(("cpu", "cuda"), device),
+        lambda device, dtype: _lacks_kernels(("cpu", "cuda"), device),
         lambda outputs, inputs, size: outputs * (inputs + size),
     ),
     "int4-weight-only": Quantizer(

@@ -88,7 +88,7 @@ class DenseCache:
         self.keys = [lines(heads, shape.head_dim) for _ in range(shape.n_layers)]
         self.values = [lines(heads, shape.head_dim) for _ in range(shape.n_layers)]
         self.remembered = {layer: lines(rows, shape.features) for layer in shape.remembered}
-        self._write_lines = _kernel(shape.device) if held is Held else None
+        self._write_lines = _triton_write(shape.device) if held is Held else None
         self._lay_out(shape, Places.whole(shape))
 
     def _lay_out(self, shape: CacheShape, places: Places) -> None:
@@ -189,7 +189,7 @@ class DenseCache:
         return lines.view(self._shape.rows, self._shape.n_kv_heads, -1, self._shape.head_dim).transpose(1, 2)
 
 
-def _kernel(device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None] | None:
+def _triton_write(device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None] | None:
     """Return what writes keys and values at once on a device; None where nothing does."""
     if not runs_triton(device):
         return None
