@@ -93,15 +93,29 @@ def _shared(
 ) -> tuple[int, ...]:
     """Return counts for rows that keep `rows` of their `real` positions: those of the `whole` window, or a few more.
 
-    What a row keeps beyond its own is its padding, so from layer to layer that may only become less.
+    What a row keeps beyond its own is its padding, so from layer to layer that may only become less. Where a row has not enough
+    of it for the whole window's counts, they go by the rows alone; where it has not enough for those either (a row without
+    padding, whose counts are rounded otherwise), it keeps as few more as can be.
     """
-    layers = list(zip(*rows, strict=True))
-    counts = [max(count, *layer) for count, layer in zip(whole, layers, strict=True)]
-    for layer in reversed(range(len(counts) - 1)):
-        beyond = (counts[layer + 1] - own for own in layers[layer + 1])
-        needed = max(own + over for own, over in zip(layers[layer], beyond, strict=True))
-        counts[layer] = min(window, max(counts[layer], needed))
-    return tuple(window if list(own) == real else count for count, own in zip(counts, layers, strict=True))
+    least = [max(layer) for layer in zip(*rows, strict=True)]
+    tried = (_covering([whole, *rows], rows), _covering(rows, rows))
+    spared = (
+        found
+        for found in tried
+        if all(found[0] - own[0] <= window - size for own, size in zip(rows, real, strict=True))
+    )
+    counts = next(spared, least)
+    return tuple(
+        window if list(own) == real else count for count, own in zip(counts, zip(*rows, strict=True), strict=True)
+    )
+
+
+def _covering(counts: Sequence[tuple[int, ...]], rows: Sequence[tuple[int, ...]]) -> list[int]:
+    """Return the least that covers `counts` at every layer, and exceeds each of `rows` by no more than at the layer before."""
+    found = [max(layer) for layer in zip(*counts, strict=True)]
+    for layer in reversed(range(len(found) - 1)):
+        found[layer] = max(found[layer], *(found[layer + 1] - row[layer + 1] + row[layer] for row in rows))
+    return found
 
 
 def _drops(window: int, counts: Sequence[int]) -> set[int]:
