@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sampling
@@ -18,13 +20,15 @@ from esdllm.checkpoints.loading import random_model, shipped_checkpoints
 from esdllm.cli import main
 
 sampling.register()
-FEW = 4
+FEW = 3
 """how many sets of parameters of a test the quick run takes"""
+SLOW = 1.0
+"""seconds of processor time from which on the quick run asks for the mark `slow`"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the quick run."""
-    parser.addoption("--quick", action="store_true", help="a part of every test, in about a minute")
+    parser.addoption("--quick", action="store_true", help="a part of every test that is not slow, in about a minute")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,6 +48,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept = {one for same in tests.values() for one in same[:: -(-len(same) // FEW)]}
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Note what processor time a test takes, with the processes that it waits for."""
+    before = sum(os.times()[:4])
+    yield
+    item.user_properties.append(("processor", sum(os.times()[:4]) - before))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """In the quick run, name the tests that should be marked as slow."""
+    if not config.getoption("--quick"):
+        return
+    for report in terminalreporter.getreports("passed"):
+        if (took := dict(report.user_properties).get("processor", 0.0)) > SLOW:
+            terminalreporter.write_line(f"mark as slow: {report.nodeid} took {took:.1f} s of processor time")
 
 
 @pytest.fixture(scope="session")

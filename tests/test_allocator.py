@@ -44,6 +44,7 @@ def test_an_allocator_that_the_environment_speaks_to_is_left_alone(monkeypatch: 
     assert asked == ["mallopt"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the pages that Linux maps")
 def test_what_is_freed_is_used_again_without_mapping_a_page_until_it_is_given_back() -> None:
     quiet = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}

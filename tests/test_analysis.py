@@ -203,6 +203,7 @@ def compare(found: Any, expected: Any, path: str = "") -> None:
         assert found == expected, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "settings"),
     [("vanilla", {}), ("vanilla", {"early_stop": True}), ("vanilla-parallel", {"early_stop": True})],
@@ -278,6 +279,7 @@ def frozen() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("frozen")
 def test_memory_does_not_grow_with_the_steps(llada: Model) -> None:
     rows = decode(engine(llada, gen_length=66), PROMPTS, chat=False)
@@ -388,6 +390,7 @@ def test_what_cannot_be_analyzed_is_refused(
 # what is shown
 
 
+@pytest.mark.slow
 def test_pictures_and_tables_are_made_even_where_nothing_changed(still: Analysis, tmp_path: Any) -> None:
     files = draw(still, tmp_path / "new", "svg", prefix="still-")
     assert [file.name for file in files] == [f"still-{name}.svg" for name in PLOTS]
@@ -416,6 +419,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
     return command
 
 
+@pytest.mark.slow
 def test_the_command_writes_pictures_and_says_what_the_function_says(run: Any, tmp_path: Any) -> None:
     out = tmp_path / "found"
     code, printed, told = run("Sort 3 1 2.", "Who are you?", *SHORT, "--json", "--out", str(out))
@@ -441,6 +445,7 @@ def test_the_command_prints_a_table_for_people(run: Any) -> None:
     assert "…" not in printed
 
 
+@pytest.mark.slow
 def test_prompts_come_from_files_too(run: Any, tmp_path: Any) -> None:
     lines, objects = tmp_path / "prompts.txt", tmp_path / "problems.jsonl"
     lines.write_bytes(b"\xef\xbb\xbfSort 3 1 2.\r\n\r\nWho are you?\n")
@@ -450,6 +455,7 @@ def test_prompts_come_from_files_too(run: Any, tmp_path: Any) -> None:
     assert found[0] == found[1] == json.loads(run("Sort 3 1 2.", "Who are you?", *SHORT, "--json")[1])
 
 
+@pytest.mark.slow
 def test_ctrl_c_shows_what_was_found_by_then(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     from rich.progress import Progress
 

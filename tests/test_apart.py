@@ -59,6 +59,7 @@ def test_rows_with_blocks_at_different_places_are_clamped_by_their_own(build: Bu
     assert canvas.leftmost_committed().tolist() == [[12]] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_one_at_a_time_a_row_that_stands_apart_is_the_row_alone(name: str, build: Build, apart: bool) -> None:
     """In lockstep the window that trails a block is the longest of any row, and what it computes anew is another's."""

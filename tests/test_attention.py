@@ -185,6 +185,7 @@ def test_flex_in_a_compiled_step_gives_what_eager_gives(flex: Attend, groups: in
     close(flex(*made), EagerAttention().attend(*made))
 
 
+@pytest.mark.slow
 def test_flex_leaves_out_any_keys(flex: Attend) -> None:
     queries, read = case()
     bias = torch.zeros(2, 37).masked_fill(torch.arange(37) % 3 == 1, -math.inf)

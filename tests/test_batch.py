@@ -157,6 +157,7 @@ def test_a_finished_run_is_not_made_again(run: Run) -> None:
     assert Path("answers.jsonl").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_a_run_goes_on_with_another_batch_and_another_device_keeping_what_is_done(
     run: Run, catalogue: Catalogue, batch: int

@@ -82,6 +82,7 @@ class _Counting(Around):
         self.found.append((plan, counter.get_total_flops()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llada", "Dream"])
 @pytest.mark.parametrize(
     ("preset", "sets"),
@@ -217,6 +218,7 @@ def test_every_contender_is_warmed_up_then_runs_once_a_round(setting: Setting, c
     assert found.peak is None
 
 
+@pytest.mark.slow
 def test_threads_are_as_before_afterwards(setting: Setting, catalogue: Catalogue) -> None:
     before = torch.get_num_threads()
     one = attrs.evolve(setting, threads=before + 1)
@@ -301,6 +303,7 @@ def test_contenders_that_cannot_be_are_refused(words: list[str], message: str, c
         contenders_named(words, catalogue)
 
 
+@pytest.mark.slow
 def test_the_bare_loop_computes_quantised_weights_and_refuses_a_model_that_it_does_not_know(
     setting: Setting, catalogue: Catalogue
 ) -> None:
@@ -441,6 +444,7 @@ def _measured(setting: Setting, named: list[BenchContender], catalogue: Catalogu
     return bench(setting, named, rounds=1, peak=lambda model: None, catalogue=catalogue)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("over", "sizes"), [("length", (32, 64)), ("batch", (1, 3)), ("layers", (2, 3)), ("vocab", (128, 512))]
 )
@@ -528,6 +532,7 @@ def test_a_checkpoint_can_be_measured(run: Run) -> None:
     assert "random weights" not in out
 
 
+@pytest.mark.slow
 def test_fresh_processes_measure_the_same_work(setting: Setting, run: Run) -> None:
     code, out, _ = run("bench", *QUICK[:-1], "1", "--no-peak", "es-dllm", "--fresh", "--json")
     assert code == 0

@@ -27,6 +27,7 @@ def setting(catalogue: Catalogue, number: int | None) -> Setting:
     return Setting(TINY, made, prompt_length=9, batch=2, device="cpu", threads=1, sample=number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS[:3])
 @given(number=st.integers(1, 30))
 def test_a_sample_holds_the_first_step_of_every_plan_and_stands_for_all_of_them(preset: str, number: int) -> None:

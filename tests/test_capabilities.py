@@ -279,6 +279,7 @@ def _unrelated(name: str) -> bool:
     return all(SequenceMatcher(None, name, known).ratio() < 0.6 for known in NAMES)
 
 
+@pytest.mark.slow
 @given(st.from_regex(r"[a-z][a-z_]{3,14}", fullmatch=True).filter(_unrelated))
 def test_a_member_of_any_other_name_is_the_component_s_own(name: str) -> None:
     for kind, base in LEAST.items():

@@ -48,6 +48,7 @@ def chat(tiny: Model, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, tmp
     return talk(tiny, catalogue)
 
 
+@pytest.mark.slow
 def test_lines_of_a_pipe_are_answered_on_standard_output(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Model
 ) -> None:
@@ -263,6 +264,7 @@ def test_a_watched_chat_shows_the_canvas_and_answers_the_same(
     assert "of 16 decided" not in told(plain.console)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal")
 def test_a_real_terminal_stops_an_answer_and_leaves(tmp_path: Path) -> None:
     import pty

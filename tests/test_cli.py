@@ -298,6 +298,7 @@ def test_keep_counts_are_folded():
 # conformance
 
 
+@pytest.mark.slow
 def test_conformance_that_passes_exits_with_0(run):
     code, out, err = run("conformance", str(DATA), "--model", "llada-0", "--mode", "prefix_cache")
     assert (code, err) == (0, "")

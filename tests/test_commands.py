@@ -222,6 +222,7 @@ def test_esdllm_s_own_plugin_can_be_left_out(
     assert "No such command 'tune'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_catalogue_is_filled_without_the_command_line() -> None:
     code = "import esdllm, sys; esdllm.Catalogue.load(); print(*{'typer', 'rich', 'psutil', 'esdllm.cli'} & set(sys.modules))"
     assert not subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()

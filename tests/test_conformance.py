@@ -14,6 +14,7 @@ from sampling import covering
 from esdllm import Catalogue, InputError
 from esdllm.testing import conformance
 
+pytestmark = pytest.mark.no_cover  # whole generations of what other tests cover, which measuring slows by a third
 COUNTS = {"llada-0": 66, "llada-1": 66, "llada-2": 55, "dream-0": 60, "dream-1": 60, "dream-2": 55}
 """Cases of each checkpoint, and its logits: 356 and 6."""
 

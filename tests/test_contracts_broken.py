@@ -96,6 +96,7 @@ SCORERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", SCORERS)
 def test_a_scorer_that_breaks_a_law_is_told_which(wrong: str) -> None:
     with pytest.raises(AssertionError, match=SCORERS[wrong]):
@@ -113,6 +114,7 @@ class BadSampler:
         return Candidates(tokens, confidence.sqrt())
 
 
+@pytest.mark.slow
 def test_a_sampler_s_confidence_must_be_the_token_s_probability() -> None:
     with pytest.raises(AssertionError, match="is not the tokens' probability under the unperturbed logits"):
         check_token_sampler(BadSampler())
@@ -150,6 +152,7 @@ class Forgetful(CreditUnmasking):
         return view.memory.add_(1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
@@ -400,6 +403,7 @@ class Keeping(EagerAttention):
         return super().attend(queries, read)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["field", "last", "class", "module"])
 def test_a_backend_that_keeps_its_weights_is_no_pure_function(where: str) -> None:
     with pytest.raises(
@@ -435,6 +439,7 @@ class LastToken:
         return Candidates(last, view.logits.softmax(-1)[..., -1])
 
 
+@pytest.mark.slow
 def test_a_sampler_that_may_choose_the_mask_is_told() -> None:
     with pytest.raises(
         AssertionError, match=r"chose a token whose logit is -inf; so the mask token's is, in every run"

@@ -224,6 +224,7 @@ def test_the_engine_closes_a_cache_when_it_needs_another_when_told_and_when_it_g
     assert len(open_files(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_collected_unclosed_leaves_no_file_and_no_thread(tmp_path: Path) -> None:
     cache = DiskStore(str(tmp_path)).allocate(SHAPE)
     list(play(cache, SHAPE, [full_step(0), full_step(1)]))

@@ -128,6 +128,7 @@ def test_what_is_listed_is_on_a_page() -> None:
     assert not [start for start in (*TOLD, *LONG) if not any(c.startswith(start) for c in commands)]
 
 
+@pytest.mark.slow
 @pytest.mark.processor
 @pytest.mark.parametrize("name", CARDS)
 def test_a_card_s_examples_are_what_the_checkpoint_answers(name: str, catalogue: Catalogue) -> None:

@@ -30,6 +30,7 @@ def canvas() -> Iterator[ModuleType]:
     del sys.modules["canvas_script"]
 
 
+@pytest.mark.slow
 def test_a_recorded_store_is_the_store_that_it_records(canvas: ModuleType) -> None:
     catalogue = Catalogue.load({"recorded": canvas})
     check_cache_store(catalogue.build("cache", catalogue.configure("es-dllm", sets=["cache=recorded"]).cache))
@@ -53,6 +54,7 @@ def test_what_is_recorded_is_what_the_plans_say(canvas: ModuleType, family: str,
         assert not (row.committed & ~inside).any()
 
 
+@pytest.mark.slow
 def test_the_pictures_are_drawn(canvas: ModuleType, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     canvas.main("tiny-llada", "Who are you?", ["gen_length=16", "block_length=8"], tmp_path, threads=1)

@@ -166,6 +166,7 @@ def test_a_policy_that_does_not_learn_measures_nothing(build: Build) -> None:
     assert not any(record.plan.measured for record in watch.records)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_every_mask_is_decided_with_drift_partial_and_delayed_refreshes(name: str, build: Build) -> None:
     for preset in ("dual-cache", "es-dllm", "es-dllm-parallel"):

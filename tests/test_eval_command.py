@@ -237,6 +237,7 @@ def test_help_names_every_default_contender(run: Run) -> None:
 # pictures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 @pytest.mark.parametrize("speeds", [(5.0,), (5.0, 5.0), (1.0, 10.0, 100.0), (5.0,) * 20], ids=str)
 def test_a_report_of_any_shape_is_drawn(tmp_path: Path, kind: str, speeds: tuple[float, ...]) -> None:
@@ -278,6 +279,7 @@ def test_a_picture_that_cannot_be_written_is_named(tmp_path: Path) -> None:
             save_figure(new_figure(1, 1), tmp_path / name)
 
 
+@pytest.mark.slow
 def test_nothing_that_draws_or_shows_is_imported_with_the_suites() -> None:
     code = "import sys, esdllm; esdllm.Catalogue.load(); print([m for m in ('matplotlib', 'rich') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

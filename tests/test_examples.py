@@ -52,6 +52,7 @@ def test_every_example_is_known_here() -> None:
     assert [path.name for path in EXAMPLES] == sorted(OFFERED)
 
 
+@pytest.mark.slow
 @needs_pip
 def test_esdllm_plugins_shows_what_the_examples_offer(installed: Path) -> None:
     script = "import sys; from esdllm.cli import main; sys.exit(main(['plugins', '--json']))"

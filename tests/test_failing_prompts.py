@@ -75,6 +75,7 @@ def answers() -> dict[int, str]:
     return {row["line"]: row["text"] for row in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "place"), [("8", 2), ("2", 0), ("1", 4)])
 def test_the_prompt_that_fails_is_a_bad_line_and_the_others_have_their_answers(
     run: Run, poisoned: str, batch: str, place: int
@@ -96,6 +97,7 @@ def test_the_prompt_that_fails_is_a_bad_line_and_the_others_have_their_answers(
     assert [line["number"] for line in json.loads(out)["bad"]] == [place + 1]
 
 
+@pytest.mark.slow
 def test_in_another_process_too(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "poisoning-0.1.dist-info"
     info.mkdir()
@@ -112,6 +114,7 @@ def test_in_another_process_too(run: Run, tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted(answers()) == [1, 3]
 
 
+@pytest.mark.slow
 def test_a_finished_run_tells_the_prompts_that_failed_again_and_does_not_decode_them(run: Run, poisoned: str) -> None:
     write([GOOD[0], BAD, "", GOOD[1]])
     first = run(poisoned)
@@ -129,6 +132,7 @@ def test_a_finished_run_tells_the_prompts_that_failed_again_and_does_not_decode_
     assert failed["error"].startswith("NaN logits")
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_past_the_prompt_that_fails(run: Run, poisoned: str) -> None:
     write([BAD, *GOOD, BAD])
     setup = Setup(
@@ -159,6 +163,7 @@ def test_a_run_that_was_killed_goes_on_past_the_prompt_that_fails(run: Run, pois
     assert undisturbed.before == 0
 
 
+@pytest.mark.slow
 def test_a_file_of_nothing_but_failing_prompts_ends(run: Run, poisoned: str) -> None:
     write([BAD, BAD, BAD])
     code, _, err = run(poisoned)
@@ -168,6 +173,7 @@ def test_a_file_of_nothing_but_failing_prompts_ends(run: Run, poisoned: str) -> 
     assert run(poisoned)[0] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [NumericsError, ConfigError, PluginError, TokenizerError, EsdllmError])
 def test_any_error_of_one_prompt_is_its_line_s(
     run: Run, monkeypatch: pytest.MonkeyPatch, kind: type[EsdllmError]
@@ -187,6 +193,7 @@ def test_any_error_of_one_prompt_is_its_line_s(
     assert sorted(answers()) == [1, 3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [UnavailableError("the device is gone"), torch.OutOfMemoryError("all is taken")])
 def test_what_is_the_machine_s_fault_stops_the_run_and_is_no_line_s(
     run: Run, monkeypatch: pytest.MonkeyPatch, error

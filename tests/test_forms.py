@@ -52,6 +52,7 @@ def recorded(engine: Engine) -> int:
     return sum(known.replay is not None for known in engine.step_function.graphs._known.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", SHALLOW)
 @pytest.mark.parametrize("form", [chat, ragged], ids=["chat", "ragged"])
 @pytest.mark.parametrize(
@@ -72,6 +73,7 @@ def test_prompts_of_many_lengths_need_no_more_graphs_than_plans_times_canvas_len
     assert sum(tape.replays) > 3 * len(tape.replays)
 
 
+@pytest.mark.slow
 def test_prompts_of_one_canvas_length_record_nothing_anew(build: Build) -> None:
     engine = build("llada-0", "es-dllm", **SETTINGS)
     tape = record_steps(engine)
@@ -81,6 +83,7 @@ def test_prompts_of_one_canvas_length_record_nothing_anew(build: Build) -> None:
     assert len(tape.replays) == recordings
 
 
+@pytest.mark.slow
 def test_caches_of_all_forms_lie_in_the_memory_of_the_largest(build: Build) -> None:
     engine = build("llada-0", "es-dllm", **SETTINGS)
     record_steps(engine)

@@ -114,6 +114,7 @@ def test_what_is_not_known_takes_all_that_may_be_masked(preset: str, settings: d
 # -------------------------------------------------------------------------------------------------------- decoding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
     ("preset", "over"),

@@ -125,6 +125,7 @@ def _shared(sources: Mapping[str, str]) -> dict[str, list[str]]:
     return {name: places for name, places in found.items() if len(places) > 1}
 
 
+@pytest.mark.slow
 def test_no_two_classes_of_the_four_packages_share_a_name() -> None:
     sources = {_name(path): path.read_text(encoding="utf-8") for path in _files(*PACKAGES[:4])}
     shared = _shared(sources)

@@ -222,6 +222,7 @@ def test_names_of_other_tools_get_a_hint(name: str) -> None:
     assert known(name, ["gen_length"]).startswith("here it is ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     [tuple, iter, np.array, torch.tensor, lambda values: list(map(np.int64, values)), lambda values: Column(*values)],

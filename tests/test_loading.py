@@ -133,6 +133,7 @@ def hub(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.mark.slow
 def test_a_hub_id_is_found_in_the_cache_or_named(hub: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
     lines = (
         "print(esdllm.load_model('them/tiny', 'cpu').spec.n_layers, esdllm.describe_model('them/tiny').vocab)",

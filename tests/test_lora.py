@@ -119,6 +119,7 @@ def test_it_is_merged_before_weights_are_rounded_or_quantised(
     same(adapter(), expected, catalogue, quantize="int8-weight-only")
 
 
+@pytest.mark.slow
 def test_rows_are_merged_some_at_a_time_like_all_at_once(
     catalogue: Catalogue, tmp_path: Path, adapter: Adapter, base: Any, factors: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

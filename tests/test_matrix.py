@@ -18,6 +18,7 @@ from esdllm.measure.evaluation.statistics import agreement
 from esdllm.runtime.components import Components
 from esdllm_backends.attention.matmul import MatmulAttention
 
+pytestmark = pytest.mark.no_cover  # whole generations of what other tests cover, which measuring slows by a third
 MODES: Mapping[str, Mapping[str, Any]] = {
     "vanilla": {},
     "prefix-cache": {},
@@ -111,6 +112,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(NAMES, pairwise(everywhere(cell for cell in cells() if cell[2] in LOSSY)))
 def test_every_backend_with_a_lossy_store_says_nearly_what_eager_and_dense_say(
     mode: str,

@@ -39,6 +39,7 @@ REACHING: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reaching", "site", "scale"), pairwise(product(MODELS, REACHING, ("hidden", "query"), (0.0, 1.0)))
 )
@@ -56,6 +57,7 @@ def test_padding_changes_nothing_where_windows_reach_into_it(
         assert alone.tokens.shape == (1, len(row) + 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("blocks", MOVING)
 @pytest.mark.parametrize("mode", MODES)
@@ -67,6 +69,7 @@ def test_a_row_of_a_batch_is_the_row_alone(name: str, blocks: str, mode: str, bu
         assert engine.generate([row]).answers[0] == batch.answers[number]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", MOVING)
 @pytest.mark.parametrize("mode", MODES)
 def test_one_token_a_step_reads_nothing_from_the_device(
@@ -75,6 +78,7 @@ def test_one_token_a_step_reads_nothing_from_the_device(
     assert build(shape_only["llada-0"], mode, blocks=blocks).generate(prompts(2)).forwards == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_block_as_long_as_the_answer_never_moves(name: str, build: Build) -> None:
     for mode in MODES:

@@ -210,6 +210,7 @@ PRESETS = ("es-dllm", "dual-cache", "prefix-cache", "es-dllm-parallel")
 QUICK = {("llada-1", "es-dllm"), ("dream-1", "es-dllm"), ("dream-2", "prefix-cache")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "preset"),
     [
@@ -230,6 +231,7 @@ def test_whole_generations_are_dense_s_token_for_token(name: str, preset: str, c
         assert torch.equal(found["disk"].tokens, found["dense"].tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["hidden", "query", "key", "value"])
 def test_a_generation_whose_transfers_come_as_late_as_may_be_is_dense_s(
     site: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch

@@ -13,6 +13,8 @@ from sampling import examples
 
 from esdllm import Catalogue, Engine, Model
 
+pytestmark = pytest.mark.no_cover  # whole generations of what other tests cover, which measuring slows by a third
+
 KEEPS = (
     [[0, 1], [0.125, 0.5], [0.25, 0.25]],
     [[0, 1], [0.5, 0.3]],

@@ -49,6 +49,7 @@ def test_a_checkpoint_and_settings_make_a_pipeline(pipe: Pipeline) -> None:
     assert found(ASKED[0]).text == pipe(ASKED[0]).text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chat", [None, False])
 def test_several_answers_are_each_prompt_s_own_whatever_the_batch(pipe: Pipeline, chat: bool | None) -> None:
     """Under vanilla decoding, where nothing that one row does shows in another."""

@@ -173,6 +173,7 @@ def test_every_command_says_once_which_file_its_settings_are_from(project: Path,
         assert "settings from" not in out
 
 
+@pytest.mark.slow
 def test_a_profile_is_a_contender_and_presets_beside_it_share_its_project_s_run_wide_settings(
     project: Path, run: Run
 ) -> None:

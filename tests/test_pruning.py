@@ -18,6 +18,7 @@ def pruned(window: int, last: bool = False) -> dict[str, Any]:
     return {"blocks": {"name": "pruned", "window": window, "last": last}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_window_over_the_whole_suffix_is_no_pruning(name: str, mode: str, build: Build) -> None:
@@ -50,6 +51,7 @@ def test_a_later_block_is_that_of_a_canvas_that_ends_with_it(name: str, shift: i
     assert torch.equal(again.tokens[-1][:, 20:28], watch.tokens[16][:, 20:28])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("last", [False, True])
 def test_a_row_of_a_batch_is_the_row_alone(mode: str, last: bool, build: Build) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from esdllm import Catalogue, Model
 
 FREE = """
@@ -39,10 +41,12 @@ def _pytest(folder: Path, text: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_project_that_does_not_use_it_imports_nothing_of_esdllm(tmp_path: Path) -> None:
     assert "1 passed" in _pytest(tmp_path, FREE)
 
 
+@pytest.mark.slow
 def test_a_component_is_checked_by_its_name_and_a_test_with_a_model_runs_once_a_family(tmp_path: Path) -> None:
     out = _pytest(tmp_path, TWO_LINES)
     assert "1 failed, 3 passed" in out

@@ -28,6 +28,7 @@ def test_a_whole_generation_reads_nothing_from_the_device(
     assert result.forwards == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over", [{"cfg_scale": 1.0}, {"cache": "sparse"}, {"importance": {"site": "query"}}])
 def test_no_option_reads_the_device(over: dict[str, Any], shape_only: dict[str, Model], build: Any) -> None:
     assert build(shape_only["llada-0"], "es-dllm", **over).generate(prompts()).forwards == 24
@@ -153,6 +154,7 @@ class LeastOfIntegers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
@@ -186,6 +188,7 @@ def test_a_second_run_is_the_first(build: Any) -> None:
 # ----------------------------------------------------------------------------------------------- equal by definition
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["hidden", "query", "key", "value"])
 def test_the_confidence_scorer_is_the_hybrid_at_alpha_1_and_the_variation_scorer_at_0(site: str, build: Any) -> None:
     for name, alpha in (("confidence", 1.0), ("variation", 0.0)):

@@ -76,6 +76,7 @@ def test_a_model_in_its_own_bfloat16_is_told_of_too(run: Run) -> None:
     assert HINT in run("generate", "What?", "-m", "tiny-llada", *SHORT)[2].splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "slow", "hints"), [("bfloat16", True, 1), ("bfloat16", False, 0), ("float32", True, 0)]
 )

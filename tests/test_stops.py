@@ -110,6 +110,7 @@ def saying(folder: Path, catalogue: Catalogue) -> Any:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["config", "generation", "tokenizer"])
 def test_what_ends_an_answer_is_not_in_it(folder: Path, saying: Any, how: str) -> None:
     word = 20

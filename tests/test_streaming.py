@@ -35,6 +35,7 @@ def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "esdllm stream"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny-llada", "tiny-dream"])
 @pytest.mark.parametrize("preset", ["es-dllm", "es-dllm-parallel", "vanilla"])
 def test_settled_text_only_grows_and_ends_as_the_answer(
@@ -61,6 +62,7 @@ def test_settled_tokens_are_decided_and_have_no_mask_before_them(pipe: Pipeline)
         assert pipe.model.spec.mask_id not in event.settled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny-llada", "tiny-dream"])
 def test_frames_are_the_run_s(tiny: dict[str, Model], catalogue: Catalogue, name: str) -> None:
     pipe, watch = make(tiny[name], catalogue), Watch()
@@ -123,6 +125,7 @@ def test_waiting_is_no_time_of_the_decoding(pipe: Pipeline) -> None:
     assert 0 < stream.answer.seconds < time.perf_counter() - started - 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["close", "with", "drop"])
 def test_a_stream_that_is_left_stops_within_a_step_and_frees_its_thread(pipe: Pipeline, how: str) -> None:
     stream = pipe.stream(ASKED)
@@ -218,6 +221,7 @@ class Drafter(Streamer):
         self.said.append(("draft", value[0].tolist()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Streamer, Drafter])
 def test_a_streamer_is_put_the_prompt_then_the_answer_in_order_each_token_once(
     pipe: Pipeline, kind: type[Streamer]

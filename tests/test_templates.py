@@ -285,6 +285,7 @@ def test_a_template_cannot_take_the_memory(text: str) -> None:
         ChatTemplate(text, {}).render(CHAT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -87,6 +87,7 @@ def untraced(engine: Engine) -> tuple[Watch, list[list[Any]]]:
 # the data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_computed_positions_are_those_written_into_the_cache(build, name, preset):
     engine = build(name, preset)
@@ -97,6 +98,7 @@ def test_computed_positions_are_those_written_into_the_cache(build, name, preset
             assert np.flatnonzero(step.depth > layer).tolist() == sorted(set(positions.tolist()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over", OTHERS, ids=str)
 def test_other_policies_are_traced_as_they_run(build, name, over):
     engine = build(name, "es-dllm-parallel", **over)
@@ -108,6 +110,7 @@ def test_other_policies_are_traced_as_they_run(build, name, over):
             assert np.flatnonzero(step.depth > layer).tolist() == sorted(set(positions.tolist()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("site", ["hidden", "query", "key", "value"])
 def test_the_number_computed_is_the_plans(build, name, preset, site):
@@ -122,6 +125,7 @@ def test_the_number_computed_is_the_plans(build, name, preset, site):
         assert record.plan.clamped or computed == list(planned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_commits_are_the_changes_of_the_tokens(build, name, preset):
     engine = build(name, preset)
@@ -194,6 +198,7 @@ def test_what_is_committed_was_a_candidate(build, name, preset):
             assert one.best[0] == pytest.approx((one.token, one.confidence), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_refreshes_are_those_of_the_refresh_policy(build, name):
     steps = traced(build(name, "es-dllm")).steps  # of the prompt every 8 steps, of the block every 4
     assert [step.kind for step in steps] == ["refresh" if step.step % 4 == 0 else "skip" for step in steps]
@@ -231,6 +236,7 @@ def test_times_are_of_every_step_and_told_as_they_pass(build):
     assert traced(engine).seconds is None
 
 
+@pytest.mark.slow
 def test_a_compiled_engine_is_traced_without_and_timed_after_its_compilation(build):
     told: list[str] = []
     engine = build("llada-0", "vanilla", compile=True, gen_length=8)

@@ -123,6 +123,7 @@ def node(script: str, *files: Path) -> Any:
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
 
 
+@pytest.mark.slow
 @needs_node
 @pytest.mark.parametrize("preset", ["es-dllm", "dual-cache-parallel"])
 def test_the_script_reads_what_was_packed(build, name, preset, tmp_path):
@@ -374,6 +375,7 @@ def test_light_and_dark_are_the_readers_choice_and_legible(two, browse):
 # the command
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_page_and_its_numbers(tmp_path, capsys):
     html, numbers = tmp_path / "made" / "out.html", tmp_path / "out.json"
     words = [
@@ -415,6 +417,7 @@ def test_one_answer_is_alone_on_standard_output(tmp_path, capsys):
     assert shown["seconds"] is None
 
 
+@pytest.mark.slow
 def test_dash_traces_standard_input(tmp_path, monkeypatch, capsys):
     words = [*SHORT, "--no-times", "--html", str(tmp_path / "a.html")]
     assert main(["trace", "Sort 3 1 2.", *words]) == 0

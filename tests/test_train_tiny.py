@@ -126,6 +126,7 @@ def test_sorted_lists_are_sorted() -> None:
             assert numbers == sorted(numbers, reverse=found[1] == "large")
 
 
+@pytest.mark.slow
 def test_the_shipped_problems_are_what_the_generator_makes() -> None:
     assert SUITE.read_text(encoding="utf-8").splitlines() == suite_lines()
 
@@ -139,6 +140,7 @@ def test_no_shipped_problem_occurs_twice_and_its_split_is_one() -> None:
         assert splits == ["tune"] * TUNE + ["test"] * (COUNT - TUNE)
 
 
+@pytest.mark.slow
 def test_answers_survive_the_tokenizer(tokenizer: Tokenizer) -> None:
     rng = random.Random(3)
     for _ in range(1000):
@@ -190,6 +192,7 @@ def test_a_seed_fixes_the_numbers_embeddings_and_no_others_are_touched() -> None
     assert not torch.isclose(first[:20], plain[:20]).all(1).any()
 
 
+@pytest.mark.slow
 def test_the_template_is_the_training_prompt(tokenizer: Tokenizer, family: str, exported: Model) -> None:
     assert exported.codec is not None
     for question in ("Sort 5, 3.", "Write a Python function test that takes n and returns n plus 12."):
@@ -236,6 +239,7 @@ def test_embedding_and_head_are_one_table_unless_told_otherwise() -> None:
         assert torch.equal(model.head.weight, model.embedding.weight) is model.size.tied
 
 
+@pytest.mark.slow
 def test_a_run_is_gone_on_with_by_its_own_recipe(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(typer.BadParameter, match="holds a run of llada, not of dream"):
         train_command("dream", runs["llada"], resume=True)
@@ -243,6 +247,7 @@ def test_a_run_is_gone_on_with_by_its_own_recipe(runs: dict[str, Path], tmp_path
         train_command("llada", runs["llada"])
 
 
+@pytest.mark.slow
 def test_a_run_may_begin_with_the_weights_of_another(
     runs: dict[str, Path], tokenizer: Tokenizer, family: str, tmp_path: Path
 ) -> None:
@@ -281,6 +286,7 @@ def test_growing_keeps_the_optimisers_state_of_what_was_there(tokenizer: Tokeniz
     trainer.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [7, 20])
 def test_a_resumed_run_ends_where_an_unbroken_one_does(
     tokenizer: Tokenizer, family: str, tmp_path: Path, stop_after: int
@@ -315,6 +321,7 @@ def test_an_export_has_the_public_names_and_files(runs: dict[str, Path], family:
         assert files == {*common, "vocab.json", "merges.txt", "README.md", "loss.png"}
 
 
+@pytest.mark.slow
 def test_an_export_of_the_trained_size_is_at_most_12_megabytes(
     tokenizer: Tokenizer, family: str, tmp_path: Path
 ) -> None:

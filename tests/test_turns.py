@@ -26,6 +26,7 @@ def in_threads(work: Callable[[int], Any], count: int = 6, threads: int = 4) -> 
         return list(pool.map(work, range(count)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["dense", "offloaded"])
 def test_threads_get_the_answers_that_they_get_one_after_the_other(build: Build, store: str) -> None:
     engine = build("llada-0", "es-dllm", gen_length=8, cache=store)

@@ -227,6 +227,7 @@ def test_numbers_that_are_no_weights_are_refused_by_their_dtype(
         load_model(folder, "cpu", asked, catalogue)
 
 
+@pytest.mark.slow
 def test_the_index_says_which_shard_holds_a_tensor(catalogue: Catalogue, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, read_config("llada-0"), weights_of("llada-0"), shards=2)
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
