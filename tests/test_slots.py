@@ -144,6 +144,7 @@ def test_an_answer_that_is_not_finished_is_lost_when_slots_are_closed_and_their_
     assert engine.generate(row(12)).committed == 16
 
 
+@pytest.mark.slow
 def test_an_engine_decodes_beside_its_slots(build: Build) -> None:
     engine = build("llada-0", "es-dllm", **SETTINGS)
     slots = engine.slots(2, 40)
@@ -218,6 +219,7 @@ def test_observers_watch_runs_and_not_slots(build: Build) -> None:
 # ----------------------------------------------------------------------------------------------------- what it costs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_traffic_records_no_more_graphs_than_plans_times_canvas_lengths_times_numbers_of_rows(
     model: str, build: Build
@@ -247,6 +249,7 @@ def test_traffic_records_no_more_graphs_than_plans_times_canvas_lengths_times_nu
         assert made.tokens[0].tolist() == plain.generate(prompt).tokens[0].tolist()
 
 
+@pytest.mark.slow
 def test_compiled_steps_serve_traffic_and_are_compiled_once_for_each_number_of_rows(build: Build) -> None:
     settings = {"gen_length": 8, "block_length": 8}
     engine, plain = build("llada-0", "es-dllm", **settings), build("llada-0", "es-dllm", **settings)
