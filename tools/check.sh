@@ -42,9 +42,9 @@ part "format" ruff format --check .
 part "lint" ruff check .
 part "types" mypy
 part "imports" lint-imports
-part "Triton kernels" as_it_came
 two_at_a_time=(-n 2 --dist worksteal --hypothesis-profile "$profile")
 part "tests" pytest "${two_at_a_time[@]}" -m "($chosen) and not serial" --cov --cov-report=
+part "Triton kernels" as_it_came # nothing is beside the tests that come now
 part "tests that time or read /proc" pytest -m "($chosen) and serial" --cov --cov-append --cov-report=
 part "coverage" python tools/coverage_floors.py
 hidden=(ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 TORCHINDUCTOR_CACHE_DIR="$room/inductor-avx2" MKL_ENABLE_INSTRUCTIONS=AVX2) # of x86, whatever is beyond AVX2
