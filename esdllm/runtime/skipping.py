@@ -76,4 +76,5 @@ def _padding_last(score: Tensor, padding: Tensor, keeps: Tensor | None) -> Tenso
         return score
     rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     over = (rank >= keeps.unsqueeze(1)) & ~padding
-    return -(rank + padding * score.shape[1] + over * 2 * score.shape[1]).float()
+    ranked = -(rank + padding * score.shape[1] + over * 2 * score.shape[1]).to(score.dtype)
+    return torch.where(padding.any(1, keepdim=True), ranked, score)  # without padding, equal scores are as alone

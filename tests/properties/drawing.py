@@ -5,9 +5,12 @@ The models compute in float64. Two ways to compute the same thing then differ by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import attrs
 import torch
@@ -235,6 +238,26 @@ rows = st.lists(st.lists(token_ids, min_size=2, max_size=6), min_size=1, max_siz
 
 
 # ------------------------------------------------------------------------------------------------------------ watching
+
+
+@contextmanager
+def watching_ties() -> Iterator[list[int]]:
+    """Give a list that is not empty once a layer has dropped a position whose score equals that of one it kept.
+
+    Which of the two goes on is up to `torch.topk` then: the one exception to what padding and other rows change.
+    """
+    found: list[int] = []
+    topk = Tensor.topk
+
+    def watched(x: Tensor, k: int, dim: int = -1, **named: Any) -> Any:
+        if sys._getframe(1).f_code.co_name == "_survivors":
+            best = x.sort(dim=dim, descending=True).values
+            if bool((best.select(dim, k - 1) == best.select(dim, k)).any()):
+                found.append(k)
+        return topk(x, k, dim=dim, **named)
+
+    with patch.object(Tensor, "topk", watched):
+        yield found
 
 
 class Watch:
