@@ -68,8 +68,8 @@ class SlottedCache(Cache, Protocol):
 
         `rows` are neighbours, which are read where they are, or an index (n,) int64 of any, which are copied to be read; its
         numbers may change from step to step, and one that occurs twice stands for a row that nothing is read of. Resetting
-        what is returned forgets those rows alone. A store that is asked to hold a shape that is `slotted` and gives no
-        such cache says so in `problems`.
+        what is returned forgets those rows alone. A store that has such caches for some shapes only says so in `problems` of a
+        shape that is `slotted`.
         """
         ...
 
