@@ -250,6 +250,20 @@ def test_traffic_records_no_more_graphs_than_plans_times_canvas_lengths_times_nu
 
 
 @pytest.mark.slow
+def test_the_last_slots_and_the_spare_one_are_not_all_slots(build: Build) -> None:
+    engine, plain = build("llada-0", "es-dllm", **SETTINGS), build("llada-0", "es-dllm", **SETTINGS)
+    record_steps(engine)
+    slots = engine.slots(4, 32)
+    asked = [row(12, seed) for seed in range(4)]
+    for prompt in asked:
+        slots.admit(prompt)
+    while not slots.finished():
+        slots.step([1, 2, 3])  # and the spare one, a neighbour, which makes it four
+    slots.release(0)
+    for slot in (1, 2, 3):
+        assert slots.take(slot).answers == plain.generate(asked[slot]).answers
+
+
 def test_compiled_steps_serve_traffic_and_are_compiled_once_for_each_number_of_rows(build: Build) -> None:
     settings = {"gen_length": 8, "block_length": 8}
     engine, plain = build("llada-0", "es-dllm", **settings), build("llada-0", "es-dllm", **settings)

@@ -66,8 +66,7 @@ class ConfigShow:
 
     def run(self) -> None:
         """Settle, and print line by line."""
-        lengths = {"gen_length": self.gen_length, "block_length": self.block_length}
-        choice = Choice(self.preset, self.config, self.sets, lengths, profile=self.profile)
+        choice = Choice.of(self)
         catalogue = Catalogue.load()
         decode, settled = choice.config(catalogue), choice.settled(catalogue)
         if self.as_json:

@@ -98,9 +98,7 @@ class Doctor:
         return [plugin for plugin in group.left_out() if plugin.name not in told] if isinstance(group, Commands) else []
 
     def _visit(self, place: Place, catalogue: Catalogue) -> Visit:
-        lengths = {"gen_length": self.gen_length, "block_length": self.block_length}
-        choice = Choice(self.preset, self.config, self.sets, lengths, profile=self.profile)
-        components = Components.resolve(choice.config(catalogue), catalogue)
+        components = Components.resolve(Choice.of(self).config(catalogue), catalogue)
         name, where = self.model or default_model(catalogue), resolve_device(self.device)
         weights = describe_weights(name, self.dtype, self.quantize, catalogue, where)
         spec, length = weights.spec, self.length or weights.spec.context

@@ -36,12 +36,10 @@ def begin(
     seed: int | Sequence[int] | None,
     has_forms: bool,
     watched: bool = False,
-    apart: bool = False,
 ) -> Beginning:
     """Return what a run over prompts begins with.
 
-    `has_forms` says whether a step of another form is compiled or recorded anew, `watched` whether observers look on,
-    `apart` whether rows go each by itself.
+    `has_forms` says whether a step of another form is compiled or recorded anew, `watched` whether observers look on.
 
     Raises:
         InputError: the seed is no whole number, or not one a row.
@@ -49,15 +47,15 @@ def begin(
     room = _room(components, prepared, model, has_forms)
     tokens, present = prepared.padded(room, model.spec)
     seeds = _seeds(components.config.seed if seed is None else seed, tokens.shape[0])
-    canvas = _canvas(model, components, tokens, present, seeds, watched, apart)
+    canvas = _canvas(model, components, tokens, present, seeds, watched=watched)
     return Beginning(canvas, layout(tokens, present, model.spec), room)
 
 
 def empty(model: Model, components: Components, rows: int, length: int) -> Canvas:
-    """Return a canvas on which nothing is to be decided, with a bias and padding of one branch."""
+    """Return a canvas on which nothing is to be decided, whose rows stand apart, with a bias and padding of one branch."""
     tokens = torch.full((rows, length), model.spec.eos_id)
     present = torch.ones_like(tokens, dtype=torch.bool)
-    canvas = _canvas(model, components, tokens, present, torch.zeros(rows, dtype=torch.int64), False, True)
+    canvas = _canvas(model, components, tokens, present, torch.zeros(rows, dtype=torch.int64), apart=True)
     bias = torch.zeros(rows, length, dtype=model.adapter.dtype, device=canvas.tokens.device)
     return attrs.evolve(canvas, bias=bias, padding=torch.zeros_like(canvas.seeds))
 
@@ -68,8 +66,8 @@ def _canvas(
     tokens: Tensor,
     present: Tensor,
     seeds: Tensor,
-    watched: bool,
-    apart: bool,
+    watched: bool = False,
+    apart: bool = False,
 ) -> Canvas:
     adapter, can = model.adapter, components.can
     return Canvas.of(

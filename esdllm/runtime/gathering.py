@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import attrs
-import torch
 from torch import Tensor
 
 from esdllm.interfaces import Cache, ClosingCache, SlottedCache
 from esdllm.runtime.canvas import Canvas
+from esdllm.runtime.sharing import sent
+from esdllm.runtime.standing import standing
 
 __all__ = ["Gathered", "Gathering"]
 
@@ -65,11 +66,8 @@ class Gathering:
             if name == "columns":
                 continue
             mine[slot].fill_({"tokens": spec.eos_id, "given": True}.get(name, 0))  # what lies beyond the row is inert
-            if theirs is not None and mine.dim() == 1:
-                mine[slot] = theirs[0]
-            elif theirs is not None:
-                part = mine[slot] if name == "drift" else mine[slot, :length]
-                part.copy_(theirs[0])
+            if theirs is not None:
+                _first(name, mine, length)[slot] = theirs[0]
         for branch in range(self.home.branches):
             first = self._line(slot, branch)
             self.cache.slots(slice(first, first + 1), self.length).reset()
@@ -78,13 +76,10 @@ class Gathering:
         """Return the rows in `slots`, whose canvases are of `length` columns; with a bias if any is `padded`."""
         width = self._width(len(slots))
         slots = [*slots, *[self.count] * (width - len(slots))]
-        index = torch.tensor(slots, dtype=torch.int64).to(self.home.tokens.device, non_blocking=True)
+        index = self._sent(slots)
         found = self._taken(index, length, padded or self.has_forms)
         if self.has_forms:
-            standing = self._canvases.setdefault(found.form, found)
-            if standing is not found:
-                standing.take_over(found)
-            found = standing
+            found = standing(self._canvases, found)
         return Gathered(found, self._cache_of(slots, length), index, slots.count(self.count))
 
     def scatter(self, gathered: Gathered) -> None:
@@ -92,12 +87,11 @@ class Gathering:
         length = gathered.canvas.columns.shape[0]
         for name, mine in _tensors(self.home).items():
             if name not in _READ:
-                home = mine[:, :length] if mine.dim() > 1 and name != "drift" else mine
-                home.index_copy_(0, gathered.slots, getattr(gathered.canvas, name))
+                _first(name, mine, length).index_copy_(0, gathered.slots, getattr(gathered.canvas, name))
 
     def row(self, slot: int, length: int, padded: bool) -> Canvas:
         """Return a copy of one slot's canvas."""
-        return self._taken(torch.tensor([slot], device=self.home.tokens.device), length, padded)
+        return self._taken(self._sent([slot]), length, padded)
 
     def close(self) -> None:
         """Free all that is held."""
@@ -110,8 +104,7 @@ class Gathering:
         found: dict[str, Any] = {"columns": self.home.columns[:length]}
         for name, mine in _tensors(self.home).items():
             if name != "columns":
-                part = mine[:, :length] if mine.dim() > 1 and name != "drift" else mine
-                found[name] = part.index_select(0, index)
+                found[name] = _first(name, mine, length).index_select(0, index)
         for name in ("bias", "padding"):
             found[name] = self.home.rows(found[name]) if padded else None
         return attrs.evolve(self.home, **found)
@@ -141,7 +134,12 @@ class Gathering:
         return cache
 
     def _sent(self, rows: Sequence[int]) -> Tensor:
-        return torch.tensor(rows, dtype=torch.int64).to(self.home.tokens.device, non_blocking=True)
+        return sent(rows, self.home.tokens.device)
+
+
+def _first(name: str, x: Tensor, length: int) -> Tensor:
+    """Return the first columns of a canvas' tensor that has columns, the tensor itself if it has none."""
+    return x[:, :length] if x.dim() > 1 and name != "drift" else x
 
 
 def _tensors(canvas: Canvas) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.graphs import Capture, StepGraphs
 from esdllm.runtime.parts import Parts, StepInputs
 from esdllm.runtime.records import Effort
-from esdllm.runtime.sharing import own_blocks
+from esdllm.runtime.sharing import own_blocks, placed, pruned, reads_what_it_sees, sent
 from esdllm.runtime.step import denoise
 from esdllm.views import CacheShape, StepRecord
 
@@ -120,22 +120,13 @@ class Run:
 
     def _inputs(self, step: Step) -> StepInputs:
         """Return the step's tensors: views of one range, and integers that are sent to the device once."""
-        canvas, plan = self.canvas, step.plan
-        columns = canvas.columns
+        canvas, columns = self.canvas, self.canvas.columns
         block = (
             self._rows(columns[step.block.start : step.block.stop])
             if step.reach is None
             else own_blocks(canvas, step, self.blocks)
         )
-        if plan.open:
-            window, readers = block[:, :0], columns[:0]
-        elif step.start is None:
-            first = step.reach or 0
-            window, readers = block[:, :1] - first + columns[: plan.window], columns[first : first + plan.block]
-        else:
-            first = step.block.start - step.start
-            window = self._rows(self._window(step))
-            readers = columns[first : first + plan.block] if step.reach is None else block - step.start
+        window, readers = placed(step, block, columns, lambda: self._rows(self._window(step)))
         bias, padding = self._seen(step)
         return StepInputs(
             window=window,
@@ -154,8 +145,7 @@ class Run:
     def _on_device(self, numbers: tuple[int, ...]) -> Tensor:
         """Return integers as a tensor, sent once."""
         if numbers not in self._sent:
-            tensor = torch.tensor(numbers, dtype=torch.int64)
-            self._sent[numbers] = tensor.to(self.canvas.columns.device, non_blocking=True)
+            self._sent[numbers] = sent(numbers, self.canvas.columns.device)
         return self._sent[numbers]
 
     def _keeps_on_device(self, keeps: tuple[tuple[int, ...], ...]) -> Tensor:
@@ -170,17 +160,12 @@ class Run:
 
     def _seen(self, step: Step) -> tuple[Tensor | None, Tensor | None]:
         """Return the bias (R, L) of what attention may read, and the padding (R,) if that is all it hides."""
-        canvas, suffix = self.canvas, step.suffix
-        if suffix is None or step.plan.visible == step.block.stop + len(
-            suffix
-        ):  # beyond `visible` nothing is read anyway
+        canvas = self.canvas
+        if reads_what_it_sees(step):
             return canvas.bias, canvas.padding
-        key = (step.block.stop, suffix)
+        key = step.block.stop, step.suffix or ()
         if key not in self._pruned:
-            hidden = canvas.columns >= step.block.stop
-            hidden = hidden.index_fill(0, self._on_device(suffix), False)
-            bias = torch.zeros(canvas.inputs().shape, dtype=self.parts.model.dtype, device=hidden.device)
-            self._pruned[key] = (bias if canvas.bias is None else canvas.bias).masked_fill(hidden, float("-inf"))
+            self._pruned[key] = pruned(canvas, [step], self.parts.model.dtype)
         return self._pruned[key], None
 
     def _show(self, step: Step, padding: tuple[int, ...] | None, observers: Iterable[StepObserver]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import chain
 
 import torch
@@ -14,19 +14,34 @@ from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.parts import StepInputs
 from esdllm.views import BlockView
 
-__all__ = ["form", "own_blocks", "shared_inputs"]
+__all__ = ["form", "own_blocks", "placed", "pruned", "reads_what_it_sees", "sent", "shared_inputs"]
 
 
 def form(step: Step) -> Hashable:
     """Return what the next steps of rows have in common that can be made as one."""
     lies = step.block if step.start is None or step.reach is not None else step.block.start - step.start
-    sees = None if step.suffix is None else (len(step.suffix), _reads_what_it_sees(step))
+    sees = None if step.suffix is None else (len(step.suffix), reads_what_it_sees(step))
     return step.plan, lies, step.reach, len(step.beyond), sees, step.keeps is None
 
 
-def _reads_what_it_sees(step: Step) -> bool:
+def reads_what_it_sees(step: Step) -> bool:
     """Return whether attention reads no column beyond those that the step sees."""
     return step.suffix is None or step.plan.visible == step.block.stop + len(step.suffix)
+
+
+def placed(step: Step, block: Tensor, columns: Tensor, window: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return a step's window (B, N), and its block (B, M) as indices into that, (M,) or (B, M).
+
+    `window` gives the window of a step that says where it begins.
+    """
+    plan = step.plan
+    if plan.open:
+        return block[:, :0], columns[:0]
+    if step.start is None:
+        first = step.reach or 0
+        return block[:, :1] - first + columns[: plan.window], columns[first : first + plan.block]
+    first = step.block.start - step.start
+    return window(), columns[first : first + plan.block] if step.reach is None else block - step.start
 
 
 def shared_inputs(canvas: Canvas, steps: Sequence[Step], blocks: MovingBlocks | None, dtype: torch.dtype) -> StepInputs:
@@ -35,20 +50,14 @@ def shared_inputs(canvas: Canvas, steps: Sequence[Step], blocks: MovingBlocks | 
     starts, begins, counts, moments = _numbers(steps, columns.device)
     plan = step.plan
     block = begins + columns[: plan.block] if step.reach is None else own_blocks(canvas, step, blocks)
-    if plan.open:
-        window, readers = block[:, :0], columns[:0]
-    elif step.start is None:
-        first = step.reach or 0
-        window, readers = block[:, :1] - first + columns[: plan.window], columns[first : first + plan.block]
-    else:
-        first = step.block.start - step.start
-        window = starts + columns[: plan.window - len(step.beyond)]
-        if step.beyond:
-            window = torch.cat([window, _table([each.beyond for each in steps], columns.device)], dim=1)
-        readers = columns[first : first + plan.block] if step.reach is None else block - step.start
-    bias, padding = (
-        (canvas.bias, canvas.padding) if _reads_what_it_sees(step) else (_pruned(canvas, steps, dtype), None)
-    )
+
+    def begun() -> Tensor:
+        found = starts + columns[: plan.window - len(step.beyond)]
+        return torch.cat([found, sent([each.beyond for each in steps], columns.device)], 1) if step.beyond else found
+
+    window, readers = placed(step, block, columns, begun)
+    whole = reads_what_it_sees(step)
+    bias, padding = (canvas.bias, canvas.padding) if whole else (pruned(canvas, steps, dtype), None)
     keeps = [tuple(chain.from_iterable(each.keeps)) for each in steps if each.keeps is not None]
     return StepInputs(
         window=window,
@@ -57,7 +66,7 @@ def shared_inputs(canvas: Canvas, steps: Sequence[Step], blocks: MovingBlocks | 
         counts=counts,
         step=moments,
         bias=bias,
-        keeps=_table(keeps, columns.device) if keeps else None,
+        keeps=sent(keeps, columns.device) if keeps else None,
         padding=padding,
     )
 
@@ -65,12 +74,12 @@ def shared_inputs(canvas: Canvas, steps: Sequence[Step], blocks: MovingBlocks | 
 def _numbers(steps: Sequence[Step], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the first positions of windows and of blocks (B, 1), the counts and the steps behind each row (B,), all int64."""
     rows = [(step.start or 0, step.block.start, step.counts[0], step.moment.step) for step in steps]
-    starts, begins, counts, moments = _table(rows, device).unbind(1)
+    starts, begins, counts, moments = sent(rows, device).unbind(1)
     return starts.unsqueeze(1), begins.unsqueeze(1), counts, moments
 
 
-def _table(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Return integers (B, K) as int64."""
+def sent(rows: Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Return integers, (B,) or (B, K), as int64 on a device."""
     return torch.tensor(rows, dtype=torch.int64, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 
@@ -84,13 +93,13 @@ def own_blocks(canvas: Canvas, step: Step, blocks: MovingBlocks | None) -> Tenso
     return starts.unsqueeze(1) + canvas.columns[: step.plan.block]
 
 
-def _pruned(canvas: Canvas, steps: Sequence[Step], dtype: torch.dtype) -> Tensor:
-    """Return (R, L), -inf at padding and at what right of each row's block its step does not see."""
+def pruned(canvas: Canvas, steps: Sequence[Step], dtype: torch.dtype) -> Tensor:
+    """Return (R, L), -inf at padding and at what right of the block a row's step does not see; one step is that of all rows."""
     columns = canvas.columns
-    stops = _table([(step.block.stop,) for step in steps], columns.device)
+    stops = sent([(step.block.stop,) for step in steps], columns.device)
     hidden = columns >= stops
     if steps[0].suffix:
-        hidden = hidden.scatter(1, _table([step.suffix or () for step in steps], columns.device), False)
-    hidden = canvas.rows(hidden)
+        hidden = hidden.scatter(1, sent([step.suffix or () for step in steps], columns.device), False)
+    hidden = canvas.rows(hidden.expand(canvas.tokens.shape))
     bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device) if canvas.bias is None else canvas.bias
     return bias.masked_fill(hidden, float("-inf"))

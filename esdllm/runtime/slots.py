@@ -37,7 +37,7 @@ from esdllm.runtime.records import Generation
 from esdllm.runtime.results import generation
 from esdllm.runtime.run import StepFunction
 from esdllm.runtime.seats import Seat
-from esdllm.runtime.sharing import shared_inputs
+from esdllm.runtime.sharing import sent, shared_inputs
 from esdllm.runtime.turns import Turn
 
 __all__ = ["Slots"]
@@ -265,6 +265,6 @@ class Slots:
         if slot not in self._facts:
             home = self._open().home
             blocks = [self._seats[row].block if row in self._seats else (0, 0) for row in range(len(home.tokens))]
-            read = home.facts_of_rows(torch.tensor(blocks).to(home.tokens.device), self._stop_ids)
+            read = home.facts_of_rows(sent(blocks, home.tokens.device), self._stop_ids)
             self._facts = {row: read[row] for row in self._seats}
         return self._facts[slot]

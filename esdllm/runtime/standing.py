@@ -10,7 +10,7 @@ from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.components import Components
 from esdllm.views import CacheShape
 
-__all__ = ["Standing"]
+__all__ = ["Standing", "standing"]
 
 _FORMS = 64  # caches and canvases that are kept at most: recorded steps take memory of the host
 
@@ -61,10 +61,7 @@ class Standing:
         """Return a canvas for this run: one of the same form that stands already, and takes over what this one holds."""
         if not self.shares:
             return canvas
-        standing = self._canvases.setdefault(canvas.form, canvas)
-        if standing is not canvas:
-            standing.take_over(canvas)
-        return standing
+        return standing(self._canvases, canvas)
 
     def drop(self) -> None:
         """Let go of everything."""
@@ -73,3 +70,11 @@ class Standing:
         self._canvases.clear()
         if held is not None:
             held.close()
+
+
+def standing(known: dict[object, Canvas], canvas: Canvas) -> Canvas:
+    """Return the known canvas of the same form, which takes over what this one holds; else this one, known from now on."""
+    found = known.setdefault(canvas.form, canvas)
+    if found is not canvas:
+        found.take_over(canvas)
+    return found
