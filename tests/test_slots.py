@@ -10,7 +10,7 @@ import torch
 from runs import MODELS, Build, Watch, prompts
 
 from esdllm import CacheWrite, Engine, Generation, NumericsError, Phase, UnavailableError
-from esdllm.errors import ConfigError, InputError
+from esdllm.errors import ConfigError, EsdllmError, InputError
 from esdllm.runtime.run import StepFunction
 from esdllm.runtime.slots import Slots
 from esdllm.testing.memory import TensorMemory
@@ -145,6 +145,33 @@ def test_an_answer_that_is_not_finished_is_lost_when_slots_are_closed_and_their_
 
 
 @pytest.mark.slow
+def test_a_cache_that_holds_more_than_memory_is_closed_with_its_slots(build: Build) -> None:
+    slots = build("llada-0", "es-dllm", cache="disk", **SETTINGS).slots(2, 40)
+    assert slots._gathering is not None
+    cache = slots._gathering.cache
+    slots.close()
+    with pytest.raises(EsdllmError, match="this cache was closed"):
+        cache.reset()
+
+
+@pytest.mark.parametrize("preset", ["vanilla", "dual-cache"])
+def test_rows_whose_blocks_lie_elsewhere_in_the_canvas_share_no_step_of_it(preset: str, build: Build) -> None:
+    engine = build("llada-0", preset, **SETTINGS)
+    slots = engine.slots(2, 40)
+    slots.admit(row(12, 1))
+    for _ in range(8):
+        slots.step([0])  # its first block
+    slots.admit(row(12, 2))
+    assert slots.groups() == [(0,), (1,)]
+    plans = [seat.next.plan for seat in slots._seats.values() if seat.next is not None]
+    assert plans[0] == plans[1]
+    with pytest.raises(InputError, match="have no next step in common"):
+        slots.step([0, 1])
+    found = drain(slots)
+    assert found[0].answers == engine.generate(row(12, 1)).answers
+    assert found[1].answers == engine.generate(row(12, 2)).answers
+
+
 def test_an_engine_decodes_beside_its_slots(build: Build) -> None:
     engine = build("llada-0", "es-dllm", **SETTINGS)
     slots = engine.slots(2, 40)
@@ -258,9 +285,9 @@ def test_the_last_slots_and_the_spare_one_are_not_all_slots(build: Build) -> Non
     for prompt in asked:
         slots.admit(prompt)
     while not slots.finished():
+        slots.step([0])
         slots.step([1, 2, 3])  # and the spare one, a neighbour, which makes it four
-    slots.release(0)
-    for slot in (1, 2, 3):
+    for slot in range(4):
         assert slots.take(slot).answers == plain.generate(asked[slot]).answers
 
 

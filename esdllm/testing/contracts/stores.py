@@ -188,17 +188,24 @@ def _slot_laws(who: str, store: CacheStore, shape: CacheShape, tolerance: float)
         for age in range(2):  # the second time after rows that were there before
             mine.reset()
             alone.reset()
+            if store.persistent:
+                _key_laws(f"{who}: keys of slots {rows} that were reset", mine, alone, small, tolerance)
             for phase in phases:
                 seed = 1000 * number + 100 * age + 10 * phases.index(phase)
                 _same_law(f"{who}: slots {rows}", mine, alone, small, phase, seed)
         beside.append((mine, alone, small))
     if store.persistent:
         for mine, alone, small in beside:
-            for layer in range(shape.n_layers):
-                found, expected = (each.recall(layer, "key", _all(small)) for each in (mine, alone))
-                _equal_law(f"{who}: keys of slots beside which others were written", found, expected, tolerance)
+            _key_laws(f"{who}: keys of slots beside which others were written", mine, alone, small, tolerance)
     for given in (cache, *(alone for _, alone, _ in beside)):
         _close(given)
+
+
+def _key_laws(what: str, mine: Cache, alone: Cache, shape: CacheShape, tolerance: float) -> None:
+    """Compare the keys of slots with those of a cache of those rows alone, layer by layer."""
+    for layer in range(shape.n_layers):
+        found, expected = (each.recall(layer, "key", _all(shape)) for each in (mine, alone))
+        _equal_law(what, found, expected, tolerance)
 
 
 def _same_law(what: str, mine: Cache, alone: Cache, shape: CacheShape, phase: Phase, seed: int) -> None:
