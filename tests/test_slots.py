@@ -277,7 +277,11 @@ def test_traffic_records_no_more_graphs_than_plans_times_canvas_lengths_times_nu
 
 
 @pytest.mark.slow
-def test_the_last_slots_and_the_spare_one_are_not_all_slots(build: Build) -> None:
+@pytest.mark.parametrize("groups", [[[0], [1, 2, 3]], [[0], [1], [2, 3]]], ids=str)
+def test_groups_of_as_many_rows_are_of_their_own_rows_where_steps_are_recorded(
+    groups: list[list[int]], build: Build
+) -> None:
+    """The last three slots and the spare one, a neighbour, are four as all are; two slots alone are one row each."""
     engine, plain = build("llada-0", "es-dllm", **SETTINGS), build("llada-0", "es-dllm", **SETTINGS)
     record_steps(engine)
     slots = engine.slots(4, 32)
@@ -285,8 +289,8 @@ def test_the_last_slots_and_the_spare_one_are_not_all_slots(build: Build) -> Non
     for prompt in asked:
         slots.admit(prompt)
     while not slots.finished():
-        slots.step([0])
-        slots.step([1, 2, 3])  # and the spare one, a neighbour, which makes it four
+        for group in groups:
+            slots.step(group)
     for slot in range(4):
         assert slots.take(slot).answers == plain.generate(asked[slot]).answers
 
