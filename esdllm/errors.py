@@ -9,11 +9,13 @@ from esdllm.names import called_here
 
 __all__ = [
     "CheckpointError",
+    "ClosedError",
     "ConfigError",
     "EsdllmError",
     "InputError",
     "NumericsError",
     "PluginError",
+    "QueueFullError",
     "TokenizerError",
     "UnavailableError",
 ]
@@ -54,6 +56,19 @@ class UnavailableError(EsdllmError, RuntimeError):
 
 class NumericsError(EsdllmError, ArithmeticError):
     """Numbers that no decision can be based on: NaN among the logits."""
+
+
+class QueueFullError(EsdllmError, RuntimeError):
+    """A request that cannot wait, since as many wait already as may."""
+
+    def __init__(self, message: str = "", retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """seconds after which there should be room"""
+
+
+class ClosedError(EsdllmError, RuntimeError):
+    """A request to what is closed, or lets what runs come to an end and takes nothing new."""
 
 
 def installing(extra: str) -> str:
