@@ -1,0 +1,303 @@
+"""The scheduler: who is admitted, whose step is made, and for how long anybody waits, whatever comes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import nullcontext
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sampling import examples
+
+from esdllm.errors import InputError, QueueFullError
+from esdllm.serving.scheduler import OldestFirst, Policy, Scheduler, Upcoming, WidestFirst
+
+POLICIES = st.one_of(st.just(OldestFirst()), st.builds(WidestFirst, st.integers(0, 7)))
+
+
+def running(forms: str, policy: Policy, refreshing: str = "") -> tuple[Scheduler, dict[int, Upcoming]]:
+    """Return a scheduler whose slots hold rows of these forms, and what comes next in each."""
+    scheduler = Scheduler(slots=len(forms), max_queue=0, policy=policy)
+    for slot in range(len(forms)):
+        scheduler.offer(slot, columns=8, now=0.0)
+        scheduler.admitted(slot, slot)
+    return scheduler, {slot: Upcoming(form, form in refreshing) for slot, form in enumerate(forms)}
+
+
+def steps(scheduler: Scheduler, upcoming: dict[int, Upcoming], count: int) -> list[tuple[int, ...]]:
+    """Make steps whose rows keep their forms, and return whose each was."""
+    made = []
+    for _ in range(count):
+        made.append(scheduler.choose(upcoming))
+        scheduler.stepped(made[-1])
+    return made
+
+
+def test_whoever_has_waited_longest_goes_with_all_that_can_go_with_it() -> None:
+    assert steps(*running("abcb", OldestFirst()), 6) == [(0,), (1, 3), (2,)] * 2
+
+
+def test_most_rows_go_together_until_one_runs_out_of_patience() -> None:
+    assert steps(*running("abb", WidestFirst(2)), 6) == [(1, 2), (1, 2), (0,)] * 2
+    assert steps(*running("abb", WidestFirst(0)), 4) == [(0,), (1, 2)] * 2
+
+
+def test_of_groups_as_wide_the_one_with_the_oldest_row_goes() -> None:
+    assert steps(*running("abba", WidestFirst(9)), 3) == [(0, 3), (1, 2), (0, 3)]
+
+
+def test_nobody_steps_where_nobody_has_a_step() -> None:
+    scheduler, _ = running("ab", OldestFirst())
+    assert scheduler.choose({}) == ()
+
+
+@pytest.mark.parametrize("slots", range(1, 7))
+def test_rows_of_as_many_forms_as_slots_wait_for_each_other_and_no_longer(slots: int) -> None:
+    scheduler, upcoming = running("abcdef"[:slots], OldestFirst())
+    made = steps(scheduler, upcoming, 3 * slots)
+    assert made == [(slot,) for slot in range(slots)] * 3
+    assert OldestFirst().bound(slots) == slots - 1
+
+
+@pytest.mark.parametrize("slots", range(3, 7))
+@pytest.mark.parametrize("patience", range(2, 9))
+def test_two_that_go_together_keep_the_last_waiting_for_as_long_as_the_bound_says(slots: int, patience: int) -> None:
+    policy = WidestFirst(patience)
+    scheduler, upcoming = running("aa" + "bcde"[: slots - 2], policy)
+    made = steps(scheduler, upcoming, policy.bound(slots) + 1)
+    assert made.index((slots - 1,)) == policy.bound(slots) == patience + slots - 3
+
+
+@given(
+    policy=POLICIES,
+    slots=st.integers(1, 6),
+    kinds=st.integers(1, 6),
+    turnover=st.sampled_from([0.0, 0.1, 0.5]),
+    whim=st.sampled_from([0.0, 0.3]),
+    seed=st.integers(0, 2**32),
+)
+@examples(300)
+def test_no_row_waits_for_more_steps_of_others_than_its_policy_says(
+    policy: Policy, slots: int, kinds: int, turnover: float, whim: float, seed: int
+) -> None:
+    chance = Random(seed)
+    scheduler = Scheduler(slots=slots, max_queue=0, policy=policy)
+    seen: dict[int, int] = {}
+    forms: dict[int, int] = {}
+    number = 0
+    for _ in range(60):
+        for slot in set(range(slots)) - seen.keys():
+            scheduler.offer(number, columns=8, now=0.0)
+            scheduler.admitted(number, slot)
+            seen[slot], forms[slot], number = 0, chance.randrange(kinds), number + 1
+        made = scheduler.choose({slot: Upcoming(forms[slot], chance.random() < 0.5) for slot in seen})
+        assert len({forms[slot] for slot in made}) == 1
+        scheduler.stepped(made)
+        for slot in list(seen):
+            seen[slot] = 0 if slot in made else seen[slot] + 1
+            assert seen[slot] <= policy.bound(slots)
+            if slot in made or chance.random() < whim:
+                forms[slot] = chance.randrange(kinds)
+            if slot in made and chance.random() < turnover:
+                scheduler.released(slot)
+                del seen[slot]
+
+
+def test_who_waits_is_admitted_in_the_order_of_arrival() -> None:
+    scheduler = Scheduler(slots=2, max_queue=3)
+    for number in (5, 3, 9, 1):
+        scheduler.offer(number, columns=8, now=0.0)
+    assert scheduler.admissions({}, 0.0) == [5, 3]
+    scheduler.admitted(5, 1)
+    assert (scheduler.waiting, scheduler.running, scheduler.free) == (3, 1, 1)
+    assert scheduler.admissions({1: Upcoming("a", True)}, 0.0) == [3]
+    assert scheduler.admissions({1: Upcoming("a", True)}, 0.0) == [3]  # it waits until it is admitted
+
+
+@pytest.mark.parametrize("max_queue", [0, 1, 3])
+def test_as_many_may_wait_as_told_beyond_those_for_whom_a_slot_is_free(max_queue: int) -> None:
+    scheduler = Scheduler(slots=2, max_queue=max_queue)
+    for number in range(2 + max_queue):
+        scheduler.offer(number, columns=8, now=0.0)
+    with pytest.raises(QueueFullError, match=f"{2 + max_queue} requests wait, and no more than {max_queue} may"):
+        scheduler.offer(99, columns=8, now=0.0)
+    assert scheduler.cancel(1)
+    scheduler.offer(99, columns=8, now=0.0)
+
+
+def test_whoever_is_refused_is_told_when_there_should_be_room() -> None:
+    scheduler = Scheduler(slots=2, max_queue=0)
+
+    def refusal(number: int) -> float:
+        with pytest.raises(QueueFullError) as raised:
+            scheduler.offer(number, columns=8, now=14.0)
+        return raised.value.retry_after
+
+    for number in range(2):
+        scheduler.offer(number, columns=8, now=10.0)
+        scheduler.admitted(number, number)
+    assert refusal(2) == 1.0  # nothing is known
+    scheduler.released(0)  # after 4 seconds: two slots give one each 2 seconds
+    scheduler.offer(3, columns=8, now=14.0)
+    scheduler.admitted(3, 0)
+    assert [refusal(number) for number in (4, 5, 6)] == [2.0, 4.0, 6.0]
+
+
+def test_a_deadline_ends_what_waits_and_is_told_of_what_runs() -> None:
+    scheduler = Scheduler(slots=1, max_queue=3)
+    for number, deadline in enumerate((5.0, 4.0, None, 6.0)):
+        scheduler.offer(number, columns=8, now=0.0, deadline=deadline)
+    scheduler.admitted(0, 0)
+    assert scheduler.expired(3.9) == []
+    assert scheduler.expired(4.0) == [1]
+    assert scheduler.expired(6.0) == [3, 0]
+    assert scheduler.expired(6.0) == [0]  # until its slot is released
+    scheduler.released(0)
+    assert scheduler.expired(9.0) == []
+    assert scheduler.admissions({}, 9.0) == [2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"slots": 0}, "slots = 0; give a whole number of at least 1"),
+        ({"slots": True}, "slots = True; give a whole number"),
+        ({"max_queue": -1}, "max_queue = -1; give a whole number of at least 0"),
+        ({"max_queue": 2.0}, "max_queue = 2.0; give a whole number"),
+    ],
+)
+def test_a_count_that_cannot_be_is_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Scheduler(**{"slots": 1, "max_queue": 0, **options})
+
+
+def test_what_contradicts_itself_is_refused_and_changes_nothing() -> None:
+    scheduler, upcoming = running("a", OldestFirst())
+    with pytest.raises(InputError, match="the number 0 is here already"):
+        scheduler.offer(0, columns=8, now=0.0)
+    with pytest.raises(InputError, match=r"request 0 cannot take slot 1: waiting are \[\], taken are \[0\] of 1"):
+        scheduler.admitted(0, 1)
+    for told in (
+        lambda: scheduler.released(3),
+        lambda: scheduler.stepped((0, 3)),
+        lambda: scheduler.choose({3: upcoming[0]}),
+    ):
+        with pytest.raises(InputError, match=r"slot 3 is not taken; taken are \[0\]"):
+            told()
+    assert not scheduler.cancel(0)
+    assert scheduler.choose(upcoming) == (0,)
+
+
+class Traffic(RuleBasedStateMachine):
+    """A scheduler under arbitrary traffic, beside a model of it that is lists and a diary."""
+
+    @initialize(slots=st.integers(1, 5), max_queue=st.integers(0, 4), policy=POLICIES)
+    def begin(self, slots: int, max_queue: int, policy: Policy) -> None:
+        self.scheduler = Scheduler(slots=slots, max_queue=max_queue, policy=policy)
+        self.slots, self.max_queue, self.policy = slots, max_queue, policy
+        self.now, self.count = 0.0, 0
+        self.queue: list[int] = []
+        self.deadlines: dict[int, float | None] = {}
+        self.seats: dict[int, int] = {}
+        self.forms: dict[int, Upcoming] = {}
+        self.diary: list[tuple[str, int, tuple[int, ...]]] = []
+        """what happened: "admitted", a slot, nothing; or "stepped", 0, the slots"""
+
+    def waited(self, slot: int) -> int:
+        """Return the steps since a slot's last admission or own step."""
+        seen = 0
+        for what, where, made in reversed(self.diary):
+            if (what == "admitted" and where == slot) or slot in made:
+                return seen
+            seen += what == "stepped"
+        raise AssertionError("every row was admitted")
+
+    def first(self) -> int:
+        """Return the slot of those with a step whose row has waited longest, of equals the one admitted first."""
+        admitted = {where: at for at, (what, where, _) in enumerate(self.diary) if what == "admitted"}
+        return sorted(self.forms, key=lambda slot: (-self.waited(slot), admitted[slot]))[0]
+
+    @rule(timeout=st.none() | st.integers(0, 5))
+    def offer(self, timeout: int | None) -> None:
+        number, deadline = self.count, None if timeout is None else self.now + timeout
+        self.count += 1
+        full = len(self.queue) == self.max_queue + self.slots - len(self.seats)
+        with pytest.raises(QueueFullError) if full else nullcontext():
+            self.scheduler.offer(number, columns=8, now=self.now, deadline=deadline)
+        if not full:
+            self.queue.append(number)
+            self.deadlines[number] = deadline
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        number = data.draw(st.integers(0, self.count))
+        assert self.scheduler.cancel(number) is (number in self.queue)
+        self.queue = [other for other in self.queue if other != number]
+
+    @rule(passed=st.integers(0, 3))
+    def expire(self, passed: int) -> None:
+        self.now += passed
+        late = {number for number, deadline in self.deadlines.items() if deadline is not None and deadline <= self.now}
+        told = self.scheduler.expired(self.now)
+        waiting = [number for number in self.queue if number in late]
+        assert told[: len(waiting)] == waiting
+        assert sorted(told[len(waiting) :]) == sorted(late & set(self.seats.values()))
+        self.queue = [number for number in self.queue if number not in late]
+
+    @precondition(lambda self: self.queue and len(self.seats) < self.slots)
+    @rule(data=st.data(), passed=st.integers(0, 1))
+    def admit(self, data: st.DataObject, passed: int) -> None:
+        self.now += passed
+        told = self.scheduler.admissions(self.forms, self.now)
+        assert told == self.queue[: self.slots - len(self.seats)]
+        for number in told[: data.draw(st.integers(1, len(told)))]:
+            slot = data.draw(st.sampled_from(sorted(set(range(self.slots)) - self.seats.keys())))
+            self.scheduler.admitted(number, slot)
+            self.queue.remove(number)
+            self.seats[slot], self.forms[slot] = number, Upcoming(data.draw(st.sampled_from("abc")), True)
+            self.diary.append(("admitted", slot, ()))
+
+    @precondition(lambda self: self.seats)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        slot = data.draw(st.sampled_from(sorted(self.seats)))
+        self.scheduler.released(slot)
+        del self.seats[slot]
+        self.forms.pop(slot, None)
+
+    @precondition(lambda self: self.forms)
+    @rule(data=st.data())
+    def step(self, data: st.DataObject) -> None:
+        made = self.scheduler.choose(self.forms)
+        form, first = self.forms[made[0]].form, self.first()
+        widths = Counter(coming.form for coming in self.forms.values())
+        assert made == tuple(sorted(slot for slot, coming in self.forms.items() if coming.form == form))
+        if isinstance(self.policy, OldestFirst) or self.waited(first) >= self.policy.patience:
+            assert first in made
+        else:
+            assert len(made) == max(widths.values())
+        self.scheduler.stepped(made)
+        self.diary.append(("stepped", -1, made))
+        for slot in made:
+            del self.forms[slot]
+            if data.draw(st.integers(0, 5)):  # else it is finished, and waits for its release
+                self.forms[slot] = Upcoming(data.draw(st.sampled_from("abc")), data.draw(st.booleans()))
+
+    @invariant()
+    def as_many_wait_and_run_as_in_the_model(self) -> None:
+        if hasattr(self, "scheduler"):
+            assert self.scheduler.waiting == len(self.queue)
+            assert self.scheduler.running == len(self.seats)
+            assert self.scheduler.free == self.slots - len(self.seats)
+
+    @invariant()
+    def no_row_waits_beyond_the_bound(self) -> None:
+        if hasattr(self, "scheduler"):
+            assert all(self.waited(slot) <= self.policy.bound(self.slots) for slot in self.forms)
+
+
+TestTraffic = Traffic.TestCase
+TestTraffic.settings = examples(40)
