@@ -11,6 +11,7 @@ __all__ = [
     "CheckpointError",
     "ClosedError",
     "ConfigError",
+    "ContextError",
     "EsdllmError",
     "InputError",
     "NumericsError",
@@ -48,6 +49,10 @@ class TokenizerError(CheckpointError):
 
 class InputError(EsdllmError, ValueError):
     """A prompt, canvas or mask that cannot be decoded."""
+
+
+class ContextError(InputError):
+    """A prompt that, with what is to be generated, is longer than the model's context or than a slot."""
 
 
 class UnavailableError(EsdllmError, RuntimeError):

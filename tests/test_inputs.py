@@ -13,6 +13,7 @@ from helpers import CASES, EOS, MASK, write_checkpoint
 from safetensors.torch import load_file
 
 from esdllm import Catalogue, Engine, InputError, Model, NumericsError, load_model
+from esdllm.errors import ContextError
 
 
 @pytest.fixture
@@ -101,9 +102,9 @@ def test_a_canvas_over_the_context_is_refused(build: Callable[..., Engine], llad
     message = (
         "4093 prompt tokens and 4 to generate exceed the model's context of 4096; shorten the prompt or gen_length"
     )
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(ContextError, match=message):
         build(llada).generate([[1] * 4093])
-    with pytest.raises(InputError, match="4097 prompt tokens and 0 to generate exceed"):
+    with pytest.raises(ContextError, match="4097 prompt tokens and 0 to generate exceed"):
         build(llada).generate([[1] * 4096 + [MASK]], infill=True)
 
 
@@ -113,7 +114,7 @@ def test_a_canvas_that_fills_the_context_is_decoded(catalogue: Catalogue, llada:
     model = load_model(folder, "cpu", catalogue=catalogue)
     engine = Engine.build(model, catalogue.configure("vanilla", settings={"gen_length": 4}), catalogue)
     assert engine.generate([[1] * 8]).tokens.shape == (1, 12)
-    with pytest.raises(InputError, match="9 prompt tokens and 4 to generate exceed the model's context of 12"):
+    with pytest.raises(ContextError, match="9 prompt tokens and 4 to generate exceed the model's context of 12"):
         engine.generate([[1] * 9])
 
 

@@ -10,7 +10,7 @@ import torch
 from runs import MODELS, Build, Watch, prompts
 
 from esdllm import CacheWrite, Engine, Generation, NumericsError, Phase, UnavailableError
-from esdllm.errors import ConfigError, EsdllmError, InputError
+from esdllm.errors import ConfigError, ContextError, EsdllmError, InputError
 from esdllm.runtime.run import StepFunction
 from esdllm.runtime.slots import Slots
 from esdllm.testing.memory import TensorMemory
@@ -92,8 +92,9 @@ def test_seeds_chat_and_infill_are_those_of_generate(build: Build) -> None:
 
 def test_what_cannot_be_admitted_is_told_why_and_takes_no_slot(build: Build) -> None:
     slots = build("llada-0", "es-dllm", **SETTINGS).slots(1, 40)
+    with pytest.raises(ContextError, match="the prompt's canvas has 41 columns, and a slot has 40"):
+        slots.admit(row(25))
     for prompt, message in (
-        (row(25), "the prompt's canvas has 41 columns, and a slot has 40"),
         (prompts(2, 4).tolist(), "2 prompts for one slot; admit them one by one"),
         ([[]], "prompt 0 is empty"),
     ):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from esdllm.checkpoints.loading import Model
 from esdllm.checkpoints.text import check_unicode
-from esdllm.errors import InputError, brief
+from esdllm.errors import ContextError, InputError, brief
 from esdllm.views import Message, ModelSpec
 
 __all__ = ["Prepared", "Prompts", "prepare", "seed_list"]
@@ -59,7 +59,7 @@ def prepare(
     columns = 0 if infill else gen_length
     starts = mask.long().argmax(1).tolist() if infill else [tokens.shape[1]] * tokens.shape[0]
     if tokens.shape[1] + columns > spec.context:
-        raise InputError(
+        raise ContextError(
             f"{tokens.shape[1]} prompt tokens and {columns} to generate exceed the model's context of {spec.context}; shorten "
             "the prompt or gen_length"
         )

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from esdllm.checkpoints.loading import Model
-from esdllm.errors import ConfigError, InputError, UnavailableError
+from esdllm.errors import ConfigError, ContextError, InputError, UnavailableError
 from esdllm.interfaces import Cache
 from esdllm.plan import Facts, Layout
 from esdllm.planning.keeping import KeepCounts
@@ -142,7 +142,7 @@ class Slots:
                     f"{sorted(self._remembered)}; give one whose layers do not depend on the canvas"
                 )
             if began.layout.length > gathering.length:
-                raise InputError(
+                raise ContextError(
                     f"the prompt's canvas has {prepared.tokens.shape[1]} columns, and a slot has {self.length}; shorten the "
                     "prompt or gen_length, or make longer slots"
                 )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from esdllm.checkpoints.text import check_unicode
-from esdllm.errors import InputError, brief
+from esdllm.errors import ContextError, InputError, brief
 from esdllm.interfaces import TextCodec
 from esdllm.runtime.records import Generation
 from esdllm.use.answers import Infilled
@@ -39,7 +39,7 @@ class Template(NamedTuple):
             InputError: the blanks are longer than the model's context; the text holds the model's mask token.
         """
         if (blank := sum(self.lengths)) > spec.context:
-            raise InputError(f"blanks of {blank} tokens exceed the model's context of {spec.context}; shorten them")
+            raise ContextError(f"blanks of {blank} tokens exceed the model's context of {spec.context}; shorten them")
         tokens = _encoded(self.pieces[0], codec, spec.mask_id)
         spans = []
         for length, piece in zip(self.lengths, self.pieces[1:], strict=True):
