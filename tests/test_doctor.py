@@ -16,13 +16,14 @@ from esdllm import Catalogue, Engine, Model, UnavailableError, describe_model, l
 from esdllm.checkpoints.loading import describe_weights
 from esdllm.cli import main
 from esdllm.config import ComponentConfig
-from esdllm.measure.doctor import Device, Fit, Machine, attention_backends, fits, packages
-from esdllm.measure.footprint import working_bytes
+from esdllm.machine import Device, Fit, Machine
+from esdllm.measure.doctor import attention_backends, fits, packages
 from esdllm.measure.forecast import Forecast
 from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
 from esdllm.plugins.auto import choose_attention
 from esdllm.runtime.components import Components
+from esdllm.runtime.footprint import working_bytes
 from esdllm.views import Memory
 
 Doctor = Callable[..., tuple[int, str, str]]

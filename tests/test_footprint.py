@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from esdllm import Catalogue, Engine, Model, ModelSpec, logits_at_once
 from esdllm.checkpoints.loading import random_model
-from esdllm.measure.footprint import working_bytes
+from esdllm.runtime.footprint import working_bytes
 from esdllm.runtime.samples import sample_view
 from esdllm.testing.memory import TensorMemory
 from esdllm_policies import sampling

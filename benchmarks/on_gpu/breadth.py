@@ -8,7 +8,7 @@ import torch
 
 from esdllm import Catalogue
 from esdllm.checkpoints.loading import Model
-from esdllm.measure.footprint import working_bytes
+from esdllm.runtime.footprint import working_bytes
 from on_gpu.ground import Ground
 
 

@@ -29,9 +29,9 @@ from esdllm.cli.options import (
 )
 from esdllm.cli.shared import default_model, print_json, stdout
 from esdllm.errors import EsdllmError
+from esdllm.machine import Machine
 from esdllm.measure.doctor import (
     BrokenPlugin,
-    Machine,
     attention_backends,
     fits,
     packages,

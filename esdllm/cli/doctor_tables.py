@@ -17,7 +17,8 @@ from esdllm.checkpoints.dtypes import bfloat16_is_slow
 from esdllm.cli.shared import SLOW_BFLOAT16
 from esdllm.config.project import DISABLE_VARIABLE
 from esdllm.errors import installing
-from esdllm.measure.doctor import BrokenPlugin, Fit, Machine, Package, Serving
+from esdllm.machine import Fit, Machine
+from esdllm.measure.doctor import BrokenPlugin, Package, Serving
 from esdllm.plugins.loader import disabled_names
 from esdllm.views import ModelSpec
 

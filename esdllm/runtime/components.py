@@ -26,6 +26,7 @@ from esdllm.interfaces import (
 )
 from esdllm.plan import Layout, Phase
 from esdllm.planning import Planner, Planners
+from esdllm.planning.keeping import KeepCounts
 from esdllm.plugins.auto import AttentionChoice, AutoAttention, choose_attention
 from esdllm.plugins.capabilities import Capabilities
 from esdllm.plugins.catalogue import Catalogue
@@ -175,6 +176,23 @@ class Components:
             device=device,
             compiled=self.config.compile,
         )
+
+    def slot_layers(self, n_layers: int, columns: int) -> tuple[int, ...]:
+        """Return the layers that drop positions at any step of any row, on a canvas of `columns` at most."""
+        keeps = KeepCounts(self.skip, n_layers, Layout(columns, ()))
+        return keeps.skip_layers(range(1, self.config.block_length + 1))
+
+    def slots_shape(
+        self, spec: ModelSpec, count: int, length: int, forms: bool, device: torch.device, dtype: torch.dtype
+    ) -> CacheShape:
+        """Return what the store is to hold for `count` slots of `length` columns, which padding comes on top of.
+
+        Where a step of another form is compiled or recorded anew, `forms`, a spare slot stands behind the others.
+        """
+        columns = length + self.room(0, length, forms)
+        layers, lines = self.slot_layers(spec.n_layers, columns), count + int(forms)
+        shape = self.cache_shape(spec, layers, self.branches * lines, columns, device, dtype)
+        return attrs.evolve(shape, slotted=True)
 
     def serving(self, catalogue: Catalogue, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Components:
         """Return these components with an attention backend that can serve the model here: the one named, or `auto`'s.

@@ -24,8 +24,7 @@ from torch import Tensor
 from esdllm.checkpoints.loading import Model
 from esdllm.errors import ConfigError, ContextError, InputError, UnavailableError
 from esdllm.interfaces import Cache
-from esdllm.plan import Facts, Layout
-from esdllm.planning.keeping import KeepCounts
+from esdllm.plan import Facts
 from esdllm.plugins.capabilities import closing, slotted
 from esdllm.runtime.beginning import begin, empty
 from esdllm.runtime.components import Components
@@ -73,7 +72,7 @@ class Slots:
         cls, model: Model, components: Components, step_function: StepFunction, turn: Turn, count: int, length: int
     ) -> Slots:
         """Return free slots; see `Engine.slots`."""
-        adapter, config = model.adapter, components.config
+        adapter = model.adapter
         if type(count) is not int or count < 1 or type(length) is not int or not 0 < length <= model.spec.context:
             raise InputError(
                 f"{count!r} slots of {length!r} columns; give at least one, and columns within the model's context of "
@@ -81,14 +80,8 @@ class Slots:
             )
         if components.observers:
             raise ConfigError("observers watch what `Engine.generate` decodes; slots need a configuration without any")
-        columns = length + components.room(0, length, step_function.has_forms)
-        lines = count + int(step_function.has_forms)
-        keeps = KeepCounts(components.skip, model.spec.n_layers, Layout(columns, ()))
-        layers = keeps.skip_layers(range(1, config.block_length + 1))
-        shape = components.cache_shape(
-            model.spec, layers, components.branches * lines, columns, adapter.device, adapter.dtype
-        )
-        shape = attrs.evolve(shape, slotted=True)
+        forms = step_function.has_forms
+        shape = components.slots_shape(model.spec, count, length, forms, adapter.device, adapter.dtype)
         components.check_store(shape)
         blaming = naming_culprits(components, adapter)
         with turn, blaming, torch.inference_mode(), current(adapter.device):
@@ -98,13 +91,12 @@ class Slots:
                     f"{components.named('cache')} cannot hold rows that come and go: its cache has no method 'slots'; choose "
                     'another, such as cache = "dense"'
                 )
-            home = empty(model, components, lines, columns)
-            gathering = Gathering(home, parted, closing(cache), count, step_function.has_forms)
+            home = empty(model, components, shape.rows // components.branches, shape.length)
+            gathering = Gathering(home, parted, closing(cache), count, forms)
             stop_ids = torch.tensor(model.stop_ids, device=adapter.device)
         records = step_function.records(components.cache, shape)
-        return cls(
-            model, components, step_function, turn, count, length, records, gathering, stop_ids, frozenset(layers)
-        )
+        layers = frozenset(components.slot_layers(model.spec.n_layers, shape.length))
+        return cls(model, components, step_function, turn, count, length, records, gathering, stop_ids, layers)
 
     def __repr__(self) -> str:
         return f"Slots({len(self._seats)} of {self.count} taken, {self.length} columns each)"
