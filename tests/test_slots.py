@@ -62,6 +62,78 @@ def test_rows_of_one_form_share_every_step(build: Build) -> None:
     assert [slots.take(slot).answers for slot in range(3)] == [each.answers for each in expected]
 
 
+def test_rows_of_different_lengths_share_the_steps_whose_window_is_a_block(build: Build) -> None:
+    engine = build("llada-0", "es-dllm", gen_length=8, block_length=8)
+    slots = engine.slots(3, 40)
+    asked = [row(length, length) for length in (5, 12, 30)]
+    for prompt in asked:
+        slots.admit(prompt)
+    assert slots.groups() == [(0,), (1,), (2,)]  # a refresh computes a whole canvas
+    for slot in range(3):
+        slots.step([slot])
+    while not slots.finished():
+        groups = slots.groups()
+        assert groups == [(0, 1, 2)] or slots.seat(0).refreshes
+        for group in groups:
+            slots.step(group)
+    for slot, prompt in enumerate(asked):
+        expected = engine.generate(prompt)
+        assert slots.seat(slot).effort.layer_work == expected.layer_work
+        assert slots.take(slot).tokens.tolist() == expected.tokens.tolist()
+
+
+def test_a_row_has_its_own_settings_and_shares_steps_only_with_those_that_sample_alike(build: Build) -> None:
+    engine = build("llada-0", "es-dllm", gen_length=8, block_length=8)
+    slots, catalogue = engine.slots(4, 40), build.catalogue
+    own: list[dict[str, Any]] = [
+        {},
+        {"gen_length": 16},
+        {"sampler": {"name": "gumbel", "temperature": 1.0}},
+        {"seed": 3, "sampler": {"name": "gumbel", "temperature": 1.0}, "gen_length": 20},
+    ]
+    for settings in own:
+        slots.admit(row(12), components=slots.components.varied(settings, catalogue))
+    for slot in range(4):
+        slots.step([slot])
+    assert slots.groups() == [(0, 1), (2, 3)]
+    found = drain(slots)
+    for slot, settings in enumerate(own):
+        alone = build("llada-0", "es-dllm", **{"gen_length": 8, "block_length": 8, **settings})
+        assert found[slot].tokens.tolist() == alone.generate(row(12)).tokens.tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"cache": "int8"}, "cache"),
+        ({"attention": "eager"}, "attention"),
+        ({"canvas_multiple": 8}, "canvas_multiple"),
+        ({"cfg_scale": 1.0}, "cfg_scale, which is 0 for all rows or for none"),
+        ({"importance": {"name": "hybrid", "site": "key"}}, "importance, which scores at another site"),
+        ({"unmasking": "wino"}, "unmasking, which remembers or puts back otherwise"),
+        ({"refresh": {"name": "drift"}}, "refresh, which learns from drift in one alone"),
+    ],
+)
+def test_what_all_rows_have_in_common_is_no_setting_of_one(build: Build, settings: dict[str, Any], named: str) -> None:
+    slots = build("llada-0", "es-dllm", **SETTINGS).slots(1, 40)
+    other = slots.components.varied(settings, build.catalogue)
+    with pytest.raises(ConfigError, match=f"rows beside each other cannot differ in {named}"):
+        slots.admit(row(12), components=other)
+    assert slots.free == 1
+
+
+def test_few_sets_of_kernels_are_recorded_and_steps_of_others_are_made_all_the_same(build: Build) -> None:
+    engine = build("llada-0", "es-dllm", gen_length=4, block_length=4)
+    record_steps(engine)
+    slots = engine.slots(1, 40)
+    for number in range(12):
+        settings = {"sampler": {"name": "gumbel", "temperature": 0.1 * number}}
+        slots.admit(row(12), components=slots.components.varied(settings, build.catalogue))
+        alone = build("llada-0", "es-dllm", gen_length=4, block_length=4, **settings)
+        assert drain(slots)[0].tokens.tolist() == alone.generate(row(12)).tokens.tolist()
+    assert len(slots._known) == 8
+
+
 def test_a_slot_that_is_free_again_is_taken_next_and_shows_nothing_of_who_was_there(build: Build) -> None:
     engine = build("dream-0", "es-dllm", **SETTINGS)
     slots = engine.slots(2, 48)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import attrs
 import torch
 
-from esdllm.config import SECTIONS, DecodeConfig
+from esdllm.config import SECTIONS, DecodeConfig, merge
 from esdllm.errors import ConfigError, UnavailableError
 from esdllm.hookspecs import PROJECT
 from esdllm.interfaces import (
@@ -33,7 +33,10 @@ from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.parts import Parts
 from esdllm.views import CacheShape, ModelSpec
 
-__all__ = ["Components", "titled"]
+__all__ = ["SHARED", "Components", "titled"]
+
+SHARED = ("cache", "attention", "observers", "compile", "compile_backend", "cuda_graphs", "canvas_multiple")
+"""settings that are the same for all rows of one cache"""
 
 
 @attrs.frozen(eq=False)
@@ -75,6 +78,45 @@ class Components:
             section for section in SECTIONS if _is_third_party(catalogue, section, getattr(config, section).name)
         )
         return cls(**named, observers=observers, config=config, third_party=third_party)
+
+    def varied(self, settings: Mapping[str, Any], catalogue: Catalogue) -> Components:
+        """Return the components of this configuration with other settings, as `DecodeConfig.from_dict` takes them.
+
+        What `auto` chose to attend with stays.
+
+        Raises:
+            ConfigError: an unknown setting, name or option, or a value out of range.
+        """
+        found = Components.resolve(DecodeConfig.from_dict(merge(self.config.to_dict(), settings)), catalogue)
+        if found.config.attention != self.config.attention:
+            return found
+        return attrs.evolve(found, attention=self.attention, attention_choice=self.attention_choice)
+
+    def differences(self, other: Components) -> list[str]:
+        """Return why rows of another configuration cannot lie beside rows of this one, in one canvas; empty if they can.
+
+        Whatever sizes canvas and cache, and who holds or reads the cache, is the same for all rows; the rest is each row's own.
+        """
+        names = [name for name in SHARED if getattr(self.config, name) != getattr(other.config, name)]
+        if {self.branches, other.branches} == {1, 2}:
+            names.append("cfg_scale, which is 0 for all rows or for none")
+        mine, theirs = self.importance, other.importance
+        if (mine.site, mine.keeps_history) != (theirs.site, theirs.keeps_history):
+            names.append("importance, which scores at another site or remembers otherwise")
+        if (self.can.memory, self.can.revisions) != (other.can.memory, other.can.revisions):
+            names.append("unmasking, which remembers or puts back otherwise")
+        if (self.can.learning is None) != (other.can.learning is None):
+            names.append("refresh, which learns from drift in one alone")
+        return names
+
+    @property
+    def kernels(self) -> Hashable:
+        """What rows have in common whose steps call the same kernels with the same options."""
+        config = self.config
+        named = [config.importance, config.sampler, config.unmasking]
+        if self.can.moving is not None:
+            named.append(config.blocks)
+        return repr([each.to_dict() for each in named]), config.cfg_scale, config.delay_eos
 
     def named(self, *sections: str) -> str:
         """Return the names of the components of some sections, as a sentence lists them."""

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import attrs
 from torch import Tensor
 
+from esdllm.checkpoints.loading import Model
+from esdllm.errors import UnavailableError
 from esdllm.interfaces import Cache, ClosingCache, SlottedCache
+from esdllm.plugins.capabilities import closing, slotted
+from esdllm.runtime.beginning import empty
 from esdllm.runtime.canvas import Canvas
+from esdllm.runtime.components import Components
 from esdllm.runtime.sharing import sent
 from esdllm.runtime.standing import standing
+from esdllm.views import CacheShape
 
 __all__ = ["Gathered", "Gathering"]
 
 _READ = {"given", "logical", "bias", "padding", "columns", "seeds"}
 """what a step only reads of a canvas"""
+
+_BEYOND: dict[str, Any] = {"given": True, "bias": float("-inf")}
+"""what stands in the columns of a slot beyond its row, where it is not 0: nothing to decide, and nothing to attend to"""
 
 
 class Gathered(NamedTuple):
@@ -50,8 +59,45 @@ class Gathering:
     count: int
     """slots, without the spare one"""
     has_forms: bool
+    layers: frozenset[int]
+    """those that drop positions"""
     _canvases: dict[object, Canvas] = attrs.field(factory=dict, init=False)
     _caches: dict[tuple[int, int], tuple[Cache, Tensor | None]] = attrs.field(factory=dict, init=False)
+
+    @classmethod
+    def over(cls, model: Model, components: Components, shape: CacheShape, count: int, has_forms: bool) -> Gathering:
+        """Return empty slots, with a cache of a shape from `Components.slots_shape`.
+
+        Raises:
+            UnavailableError: the store's caches hold whole batches only.
+        """
+        cache = components.cache.allocate(shape)
+        if (parted := slotted(cache)) is None:
+            raise UnavailableError(
+                f"{components.named('cache')} cannot hold rows that come and go: its cache has no method 'slots'; choose "
+                'another, such as cache = "dense"'
+            )
+        home = empty(model, components, shape.rows // components.branches, shape.length)
+        return cls(
+            home,
+            parted,
+            closing(cache),
+            count,
+            has_forms,
+            frozenset(components.slot_layers(model.spec.n_layers, shape.length)),
+        )
+
+    def check_layers(self, layers: Collection[int]) -> None:
+        """Refuse a row for which a layer is to remember what the cache has no room for.
+
+        Raises:
+            UnavailableError: names the layers.
+        """
+        if not self.layers.issuperset(layers):
+            raise UnavailableError(
+                f"the skip schedule drops positions of this prompt at layers {tuple(layers)}, of others at "
+                f"{sorted(self.layers)}; give one whose layers do not depend on the canvas"
+            )
 
     @property
     def length(self) -> int:
@@ -65,19 +111,19 @@ class Gathering:
             theirs = getattr(row, name)
             if name == "columns":
                 continue
-            mine[slot].fill_({"tokens": spec.eos_id, "given": True}.get(name, 0))  # what lies beyond the row is inert
-            if theirs is not None:
-                _first(name, mine, length)[slot] = theirs[0]
+            mine[slot].fill_(_BEYOND.get(name, 0) if name != "tokens" else spec.eos_id)
+            own = _first(name, mine, length)[slot]
+            own.zero_() if theirs is None else own.copy_(theirs[0])
         for branch in range(self.home.branches):
             first = self._line(slot, branch)
             self.cache.slots(slice(first, first + 1), self.length).reset()
 
-    def gather(self, slots: Sequence[int], length: int, padded: bool) -> Gathered:
-        """Return the rows in `slots`, whose canvases are of `length` columns; with a bias if any is `padded`."""
+    def gather(self, slots: Sequence[int], length: int, padded: bool, beyond: bool) -> Gathered:
+        """Return the first `length` columns of the rows in `slots`, with a bias if any is `padded` or shorter, `beyond`."""
         width = self._width(len(slots))
         slots = [*slots, *[self.count] * (width - len(slots))]
         index = self._sent(slots)
-        found = self._taken(index, length, padded or self.has_forms)
+        found = self._taken(index, length, padded or beyond or self.has_forms, beyond)
         if self.has_forms:
             found = standing(self._canvases, found)
         return Gathered(found, self._cache_of(slots, length), index, slots.count(self.count))
@@ -100,13 +146,15 @@ class Gathering:
         if self.closing is not None:
             self.closing.close()
 
-    def _taken(self, index: Tensor, length: int, padded: bool) -> Canvas:
+    def _taken(self, index: Tensor, length: int, padded: bool, beyond: bool = False) -> Canvas:
         found: dict[str, Any] = {"columns": self.home.columns[:length]}
         for name, mine in _tensors(self.home).items():
             if name != "columns":
                 found[name] = _first(name, mine, length).index_select(0, index)
         for name in ("bias", "padding"):
             found[name] = self.home.rows(found[name]) if padded else None
+        if beyond:  # then padding is not all that the bias hides
+            found["padding"] = None
         return attrs.evolve(self.home, **found)
 
     def _width(self, rows: int) -> int:

@@ -15,7 +15,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm.interfaces import Cache
 from esdllm.plan import StepPlan
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.parts import Parts, StepInputs
@@ -87,8 +86,8 @@ class _Recorded:
     """A plan's step over a canvas and a cache."""
 
     canvas: Canvas
-    cache: Cache
-    """held, so that no other canvas or cache has their ids"""
+    parts: Parts
+    """held, so that no other canvas, cache or kernel has their ids"""
     inputs: StepInputs
     """the tensors that it reads"""
     replay: Callable[[], None] | None = None
@@ -114,10 +113,11 @@ class StepGraphs:
         if self.failure is not None:
             self.step(parts, plan, canvas, inputs)
             return
-        key = id(canvas), id(parts.cache), plan, *(x is None for x in inputs)
+        kernels = id(parts.scorer), id(parts.sampler), id(parts.unmasking), parts.cfg_scale, parts.delay_eos
+        key = id(canvas), id(parts.cache), *kernels, plan, *(x is None for x in inputs)
         if key not in self._known:
             held = StepInputs(*(x.clone() if isinstance(x, Tensor) else x for x in inputs))  # type: ignore[arg-type]
-            self._known[key] = _Recorded(canvas, parts.cache, held)
+            self._known[key] = _Recorded(canvas, parts, held)
             self.capture.prepare(lambda: self.step(parts, plan, canvas, held))
             return
         known = self._known[key]

@@ -67,8 +67,11 @@ class StepFunction:
         """Return whether steps over a cache are recorded: what cannot be called inside a compiled step cannot be."""
         return self.graphs is not None and not store.problems(attrs.evolve(shape, compiled=True))
 
-    def __call__(self, parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> None:
-        """Make one step."""
+    def __call__(self, parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs, eager: bool = False) -> None:
+        """Make one step; an `eager` one is neither compiled nor recorded."""
+        if eager:
+            denoise(parts, plan, canvas, inputs)
+            return
         step = self.graphs if self.graphs is not None and self.recording else self._step
         if not self._compiled:
             step(parts, plan, canvas, inputs)

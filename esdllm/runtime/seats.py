@@ -6,12 +6,22 @@ from collections.abc import Callable, Hashable, Iterator
 
 import attrs
 
-from esdllm.plan import Block, Facts, Step
+from esdllm.plan import Block, Facts, Phase, Step
 from esdllm.planning.schedule import Planner
+from esdllm.runtime.beginning import Beginning
+from esdllm.runtime.components import Components
 from esdllm.runtime.records import Effort
 from esdllm.runtime.sharing import form
 
-__all__ = ["Seat"]
+__all__ = ["Seat", "shared_length"]
+
+_ALIKE = 512
+"""columns up to which rows of any lengths make their steps together"""
+
+
+def shared_length(length: int) -> int:
+    """Return the columns over which rows of `length` columns can make their steps with others; a power of two beyond a few."""
+    return max(_ALIKE, 1 << (length - 1).bit_length())
 
 
 @attrs.define(eq=False)
@@ -32,6 +42,8 @@ class Seat:
     """whether end-of-text is written behind its first stop"""
     end: bool
     """whether the answer ends at its first stop"""
+    components: Components
+    """what decodes it"""
     planner: Planner
     """plans its steps"""
     read: Callable[[int], Facts]
@@ -48,6 +60,32 @@ class Seat:
     def _walk_of_planner(self) -> Iterator[Step]:
         return self.planner.walk(lambda: self.read(self.slot))
 
+    @classmethod
+    def of(
+        cls,
+        slot: int,
+        began: Beginning,
+        start: int,
+        n_layers: int,
+        components: Components,
+        infill: bool,
+        read: Callable[[int], Facts],
+    ) -> Seat:
+        """Return the seat of a row that begins; `start` is the first column of its answer, without padding."""
+        early_stop = components.config.early_stop and not infill
+        return cls(
+            slot,
+            began.layout.length,
+            began.room,
+            padded=bool(began.layout.starts),
+            start=start,
+            fill=early_stop,
+            end=not infill,
+            components=components,
+            planner=components.planner(began.layout, n_layers, early_stop),
+            read=read,
+        )
+
     @property
     def next(self) -> Step | None:
         """The step that comes next; None if the row is decoded. May ask the device what the last one decided."""
@@ -58,7 +96,27 @@ class Seat:
     @property
     def form(self) -> Hashable:
         """What the next steps of two rows have in common if they can be made as one; None if the row is decoded."""
-        return None if self.next is None else (self.length, form(self.next))
+        if self.next is None:
+            return None
+        return (
+            shared_length(self.length) if self.shares else self.length,
+            self.shares,
+            self.components.kernels,
+            form(self.next),
+        )
+
+    @property
+    def shares(self) -> bool:
+        """Whether the next step can be made over more columns than the row has: the others are hidden from attention."""
+        if self.next is None:
+            return False
+        plan, persistent = self.next.plan, self.components.cache.persistent
+        return persistent and plan.phase is Phase.ALL and not plan.open and plan.window < self.length
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether the next step refreshes, which takes longer than others."""
+        return self.next is not None and self.next.scope.refresh
 
     def note(self, seconds: float, compile_seconds: float) -> None:
         """Take the next step as made."""

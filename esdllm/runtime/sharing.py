@@ -18,10 +18,13 @@ __all__ = ["form", "own_blocks", "placed", "pruned", "reads_what_it_sees", "sent
 
 
 def form(step: Step) -> Hashable:
-    """Return what the next steps of rows have in common that can be made as one."""
+    """Return what the next steps of rows have in common that can be made as one.
+
+    Of how many positions the logits are computed is no part of it: more than a row needs change nothing.
+    """
     lies = step.block if step.start is None or step.reach is not None else step.block.start - step.start
     sees = None if step.suffix is None else (len(step.suffix), reads_what_it_sees(step))
-    return step.plan, lies, step.reach, len(step.beyond), sees, step.keeps is None
+    return step.plan._replace(decided=0), lies, step.reach, len(step.beyond), sees, step.keeps is None
 
 
 def reads_what_it_sees(step: Step) -> bool:

@@ -14,7 +14,7 @@ Which group goes first, and who waits, is the caller's decision: no answer depen
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import attrs
@@ -22,24 +22,26 @@ import torch
 from torch import Tensor
 
 from esdllm.checkpoints.loading import Model
-from esdllm.errors import ConfigError, ContextError, InputError, UnavailableError
+from esdllm.errors import ConfigError, ContextError, InputError
 from esdllm.interfaces import Cache
 from esdllm.plan import Facts
-from esdllm.plugins.capabilities import closing, slotted
-from esdllm.runtime.beginning import begin, empty
+from esdllm.runtime.beginning import begin
 from esdllm.runtime.components import Components
 from esdllm.runtime.culprit import naming_culprits
-from esdllm.runtime.gathering import Gathering
+from esdllm.runtime.gathering import Gathered, Gathering
 from esdllm.runtime.graphs import current
 from esdllm.runtime.prompts import Prompts, prepare
 from esdllm.runtime.records import Generation
 from esdllm.runtime.results import generation
 from esdllm.runtime.run import StepFunction
-from esdllm.runtime.seats import Seat
+from esdllm.runtime.seats import Seat, shared_length
 from esdllm.runtime.sharing import sent, shared_inputs
 from esdllm.runtime.turns import Turn
 
 __all__ = ["Slots"]
+
+_KERNELS = 8
+"""sets of kernels that are compiled or recorded for one cache"""
 
 
 @attrs.define(eq=False, repr=False)
@@ -61,11 +63,12 @@ class Slots:
     _records: bool
     _gathering: Gathering | None
     _stop_ids: Tensor
-    _remembered: frozenset[int]
     _running: Cache | None = attrs.field(default=None, init=False)
     _seats: dict[int, Seat] = attrs.field(factory=dict, init=False)
     _facts: dict[int, Facts] = attrs.field(factory=dict, init=False)
     """what was read since each slot's last step"""
+    _known: dict[Hashable, Components] = attrs.field(factory=dict, init=False)
+    """whose steps are compiled or recorded"""
 
     @classmethod
     def build(
@@ -83,20 +86,11 @@ class Slots:
         forms = step_function.has_forms
         shape = components.slots_shape(model.spec, count, length, forms, adapter.device, adapter.dtype)
         components.check_store(shape)
-        blaming = naming_culprits(components, adapter)
-        with turn, blaming, torch.inference_mode(), current(adapter.device):
-            cache = components.cache.allocate(shape)
-            if (parted := slotted(cache)) is None:
-                raise UnavailableError(
-                    f"{components.named('cache')} cannot hold rows that come and go: its cache has no method 'slots'; choose "
-                    'another, such as cache = "dense"'
-                )
-            home = empty(model, components, shape.rows // components.branches, shape.length)
-            gathering = Gathering(home, parted, closing(cache), count, forms)
+        with turn, naming_culprits(components, adapter), torch.inference_mode(), current(adapter.device):
+            gathering = Gathering.over(model, components, shape, count, forms)
             stop_ids = torch.tensor(model.stop_ids, device=adapter.device)
         records = step_function.records(components.cache, shape)
-        layers = frozenset(components.slot_layers(model.spec.n_layers, shape.length))
-        return cls(model, components, step_function, turn, count, length, records, gathering, stop_ids, layers)
+        return cls(model, components, step_function, turn, count, length, records, gathering, stop_ids)
 
     def __repr__(self) -> str:
         return f"Slots({len(self._seats)} of {self.count} taken, {self.length} columns each)"
@@ -111,45 +105,44 @@ class Slots:
         """Whether any slot is taken."""
         return bool(self._seats)
 
-    def admit(self, prompt: Prompts, *, seed: int | None = None, infill: bool = False, chat: bool | None = None) -> int:
+    def admit(
+        self,
+        prompt: Prompts,
+        *,
+        seed: int | None = None,
+        infill: bool = False,
+        chat: bool | None = None,
+        components: Components | None = None,
+    ) -> int:
         """Take one prompt into a free slot, and return that slot. The arguments are those of `Engine.generate`, for one row.
+
+        `components` are those of a configuration of its own, such as a longer answer or another temperature; see
+        `Components.varied`.
 
         Raises:
             InputError: the prompt cannot be decoded, is longer than a slot, or is not a single one; no slot is free.
+            ConfigError: the configuration differs in what all rows have in common; names it.
         """
         if not self.free:
             raise InputError(f"all {self.count} slots are taken; take or release one first")
-        model, components = self.model, self.components
+        model, components = self.model, components or self.components
+        if differences := self.components.differences(components):
+            raise ConfigError(f"rows beside each other cannot differ in {'; '.join(differences)}")
         prepared = prepare(model, prompt, None, components.config.gen_length, infill, chat)
         if len(prepared.starts) != 1:
             raise InputError(f"{len(prepared.starts)} prompts for one slot; admit them one by one")
         slot = min(set(range(self.count)) - self._seats.keys())
-        early_stop = components.config.early_stop and not infill
         with self._at_work() as gathering:
             began = begin(model, components, prepared, seed, self.step_function.has_forms)
-            planner = components.planner(began.layout, model.spec.n_layers, early_stop)
-            if not self._remembered.issuperset(planner.skip_layers()):
-                raise UnavailableError(
-                    f"the skip schedule drops positions of this prompt at layers {planner.skip_layers()}, of others at "
-                    f"{sorted(self._remembered)}; give one whose layers do not depend on the canvas"
-                )
+            seat = Seat.of(slot, began, prepared.starts[0], model.spec.n_layers, components, infill, self._read)
+            gathering.check_layers(seat.planner.skip_layers())
             if began.layout.length > gathering.length:
                 raise ContextError(
                     f"the prompt's canvas has {prepared.tokens.shape[1]} columns, and a slot has {self.length}; shorten the "
                     "prompt or gen_length, or make longer slots"
                 )
             gathering.place(slot, began.canvas)
-        self._seats[slot] = Seat(
-            slot,
-            began.layout.length,
-            began.room,
-            padded=bool(began.layout.starts),
-            start=prepared.starts[0],
-            fill=early_stop,
-            end=not infill,
-            planner=planner,
-            read=self._read,
-        )
+        self._seats[slot] = seat
         return slot
 
     def groups(self) -> list[tuple[int, ...]]:
@@ -173,7 +166,7 @@ class Slots:
             InputError: their next steps cannot be made as one.
             PluginError: a component failed; names it.
         """
-        seats = [self._seat(slot) for slot in sorted(set(slots))]
+        seats = [self.seat(slot) for slot in sorted(set(slots))]
         with self._at_work() as gathering:
             steps = [step for seat in seats if (step := seat.next) is not None]
             if len(steps) < max(1, len(seats)) or len({seat.form for seat in seats}) > 1:
@@ -182,11 +175,14 @@ class Slots:
                 )
             function, started = self.step_function, time.perf_counter()
             compiling, function.recording = function.seconds_compiling, self._records
-            rows = gathering.gather([seat.slot for seat in seats], seats[0].length, any(seat.padded for seat in seats))
+            rows = self._gathered(gathering, seats)
             self._running = rows.cache
             steps += [steps[0]] * rows.spare
-            inputs = shared_inputs(rows.canvas, steps, self.components.can.moving, self.model.adapter.dtype)
-            function(self.components.parts(self.model.adapter, rows.cache), steps[0].plan, rows.canvas, inputs)
+            components, known = self._kernels(seats[0].components)
+            inputs = shared_inputs(rows.canvas, steps, seats[0].components.can.moving, self.model.adapter.dtype)
+            parts = components.parts(self.model.adapter, rows.cache)
+            plan = max((step.plan for step in steps), key=lambda plan: plan.decided)
+            function(parts, plan, rows.canvas, inputs, eager=not known)
             gathering.scatter(rows)
             took = time.perf_counter() - started, function.seconds_compiling - compiling
         for seat in seats:
@@ -201,7 +197,7 @@ class Slots:
             NumericsError: NaN among its logits; the slot is free all the same, and other rows are sound.
             PluginError: masks are left in it; likewise.
         """
-        seat = self._seat(slot)
+        seat = self.seat(slot)
         with self._at_work() as gathering:
             if seat.next is not None:
                 raise InputError(f"the row in slot {slot} is not finished; make its steps, or release it")
@@ -209,7 +205,7 @@ class Slots:
             self.release(slot)
             return generation(
                 self.model,
-                self.components,
+                seat.components,
                 canvas,
                 self._stop_ids,
                 seat.effort,
@@ -221,7 +217,7 @@ class Slots:
 
     def release(self, slot: int) -> None:
         """Free a slot, whatever has become of its row."""
-        del self._seats[self._seat(slot).slot]
+        del self._seats[self.seat(slot).slot]
         self._facts.pop(slot, None)
 
     def close(self) -> None:
@@ -233,6 +229,30 @@ class Slots:
                 if self.step_function.graphs is not None:
                     self.step_function.graphs.forget()
                 gathering.close()
+
+    def _gathered(self, gathering: Gathering, seats: Sequence[Seat]) -> Gathered:
+        """Return rows that make a step together, over as many columns as the longest of them has.
+
+        Where steps are compiled or recorded, over as many as any of their form could have.
+        """
+        lengths = {seat.length for seat in seats}
+        length = max(lengths)
+        if gathering.has_forms and seats[0].shares:
+            length = min(gathering.length, shared_length(length))
+        padded, beyond = any(seat.padded for seat in seats), min(lengths) < length
+        if gathering.has_forms:
+            beyond = seats[0].shares
+        return gathering.gather([seat.slot for seat in seats], length, padded, beyond)
+
+    def _kernels(self, components: Components) -> tuple[Components, bool]:
+        """Return what a step of these components calls, and whether it may be compiled or recorded.
+
+        A few sets of kernels are known, each of which is compiled and recorded by itself; steps of others are made as they are.
+        """
+        key = components.kernels
+        if self.step_function.has_forms and (key in self._known or len(self._known) < _KERNELS):
+            return self._known.setdefault(key, components), True
+        return components, not self.step_function.has_forms
 
     @contextmanager
     def _at_work(self) -> Iterator[Gathering]:
@@ -247,7 +267,12 @@ class Slots:
             raise InputError("these slots are closed; make others")
         return self._gathering
 
-    def _seat(self, slot: int) -> Seat:
+    def seat(self, slot: int) -> Seat:
+        """Return the row in a slot, and what it took so far.
+
+        Raises:
+            InputError: the slot is free.
+        """
         if slot not in self._seats:
             raise InputError(f"slot {slot!r} is not taken; taken are {sorted(self._seats)}")
         return self._seats[slot]

@@ -12,7 +12,7 @@ from esdllm.errors import EsdllmError
 from esdllm.use.frames import Frame
 from esdllm.views import Message
 
-__all__ = ["FinishReason", "Outcome", "Request", "Update"]
+__all__ = ["Completion", "FinishReason", "Request", "Update"]
 
 
 class FinishReason(str, Enum):
@@ -27,7 +27,7 @@ class FinishReason(str, Enum):
     DEADLINE = "deadline"
     """its time is over"""
     ERROR = "error"
-    """it cannot be decoded any further; `Outcome.error` says why"""
+    """it cannot be decoded any further; `Completion.error` says why"""
 
 
 @attrs.frozen(kw_only=True)
@@ -52,7 +52,7 @@ class Request:
     """seconds from its submission after which it ends with what is settled; None for no limit"""
 
 
-class Outcome(NamedTuple):
+class Completion(NamedTuple):
     """How a request ended."""
 
     finish_reason: FinishReason
@@ -72,7 +72,7 @@ class Outcome(NamedTuple):
 
 
 class Update(NamedTuple):
-    """What has become known of an answer. All that is `new`, joined, is the text of the outcome."""
+    """What has become known of an answer. All that is `new`, joined, is the text of the completion."""
 
     new: str
     """settled text that this adds; never taken back"""
@@ -84,5 +84,5 @@ class Update(NamedTuple):
     """settled tokens that this adds"""
     logprobs: tuple[float, ...] = ()
     """of each, the natural logarithm of the confidence with which it was committed"""
-    outcome: Outcome | None = None
+    completion: Completion | None = None
     """how the request ended; None but in the last update"""

@@ -26,6 +26,7 @@ from esdllm.config import DecodeConfig
 from esdllm.planning.keeping import KeepCounts
 from esdllm.runtime import graphs
 from esdllm.runtime.canvas import Canvas
+from esdllm.runtime.gathering import Gathering
 from esdllm.runtime.run import Run
 from esdllm_backends.attention.sdpa import SdpaAttention
 from esdllm_backends.cache.dense import DenseCache
@@ -127,6 +128,12 @@ def another_norm(original: Any, model: Transformer, x: Any, weight: Any) -> torc
     return torch.nn.functional.rms_norm(x, weight.shape, weight, 0.1)
 
 
+def attending_beyond_the_row(original: Any, gathering: Gathering, *a: Any, **k: Any) -> None:
+    original(gathering, *a, **k)
+    if gathering.home.bias is not None:
+        gathering.home.bias.zero_()
+
+
 def shorter(original: Any, config: DecodeConfig) -> dict[str, Any]:
     return {**original(config), "gen_length": 1}
 
@@ -149,6 +156,10 @@ MUTANTS = {
     "a row that comes and goes among others is the row alone": Mutant(
         test_traffic.test_a_row_among_any_others_is_the_row_alone,
         around(Canvas, "facts_of_rows", first_row_s_facts),
+    ),
+    "a row that shares steps with a longer one is the row alone": Mutant(
+        test_traffic.test_rows_of_different_lengths_are_the_rows_alone,
+        around(Gathering, "place", attending_beyond_the_row),
     ),
     "permuting rows permutes results": Mutant(test_laws.test_permuted_rows_permute, around(Canvas, "of", seeds_by_row)),
     "a committed token never changes": Mutant(

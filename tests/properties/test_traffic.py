@@ -11,12 +11,13 @@ from random import Random
 from typing import NamedTuple
 
 import pytest
-from drawing import MASK, Settings, Shape, engine_of, policies, shapes, token_ids, watching_ties
+from drawing import CATALOGUE, MASK, Settings, Shape, engine_of, policies, shapes, token_ids, watching_ties
 from hypothesis import event, given
 from hypothesis import strategies as st
 from sampling import examples
 
-from esdllm import Engine, Generation
+from esdllm import DecodeConfig, Engine, Generation
+from esdllm.config import merge
 from esdllm.runtime.slots import Slots
 from esdllm.testing.tape import record_steps
 
@@ -39,8 +40,21 @@ class Asked(NamedTuple):
     """A request."""
 
     prompt: list[int]
-    seed: int
+    seed: int | None
     infill: bool
+    own: Settings
+    """what it wants otherwise than the engine's configuration"""
+
+
+OWN = st.fixed_dictionaries(
+    {},
+    optional={
+        "gen_length": st.integers(1, 12),
+        "sampler": st.sampled_from([{"name": "gumbel", "temperature": 0.7}, {"name": "gumbel", "temperature": 1.5}]),
+        "early_stop": st.booleans(),
+        "seed": st.integers(0, 3),
+    },
+)
 
 
 @st.composite
@@ -52,7 +66,10 @@ def requests(draw: st.DrawFn) -> list[Asked]:
         infill = draw(st.integers(0, 3)) == 0
         words = draw(st.lists(token_ids, min_size=length, max_size=length))
         holes = draw(st.sets(st.integers(1, length - 1), min_size=1)) if infill else ()
-        found.append(Asked([MASK if at in holes else word for at, word in enumerate(words)], draw(SEEDS), infill))
+        own = draw(OWN) if draw(st.booleans()) else {}
+        event(f"settings of its own: {sorted(own)}")
+        seed = None if "seed" in own else draw(SEEDS)
+        found.append(Asked([MASK if at in holes else word for at, word in enumerate(words)], seed, infill, own))
     return found
 
 
@@ -82,6 +99,8 @@ def settings(draw: st.DrawFn) -> Settings:
 
 def alone(engine: Engine, asked: Asked) -> Generation:
     """Return what a row is by itself."""
+    config = DecodeConfig.from_dict(merge(engine.config.to_dict(), asked.own))
+    engine = Engine.build(engine.model, config, CATALOGUE) if asked.own else engine
     return engine.generate([asked.prompt], seed=asked.seed, infill=asked.infill)
 
 
@@ -93,7 +112,8 @@ def drive(traffic: Random, slots: Slots, waiting: list[Asked]) -> list[tuple[Ask
         made += [(seated.pop(slot), slots.take(slot)) for slot in slots.finished()]
         if waiting and slots.free and (not slots.busy or traffic.random() < admitting):
             asked = waiting.pop(0)
-            seated[slots.admit([asked.prompt], seed=asked.seed, infill=asked.infill)] = asked
+            own = slots.components.varied(asked.own, CATALOGUE) if asked.own else None
+            seated[slots.admit([asked.prompt], seed=asked.seed, infill=asked.infill, components=own)] = asked
         elif slots.busy and traffic.random() < 0.02:
             slots.release(slot := traffic.choice(sorted(seated)))
             del seated[slot]
@@ -101,7 +121,7 @@ def drive(traffic: Random, slots: Slots, waiting: list[Asked]) -> list[tuple[Ask
         elif groups := slots.groups():
             group = max(groups, key=len) if traffic.random() < whole else traffic.choice(groups)
             part = group if traffic.random() < whole else traffic.sample(group, traffic.randint(1, len(group)))
-            event(f"rows of a step: {len(part)}")
+            event(f"rows of a step: {len(part)}, of lengths: {len({slots.seat(slot).length for slot in part})}")
             slots.step(part)
     return made
 
@@ -127,6 +147,29 @@ def test_a_row_among_any_others_is_the_row_alone(
     made = drive(traffic, slots, asked)
     slots.close()
     same(engine, made, padded=False)
+
+
+@given(
+    shape=shapes(),
+    cache=STORES,
+    lengths=st.lists(st.integers(2, 14), min_size=2, max_size=4),
+    generated=st.integers(4, 12),
+    traffic=TRAFFIC,
+)
+@examples(60)
+def test_rows_of_different_lengths_are_the_rows_alone(
+    shape: Shape, cache: str, lengths: list[int], generated: int, traffic: Random
+) -> None:
+    engine = engine_of(shape, {"gen_length": generated, "block_length": 4, "cache": cache})
+    asked = [Asked([traffic.randrange(MASK - 1) for _ in range(length)], 0, False, {}) for length in lengths]
+    slots = engine.slots(len(asked), LONGEST)
+    seated = {slots.admit([each.prompt]): each for each in asked}
+    while slots.busy:
+        same(engine, [(seated[slot], slots.take(slot)) for slot in slots.finished()], padded=False)
+        groups = slots.groups()
+        for group in [group for group in groups if slots.seat(group[0]).refreshes] or groups:
+            event(f"lengths of a step: {len({slots.seat(slot).length for slot in group})}")
+            slots.step(group)
 
 
 @given(shape=shapes(), chosen=settings(), asked=requests(), traffic=TRAFFIC, count=COUNTS)
