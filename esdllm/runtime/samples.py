@@ -9,10 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esdllm.views import CacheShape, CacheWrite, ImportanceView, KeyValue, ModelSpec, SampleView, UnmaskingView
+from esdllm.views import (
+    BlockView,
+    CacheShape,
+    CacheWrite,
+    ImportanceView,
+    KeyValue,
+    ModelSpec,
+    SampleView,
+    UnmaskingView,
+)
 
 __all__ = [
     "SPEC",
+    "block_view",
     "cache_shape",
     "cache_write",
     "generator",
@@ -122,6 +132,13 @@ def unmasking_view(
         held=held if revokes else None,
         revocable=revocable if revokes else None,
     )
+
+
+def block_view() -> BlockView:
+    """Return what moving blocks may read: three rows in blocks of six, decided to different blocks, one with gaps."""
+    undecided = torch.zeros(3, 24, dtype=torch.bool)
+    undecided[0, 4:], undecided[1, 11:20], undecided[2, 17::3] = True, True, True
+    return BlockView(torch.tensor([4, 11, 17]), undecided, 4, 24, 6)
 
 
 def padding_bias(rows: int, keys: int, padding: Sequence[int]) -> Tensor:

@@ -17,9 +17,9 @@ from esdllm.interfaces import (
     SkipSchedule,
 )
 from esdllm.plan import Block, Drift, Moment, Scope, Window
+from esdllm.runtime.samples import block_view
 from esdllm.testing.contracts.generation import check_generation
 from esdllm.testing.contracts.laws import kernel_laws, law, member_laws, row_laws, tensor_law
-from esdllm.views import BlockView
 
 __all__ = ["check_block_schedule", "check_refresh_policy", "check_skip_schedule"]
 
@@ -194,9 +194,7 @@ def _suffix_laws(who: str, schedule: PruningBlocks) -> None:
 
 def _moving_laws(who: str, schedule: MovingBlocks) -> None:
     law(type(schedule.reach) is int and schedule.reach >= 0, f"{who}: reach = {schedule.reach!r}; give a whole number")
-    undecided = torch.zeros(3, 20, dtype=torch.bool)
-    undecided[0, 4:], undecided[1, 9:16], undecided[2, 5::3] = True, True, True
-    view = BlockView(torch.tensor([4, 9, 5]), undecided, 4, 20, 6)
+    view = block_view()
     starts = kernel_laws(f"{who}.starts", schedule.starts, view)
     tensor_law(f"{who}.starts", "the starts", starts, (3,), torch.int64)
     row_laws(f"{who}.starts", schedule.starts, view)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
-from esdllm.interfaces import Cache, CacheStore
+from esdllm.interfaces import Cache, CacheStore, SlottedCache
 from esdllm.plan import Phase
 from esdllm.plugins.capabilities import closing, slotted
 from esdllm.runtime.plain import plain_attention
 from esdllm.runtime.rehearsal import store_fault
 from esdllm.runtime.samples import SPEC, cache_shape, cache_write, generator
 from esdllm.testing.contracts.generation import check_generation
-from esdllm.testing.contracts.laws import law, member_laws
+from esdllm.testing.contracts.laws import law, member_laws, of_rows
 from esdllm.testing.memory import TensorMemory
 from esdllm.views import CacheShape, CacheWrite, KeyValue, Memory
 
-__all__ = ["check_cache_store"]
+__all__ = ["check_cache_store", "slot_laws"]
 
 
 def check_cache_store(store: CacheStore, *, tolerance: float = 0.0) -> None:
@@ -49,7 +51,7 @@ def check_cache_store(store: CacheStore, *, tolerance: float = 0.0) -> None:
         _remembering_laws(who, store, shape, tolerance)
         if Phase.KEPT in phases:
             _kept_laws(who, store, shape, tolerance)
-    _slot_laws(who, store, shape, tolerance)
+    slot_laws(who, store, shape, tolerance)
     _step_laws(who, store, shape)
     check_generation(cache=store)
 
@@ -165,8 +167,12 @@ def _kept_laws(who: str, store: CacheStore, shape: CacheShape, tolerance: float)
     _close(cache)
 
 
-def _slot_laws(who: str, store: CacheStore, shape: CacheShape, tolerance: float) -> None:
-    """Use slots side by side: each is as a cache of its own, and stays so when others are written or forgotten."""
+def slot_laws(who: str, store: CacheStore, shape: CacheShape, tolerance: float) -> None:
+    """Return if slots side by side are each as a cache of its own, and stay so when others are written or forgotten.
+
+    Raises:
+        AssertionError: they are not; says where.
+    """
     shape = shape if store.persistent else attrs.evolve(shape, remembered=())
     asked = attrs.evolve(shape, rows=5, slotted=True)
     if store.problems(asked):
@@ -197,8 +203,27 @@ def _slot_laws(who: str, store: CacheStore, shape: CacheShape, tolerance: float)
     if store.persistent:
         for mine, alone, small in beside:
             _key_laws(f"{who}: keys of slots beside which others were written", mine, alone, small, tolerance)
+    _apart_law(who, slots, shape, phases)
     for given in (cache, *(alone for _, alone, _ in beside)):
         _close(given)
+
+
+def _apart_law(who: str, slots: SlottedCache, shape: CacheShape, phases: Sequence[Phase]) -> None:
+    """Write to two slots in one step, and the same of each row alone to a third; a row is read the same."""
+    pair = attrs.evolve(shape, rows=2)
+    together, apart = (slots.slots(torch.tensor(rows), shape.length) for rows in ([0, 2], [1]))
+    for row, phase in product(range(2), phases):
+        if phase is not Phase.KEPT:
+            together.reset()
+            apart.reset()
+        for layer in range(shape.n_layers):
+            positions = _all(pair)[:, -4:] if phase is Phase.KEPT else _all(pair)
+            write = cache_write(pair, layer, positions, seed=layer, phase=phase, padding=(2, 2))
+            read, one = together.update(write), apart.update(alone := of_rows(write, [row]))
+            same = torch.equal(
+                plain_attention(alone.queries, of_rows(read, [row])), plain_attention(alone.queries, one)
+            )
+            law(same, f"{who}: a row is read otherwise at layer {layer} if another is written in the same step")
 
 
 def _key_laws(what: str, mine: Cache, alone: Cache, shape: CacheShape, tolerance: float) -> None:
