@@ -14,7 +14,7 @@ from esdllm import Catalogue, Engine, UnavailableError
 from esdllm.checkpoints.loading import random_model
 from esdllm.errors import InputError
 from esdllm.machine import Device, Machine
-from esdllm.serving.sizing import MOST, Sizing, choose_slots
+from esdllm.serving.sizing import MOST, Sizing, choose_slots, outgrown
 from esdllm.testing.memory import TensorMemory
 
 LENGTH = 48
@@ -104,6 +104,28 @@ def test_a_store_that_cannot_hold_slots_is_refused_with_its_reason(
     monkeypatch.setattr(store, "problems", lambda self, shape: ["it knows no slots"] if shape.slotted else [])
     with pytest.raises(UnavailableError, match="cache 'dense' cannot hold slots here: it knows no slots"):
         choose_slots(engine, LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fits"),
+    [
+        ({}, True),
+        ({"gen_length": 24}, True),
+        ({"block_length": 8}, True),
+        ({"block_length": 16}, False),
+        ({"refresh": "every-step", "skip": "none"}, True),
+        ({"refresh": "delayed"}, False),
+        ({"sampler": {"name": "gumbel", "temperature": 1.0}}, True),
+    ],
+    ids=str,
+)
+def test_a_row_whose_settings_ask_for_more_than_slots_were_made_for_is_told(
+    build: Build, settings: dict[str, Any], fits: bool, catalogue: Catalogue
+) -> None:
+    engine = build("llada-0", "es-dllm", gen_length=16, block_length=8)
+    said = outgrown(engine, engine.components.varied(settings, catalogue), LENGTH)
+    assert (said == "") is fits
+    assert fits or "and slots are made for 8: block_length = " in said
 
 
 WIDE = {"hidden_size": 64, "intermediate_size": 64, "vocab_size": 20_000, "num_hidden_layers": 2}

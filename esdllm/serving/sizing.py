@@ -8,10 +8,11 @@ from esdllm.errors import InputError, UnavailableError, brief
 from esdllm.machine import Device, Fit, Machine
 from esdllm.plan import Layout
 from esdllm.processor import logits_at_once
+from esdllm.runtime.components import Components
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.footprint import working_bytes
 
-__all__ = ["MOST", "Sizing", "choose_slots"]
+__all__ = ["MOST", "Sizing", "choose_slots", "outgrown"]
 
 MOST = {"cpu": 16, "cuda": 64}
 """The most slots that are made unless a number is given: beyond, a step of more rows takes longer and is hardly cheaper."""
@@ -44,8 +45,9 @@ def choose_slots(engine: Engine, length: int, wanted: int | None = None, machine
 class Sizing:
     """What slots take of a device, and what is free there.
 
-    Counted are the cache for all slots and the widest step that a row of any request can make, by all rows at once. An attention
-    backend that makes a tensor of queries times keys, as `eager` does, takes more.
+    Counted are the cache for all slots and the widest step of the configuration, made by all rows at once, whatever chooses
+    tokens there; a row whose settings ask for more is `outgrown`. An attention backend that makes a tensor of queries times
+    keys, as `eager` does, takes more.
     """
 
     engine: Engine
@@ -54,7 +56,7 @@ class Sizing:
     device: Device
     cpu: Device
     _widest: frozenset[tuple[int, int]]
-    """the positions that steps compute, and of how many of them the logits"""
+    """what steps compute: positions, and of how many of them logits"""
 
     @classmethod
     def of(cls, engine: Engine, length: int, device: Device, cpu: Device) -> Sizing:
@@ -111,6 +113,33 @@ class Sizing:
         logits = rows * decided * spec.vocab
         choosing = _CHOICE * logits + _NOISE * min(logits, logits_at_once(adapter.device))
         return working_bytes(spec, rows, window, decided, adapter.dtype, adapter.device) + choosing
+
+
+def outgrown(engine: Engine, components: Components, length: int) -> str:
+    """Return why a step of a row with settings of its own may take more than slots were made for; empty if it takes no more.
+
+    The engine's slots have `length` columns; `components` are those of `Components.varied`. Takes a forecast of a whole slot, so
+    remember what it said of which settings.
+    """
+    mine, theirs = (
+        max(decided for _, decided in _widest(engine, each, length)) for each in (engine.components, components)
+    )
+    if theirs <= mine:
+        return ""
+    return (
+        f"a step would compute the logits of up to {theirs} positions, and slots are made for {mine}: block_length = "
+        f"{components.config.block_length}, {components.named('refresh', 'blocks', 'unmasking')}; give a block_length of at most "
+        f"{engine.config.block_length}, and none of those that decide beyond their block"
+    )
+
+
+def _widest(engine: Engine, components: Components, length: int) -> frozenset[tuple[int, int]]:
+    """Return what the steps of a row that fills a slot compute, all of it an answer: positions, and of how many logits."""
+    spec = engine.model.spec
+    columns = length + components.room(0, length, engine.step_function.has_forms)
+    layout = Layout.of(1 + spec.logit_shift, columns - 1 - spec.logit_shift, spec.logit_shift)
+    plans = {step.plan for step in components.planner(layout, spec.n_layers).forecast()}
+    return frozenset((plan.window, plan.decided) for plan in plans)
 
 
 def _size(number: int) -> str:
