@@ -21,6 +21,6 @@ def esdllm_commands() -> Mapping[str, Callable[..., Any]]:
     from esdllm.cli.tune import Tune
 
     return {
-        "tune": needing("optuna", "tune", command(Tune)),
-        "lm-eval": passing_on("lm-eval", needing("lm_eval", "eval", lm_eval)),
+        "tune": needing(["optuna"], "tune", command(Tune)),
+        "lm-eval": passing_on("lm-eval", needing(["lm_eval"], "eval", lm_eval)),
     }

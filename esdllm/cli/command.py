@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib.util import find_spec
 from inspect import Parameter, Signature
@@ -44,14 +44,15 @@ def command(asked: type[Command]) -> Callable[..., None]:
     return run
 
 
-def needing(package: str, extra: str, run: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that needs a package; where that is missing, its help and its error say how to install the extra."""
-    if find_spec(package):
+def needing(packages: Sequence[str], extra: str, run: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that needs packages; where one is missing, its help and its error say how to install the extra."""
+    missing = [package.replace("_", "-") for package in packages if not find_spec(package)]
+    if not missing:
         return run
 
     @wraps(run)
     def refuse(*_: Any, **__: Any) -> None:
-        raise UnavailableError(f"this command needs {package.replace('_', '-')}: {installing(extra)}")
+        raise UnavailableError(f"this command needs {' and '.join(missing)}: {installing(extra)}")
 
     refuse.__doc__ = f"Needs {installing(extra)}. {(run.__doc__ or '').lstrip()}"
     return refuse
