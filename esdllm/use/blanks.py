@@ -16,7 +16,7 @@ from esdllm.runtime.records import Generation
 from esdllm.use.answers import Infilled
 from esdllm.views import ModelSpec
 
-__all__ = ["Template", "infilled", "parse_template"]
+__all__ = ["Filled", "Template", "filled", "infilled", "parse_template"]
 
 _ANY = re.compile(r"(\\*)(\[\s*mask\b[^\]\[]*\]?)", re.IGNORECASE)
 _BLANK = re.compile(r"\[MASK(?::([1-9]\d*))?\]")
@@ -99,10 +99,19 @@ def _length(written: str, at: int) -> int:
     return int(blank[1] or 1)
 
 
-def infilled(
-    text: str, template: Template, spans: Sequence[range], row: Sequence[int], codec: TextCodec, result: Generation
-) -> Infilled:
-    """Return what came out of a template's canvas, `row` its tokens."""
+class Filled(NamedTuple):
+    """A template with what came into its blanks."""
+
+    text: str
+    """the whole"""
+    fills: tuple[str, ...]
+    """what came into each blank, without a space that stands before or after the blank already"""
+    pieces: tuple[str, ...]
+    """what stands around the blanks"""
+
+
+def filled(template: Template, spans: Sequence[range], row: Sequence[int], codec: TextCodec) -> Filled:
+    """Return what came out of a template's canvas, `row` its tokens and `spans` the columns of its blanks."""
     pieces, fills, whole = list(template.pieces), [], template.pieces[0]
     for number, span in enumerate(spans, 1):
         fill = codec.decode(row[span.start : span.stop])
@@ -112,12 +121,20 @@ def infilled(
             pieces[number] = pieces[number].removeprefix(" ")
         whole += fill + pieces[number]
         fills.append(fill)
+    return Filled(whole, tuple(fills), tuple(pieces))
+
+
+def infilled(
+    text: str, template: Template, spans: Sequence[range], row: Sequence[int], codec: TextCodec, result: Generation
+) -> Infilled:
+    """Return a template's answer; see `filled`."""
+    found = filled(template, spans, row, codec)
     return Infilled(
         prompt=text,
-        text=whole,
+        text=found.text,
         tokens=tuple(row[i] for span in spans for i in span),
         forwards=result.forwards,
         seconds=result.seconds,
-        fills=tuple(fills),
-        pieces=tuple(pieces),
+        fills=found.fills,
+        pieces=found.pieces,
     )
