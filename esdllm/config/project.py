@@ -21,6 +21,7 @@ from esdllm.names import called_here
 __all__ = [
     "DEBUG_VARIABLE",
     "DISABLE_VARIABLE",
+    "KEY_VARIABLE",
     "MODEL_VARIABLE",
     "PRESET_VARIABLE",
     "PROFILE_VARIABLE",
@@ -57,8 +58,19 @@ DEBUG_VARIABLE = "ESDLLM_DEBUG"
 DISABLE_VARIABLE = "ESDLLM_DISABLE_PLUGINS"
 """Environment variable: names of plugins to leave out, separated by commas."""
 
+KEY_VARIABLE = "ESDLLM_API_KEY"
+"""names a key that requests to `esdllm serve` must bring"""
+
 _PREFIX = "ESDLLM_"
-_OTHERS = (DEBUG_VARIABLE, DISABLE_VARIABLE, MODEL_VARIABLE, PRESET_VARIABLE, PROFILE_VARIABLE, PROJECT_VARIABLE)
+_OTHERS = (
+    DEBUG_VARIABLE,
+    DISABLE_VARIABLE,
+    KEY_VARIABLE,
+    MODEL_VARIABLE,
+    PRESET_VARIABLE,
+    PROFILE_VARIABLE,
+    PROJECT_VARIABLE,
+)
 
 
 @attrs.frozen

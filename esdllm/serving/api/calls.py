@@ -1,0 +1,85 @@
+"""From a body to what is to be done: the requests of a session, and who writes what comes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from esdllm.errors import InputError, brief
+from esdllm.serving.api.asked import Asked, read_chat, read_completion, read_infill
+from esdllm.serving.api.errors import ApiError
+from esdllm.serving.api.service import Service
+from esdllm.serving.api.writing import ChatWriter, InfillWriter, TextWriter, Writer
+from esdllm.serving.requests import Completion, Request
+from esdllm.use.blanks import Template, parse_template
+
+__all__ = ["Call", "chat_call", "completion_call", "infill_call"]
+
+
+@attrs.frozen(kw_only=True)
+class Call:
+    """What a body asks for."""
+
+    asked: Asked
+    requests: tuple[Request, ...]
+    """n of each prompt, one after the other"""
+    writers: tuple[Writer, ...]
+    """one a request"""
+    logprobs: bool = False
+
+    def usage(self, completions: Mapping[int, Completion]) -> dict[str, int]:
+        """Return the tokens of all rows, each prompt counted once."""
+        prompts = sum(completion.prompt_tokens for row, completion in completions.items() if row % self.asked.n == 0)
+        new = sum(len(completion.tokens) for completion in completions.values())
+        return {"prompt_tokens": prompts, "completion_tokens": new, "total_tokens": prompts + new}
+
+
+def chat_call(service: Service, given: dict[str, Any]) -> Call:
+    """Return what a body of /v1/chat/completions asks for."""
+    asked = read_chat(given)
+    request = Request(prompt=list(asked.messages), settings=asked.settings())
+    return _call(
+        service, asked, [request], lambda row: ChatWriter(row, service.speller, asked.logprobs), asked.logprobs
+    )
+
+
+def completion_call(service: Service, given: dict[str, Any]) -> Call:
+    """Return what a body of /v1/completions asks for."""
+    asked = read_completion(given)
+    logprobs, settings = asked.logprobs is not None, asked.settings()
+    requests = [Request(prompt=prompt, chat=False, settings=settings) for prompt in asked.prompt]
+    return _call(service, asked, requests, lambda row: TextWriter(row, service.speller, logprobs), logprobs)
+
+
+def infill_call(service: Service, given: dict[str, Any]) -> Call:
+    """Return what a body of /v1/fim/completions asks for."""
+    asked, model = read_infill(given), service.session.engine.model
+    settings = asked.settings()
+    if asked.template is None and not asked.suffix:
+        request = Request(prompt=asked.prompt or "", chat=False, settings=settings)
+        return _call(service, asked, [request], lambda row: ChatWriter(row, service.speller, False))
+    if asked.template is not None:
+        template = parse_template(asked.template)
+    else:
+        length = asked.length or service.session.engine.config.gen_length
+        template = Template((asked.prompt or "", asked.suffix or ""), (length,))
+    if model.codec is None:
+        raise InputError(f"text needs a tokenizer: {model.codec_error or 'this model has none'}")
+    tokens, spans = template.canvas(model.codec, model.spec)
+    request, codec = Request(prompt=tokens, infill=True, settings=settings), model.codec
+    whole = asked.template is not None
+    return _call(service, asked, [request], lambda row: InfillWriter(row, codec, template, spans, whole))
+
+
+def _call(
+    service: Service, asked: Asked, requests: list[Request], writer: Callable[[int], Writer], logprobs: bool = False
+) -> Call:
+    if asked.model != service.model:
+        message = f"there is no model {brief(asked.model)}; this server has {service.model}"
+        raise ApiError(404, message, "model_not_found", "model")
+    more: dict[str, Any] = {"stop": asked.stop, "drafts": asked.diffusing, "timeout": service.limits.request_seconds}
+    seeds = asked.seeds(service.session.engine.config.seed)
+    rows = tuple(attrs.evolve(request, seed=seed, **more) for request in requests for seed in seeds)
+    return Call(asked=asked, requests=rows, writers=tuple(map(writer, range(len(rows)))), logprobs=logprobs)

@@ -1,0 +1,188 @@
+"""How an endpoint writes what it answers: whole, and in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import isfinite
+from typing import Any, Protocol
+
+from esdllm.interfaces import TextCodec
+from esdllm.serving.requests import Completion, FinishReason, Update
+from esdllm.use.blanks import Template, filled
+from esdllm.use.frames import Frame
+
+__all__ = ["ChatWriter", "InfillWriter", "Speller", "TextWriter", "Writer", "provisional"]
+
+_LOWEST = -9999.0
+"""what stands for the logarithm of nothing, as in OpenAI's answers"""
+
+
+class Speller:
+    """The text of single tokens."""
+
+    def __init__(self, codec: TextCodec | None) -> None:
+        self._codec, self.text = codec, lru_cache(2**16)(self._text)
+
+    def _text(self, token: int) -> str:
+        return self._codec.decode([token], keep_special=True) if self._codec else ""
+
+
+class Writer(Protocol):
+    """Writes one row's choice of an answer, or of the chunks of a stream."""
+
+    prefix: str
+    """of the answer's id"""
+    whole_object: str
+    chunk_object: str
+
+    def opening(self) -> dict[str, Any] | None:
+        """Return the choice of the first chunk; None if there is nothing to say before the text."""
+
+    def chunk(self, update: Update) -> dict[str, Any]:
+        """Return the choice of a chunk that adds to the text."""
+
+    def closing(self, completion: Completion) -> dict[str, Any]:
+        """Return the choice of the last chunk."""
+
+    def whole(self, completion: Completion) -> dict[str, Any]:
+        """Return the choice of an answer."""
+
+
+class ChatWriter:
+    """Writes as /v1/chat/completions does."""
+
+    prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def __init__(self, index: int, speller: Speller, logprobs: bool) -> None:
+        self._index, self._speller, self._logprobs = index, speller, logprobs
+
+    def opening(self) -> dict[str, Any] | None:
+        """Return the choice that says who speaks."""
+        return self._choice("delta", {"role": "assistant", "content": ""}, None)
+
+    def chunk(self, update: Update) -> dict[str, Any]:
+        """Return the choice of a chunk that adds to the text."""
+        delta = {"content": update.new} if update.new else {}
+        return self._choice("delta", delta, None, update.tokens, update.logprobs)
+
+    def closing(self, completion: Completion) -> dict[str, Any]:
+        """Return the choice of the last chunk."""
+        return self._choice("delta", {}, completion)
+
+    def whole(self, completion: Completion) -> dict[str, Any]:
+        """Return the choice of an answer."""
+        message = {"role": "assistant", "content": completion.text, "refusal": None}
+        return self._choice("message", message, completion, completion.tokens, completion.logprobs)
+
+    def _choice(
+        self,
+        what: str,
+        said: dict[str, Any],
+        completion: Completion | None,
+        tokens: Sequence[int] = (),
+        logprobs: Sequence[float] = (),
+    ) -> dict[str, Any]:
+        content = [self._token(*pair) for pair in zip(tokens, logprobs, strict=True)] if self._logprobs else []
+        written = {"content": content, "refusal": None} if self._logprobs and (content or what == "message") else None
+        return {"index": self._index, what: said, "logprobs": written, **_finish(completion)}
+
+    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+        text = self._speller.text(token)
+        whole = "\ufffd" not in text  # else it has part of a character's bytes
+        written = {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode()) if whole else None}
+        return {**written, "top_logprobs": []}
+
+
+class InfillWriter(ChatWriter):
+    """Writes what came into the blanks of a template: the text of the only one, or the `whole` text and every blank's."""
+
+    def __init__(self, index: int, codec: TextCodec, template: Template, spans: Sequence[range], whole: bool) -> None:
+        super().__init__(index, Speller(codec), logprobs=False)
+        self._codec, self._template, self._spans, self._whole = codec, template, spans, whole
+
+    def chunk(self, update: Update) -> dict[str, Any]:
+        """Return the choice of a chunk that adds nothing: the text comes when all of it is decided."""
+        return super().chunk(update._replace(new=""))
+
+    def closing(self, completion: Completion) -> dict[str, Any]:
+        """Return the choice of the last chunk, with the text."""
+        return {**super().closing(completion), **self._said("delta", completion)}
+
+    def whole(self, completion: Completion) -> dict[str, Any]:
+        """Return the choice of an answer."""
+        return {**super().whole(completion), **self._said("message", completion)}
+
+    def _said(self, what: str, completion: Completion) -> dict[str, Any]:
+        found = filled(self._template, self._spans, completion.tokens, self._codec)
+        if not self._whole:
+            return {what: {"role": "assistant", "content": found.fills[0]}}
+        return {what: {"role": "assistant", "content": found.text}, "esdllm": {"fills": found.fills}}
+
+
+class TextWriter:
+    """Writes as /v1/completions does."""
+
+    prefix, whole_object, chunk_object = "cmpl", "text_completion", "text_completion"
+
+    def __init__(self, index: int, speller: Speller, logprobs: bool) -> None:
+        self._index, self._speller, self._logprobs, self._offset = index, speller, logprobs, 0
+
+    def opening(self) -> dict[str, Any] | None:
+        """Return None."""
+
+    def chunk(self, update: Update) -> dict[str, Any]:
+        """Return the choice of a chunk that adds to the text."""
+        return self._choice(update.new, None, update.tokens, update.logprobs)
+
+    def closing(self, completion: Completion) -> dict[str, Any]:
+        """Return the choice of the last chunk."""
+        return self._choice("", completion)
+
+    def whole(self, completion: Completion) -> dict[str, Any]:
+        """Return the choice of an answer."""
+        return self._choice(completion.text, completion, completion.tokens, completion.logprobs)
+
+    def _choice(
+        self, text: str, completion: Completion | None, tokens: Sequence[int] = (), logprobs: Sequence[float] = ()
+    ) -> dict[str, Any]:
+        written = self._tokens(tokens, logprobs) if self._logprobs else None
+        return {"index": self._index, "text": text, "logprobs": written, **_finish(completion)}
+
+    def _tokens(self, tokens: Sequence[int], logprobs: Sequence[float]) -> dict[str, Any]:
+        texts, offsets = [self._speller.text(token) for token in tokens], []
+        for text in texts:
+            offsets.append(self._offset)
+            self._offset += len(text)
+        values = [_finite(value) for value in logprobs]
+        return {"tokens": texts, "token_logprobs": values, "top_logprobs": None, "text_offset": offsets}
+
+
+def _finite(logprob: float) -> float:
+    return logprob if isfinite(logprob) else _LOWEST
+
+
+def _finish(completion: Completion | None) -> dict[str, Any]:
+    """Return why an answer ends, in OpenAI's words; where those have none for it, in ours beside them."""
+    if completion is None:
+        return {"finish_reason": None}
+    if completion.finish_reason is FinishReason.DEADLINE:
+        return {"finish_reason": "length", "esdllm": {"finish_reason": "deadline"}}
+    return {"finish_reason": completion.finish_reason.value}
+
+
+def provisional(update: Update, speller: Speller) -> dict[str, Any]:
+    """Return what is not settled yet: how the text may go on, and the canvas from its first mask on, cell by cell."""
+    told: dict[str, Any] = {"draft": update.draft}
+    if (frame := update.frame) is not None:
+        block = [frame.block.start, frame.block.stop]
+        cells = [_cell(frame, at, token, speller) for at, token in enumerate(frame.standing)]
+        told |= {"forwards": frame.forwards, "block": block, "cells": cells}
+    return told
+
+
+def _cell(frame: Frame, at: int, token: int, speller: Speller) -> dict[str, str]:
+    if token < 0:
+        return {"text": "", "state": "masked"}
+    decided = "new" if frame.committed[at] else "committed"
+    return {"text": speller.text(token), "state": "provisional" if frame.tokens[at] == frame.mask else decided}

@@ -1,0 +1,133 @@
+"""A session whose answers are known beforehand, for what a real one does seldom: fill its queue, fail, get stuck."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from threading import Event, Thread
+from typing import Any
+
+import attrs
+
+from esdllm import Engine
+from esdllm.errors import ClosedError, EsdllmError, QueueFullError
+from esdllm.runtime.prompts import prepare
+from esdllm.serving.requests import Completion, FinishReason, Request, Update
+from esdllm.use.frames import Frame
+
+TEXT = " one two three four five six seven eight nine ten"
+
+
+@attrs.define
+class StandInState:
+    running: int = 0
+    waiting: int = 0
+    slots: int = 4
+    forwards: int = 0
+    refreshes: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    stuck_for: float = 0.0
+
+
+@attrs.define(eq=False)
+class StandInTicket:
+    number: int
+    request: Request
+    prompt_tokens: int
+    cancelled: Event = attrs.field(factory=Event)
+    ended: Event = attrs.field(factory=Event)
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+
+@attrs.define(eq=False)
+class StandIn:
+    """Answers each request with the words of `text`, one an update, `pause` seconds apart, from a thread of its own."""
+
+    engine: Engine
+    text: str = TEXT
+    pause: float = 0.0
+    most: int = 8
+    length: int = 128
+    fails: EsdllmError | None = None
+    """what every answer ends with after two words"""
+    refuses: Exception | None = None
+    """what `submit` raises"""
+    opened: Event = attrs.field(factory=Event)
+    """answers begin once it is set"""
+    tickets: list[StandInTicket] = attrs.field(factory=list)
+    told: StandInState = attrs.field(factory=StandInState)
+    draining: bool = False
+    ends: Completion | None = None
+    """what every answer ends with, in place of its own"""
+    shown: Frame | None = None
+    """the canvas that is told to who wants drafts"""
+
+    def __attrs_post_init__(self) -> None:
+        self.opened.set()
+
+    def submit(self, request: Request, listener: Callable[[Update], None]) -> StandInTicket:
+        if self.refuses is not None:
+            raise self.refuses
+        if self.draining:
+            raise ClosedError("no new request is taken")
+        if self.busy >= self.most:
+            raise QueueFullError(f"{self.most} requests wait already", retry_after=1.2)
+        length = 0 if request.infill else self.length_of(request)
+        prepared = prepare(self.engine.model, [request.prompt], None, length, request.infill, request.chat)  # type: ignore[list-item]
+        ticket = StandInTicket(len(self.tickets), request, prepared.starts[0])
+        self.tickets.append(ticket)
+        Thread(target=self._answer, args=(ticket, listener), daemon=True).start()
+        return ticket
+
+    def length_of(self, request: Request) -> int:
+        return int(request.settings.get("gen_length", self.engine.config.gen_length))
+
+    @property
+    def busy(self) -> int:
+        return sum(not ticket.ended.is_set() for ticket in self.tickets)
+
+    def state(self) -> StandInState:
+        return attrs.evolve(self.told, running=self.busy)
+
+    def drain(self) -> None:
+        self.draining = True
+
+    def _answer(self, ticket: StandInTicket, listener: Callable[[Update], None]) -> None:
+        self.opened.wait()
+        started, said = time.monotonic(), ""
+        tokens: list[int] = []
+        reason, error = FinishReason.STOP, None
+        for word, ids in self._words(ticket.request):
+            if ticket.cancelled.wait(self.pause):
+                reason = FinishReason.CANCELLED
+                break
+            if self.fails is not None and len(tokens) >= 2:
+                reason, error = FinishReason.ERROR, self.fails
+                break
+            if len(tokens) + len(ids) > self.length_of(ticket.request):
+                reason = FinishReason.LENGTH
+                break
+            said, tokens = said + word, [*tokens, *ids]
+            update = Update(word, tokens=tuple(ids), logprobs=(-0.5,) * len(ids))
+            listener(update._replace(draft="perhaps", frame=self.shown) if ticket.request.drafts else update)
+        taken = time.monotonic() - started
+        ticket.ended.set()
+        completion = Completion(
+            reason, said, tuple(tokens), (-0.5,) * len(tokens), ticket.prompt_tokens, len(tokens), 0.0, taken, error
+        )
+        listener(Update("", completion=self.ends or completion))
+
+    def _words(self, request: Request) -> Iterator[tuple[str, list[int]]]:
+        codec = self.engine.model.codec
+        assert codec is not None
+        for word in self.text.split(" ")[1:]:
+            yield f" {word}", codec.encode(f" {word[:9]}")[:1]
+
+
+def chat(**over: Any) -> dict[str, Any]:
+    """Return a body of /v1/chat/completions; None leaves a field out."""
+    body = {"model": "small", "messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 16, **over}
+    return {name: value for name, value in body.items() if value is not None}
