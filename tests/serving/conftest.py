@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -17,7 +17,7 @@ from esdllm.serving.api import Service, create_app
 from esdllm.serving.api.server import Server, bound
 
 MakeApp = Callable[..., ASGIApp]
-Serve = Callable[..., str]
+Serve = Callable[..., "Served"]
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +47,15 @@ def app(stand_in: StandIn, log: list[Any]) -> MakeApp:
     )
 
 
+class Served(str):
+    """A server's address, and the server."""
+
+    server: Server
+    service: Service
+
+
 @contextmanager
-def _serving(service: Service) -> Iterator[str]:
+def _serving(service: Service) -> Iterator[Served]:
     """Serve in a thread, and give the address; drain at the end."""
     at, ready = bound("127.0.0.1", 0), Event()
     server = Server(service, at, ready.set)
@@ -56,9 +63,12 @@ def _serving(service: Service) -> Iterator[str]:
     thread.start()
     try:
         assert ready.wait(10)
-        yield f"http://127.0.0.1:{at.getsockname()[1]}"
+        address = Served(f"http://127.0.0.1:{at.getsockname()[1]}")
+        address.server, address.service = server, service
+        yield address
     finally:
-        server.stop()
+        with suppress(RuntimeError):  # it has stopped
+            server.stop()
         thread.join(10)
         assert not thread.is_alive()
 
@@ -68,7 +78,7 @@ def serve(stand_in: StandIn, log: list[Any]) -> Iterator[Serve]:
     """Serve the stand-in, unless another session, until the test is over; give the address."""
     with ExitStack() as stack:
 
-        def start(session: Any = stand_in, **options: Any) -> str:
+        def start(session: Any = stand_in, **options: Any) -> Served:
             given = {"log": log.append, **options}
             return stack.enter_context(_serving(Service(session=session, model="small", **given)))
 

@@ -131,3 +131,11 @@ def chat(**over: Any) -> dict[str, Any]:
     """Return a body of /v1/chat/completions; None leaves a field out."""
     body = {"model": "small", "messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 16, **over}
     return {name: value for name, value in body.items() if value is not None}
+
+
+def until(done: Callable[[], object], seconds: float = 5.0) -> None:
+    """Return as soon as something is so."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.005)

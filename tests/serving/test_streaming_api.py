@@ -11,7 +11,7 @@ import httpx
 import pytest
 from asgi import post
 from stand_in import TEXT as SAID
-from stand_in import StandIn, chat
+from stand_in import StandIn, chat, until
 
 from esdllm.errors import NumericsError
 from esdllm.serving.api import Limits
@@ -187,7 +187,7 @@ class TestSockets:
         assert all(ticket.cancelled.wait(2) for ticket in stand_in.tickets)
         stand_in.opened.set()
         assert all(ticket.ended.wait(2) for ticket in stand_in.tickets)
-        _until(lambda: log)
+        until(lambda: log)
         assert (log[0]["status"], log[0]["finish_reasons"]) == (200 if stream else 499, ["cancelled"] * 2)
 
     def test_a_client_that_reads_nothing_is_left(self, serve: Any, stand_in: StandIn) -> None:
@@ -199,17 +199,10 @@ class TestSockets:
             ) as found,
         ):
             assert found.status_code == 200
-            _until(lambda: all(ticket.ended.is_set() for ticket in stand_in.tickets))
+            until(lambda: all(ticket.ended.is_set() for ticket in stand_in.tickets))
             time.sleep(0.3)
             with pytest.raises(httpx.RemoteProtocolError):
                 found.read()
-
-
-def _until(done: Any, seconds: float = 3.0) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_the_client_of_openai_reads_all_of_it(serve: Any, stand_in: StandIn) -> None:
