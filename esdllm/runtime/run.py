@@ -184,6 +184,7 @@ class Run:
             padding,
             canvas.by_column(canvas.guess),
             None if canvas.computed is None else canvas.by_column(canvas.computed),
+            canvas.by_column(canvas.guess_confidence),
         )
         for observer in observers:
             observer.step(record)

@@ -50,8 +50,8 @@ class Seat:
     """returns the facts of a slot after the last step made there"""
     effort: Effort = Effort()
     """what it took so far; wall-clock time is that of its steps, which others shared"""
-    block: Block = Block(0, 0)
-    """the block of the last step"""
+    made: Step | None = None
+    """the last step; None before the first"""
     _walk: Iterator[Step] = attrs.field(init=False)
     _next: Step | None = attrs.field(default=None, init=False)
     _asked: bool = attrs.field(default=False, init=False)
@@ -123,4 +123,9 @@ class Seat:
         if self._next is None:
             raise AssertionError("only a step that comes next is made")
         self.effort = self.effort.after(self._next.plan, seconds, compile_seconds)
-        self.block, self._next, self._asked = self._next.block, None, False
+        self.made, self._next, self._asked = self._next, None, False
+
+    @property
+    def block(self) -> Block:
+        """The block of the last step."""
+        return Block(0, 0) if self.made is None else self.made.block

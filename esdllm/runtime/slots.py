@@ -36,7 +36,9 @@ from esdllm.runtime.results import generation
 from esdllm.runtime.run import StepFunction
 from esdllm.runtime.seats import Seat, shared_length
 from esdllm.runtime.sharing import sent, shared_inputs
+from esdllm.runtime.showing import shown
 from esdllm.runtime.turns import Turn
+from esdllm.views import StepRecord
 
 __all__ = ["Slots"]
 
@@ -188,6 +190,16 @@ class Slots:
         for seat in seats:
             seat.note(*took)
             self._facts.pop(seat.slot, None)
+
+    def show(self, slots: Iterable[int]) -> dict[int, StepRecord]:
+        """Return what an observer would be shown after the last step of some rows, on the host; padding is left out.
+
+        Raises:
+            InputError: a row has made no step yet.
+        """
+        seats = [self.seat(slot) for slot in slots]
+        with self._at_work() as gathering:
+            return shown(gathering.home, seats)
 
     def take(self, slot: int) -> Generation:
         """Return what was made of a finished row, and free its slot.

@@ -21,33 +21,13 @@ from esdllm.interfaces import TextCodec
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.records import until_stop
 from esdllm.use.answers import Answer
-from esdllm.use.frames import Frame, Frames, spelled
+from esdllm.use.frames import spelled
+from esdllm.use.unfolding import StreamEvent, Unfolding
 from esdllm.views import ModelSpec, StepRecord
 
 __all__ = ["Stream", "StreamEvent", "feed"]
 
 _GAP = "…"
-
-
-class StreamEvent(NamedTuple):
-    """What is known of an answer after a step; the last event has `final`."""
-
-    text: str
-    """what is decided without a gap before it: later events only add to it"""
-    new: str
-    """what this event adds to `text`"""
-    draft: str
-    """how the answer goes on after `text` as things stand: what is decided, the model's candidates, · where there is none"""
-    positions: tuple[int, ...]
-    """positions that were decided at this step, from 0, the answer's first"""
-    settled: tuple[int, ...]
-    """the tokens of `text`"""
-    drafted: tuple[int, ...]
-    """the tokens of `draft`; the mask's id where there is no candidate"""
-    frame: Frame
-    """the canvas"""
-    final: bool = False
-    """whether the run is over"""
 
 
 class _Last(NamedTuple):
@@ -99,55 +79,21 @@ class _Handover:
 
 
 class _Writer:
-    """A step observer that turns frames into events."""
+    """A step observer that hands over what unfolds."""
 
     def __init__(self, codec: TextCodec | None, stop_ids: Sequence[int], handover: _Handover) -> None:
-        self._codec, self.stops, self._handover = codec, frozenset(stop_ids), handover
-        self._frames, self._text = Frames(), ""
-        self.frame: Frame | None = None
+        self.unfolding, self._handover = Unfolding(codec, stop_ids), handover
 
     def start(self, tokens: Tensor, spec: ModelSpec) -> None:
         """Take the canvas."""
-        self.frame = self._frames.start(tokens, spec)
+        self.unfolding.start(tokens, spec)
 
     def step(self, record: StepRecord) -> None:
         """Hand an event over."""
-        self.frame = self._frames.step(record)
-        self._handover.put(self._event(self.frame))
+        self._handover.put(self.unfolding.step(record))
 
     def end(self) -> None:
         """The result, which is still to come, ends the stream."""
-
-    def last(self, tokens: Sequence[int], text: str) -> StreamEvent:
-        """Return the event that ends the stream, with the whole answer."""
-        if self.frame is None:
-            raise AssertionError("a run that returned has shown its canvas")
-        new = text[len(self._text) :] if text.startswith(self._text) else ""
-        return StreamEvent(text, new, "", (), tuple(tokens), (), self.frame, final=True)
-
-    def _event(self, frame: Frame) -> StreamEvent:
-        settled = tuple(until_stop(frame.tokens[: frame.settled], self.stops))
-        ended = len(settled) < frame.settled
-        drafted = () if ended else tuple(until_stop(frame.standing[frame.settled :], self.stops))
-        text, before = self._settled_text(settled), self._text
-        self._text = text
-        positions = tuple(i for i, new in enumerate(frame.committed) if new)
-        tokens = tuple(frame.mask if token < 0 else token for token in drafted)
-        return StreamEvent(
-            text, text[len(before) :], self._draft(text, settled, drafted), positions, settled, tokens, frame
-        )
-
-    def _settled_text(self, settled: Sequence[int]) -> str:
-        """Return the text of tokens, without a last character of which bytes are missing; never less than before."""
-        text = self._codec.decode(settled).rstrip("\ufffd") if self._codec else ""
-        return text if text.startswith(self._text) else self._text
-
-    def _draft(self, text: str, settled: Sequence[int], drafted: Sequence[int]) -> str:
-        if not self._codec:
-            return ""
-        known = next((i for i in reversed(range(len(drafted))) if drafted[i] >= 0), -1) + 1
-        whole = spelled(self._codec, [*settled, *drafted[:known]], "·")
-        return whole[len(text) :] if whole.startswith(text) else spelled(self._codec, drafted[:known], "·")
 
 
 class Stream(Iterator[StreamEvent]):
@@ -183,10 +129,12 @@ class Stream(Iterator[StreamEvent]):
         return self._answer or self._so_far()
 
     def _so_far(self) -> Answer:
-        frame = self._writer.frame
+        frame = self._writer.unfolding.frame
         if frame is None:
             return Answer(self._prompt, "", (), 0, 0.0, complete=False)
-        tokens = [-1 if token == frame.mask else token for token in until_stop(frame.tokens, self._writer.stops)]
+        tokens = [
+            -1 if token == frame.mask else token for token in until_stop(frame.tokens, self._writer.unfolding.stops)
+        ]
         while tokens and tokens[-1] < 0:
             tokens.pop()
         text = spelled(self._codec, tokens, _GAP, each=False) if self._codec else ""
@@ -244,7 +192,7 @@ def _run(
         text = result.text[0] if result.text else ""
         tokens, seconds = tuple(result.answers[0]), max(0.0, result.seconds - handover.waited)
         answer = Answer(shown, text, tokens, result.forwards, seconds)
-        last = _Last(writer.last(tokens, text), answer)
+        last = _Last(writer.unfolding.last(tokens, text), answer)
     except _StoppedError:
         return
     except BaseException as error:

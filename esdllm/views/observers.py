@@ -34,3 +34,5 @@ class StepRecord(NamedTuple):
     """(B, L) int64, by column: the candidate when its position last had logits; -1 if never"""
     computed: Tensor | None = None
     """(B, L) bool, columns whose token had logits at this step; None if the run does not tell"""
+    guess_confidence: Tensor | None = None
+    """(B, L) float32, by column: the confidence of `guess`; of a token that was just committed, that with which it was"""
