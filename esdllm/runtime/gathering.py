@@ -15,6 +15,7 @@ from esdllm.plugins.capabilities import closing, slotted
 from esdllm.runtime.beginning import empty
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.components import Components
+from esdllm.runtime.seats import Seat, shared_length
 from esdllm.runtime.sharing import sent
 from esdllm.runtime.standing import standing
 from esdllm.views import CacheShape
@@ -118,15 +119,22 @@ class Gathering:
             first = self._line(slot, branch)
             self.cache.slots(slice(first, first + 1), self.length).reset()
 
-    def gather(self, slots: Sequence[int], length: int, padded: bool, beyond: bool) -> Gathered:
-        """Return the first `length` columns of the rows in `slots`, with a bias if any is `padded` or shorter, `beyond`."""
-        width = self._width(len(slots))
-        slots = [*slots, *[self.count] * (width - len(slots))]
+    def gather(self, seats: Sequence[Seat]) -> Gathered:
+        """Return rows that make a step together, over as many columns as the longest of them has.
+
+        Where steps are compiled or recorded, over as many as any row of their form could have.
+        """
+        lengths, shares = {seat.length for seat in seats}, self.has_forms and seats[0].shares
+        length = min(self.length, shared_length(max(lengths))) if shares else max(lengths)
+        beyond = shares or min(lengths) < length
+        hides = self.has_forms or beyond or any(seat.padded for seat in seats)
+        width = self._width(len(seats))
+        slots = [*(seat.slot for seat in seats), *[self.count] * (width - len(seats))]
         index = self._sent(slots)
-        found = self._taken(index, length, padded or beyond or self.has_forms, beyond)
+        found = self._taken(index, length, hides, beyond)
         if self.has_forms:
             found = standing(self._canvases, found)
-        return Gathered(found, self._cache_of(slots, length), index, slots.count(self.count))
+        return Gathered(found, self._cache_of(slots, length), index, width - len(seats))
 
     def scatter(self, gathered: Gathered) -> None:
         """Put back what a step wrote."""
@@ -146,13 +154,14 @@ class Gathering:
         if self.closing is not None:
             self.closing.close()
 
-    def _taken(self, index: Tensor, length: int, padded: bool, beyond: bool = False) -> Canvas:
+    def _taken(self, index: Tensor, length: int, hides: bool, beyond: bool = False) -> Canvas:
+        """Return a copy of some rows' first columns, with a bias if any `hides` a column, `beyond` its own ones among them."""
         found: dict[str, Any] = {"columns": self.home.columns[:length]}
         for name, mine in _tensors(self.home).items():
             if name != "columns":
                 found[name] = _first(name, mine, length).index_select(0, index)
         for name in ("bias", "padding"):
-            found[name] = self.home.rows(found[name]) if padded else None
+            found[name] = self.home.rows(found[name]) if hides else None
         if beyond:  # then padding is not all that the bias hides
             found["padding"] = None
         return attrs.evolve(self.home, **found)

@@ -14,7 +14,7 @@ Which group goes first, and who waits, is the caller's decision: no answer depen
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 
 import attrs
@@ -24,17 +24,17 @@ from torch import Tensor
 from esdllm.checkpoints.loading import Model
 from esdllm.errors import ConfigError, ContextError, InputError
 from esdllm.interfaces import Cache
-from esdllm.plan import Facts
+from esdllm.plan import Facts, Step
 from esdllm.runtime.beginning import begin
 from esdllm.runtime.components import Components
 from esdllm.runtime.culprit import naming_culprits
-from esdllm.runtime.gathering import Gathered, Gathering
+from esdllm.runtime.gathering import Gathering
 from esdllm.runtime.graphs import current
 from esdllm.runtime.prompts import Prompts, prepare
 from esdllm.runtime.records import Generation
 from esdllm.runtime.results import generation
 from esdllm.runtime.run import StepFunction
-from esdllm.runtime.seats import Seat, shared_length
+from esdllm.runtime.seats import Seat
 from esdllm.runtime.sharing import sent, shared_inputs
 from esdllm.runtime.showing import shown
 from esdllm.runtime.turns import Turn
@@ -103,6 +103,11 @@ class Slots:
         return self.count - len(self._seats)
 
     @property
+    def taken(self) -> list[int]:
+        """The slots that are taken."""
+        return sorted(self._seats)
+
+    @property
     def busy(self) -> bool:
         """Whether any slot is taken."""
         return bool(self._seats)
@@ -115,25 +120,28 @@ class Slots:
         infill: bool = False,
         chat: bool | None = None,
         components: Components | None = None,
+        slot: int | None = None,
     ) -> int:
         """Take one prompt into a free slot, and return that slot. The arguments are those of `Engine.generate`, for one row.
 
         `components` are those of a configuration of its own, such as a longer answer or another temperature; see
-        `Components.varied`.
+        `Components.varied`. `slot` is a free one to take; the first of them if not told.
 
         Raises:
-            InputError: the prompt cannot be decoded, is longer than a slot, or is not a single one; no slot is free.
+            InputError: the prompt cannot be decoded, is longer than a slot, or is not a single one; the slot is not free.
             ConfigError: the configuration differs in what all rows have in common; names it.
         """
-        if not self.free:
+        free = set(range(self.count)) - self._seats.keys()
+        if not free:
             raise InputError(f"all {self.count} slots are taken; take or release one first")
+        if (slot := min(free) if slot is None else slot) not in free:
+            raise InputError(f"slot {slot!r} is not free; free are {sorted(free)}")
         model, components = self.model, components or self.components
         if differences := self.components.differences(components):
             raise ConfigError(f"rows beside each other cannot differ in {'; '.join(differences)}")
         prepared = prepare(model, prompt, None, components.config.gen_length, infill, chat)
         if len(prepared.starts) != 1:
             raise InputError(f"{len(prepared.starts)} prompts for one slot; admit them one by one")
-        slot = min(set(range(self.count)) - self._seats.keys())
         with self._at_work() as gathering:
             began = begin(model, components, prepared, seed, self.step_function.has_forms)
             seat = Seat.of(slot, began, prepared.starts[0], model.spec.n_layers, components, infill, self._read)
@@ -146,6 +154,12 @@ class Slots:
             gathering.place(slot, began.canvas)
         self._seats[slot] = seat
         return slot
+
+    def next(self, slot: int) -> Step | None:
+        """Return the next step of a row; None if it is decoded. May ask the device what was decided."""
+        seat = self.seat(slot)
+        with self._at_work():
+            return seat.next
 
     def groups(self) -> list[tuple[int, ...]]:
         """Return the slots whose next steps can be made as one, group by group. May ask the device what was decided."""
@@ -177,7 +191,7 @@ class Slots:
                 )
             function, started = self.step_function, time.perf_counter()
             compiling, function.recording = function.seconds_compiling, self._records
-            rows = self._gathered(gathering, seats)
+            rows = gathering.gather(seats)
             self._running = rows.cache
             steps += [steps[0]] * rows.spare
             components, known = self._kernels(seats[0].components)
@@ -241,20 +255,6 @@ class Slots:
                 if self.step_function.graphs is not None:
                     self.step_function.graphs.forget()
                 gathering.close()
-
-    def _gathered(self, gathering: Gathering, seats: Sequence[Seat]) -> Gathered:
-        """Return rows that make a step together, over as many columns as the longest of them has.
-
-        Where steps are compiled or recorded, over as many as any of their form could have.
-        """
-        lengths = {seat.length for seat in seats}
-        length = max(lengths)
-        if gathering.has_forms and seats[0].shares:
-            length = min(gathering.length, shared_length(length))
-        padded, beyond = any(seat.padded for seat in seats), min(lengths) < length
-        if gathering.has_forms:
-            beyond = seats[0].shares
-        return gathering.gather([seat.slot for seat in seats], length, padded, beyond)
 
     def _kernels(self, components: Components) -> tuple[Components, bool]:
         """Return what a step of these components calls, and whether it may be compiled or recorded.

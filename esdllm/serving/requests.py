@@ -46,8 +46,12 @@ class Request:
     """what differs from the engine's configuration, as `DecodeConfig.from_dict` takes it"""
     stop: tuple[str, ...] = ()
     """texts before which the answer ends"""
+    stream: bool = False
+    """whether updates tell of the answer before it is complete; the last one does in any case"""
     drafts: bool = False
-    """whether updates tell what is not settled yet"""
+    """whether those updates also tell what is not settled yet"""
+    logprobs: bool = False
+    """whether tokens come with the logarithm of their confidence"""
     timeout: float | None = None
     """seconds from its submission after which it ends with what is settled; None for no limit"""
 
@@ -59,7 +63,7 @@ class Completion(NamedTuple):
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """of each token, the natural logarithm of the confidence with which it was committed"""
+    """of each token, the natural logarithm of the confidence with which it was committed; empty unless asked for"""
     prompt_tokens: int
     steps: int
     """denoising steps made for it"""
@@ -83,6 +87,6 @@ class Update(NamedTuple):
     tokens: tuple[int, ...] = ()
     """settled tokens that this adds"""
     logprobs: tuple[float, ...] = ()
-    """of each, the natural logarithm of the confidence with which it was committed"""
+    """of each, the natural logarithm of the confidence with which it was committed; empty unless asked for"""
     completion: Completion | None = None
     """how the request ended; None but in the last update"""

@@ -1,0 +1,159 @@
+"""A session: requests from any thread, decoded in slots by a thread of its own.
+
+    with Session.open(engine, slots=8) as session:
+        ticket = session.submit(Request(prompt="Sort 3 1 2."), print)
+
+Every answer is that of `Engine.generate` for its prompt alone, whatever comes and goes beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Condition, Thread
+from types import TracebackType
+
+from esdllm.errors import ClosedError
+from esdllm.plugins.catalogue import Catalogue
+from esdllm.runtime.engine import Engine
+from esdllm.serving.decoding import Decoding
+from esdllm.serving.jobs import Job, Jobs
+from esdllm.serving.requests import FinishReason, Request, Update
+from esdllm.serving.scheduler import Policy, Scheduler, WidestFirst
+from esdllm.serving.state import SessionState
+
+__all__ = ["Session", "Ticket"]
+
+
+class Ticket:
+    """A request that was taken."""
+
+    def __init__(self, session: Session, job: Job) -> None:
+        self._session, self._job = session, job
+
+    @property
+    def number(self) -> int:
+        """The request's number, from 0."""
+        return self._job.number
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return self._job.prompt_tokens
+
+    def cancel(self) -> None:
+        """Let the request end within a step; of one that has ended nothing changes."""
+        self._session.cancel(self.number)
+
+
+class Session:
+    """Slots over an engine, a queue before them, and the thread that decodes. `open` makes one; close it, or use it as a context.
+
+    The engine is the session's while it is open: what else asks it for a run waits, or lets the session wait.
+    """
+
+    def __init__(self, decoding: Decoding, jobs: Jobs) -> None:
+        self._decoding, self._jobs = decoding, jobs
+        self._changed = Condition()
+        self._cancelled: set[int] = set()
+        self._draining = self._closing = False
+        self._thread = Thread(target=self._run, name="esdllm session", daemon=True)
+
+    @classmethod
+    def open(
+        cls,
+        engine: Engine,
+        *,
+        slots: int,
+        length: int | None = None,
+        max_queue: int = 64,
+        policy: Policy | None = None,
+        catalogue: Catalogue | None = None,
+    ) -> Session:
+        """Return a session whose thread runs, with `slots` of `length` columns; as many as the model's context if not told.
+
+        Raises:
+            InputError: no slot, or one longer than the model's context; a queue of negative length.
+            UnavailableError: the cache store cannot hold the slots; gives all its reasons.
+            ConfigError: the configuration has observers.
+        """
+        length = engine.model.spec.context if length is None else length
+        scheduler = Scheduler(slots=slots, max_queue=max_queue, policy=policy or WidestFirst())
+        decoding = Decoding(engine, engine.slots(slots, length), scheduler)
+        session = cls(decoding, Jobs(engine, length, catalogue or Catalogue.load()))
+        session._thread.start()
+        return session
+
+    def submit(self, request: Request, listener: Callable[[Update], None]) -> Ticket:
+        """Take a request, of which `listener` is told in the decoding thread; it must return at once.
+
+        Raises:
+            InputError: the prompt cannot be decoded, or does not fit into a slot; says why.
+            ConfigError: an unknown setting, or one that cannot differ between requests; names it.
+            QueueFullError: as many requests wait as may.
+            ClosedError: the session takes no more.
+        """
+        job = self._jobs.make(request, listener)
+        with self._changed:
+            if self._draining or not self._thread.is_alive():
+                raise ClosedError("this session takes no more requests: it is draining or closed")
+            self._decoding.offer(job)
+            self._changed.notify_all()
+        return Ticket(self, job)
+
+    def cancel(self, number: int) -> None:
+        """Let a request end within a step."""
+        with self._changed:
+            self._cancelled.add(number)
+            self._changed.notify_all()
+
+    def state(self) -> SessionState:
+        """Return what the session does, and what it has done since it was opened."""
+        with self._changed:
+            return self._decoding.state(self._draining)
+
+    def drain(self) -> None:
+        """Take no more requests; those that were taken are decoded, then the session closes by itself."""
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the session is closed, `timeout` seconds at most; return whether it is."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def close(self, timeout: float | None = None) -> bool:
+        """End all requests, and return whether the session was closed within `timeout` seconds.
+
+        Requests that were not complete end with `FinishReason.ERROR` and a ClosedError.
+        """
+        with self._changed:
+            self._draining = self._closing = True
+            self._changed.notify_all()
+        return self.join(timeout)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        try:
+            while self._take_in():
+                self._decoding.tick()
+        finally:
+            with self._changed:
+                self._draining = True
+            self._decoding.close(ClosedError("the session was closed before this answer was complete"))
+
+    def _take_in(self) -> bool:
+        """Take what has come from other threads, waiting where there is nothing to do; return whether to go on."""
+        with self._changed:
+            while not (self._decoding.busy or self._draining):
+                self._changed.wait()
+            cancelled, self._cancelled = self._cancelled, set()
+            closing = self._closing
+        for number in cancelled:
+            self._decoding.end(number, FinishReason.CANCELLED)
+        return not closing and (self._decoding.busy or not self._draining)
