@@ -15,11 +15,11 @@ from types import TracebackType
 from esdllm.errors import ClosedError
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
-from esdllm.serving.decoding import Decoding
-from esdllm.serving.jobs import Job, Jobs
+from esdllm.serving.intake import Intake, TakenRequest
 from esdllm.serving.requests import FinishReason, Request, Update
 from esdllm.serving.scheduler import Policy, Scheduler, WidestFirst
 from esdllm.serving.state import SessionState
+from esdllm.serving.worker import Worker
 
 __all__ = ["Session", "Ticket"]
 
@@ -27,18 +27,18 @@ __all__ = ["Session", "Ticket"]
 class Ticket:
     """A request that was taken."""
 
-    def __init__(self, session: Session, job: Job) -> None:
-        self._session, self._job = session, job
+    def __init__(self, session: Session, taken: TakenRequest) -> None:
+        self._session, self._taken = session, taken
 
     @property
     def number(self) -> int:
         """The request's number, from 0."""
-        return self._job.number
+        return self._taken.number
 
     @property
     def prompt_tokens(self) -> int:
         """Tokens of the prompt."""
-        return self._job.prompt_tokens
+        return self._taken.prompt_tokens
 
     def cancel(self) -> None:
         """Let the request end within a step; of one that has ended nothing changes."""
@@ -51,8 +51,8 @@ class Session:
     The engine is the session's while it is open: what else asks it for a run waits, or lets the session wait.
     """
 
-    def __init__(self, decoding: Decoding, jobs: Jobs) -> None:
-        self._decoding, self._jobs = decoding, jobs
+    def __init__(self, worker: Worker, intake: Intake) -> None:
+        self._worker, self._intake = worker, intake
         self._changed = Condition()
         self._cancelled: set[int] = set()
         self._draining = self._closing = False
@@ -78,8 +78,8 @@ class Session:
         """
         length = engine.model.spec.context if length is None else length
         scheduler = Scheduler(slots=slots, max_queue=max_queue, policy=policy or WidestFirst())
-        decoding = Decoding(engine, engine.slots(slots, length), scheduler)
-        session = cls(decoding, Jobs(engine, length, catalogue or Catalogue.load()))
+        worker = Worker(engine, engine.slots(slots, length), scheduler)
+        session = cls(worker, Intake(engine, length, catalogue or Catalogue.load()))
         session._thread.start()
         return session
 
@@ -92,13 +92,13 @@ class Session:
             QueueFullError: as many requests wait as may.
             ClosedError: the session takes no more.
         """
-        job = self._jobs.make(request, listener)
+        taken = self._intake.take(request, listener)
         with self._changed:
             if self._draining or not self._thread.is_alive():
                 raise ClosedError("this session takes no more requests: it is draining or closed")
-            self._decoding.offer(job)
+            self._worker.offer(taken)
             self._changed.notify_all()
-        return Ticket(self, job)
+        return Ticket(self, taken)
 
     def cancel(self, number: int) -> None:
         """Let a request end within a step."""
@@ -109,7 +109,7 @@ class Session:
     def state(self) -> SessionState:
         """Return what the session does, and what it has done since it was opened."""
         with self._changed:
-            return self._decoding.state(self._draining)
+            return self._worker.state(self._draining)
 
     def drain(self) -> None:
         """Take no more requests; those that were taken are decoded, then the session closes by itself."""
@@ -141,19 +141,19 @@ class Session:
     def _run(self) -> None:
         try:
             while self._take_in():
-                self._decoding.tick()
+                self._worker.tick()
         finally:
             with self._changed:
                 self._draining = True
-            self._decoding.close(ClosedError("the session was closed before this answer was complete"))
+            self._worker.close(ClosedError("the session was closed before this answer was complete"))
 
     def _take_in(self) -> bool:
         """Take what has come from other threads, waiting where there is nothing to do; return whether to go on."""
         with self._changed:
-            while not (self._decoding.busy or self._draining):
+            while not (self._worker.busy or self._draining):
                 self._changed.wait()
             cancelled, self._cancelled = self._cancelled, set()
             closing = self._closing
         for number in cancelled:
-            self._decoding.end(number, FinishReason.CANCELLED)
-        return not closing and (self._decoding.busy or not self._draining)
+            self._worker.end(number, FinishReason.CANCELLED)
+        return not closing and (self._worker.busy or not self._draining)

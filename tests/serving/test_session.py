@@ -256,7 +256,7 @@ def test_closing_ends_what_is_not_complete_with_an_error(engine: Engine) -> None
 
 def test_a_closed_session_holds_no_memory(engine: Engine) -> None:
     session = Session.open(engine, slots=1, length=96)
-    held = weakref.ref(session._decoding._slots)
+    held = weakref.ref(session._worker._slots)
     session.close()
     del session
     gc.collect()
@@ -387,4 +387,4 @@ def test_under_any_traffic_no_slot_leaks_and_every_answer_is_that_alone(engine: 
                 assert text[0].startswith(completion.text)
         state = session.state()
         assert (state.running, state.waiting, sum(state.finished.values())) == (0, 0, count)
-        assert session._decoding._slots.free == 4
+        assert session._worker._slots.free == 4

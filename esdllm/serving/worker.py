@@ -14,19 +14,19 @@ from esdllm.foreign import reason
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.records import Generation
 from esdllm.runtime.slots import Slots
-from esdllm.serving.jobs import Job
+from esdllm.serving.intake import TakenRequest
 from esdllm.serving.requests import FinishReason, Update
 from esdllm.serving.scheduler import Scheduler, Upcoming
 from esdllm.serving.state import SessionState
 from esdllm.serving.telling import Telling
 
-__all__ = ["Decoding"]
+__all__ = ["Worker"]
 
 _log = logging.getLogger(__name__)
 
 
-class Decoding:
-    """Slots, the jobs in them and before them, and the scheduler. One thread calls `tick`; any may `offer` and ask for the state.
+class Worker:
+    """Slots, the requests in them and before them, and the scheduler. One thread calls `tick`; any may `offer` one.
 
     A step of several rows that fails says not whose fault it is. Its rows are decoded anew, each by itself: one that fails again
     is at fault, and the answers of the others are what they would have been.
@@ -36,9 +36,9 @@ class Decoding:
         self._engine, self._slots, self._scheduler = engine, slots, scheduler
         self._lock = Lock()
         """of the scheduler and of what is counted"""
-        self._jobs: dict[int, Job] = {}
+        self._requests: dict[int, TakenRequest] = {}
         """by number, whether they wait or are decoded"""
-        self._seated: dict[int, Job] = {}
+        self._seated: dict[int, TakenRequest] = {}
         """by slot"""
         self._counts: Counter[str] = Counter()
         self._finished: Counter[FinishReason] = Counter()
@@ -49,17 +49,17 @@ class Decoding:
     @property
     def busy(self) -> bool:
         """Whether any request waits or is decoded."""
-        return bool(self._jobs)
+        return bool(self._requests)
 
-    def offer(self, job: Job) -> None:
-        """Let a job wait for a slot.
+    def offer(self, taken: TakenRequest) -> None:
+        """Let a request wait for a slot.
 
         Raises:
             QueueFullError: as many wait as may.
         """
         with self._lock:
-            self._scheduler.offer(job.number, columns=job.columns, now=job.submitted, deadline=job.deadline)
-            self._jobs[job.number] = job
+            self._scheduler.offer(taken.number, columns=taken.columns, now=taken.submitted, deadline=taken.deadline)
+            self._requests[taken.number] = taken
 
     def tick(self) -> None:
         """Admit who can be, make one step, and tell of it."""
@@ -72,18 +72,18 @@ class Decoding:
             self._step(group, upcoming)
 
     def end(self, number: int, finish: FinishReason, error: EsdllmError | None = None) -> None:
-        """End a job that waits or is decoded, with what is settled of its answer; one that has ended is left."""
-        if (job := self._jobs.get(number)) is None:
+        """End a request that waits or is decoded, with what is settled of its answer; one that has ended is left."""
+        if (taken := self._requests.get(number)) is None:
             return
-        if job.slot is not None and error is None:
-            with self._failing(job):
-                self._look([job.slot])
-        if number in self._jobs:  # or a stop string has ended it
-            self._finish(job, finish, Update(""), error)
+        if taken.slot is not None and error is None:
+            with self._failing(taken):
+                self._look([taken.slot])
+        if number in self._requests:  # or a stop string has ended it
+            self._finish(taken, finish, Update(""), error)
 
     def close(self, error: EsdllmError) -> None:
-        """End all jobs with an error, and free the slots."""
-        for number in list(self._jobs):
+        """End all requests with an error, and free the slots."""
+        for number in list(self._requests):
             self.end(number, FinishReason.ERROR, error)
         self._slots.close()
 
@@ -124,49 +124,51 @@ class Decoding:
     def _upcoming(self) -> dict[int, Upcoming]:
         """Return the next step of each row; those that are decoded are told of, and their slots are free."""
         found = {}
-        for slot, job in list(self._seated.items()):
-            with self._failing(job):
-                if (following := self._next(slot, job)) is not None:
+        for slot, taken in list(self._seated.items()):
+            with self._failing(taken):
+                if (following := self._next(slot, taken)) is not None:
                     found[slot] = following
                 else:
-                    self._complete(job, self._slots.take(slot))
+                    self._complete(taken, self._slots.take(slot))
         return found
 
-    def _next(self, slot: int, job: Job) -> Upcoming | None:
+    def _next(self, slot: int, taken: TakenRequest) -> Upcoming | None:
         """Return the next step of a row; None if it is decoded."""
         if self._slots.next(slot) is None:
             return None
         seat = self._slots.seat(slot)
-        return Upcoming((slot, seat.form) if job.alone else seat.form, seat.refreshes)
+        return Upcoming((slot, seat.form) if taken.alone else seat.form, seat.refreshes)
 
     def _admit(self, upcoming: dict[int, Upcoming]) -> None:
         """Give free slots to who comes next, and add their first steps to what is upcoming."""
         with self._lock:
             numbers = self._scheduler.admissions(upcoming, self._count_time())
-        for job in [self._jobs[number] for number in numbers]:
-            with self._failing(job):
-                slot = self._place(job)
+        for taken in [self._requests[number] for number in numbers]:
+            with self._failing(taken):
+                slot = self._place(taken)
                 with self._lock:
-                    self._scheduler.admitted(job.number, slot)
-                job.slot, job.admitted = slot, time.monotonic()
-                self._seated[slot] = job
-                if (following := self._next(slot, job)) is not None:
+                    self._scheduler.admitted(taken.number, slot)
+                taken.slot, taken.admitted = slot, time.monotonic()
+                self._seated[slot] = taken
+                if (following := self._next(slot, taken)) is not None:
                     upcoming[slot] = following
 
     @contextmanager
-    def _failing(self, job: Job) -> Iterator[None]:
-        """End a job with what is raised, which is its own matter."""
+    def _failing(self, taken: TakenRequest) -> Iterator[None]:
+        """End a request with what is raised, which is its own matter."""
         try:
             yield
         except Exception as error:
-            self._fail(job, error)
+            self._fail(taken, error)
 
-    def _place(self, job: Job, slot: int | None = None) -> int:
-        """Put a job into a free slot, and return which."""
-        request = job.request
-        prompt = job.canvas if request.infill else job.canvas[:, : job.columns - job.components.config.gen_length]
+    def _place(self, taken: TakenRequest, slot: int | None = None) -> int:
+        """Put a request into a free slot, and return which."""
+        request = taken.request
+        prompt = (
+            taken.canvas if request.infill else taken.canvas[:, : taken.columns - taken.components.config.gen_length]
+        )
         return self._slots.admit(
-            prompt, seed=request.seed, infill=request.infill, chat=False, components=job.components, slot=slot
+            prompt, seed=request.seed, infill=request.infill, chat=False, components=taken.components, slot=slot
         )
 
     def _step(self, group: Sequence[int], upcoming: dict[int, Upcoming]) -> None:
@@ -193,66 +195,73 @@ class Decoding:
             return
         _log.warning("a step of %d rows failed, each is decoded again by itself: %s", len(group), reason(error))
         for slot in group:
-            job = self._seated[slot]
-            with self._failing(job):
+            taken = self._seated[slot]
+            with self._failing(taken):
                 self._slots.release(slot)
-                self._place(job, slot)
-                job.alone = True
-                job.telling = Telling(self._engine.model, job.request, job.canvas, job.telling)
+                self._place(taken, slot)
+                taken.alone = True
+                taken.telling = Telling(self._engine.model, taken.request, taken.canvas, taken.telling)
 
     def _look(self, slots: Sequence[int]) -> None:
         """Read what rows have decided and tell of it; one that has reached a stop string ends."""
         shown = self._slots.show([slot for slot in slots if self._slots.seat(slot).made is not None])
         for slot, record in shown.items():
-            job = self._seated[slot]
-            update = job.telling.step(record)
-            if job.telling.stopped:
-                self._finish(job, FinishReason.STOP, update or Update(""))
-            elif update is not None and job.told_as_it_comes:
-                self._tell(job, update)
+            taken = self._seated[slot]
+            update = taken.telling.step(record)
+            if taken.telling.stopped:
+                self._finish(taken, FinishReason.STOP, update or Update(""))
+            elif update is not None and taken.told_as_it_comes:
+                self._tell(taken, update)
 
-    def _complete(self, job: Job, made: Generation) -> None:
-        """End a job whose row is decoded, and whose slot is free."""
+    def _complete(self, taken: TakenRequest, made: Generation) -> None:
+        """End a request whose row is decoded, and whose slot is free."""
         tokens = made.answers[0]
-        update = job.telling.last(made.text[0] if made.text else "", tokens)
-        whole = len(tokens) == job.components.config.gen_length and not job.telling.stopped and not job.request.infill
-        self._finish(job, FinishReason.LENGTH if whole else FinishReason.STOP, update, steps=made.steps)
+        update = taken.telling.last(made.text[0] if made.text else "", tokens)
+        whole = (
+            len(tokens) == taken.components.config.gen_length and not taken.telling.stopped and not taken.request.infill
+        )
+        self._finish(taken, FinishReason.LENGTH if whole else FinishReason.STOP, update, steps=made.steps)
 
-    def _fail(self, job: Job, error: Exception) -> None:
-        """End a job that cannot be decoded any further."""
+    def _fail(self, taken: TakenRequest, error: Exception) -> None:
+        """End a request that cannot be decoded any further."""
         if not isinstance(error, EsdllmError):
-            told = PluginError(f"request {job.number} failed: {reason(error)}")
+            told = PluginError(f"request {taken.number} failed: {reason(error)}")
             told.__cause__ = error
-            _log.error("request %d failed", job.number, exc_info=error)
+            _log.error("request %d failed", taken.number, exc_info=error)
             error = told
-        self._finish(job, FinishReason.ERROR, Update(""), error)
+        self._finish(taken, FinishReason.ERROR, Update(""), error)
 
     def _finish(
-        self, job: Job, finish: FinishReason, update: Update, error: EsdllmError | None = None, steps: int = 0
+        self,
+        taken: TakenRequest,
+        finish: FinishReason,
+        update: Update,
+        error: EsdllmError | None = None,
+        steps: int = 0,
     ) -> None:
-        """Free a job's slot, and tell of its end."""
-        del self._jobs[job.number]
-        if job.slot in self._slots.taken:
-            steps = self._slots.seat(job.slot).effort.steps
-            self._slots.release(job.slot)
+        """Free a request's slot, and tell of its end."""
+        del self._requests[taken.number]
+        if taken.slot in self._slots.taken:
+            steps = self._slots.seat(taken.slot).effort.steps
+            self._slots.release(taken.slot)
         with self._lock:
             now = self._count_time()
-            if job.slot is None:
-                self._scheduler.cancel(job.number)
+            if taken.slot is None:
+                self._scheduler.cancel(taken.number)
             else:
-                self._scheduler.released(job.slot)
-                del self._seated[job.slot]
+                self._scheduler.released(taken.slot)
+                del self._seated[taken.slot]
             self._finished[finish] += 1
-            self._counts["prompt_tokens"] += job.prompt_tokens
-            self._counts["generation_tokens"] += len(job.telling.tokens)
-        if not job.told_as_it_comes:
-            update = job.telling.whole()
-        self._tell(job, update._replace(completion=job.completed(finish, steps, now, error)))
+            self._counts["prompt_tokens"] += taken.prompt_tokens
+            self._counts["generation_tokens"] += len(taken.telling.tokens)
+        if not taken.told_as_it_comes:
+            update = taken.telling.whole()
+        self._tell(taken, update._replace(completion=taken.completed(finish, steps, now, error)))
 
-    def _tell(self, job: Job, update: Update) -> None:
+    def _tell(self, taken: TakenRequest, update: Update) -> None:
         try:
-            job.listener(update)
+            taken.listener(update)
         except Exception:
-            _log.exception("the listener of request %d failed; the request is cancelled", job.number)
+            _log.exception("the listener of request %d failed; the request is cancelled", taken.number)
             if update.completion is None:
-                self._finish(job, FinishReason.CANCELLED, Update(""))
+                self._finish(taken, FinishReason.CANCELLED, Update(""))

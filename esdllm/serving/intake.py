@@ -20,13 +20,13 @@ from esdllm.serving.requests import Completion, FinishReason, Request, Update
 from esdllm.serving.sizing import outgrown
 from esdllm.serving.telling import Telling
 
-__all__ = ["Job", "Jobs"]
+__all__ = ["Intake", "TakenRequest"]
 
 _SETTINGS = 64  # sets of settings whose components are kept
 
 
 @attrs.define(eq=False)
-class Job:
+class TakenRequest:
     """A request on its way."""
 
     number: int
@@ -82,16 +82,16 @@ class Job:
         return self.request.stream or self.request.drafts
 
 
-class Jobs:
-    """Makes jobs of requests, in any thread."""
+class Intake:
+    """Makes requests of requests, in any thread."""
 
     def __init__(self, engine: Engine, length: int, catalogue: Catalogue) -> None:
         self._engine, self._length, self._catalogue = engine, length, catalogue
         self._numbers, self._lock = count(), Lock()
         self._known: dict[str, Components] = {}
 
-    def make(self, request: Request, listener: Callable[[Update], None]) -> Job:
-        """Return the job of a request; see `Session.submit` for what is refused."""
+    def take(self, request: Request, listener: Callable[[Update], None]) -> TakenRequest:
+        """Return a request as it is taken; see `Session.submit` for what is refused."""
         model, components = self._engine.model, self._components(request)
         self._check(request)
         prepared = prepare(model, _prompts(request), None, components.config.gen_length, request.infill, request.chat)
@@ -102,7 +102,7 @@ class Jobs:
             raise ContextError(
                 f"prompt and answer take {columns} columns, and a slot has {self._length}; shorten the prompt or gen_length"
             )
-        return Job(
+        return TakenRequest(
             number=next(self._numbers),
             request=request,
             listener=listener,
