@@ -51,7 +51,10 @@ class Session:
     The engine is the session's while it is open: what else asks it for a run waits, or lets the session wait.
     """
 
-    def __init__(self, worker: Worker, intake: Intake) -> None:
+    def __init__(self, engine: Engine, length: int, worker: Worker, intake: Intake) -> None:
+        self.engine = engine
+        self.length = length
+        """L, the columns of a slot"""
         self._worker, self._intake = worker, intake
         self._changed = Condition()
         self._cancelled: set[int] = set()
@@ -79,7 +82,7 @@ class Session:
         length = engine.model.spec.context if length is None else length
         scheduler = Scheduler(slots=slots, max_queue=max_queue, policy=policy or WidestFirst())
         worker = Worker(engine, engine.slots(slots, length), scheduler)
-        session = cls(worker, Intake(engine, length, catalogue or Catalogue.load()))
+        session = cls(engine, length, worker, Intake(engine, length, catalogue or Catalogue.load()))
         session._thread.start()
         return session
 
