@@ -13,9 +13,26 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sampling import examples
 
 from esdllm.errors import InputError, QueueFullError
-from esdllm.serving.scheduler import OldestFirst, Policy, Scheduler, Upcoming, WidestFirst
+from esdllm.serving.scheduler import (
+    Admission,
+    Alike,
+    AtRefreshes,
+    InOrder,
+    OldestFirst,
+    Policy,
+    RefreshesTogether,
+    Scheduler,
+    Upcoming,
+    WidestFirst,
+)
 
-POLICIES = st.one_of(st.just(OldestFirst()), st.builds(WidestFirst, st.integers(0, 7)))
+PATIENCE = st.integers(0, 7)
+POLICIES = st.one_of(st.just(OldestFirst()), st.builds(WidestFirst, PATIENCE), st.builds(RefreshesTogether, PATIENCE))
+ADMISSIONS = st.one_of(
+    st.just(InOrder()), st.builds(AtRefreshes, st.integers(0, 3)), st.builds(Alike, st.integers(0, 3))
+)
+RANDOM = st.integers(0, 2**32).map(Random)
+"""what happens when; of a seed, for what hypothesis draws bit by bit is too tame"""
 
 
 def running(forms: str, policy: Policy, refreshing: str = "") -> tuple[Scheduler, dict[int, Upcoming]]:
@@ -49,6 +66,14 @@ def test_of_groups_as_wide_the_one_with_the_oldest_row_goes() -> None:
     assert steps(*running("abba", WidestFirst(9)), 3) == [(0, 3), (1, 2), (0, 3)]
 
 
+def test_of_rows_that_waited_as_long_the_one_that_was_admitted_first_goes() -> None:
+    scheduler = Scheduler(slots=3, max_queue=0, policy=OldestFirst())
+    for number, slot in enumerate((1, 2, 0)):
+        scheduler.offer(number, columns=8, now=0.0)
+        scheduler.admitted(number, slot)
+    assert steps(scheduler, {slot: Upcoming(slot, False) for slot in range(3)}, 3) == [(1,), (2,), (0,)]
+
+
 def test_nobody_steps_where_nobody_has_a_step() -> None:
     scheduler, _ = running("ab", OldestFirst())
     assert scheduler.choose({}) == ()
@@ -71,19 +96,35 @@ def test_two_that_go_together_keep_the_last_waiting_for_as_long_as_the_bound_say
     assert made.index((slots - 1,)) == policy.bound(slots) == patience + slots - 3
 
 
+def test_refreshes_wait_for_each_other_until_one_runs_out_of_patience() -> None:
+    assert steps(*running("abr", RefreshesTogether(4), "r"), 6) == [(0,), (1,), (0,), (1,), (2,), (0,)]
+    assert steps(*running("rsr", RefreshesTogether(4), "rs"), 5) == [*[(0, 2)] * 4, (1,)]
+    assert steps(*running("ar", RefreshesTogether(0), "r"), 4) == [(0,), (1,)] * 2
+
+
+@pytest.mark.parametrize("slots", range(2, 7))
+@pytest.mark.parametrize("patience", range(1, 9))
+def test_a_row_that_never_refreshes_keeps_others_waiting_for_as_long_as_the_bound_says(
+    slots: int, patience: int
+) -> None:
+    policy = RefreshesTogether(patience)
+    scheduler, upcoming = running("a" + "rstuv"[: slots - 1], policy, "rstuv")
+    made = steps(scheduler, upcoming, policy.bound(slots) + 1)
+    assert made.index((slots - 1,)) == policy.bound(slots) == patience + slots - 2
+
+
 @given(
     policy=POLICIES,
     slots=st.integers(1, 6),
     kinds=st.integers(1, 6),
     turnover=st.sampled_from([0.0, 0.1, 0.5]),
     whim=st.sampled_from([0.0, 0.3]),
-    seed=st.integers(0, 2**32),
+    chance=RANDOM,
 )
 @examples(300)
 def test_no_row_waits_for_more_steps_of_others_than_its_policy_says(
-    policy: Policy, slots: int, kinds: int, turnover: float, whim: float, seed: int
+    policy: Policy, slots: int, kinds: int, turnover: float, whim: float, chance: Random
 ) -> None:
-    chance = Random(seed)
     scheduler = Scheduler(slots=slots, max_queue=0, policy=policy)
     seen: dict[int, int] = {}
     forms: dict[int, int] = {}
@@ -115,6 +156,66 @@ def test_who_waits_is_admitted_in_the_order_of_arrival() -> None:
     assert (scheduler.waiting, scheduler.running, scheduler.free) == (3, 1, 1)
     assert scheduler.admissions({1: Upcoming("a", True)}, 0.0) == [3]
     assert scheduler.admissions({1: Upcoming("a", True)}, 0.0) == [3]  # it waits until it is admitted
+
+
+def test_a_slot_stays_free_until_a_row_is_about_to_refresh_or_so_many_steps_were_made() -> None:
+    scheduler = Scheduler(slots=2, max_queue=3, admission=AtRefreshes(2))
+    for number in range(3):
+        scheduler.offer(number, columns=8, now=0.0)
+    assert scheduler.admissions({}, 0.0) == [0, 1]  # nobody is there
+    scheduler.admitted(0, 0)
+    skipping, refreshing = {0: Upcoming("a", False)}, {0: Upcoming("a", True)}
+    assert scheduler.admissions(refreshing, 0.0) == [1]
+    for _ in range(2):
+        assert scheduler.admissions(skipping, 0.0) == []
+        scheduler.stepped((0,))
+    assert scheduler.admissions(skipping, 0.0) == [1]
+
+
+def test_whose_canvas_is_as_long_as_another_goes_first_and_nobody_is_overtaken_more_often_than_told() -> None:
+    scheduler = Scheduler(slots=3, max_queue=9, admission=Alike(2))
+    for number, columns in enumerate((8, 9, 7, 8, 9, 8, 8, 7)):
+        scheduler.offer(number, columns=columns, now=0.0)
+    assert scheduler.admissions({}, 0.0) == [0, 3, 5]  # after which 1 and 2 were overtaken twice
+    for slot, number in enumerate((0, 3, 5)):
+        scheduler.admitted(number, slot)
+    scheduler.released(1)
+    scheduler.released(2)
+    assert scheduler.admissions({0: Upcoming("a", False)}, 0.0) == [1, 2]
+
+
+def test_whoever_is_overtaken_by_those_admitted_at_once_is_due_among_them() -> None:
+    scheduler = Scheduler(slots=4, max_queue=9, admission=Alike(1))
+    for number, columns in enumerate((8, 9, 8, 8, 8)):
+        scheduler.offer(number, columns=columns, now=0.0)
+    assert scheduler.admissions({}, 0.0) == [0, 2, 1, 3]
+
+
+@given(
+    slots=st.integers(1, 4),
+    overtaking=st.integers(0, 4),
+    lengths=st.lists(st.integers(1, 4), max_size=40),
+    chance=RANDOM,
+)
+@examples(200)
+def test_nobody_is_overtaken_by_more_than_told(slots: int, overtaking: int, lengths: list[int], chance: Random) -> None:
+    scheduler = Scheduler(slots=slots, max_queue=len(lengths), admission=Alike(overtaking))
+    seats: dict[int, int] = {}
+    come, gone = 0, []
+    while come < len(lengths) or scheduler.waiting:
+        if come < len(lengths) and chance.random() < 0.7:
+            scheduler.offer(come, columns=lengths[come], now=0.0)
+            come += 1
+        for number in scheduler.admissions({slot: Upcoming("a", False) for slot in seats}, 0.0):
+            slot = min(set(range(slots)) - seats.keys())
+            scheduler.admitted(number, slot)
+            seats[slot] = number
+            gone.append(number)
+        if seats and chance.random() < 0.8:
+            scheduler.released(slot := chance.choice(sorted(seats)))
+            del seats[slot]
+    for number in range(len(lengths)):
+        assert sum(other > number for other in gone[: gone.index(number)]) <= overtaking
 
 
 @pytest.mark.parametrize("max_queue", [0, 1, 3])
@@ -180,6 +281,15 @@ def test_what_contradicts_itself_is_refused_and_changes_nothing() -> None:
         scheduler.offer(0, columns=8, now=0.0)
     with pytest.raises(InputError, match=r"request 0 cannot take slot 1: waiting are \[\], taken are \[0\] of 1"):
         scheduler.admitted(0, 1)
+    wider = Scheduler(slots=1, max_queue=1)
+    for number in range(2):
+        wider.offer(number, columns=8, now=0.0)
+    wider.admitted(0, 5)
+    for slot in (5, 6):
+        with pytest.raises(
+            InputError, match=rf"request 1 cannot take slot {slot}: waiting are \[1\], taken are \[5\] of 1"
+        ):
+            wider.admitted(1, slot)
     for told in (
         lambda: scheduler.released(3),
         lambda: scheduler.stepped((0, 3)),
@@ -194,11 +304,12 @@ def test_what_contradicts_itself_is_refused_and_changes_nothing() -> None:
 class Traffic(RuleBasedStateMachine):
     """A scheduler under arbitrary traffic, beside a model of it that is lists and a diary."""
 
-    @initialize(slots=st.integers(1, 5), max_queue=st.integers(0, 4), policy=POLICIES)
-    def begin(self, slots: int, max_queue: int, policy: Policy) -> None:
-        self.scheduler = Scheduler(slots=slots, max_queue=max_queue, policy=policy)
+    @initialize(slots=st.integers(1, 5), max_queue=st.integers(0, 4), policy=POLICIES, admission=ADMISSIONS)
+    def begin(self, slots: int, max_queue: int, policy: Policy, admission: Admission) -> None:
+        self.scheduler = Scheduler(slots=slots, max_queue=max_queue, policy=policy, admission=admission)
+        self.admission = admission
         self.slots, self.max_queue, self.policy = slots, max_queue, policy
-        self.now, self.count = 0.0, 0
+        self.now, self.count, self.held = 0.0, 0, 0
         self.queue: list[int] = []
         self.deadlines: dict[int, float | None] = {}
         self.seats: dict[int, int] = {}
@@ -251,14 +362,21 @@ class Traffic(RuleBasedStateMachine):
     @rule(data=st.data(), passed=st.integers(0, 1))
     def admit(self, data: st.DataObject, passed: int) -> None:
         self.now += passed
-        told = self.scheduler.admissions(self.forms, self.now)
-        assert told == self.queue[: self.slots - len(self.seats)]
-        for number in told[: data.draw(st.integers(1, len(told)))]:
+        told, free = self.scheduler.admissions(self.forms, self.now), self.slots - len(self.seats)
+        if isinstance(self.admission, AtRefreshes) and self.forms and not told:
+            assert not any(coming.refreshes for coming in self.forms.values())
+            assert self.held <= self.admission.patience
+        else:
+            assert len(told) == len(set(told)) == min(free, len(self.queue))
+            assert set(told) <= set(self.queue)
+            assert isinstance(self.admission, Alike) or told == self.queue[:free]
+        for number in told[: data.draw(st.integers(min(1, len(told)), len(told)))]:
             slot = data.draw(st.sampled_from(sorted(set(range(self.slots)) - self.seats.keys())))
             self.scheduler.admitted(number, slot)
             self.queue.remove(number)
             self.seats[slot], self.forms[slot] = number, Upcoming(data.draw(st.sampled_from("abc")), True)
             self.diary.append(("admitted", slot, ()))
+            self.held = 0
 
     @precondition(lambda self: self.seats)
     @rule(data=st.data())
@@ -275,12 +393,16 @@ class Traffic(RuleBasedStateMachine):
         form, first = self.forms[made[0]].form, self.first()
         widths = Counter(coming.form for coming in self.forms.values())
         assert made == tuple(sorted(slot for slot, coming in self.forms.items() if coming.form == form))
+        calm = {coming.form for coming in self.forms.values() if not coming.refreshes}
         if isinstance(self.policy, OldestFirst) or self.waited(first) >= self.policy.patience:
             assert first in made
-        else:
+        elif isinstance(self.policy, WidestFirst) or not calm:
             assert len(made) == max(widths.values())
+        else:
+            assert form in calm
         self.scheduler.stepped(made)
         self.diary.append(("stepped", -1, made))
+        self.held = self.held + 1 if self.queue and len(self.seats) < self.slots else 0
         for slot in made:
             del self.forms[slot]
             if data.draw(st.integers(0, 5)):  # else it is finished, and waits for its release

@@ -11,8 +11,8 @@
 Host integers only; nothing here imports torch, reads a clock or starts a thread: times are passed in.
 """
 
-from esdllm.serving.scheduler.admission import ADMISSIONS, Admission, InOrder
-from esdllm.serving.scheduler.policies import POLICIES, OldestFirst, Policy, WidestFirst
+from esdllm.serving.scheduler.admission import ADMISSIONS, Admission, Alike, AtRefreshes, InOrder
+from esdllm.serving.scheduler.policies import POLICIES, OldestFirst, Policy, RefreshesTogether, WidestFirst
 from esdllm.serving.scheduler.rows import Queued, Ready, Upcoming
 from esdllm.serving.scheduler.scheduling import Scheduler
 
@@ -20,11 +20,14 @@ __all__ = [
     "ADMISSIONS",
     "POLICIES",
     "Admission",
+    "Alike",
+    "AtRefreshes",
     "InOrder",
     "OldestFirst",
     "Policy",
     "Queued",
     "Ready",
+    "RefreshesTogether",
     "Scheduler",
     "Upcoming",
     "WidestFirst",

@@ -9,7 +9,7 @@ more: those ahead of a row can only become fewer, and a step of the first row in
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 from attrs import validators
@@ -17,7 +17,7 @@ from attrs import validators
 from esdllm.config.options import option
 from esdllm.serving.scheduler.rows import Ready
 
-__all__ = ["POLICIES", "OldestFirst", "Policy", "WidestFirst"]
+__all__ = ["POLICIES", "OldestFirst", "Policy", "RefreshesTogether", "WidestFirst"]
 
 
 class Policy(Protocol):
@@ -43,6 +43,10 @@ def widest(rows: Collection[Ready]) -> Hashable:
     for row in rows:
         groups.setdefault(row.form, []).append(row)
     return oldest(oldest(group) for group in groups.values() if len(group) == max(map(len, groups.values()))).form
+
+
+def _patience() -> Any:
+    return option("steps of others that a row sees before it goes first", validators.ge(0), default=8)
 
 
 @attrs.frozen
@@ -72,7 +76,7 @@ class WidestFirst:
     stand before it; from then on each step is one of the first, which removes it. Both numbers are reached.
     """
 
-    patience: int = option("steps of others that a row sees before it goes first", validators.ge(0), default=8)
+    patience: int = _patience()
 
     def choose(self, rows: Sequence[Ready]) -> Hashable:
         """Return the form of most rows, or of the row that has waited longest if that is out of patience."""
@@ -84,5 +88,33 @@ class WidestFirst:
         return slots - 1 + (max(0, self.patience - 2) if slots > 2 else 0)
 
 
-POLICIES: Mapping[str, Callable[[], Policy]] = {"oldest": OldestFirst, "widest": WidestFirst}
+@attrs.frozen
+class RefreshesTogether:
+    """Rows that refresh wait while others do not, so that several come to refresh at once; unless one is out of patience.
+
+    A refresh is the dearest step, so the one that gains most from being shared. A row sees at most max(p, 1) + S - 2 steps of
+    others, p its patience and S > 1 the number of slots: when it has seen p of them, only rows that have seen as many stand
+    before it, and whoever made the step just now is not among them; from then on each step is one of the first, which removes
+    it. Where one row never refreshes, and all others do, apart from each other, it is reached.
+    """
+
+    patience: int = _patience()
+
+    def choose(self, rows: Sequence[Ready]) -> Hashable:
+        """Return the form of most rows that do not refresh, else of most rows; or of the row that is out of patience."""
+        first = oldest(rows)
+        if first.waited >= self.patience:
+            return first.form
+        return widest([row for row in rows if not row.refreshes] or rows)
+
+    def bound(self, slots: int) -> int:
+        """Return what the patience adds up to; see the class."""
+        return 0 if slots == 1 else max(self.patience, 1) + slots - 2
+
+
+POLICIES: Mapping[str, Callable[[], Policy]] = {
+    "oldest": OldestFirst,
+    "widest": WidestFirst,
+    "refreshes-together": RefreshesTogether,
+}
 """The policies by the names that commands take, at their defaults."""

@@ -39,5 +39,7 @@ class Queued(NamedTuple):
     """columns of the canvas that it will have"""
     deadline: float | None
     """when its time is over; None if never"""
-    overtaken: int
+    overtaken: int = 0
     """how many that were offered after it have been admitted before it"""
+    held: int = 0
+    """steps made while it waited though a slot was free"""

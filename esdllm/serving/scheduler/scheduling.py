@@ -99,7 +99,7 @@ class Scheduler:
                 f"{len(self._queue)} requests wait, and no more than {self.max_queue} may; come again later",
                 self._soon(),
             )
-        self._queue[number] = Queued(number, columns, deadline, 0)
+        self._queue[number] = Queued(number, columns, deadline)
 
     def cancel(self, number: int) -> bool:
         """Forget a request that waits, and return whether it did; one that has a slot is `released`."""
@@ -163,7 +163,7 @@ class Scheduler:
         return tuple(sorted(row.slot for row in rows if row.form == form))
 
     def stepped(self, slots: Iterable[int]) -> None:
-        """Take note of a step that some slots made together: all others saw it.
+        """Take note of a step that some slots made together: all others saw it, and whoever waits though a slot is free.
 
         Raises:
             InputError: a slot is not taken.
@@ -171,6 +171,8 @@ class Scheduler:
         made = {slot: self._place(slot) for slot in slots}
         for slot, place in self._places.items():
             place.waited = 0 if slot in made else place.waited + 1
+        if self.free:
+            self._queue = {number: one._replace(held=one.held + 1) for number, one in self._queue.items()}
 
     def _rows(self, upcoming: Mapping[int, Upcoming]) -> list[Ready]:
         return [
