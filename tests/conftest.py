@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept = {one for same in tests.values() for one in same[:: -(-len(same) // FEW)]}
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what is imported, which stays: each of its rounds would look at all of it."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

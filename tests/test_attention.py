@@ -400,7 +400,6 @@ for backend, window, padded in ((SdpaAttention(), 8192, True), (SdpaAttention(),
 """
 
 
-@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_a_long_canvas_attends_to_itself_in_little_memory() -> None:

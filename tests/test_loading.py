@@ -163,7 +163,6 @@ print(kilobytes("VmHWM") - before, kilobytes("VmRSS") - before)
 """
 
 
-@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_takes_no_more_memory_than_the_checkpoint_has(tmp_path: Path) -> None:

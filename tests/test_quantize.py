@@ -298,7 +298,6 @@ SLACK = 30e6  # of which 8.4 MB are values read at once
 WAYS = [None, *KINDS]  # None: in bfloat16, packed where the processor multiplies it
 
 
-@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("kind", WAYS)
@@ -313,7 +312,6 @@ def test_loading_takes_the_model_s_size_and_one_layer_in_full(
     assert peak < size + layer + SLACK < (0.7 if kind else 1.2) * full
 
 
-@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_leaves_no_holes_but_for_one_layer(large: Any) -> None:
@@ -322,7 +320,6 @@ def test_loading_leaves_no_holes_but_for_one_layer(large: Any) -> None:
     assert 0.9 * size < after <= peak < size + layer + SLACK
 
 
-@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_a_model_that_is_mostly_head_takes_the_head_twice(catalogue: Catalogue, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 # else takes a part of: every test, and ten times the random examples. Other arguments go to `pip install`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-unset PYTHONPATH PYTHONHOME ESDLLM_DISABLE_PLUGINS
+unset PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE ESDLLM_DISABLE_PLUGINS
 
 chosen="not full" profile=check
 if [[ ${1-} == --full ]]; then
@@ -22,6 +22,10 @@ part() {
     echo "== $name passed in $((SECONDS - began)) s"
 }
 
+files_of() { # without importing what has no test of a mark
+    grep -rl --include="test_*.py" "mark\.$1\b" tests
+}
+
 as_it_came() {
     local code=0
     wait "$triton" || code=$?
@@ -30,6 +34,7 @@ as_it_came() {
     return "$code"
 }
 
+export PYTHONPYCACHEPREFIX="$room/bytecode" # each module is compiled once, when it is first imported; the clone stays as it is
 # in an environment of its own, beside what keeps one core busy
 tools/check_xformers.sh "$@" >"$room/triton.log" 2>&1 &
 triton=$!
@@ -37,7 +42,7 @@ part "virtual environment" python3 -m venv "$room/venv"
 export PATH="$room/venv/bin:$PATH"
 export TORCHINDUCTOR_CACHE_DIR="$room/inductor" # what was compiled for other instruction sets is not found again
 export COVERAGE_FILE="$room/coverage" OMP_NUM_THREADS=1 # small tensors: threads that wait for each other take longest
-part "install" python -m pip install --quiet --no-compile "$@" -e ".[dev]" # what is imported is compiled then
+part "install" python -m pip install --quiet --no-compile "$@" -e ".[dev]"
 part "format" ruff format --check .
 part "lint" ruff check .
 part "types" mypy
@@ -45,9 +50,9 @@ part "imports" lint-imports
 two_at_a_time=(-n 2 --dist worksteal --hypothesis-profile "$profile")
 part "tests" pytest "${two_at_a_time[@]}" -m "($chosen) and not serial" --cov --cov-report=
 part "Triton kernels" as_it_came # nothing is beside the tests that come now
-part "tests that time or read /proc" pytest -m "($chosen) and serial" --cov --cov-append --cov-report=
+part "tests that time" pytest -m "($chosen) and serial" $(files_of serial) --cov --cov-append --cov-report=
 part "coverage" python tools/coverage_floors.py
 hidden=(ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 TORCHINDUCTOR_CACHE_DIR="$room/inductor-avx2" MKL_ENABLE_INSTRUCTIONS=AVX2) # of x86, whatever is beyond AVX2
-part "tests on AVX2" env "${hidden[@]}" pytest "${two_at_a_time[@]}" -m "processor and ($chosen)"
+part "tests on AVX2" env "${hidden[@]}" pytest "${two_at_a_time[@]}" -m "processor and ($chosen)" $(files_of processor)
 part "docs" mkdocs build --quiet --strict --site-dir "$room/site"
 echo "== all passed in $SECONDS s"

@@ -3,7 +3,7 @@
 # this works with are not those of the other checks. Fails if nothing ran. Arguments go to `pip install`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-unset PYTHONPATH PYTHONHOME ESDLLM_DISABLE_PLUGINS
+unset PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE ESDLLM_DISABLE_PLUGINS
 
 room=$(mktemp -d)
 trap 'rm -rf "$room"' EXIT
@@ -14,7 +14,7 @@ python -m pip install --quiet --no-compile "$@" -c <(grep numpy "$pins") -e . py
 # without their dependencies: triton's own pin in torch for CUDA would clash
 python -m pip install --quiet --no-compile --no-deps $(grep == "$pins")
 
-export TRITON_INTERPRET=1 OMP_NUM_THREADS=1
+export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX-$room/bytecode}" TRITON_INTERPRET=1 OMP_NUM_THREADS=1
 pytest tests/interpreted -rs -W ignore::DeprecationWarning | tee "$room/log"
 if ! grep -Eq '^[0-9]+ passed( in|, [0-9]+ warnings? in)' "$room/log"; then
     echo "tests/interpreted: not every test ran" >&2

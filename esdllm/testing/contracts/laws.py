@@ -104,7 +104,8 @@ def kernel_laws(who: str, call: Callable[[Any], Any], view: tuple[Any, ...]) -> 
             f"{who} is not deterministic: {numbers(found)}, then {numbers(again)} for one input",
         )
         del again
-        gc.collect()  # what is in a circle is not kept, only not yet gone
+        if taken.held:
+            gc.collect()  # what is in a circle is not kept, only not yet gone
         law(not taken.held, f"{who} keeps {taken.held} bytes of tensors that a call made; a kernel is a pure function")
     _reads_no_device(who, call, view, found)
     _compiles(who, call, view, found)
