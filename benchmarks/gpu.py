@@ -1,7 +1,7 @@
 """What a GPU shows: that results are right there, how fast, where the time goes, and what fits.
 
     python benchmarks/gpu.py --out gpu              # all stages, most valuable first, in about eight minutes
-    python benchmarks/gpu.py --toy                  # every stage on the CPU at toy size
+    python benchmarks/gpu.py --rehearse             # every stage on the CPU at toy size, in two minutes; or --toy
     python benchmarks/gpu.py fast-8 where           # some of them
     python benchmarks/gpu.py --table --out gpu      # what an earlier run found
 
@@ -31,7 +31,7 @@ LINES = "gpu.jsonl"
 
 def main(
     stages: Annotated[list[str] | None, typer.Argument(metavar="[STAGE]...", help="Default: all.")] = None,
-    toy: Annotated[bool, typer.Option("--toy", help="On the CPU, at toy size.")] = False,
+    toy: Annotated[bool, typer.Option("--rehearse", "--toy", help="On the CPU, at toy size.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of what is found.")] = Path("gpu"),
     limit: Annotated[float, typer.Option(help="Seconds for everything; later stages are left out.")] = 540.0,
     table: Annotated[bool, typer.Option("--table", help="Only print what the folder holds.")] = False,

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,11 +30,13 @@ from esdllm.plugins.auto import choose_attention
 from esdllm.runtime.run import StepFunction
 from esdllm_backends.attention import flex as flex_module
 from esdllm_backends.attention import matmul as matmul_module
+from esdllm_backends.attention import triton as triton_module
 from esdllm_backends.attention import xformers as xformers_module
 from esdllm_backends.attention.eager import EagerAttention
 from esdllm_backends.attention.flex import FlexAttention
 from esdllm_backends.attention.matmul import MatmulAttention
 from esdllm_backends.attention.sdpa import SdpaAttention
+from esdllm_backends.attention.triton import TritonAttention
 from esdllm_backends.attention.xformers import XformersAttention
 
 pytestmark = pytest.mark.processor
@@ -513,6 +516,60 @@ def test_flex_says_why_it_cannot_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     assert FlexAttention().problems(SPEC, CPU, torch.float32) == [
         "on a CPU it would be compiled anew for every shape, for seconds each; sdpa serves there"
     ]
+
+
+def triton_problems(
+    spec: ModelSpec = SPEC, device: torch.device = GPU, dtype: torch.dtype = torch.float16
+) -> list[str]:
+    return TritonAttention().problems(spec, device, dtype)
+
+
+@pytest.fixture
+def triton_gpu(gpu: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine on which our own Triton kernels serve."""
+    gpu.setattr(triton_module, "find_spec", lambda name: name)
+    gpu.setattr(triton_module, "_attend", lambda queries, *rest: queries)
+    gpu.setattr(torch.cuda, "device", lambda device: nullcontext())
+    return gpu
+
+
+@pytest.mark.usefixtures("triton_gpu")
+def test_our_triton_kernels_serve_where_nothing_is_missing_and_by_name_only() -> None:
+    assert triton_problems() == []
+    assert triton_problems(dtype=torch.float32) == []
+    assert choose_attention(CATALOGUE, SPEC, GPU, torch.bfloat16).others["triton"] == ("it serves by name only",)
+
+
+def test_our_triton_kernels_say_all_that_is_missing(triton_gpu: pytest.MonkeyPatch) -> None:
+    triton_gpu.setattr(triton_module, "find_spec", lambda name: None)
+    assert triton_problems(attrs.evolve(SPEC, head_dim=512), CPU, torch.float64) == [
+        "it needs a CUDA GPU, not the device 'cpu'",
+        "triton is not installed; it comes with torch for CUDA",
+        "it computes in float32, float16, bfloat16, not in float64",
+        "the model's head size is 512; up to 256 is served",
+    ]
+    triton_gpu.setattr(triton_module, "find_spec", lambda name: name)
+    triton_gpu.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert triton_problems() == ["the GPU has compute capability 7.5; 8.0 or above is needed"]
+
+
+def test_a_triton_that_cannot_compile_is_a_reason_and_is_tried_on_the_model_s_own_device(
+    triton_gpu: pytest.MonkeyPatch,
+) -> None:
+    current: list[torch.device] = []
+
+    def broken(*inputs: Any) -> None:
+        assert current == [torch.device("cuda:1")]
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
+
+    def entering(device: torch.device) -> Any:
+        current.append(device)
+        return nullcontext()
+
+    triton_gpu.setattr(triton_module, "_attend", broken)
+    triton_gpu.setattr(torch.cuda, "device", entering)
+    (reason,) = triton_problems(device=torch.device("cuda:1"))
+    assert reason.startswith("triton fails here: RuntimeError: Failed to find C compiler. Please specify via CC")
 
 
 def test_a_named_backend_that_cannot_serve_is_refused_with_all_its_reasons(

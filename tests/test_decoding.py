@@ -20,12 +20,14 @@ from esdllm import (
     Model,
     SampleView,
     StepRecord,
+    UnavailableError,
     UnmaskingView,
     gumbel,
     hookimpl,
     load_model,
     uniform,
 )
+from esdllm_policies import sampling
 from esdllm_policies.sampling import GumbelSampler
 from esdllm_policies.unmasking import ThresholdUnmasking, TimeScheduleUnmasking, TopKUnmasking
 
@@ -136,6 +138,27 @@ def test_confidence_is_the_probability_under_the_unperturbed_logits(temperature:
     found = GumbelSampler(temperature=temperature, top_k=4).sample(sample_view(logits))
     expected = logits.softmax(-1).gather(-1, found.tokens.unsqueeze(-1)).squeeze(-1)
     assert torch.allclose(found.confidence, expected, atol=1e-6)
+
+
+def test_a_kernel_for_gpus_is_refused_where_there_is_none_or_the_logits_are_too_wide(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    view = sample_view(torch.zeros(1, 2, 5))
+    with pytest.raises(
+        UnavailableError, match=r"fused = true needs a CUDA GPU with Triton.*here they are float32 on 'cpu'"
+    ):
+        GumbelSampler(fused=True).sample(view)
+    monkeypatch.setattr(sampling, "_runs_triton", lambda device: True)
+    with pytest.raises(
+        UnavailableError, match="logits of 32 bits at most; here they are float64 on 'cpu': leave it out"
+    ):
+        GumbelSampler(fused=True).sample(view._replace(raw=view.raw.double()))
+
+
+def test_a_kernel_for_gpus_tells_the_shapes_of_what_it_gives() -> None:
+    view = sample_view(torch.zeros(1, 2, 5))
+    found = GumbelSampler(fused=True).sample(view._replace(raw=view.raw.to("meta")))
+    assert [(x.shape, x.dtype) for x in found] == [((1, 2), torch.int64), ((1, 2), torch.float32)]
 
 
 def test_greedy_takes_the_most_probable_token_and_a_high_temperature_others() -> None:

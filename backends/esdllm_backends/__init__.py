@@ -9,6 +9,7 @@ from esdllm_backends.attention.eager import EagerAttention
 from esdllm_backends.attention.flex import FlexAttention
 from esdllm_backends.attention.matmul import MatmulAttention
 from esdllm_backends.attention.sdpa import SdpaAttention
+from esdllm_backends.attention.triton import TritonAttention
 from esdllm_backends.attention.xformers import XformersAttention
 from esdllm_backends.cache.dense import DenseStore
 from esdllm_backends.cache.disk import DiskStore
@@ -26,6 +27,7 @@ def esdllm_attention_backends() -> Mapping[str, Callable[..., AttentionBackend]]
         "flex": FlexAttention,
         "matmul": MatmulAttention,
         "sdpa": SdpaAttention,
+        "triton": TritonAttention,
         "xformers": XformersAttention,
     }
 

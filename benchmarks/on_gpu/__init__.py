@@ -20,6 +20,7 @@ STAGES: Mapping[str, Stage] = {
     "fast-8": Stage("fast", {"batch": 8}, 150),
     "fast-1": Stage("fast", {"batch": 1}, 90),
     "where": Stage("where", {"batch": 8}, 90),
+    "kernels": Stage("kernels", {}, 90),
     "fast-32": Stage("fast", {"batch": 32}, 150),
     "breadth": Stage("breadth", {}, 90),
 }

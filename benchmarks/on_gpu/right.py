@@ -35,12 +35,13 @@ def run(ground: Ground) -> None:
     ground.attempt("waits", "in steps", partial(_waits, ground, catalogue))
     for family in ("llada", "Dream"):
         ground.attempt(family, "graphs against eager", partial(_graphs, ground, catalogue, family))
-    for attention in ("eager", "sdpa", "auto", "flex", "xformers"):
+    for attention in ("eager", "sdpa", "auto", "flex", "xformers", "triton"):
         ground.attempt(attention, "against sdpa, bfloat16", partial(_attention, ground, catalogue, attention))
     for store in ("dense", "int8", "offloaded"):
         ground.attempt(store, "tokens against dense", partial(_store, ground, catalogue, store))
     for family in ("llada", "Dream"):
         ground.attempt(family, "fused kernels against plain", partial(_fused, ground, catalogue, family))
+        ground.attempt(f"{family}, sampler.fused", "tokens against plain", partial(_sampled, ground, catalogue, family))
     ground.attempt("devices", "named cuda:0 and cuda", partial(_named, ground, catalogue))
     ground.attempt("close()", "bytes left", partial(_closed, ground, catalogue))
     how = {"compile": True, "compile_backend": "aot_eager" if ground.toy else "inductor", "cuda_graphs": False}
@@ -142,6 +143,17 @@ def _fused(ground: Ground, catalogue: Catalogue, family: str) -> str:
         given = _prompts(2, 40, seed)
         equal += torch.equal(fused.generate(given).tokens, plain.generate(given).tokens)
     return f"{equal} of 8 equal"
+
+
+def _sampled(ground: Ground, catalogue: Catalogue, family: str) -> str:
+    equal = 0
+    for seed, temperature in enumerate((0.0, 0.0, 0.0, 0.7)):
+        tokens = []
+        for fused in ("true", "false"):
+            engine = _engine(ground, catalogue, family, f"sampler.temperature={temperature}", f"sampler.fused={fused}")
+            tokens.append(engine.generate(_prompts(2, 40, seed)).tokens)
+        equal += torch.equal(*tokens)
+    return f"{equal} of 4 equal"
 
 
 def _named(ground: Ground, catalogue: Catalogue) -> str:

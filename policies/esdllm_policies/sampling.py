@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import attrs
 import torch
 from attrs import validators
 from torch import Tensor
 
-from esdllm import Candidates, SampleView, gumbel, logits_at_once, option
+from esdllm import Candidates, SampleView, UnavailableError, gumbel, logits_at_once, option, runs_triton
 
 
 @attrs.frozen
@@ -27,13 +28,13 @@ class GumbelSampler:
         "sample from this many most probable tokens; 0 is all; no effect at temperature 0", validators.ge(0), default=0
     )
 
+    fused: bool = option(
+        "read the logits once, by a Triton kernel, which needs a CUDA GPU; not measured on one", default=False
+    )
+
     def sample(self, view: SampleView) -> Candidates:
         """Return tokens, and their probability at temperature 1."""
-        top, tokens = view.raw.max(-1)
-        best = top.unsqueeze(-1).to(torch.promote_types(top.dtype, torch.float32))
-        # relative to the maximum: exp(best - logsumexp) would lose the digits that tell confidences near 1 apart
-        parts = [(part - best).exp_().sum(-1, keepdim=True) for _, part in _slices(view.raw)]
-        most = torch.cat(parts, -1).sum(-1).reciprocal()
+        tokens, best, most = _fused(view.raw) if self.fused else _most_probable(view.raw)
         if self.temperature == 0:
             return Candidates(tokens, most.float())
         every = self.top_p == 1 and not 0 < self.top_k < view.raw.shape[-1]
@@ -69,6 +70,57 @@ class GumbelSampler:
             before = probability.cumsum(-1) - probability
             kept = kept.masked_fill(before >= self.top_p, float("-inf"))
         return kept, ids
+
+
+def _most_probable(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return of logits (B, N, V) the largest's ids (B, N) int64, the largest (B, N, 1), and its probability (B, N).
+
+    Both in the logits' dtype, float32 at least.
+    """
+    top, tokens = logits.max(-1)
+    best = top.unsqueeze(-1).to(torch.promote_types(top.dtype, torch.float32))
+    # relative to the maximum: exp(best - logsumexp) would lose the digits that tell confidences near 1 apart
+    parts = [(part - best).exp_().sum(-1, keepdim=True) for _, part in _slices(logits)]
+    return tokens, best, torch.cat(parts, -1).sum(-1).reciprocal()
+
+
+def _fused(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the same by one kernel, in float32.
+
+    Raises:
+        UnavailableError: no such kernel runs on their device, or takes their dtype.
+    """
+    if torch.compiler.is_compiling() or logits.is_meta:
+        tokens, most = _operator(logits)
+    else:
+        if not _runs_triton(logits.device) or logits.dtype == torch.float64:
+            raise UnavailableError(
+                "sampler.fused = true needs a CUDA GPU with Triton, and logits of 32 bits at most; here they are "
+                f"{str(logits.dtype).removeprefix('torch.')} on '{logits.device}': leave it out"
+            )
+        tokens, most = _launch(logits)
+    return tokens, logits.gather(-1, tokens.unsqueeze(-1)).float(), most
+
+
+def _launch(logits: Tensor) -> tuple[Tensor, Tensor]:
+    from esdllm_policies.fused import most_probable  # imports triton, which only GPUs have
+
+    return most_probable(logits)
+
+
+@torch.library.custom_op("esdllm::most_probable", mutates_args=())
+def _operator(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the kernel gives as one operator, which a compiled step does not look into."""
+    return _launch(logits)
+
+
+@_operator.register_fake
+def _shapes(logits: Tensor) -> tuple[Tensor, Tensor]:
+    shape = logits.shape[:-1]
+    return logits.new_empty(shape, dtype=torch.int64), logits.new_empty(shape, dtype=torch.float32)
+
+
+_runs_triton = cache(runs_triton)
 
 
 def _slices(logits: Tensor) -> Iterator[tuple[int, Tensor]]:

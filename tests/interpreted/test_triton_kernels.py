@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from helpers import CASES
 from torch import Tensor
 
-from esdllm import CacheShape, CacheWrite, Catalogue, Engine, Phase, load_model
+from esdllm import CacheShape, CacheWrite, Catalogue, Engine, Phase, SampleView, load_model
 from esdllm_backends.cache import dense
 from esdllm_backends.cache.lines import write_lines
 from esdllm_models.elementwise import PLAIN, Rotation
 from esdllm_models.fused import Fused
+from esdllm_policies import fused as head
+from esdllm_policies import sampling
 
 FUSED = Fused()
 DTYPES = (torch.float32, torch.float16)
@@ -74,6 +78,81 @@ def test_lines_are_written_where_index_copy_writes_them(rows: int, heads: int, d
         found, expected = fused.update(write), plain.update(write)
         assert torch.equal(found.keys, expected.keys)
         assert torch.equal(found.values, expected.values)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("vocab", "size"), [(1, 16), (7, 16), (16, 16), (100, 16), (1000, 256), (9000, 8192)])
+def test_the_most_probable_token_and_its_probability(
+    vocab: int, size: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vocabulary in one slice or several, the last of which may be short; without a mask's logit, as in a step."""
+    monkeypatch.setattr(head, "_SLICE", size)
+    logits = 4 * drawn(2, 3, vocab, dtype=dtype)
+    logits[..., -1] = -math.inf if vocab > 1 else 0
+    tokens, probability = head.most_probable(logits)
+    assert torch.equal(tokens, logits.max(-1).indices)
+    expected = logits.double().softmax(-1).amax(-1)
+    torch.testing.assert_close(probability.double(), expected, rtol=3e-6, atol=0)
+
+
+def test_probabilities_near_one_keep_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "_SLICE", 16)
+    logits = torch.zeros(1, 4, 40)
+    logits[0, :, 20] = torch.tensor([12.0, 13.0, 14.0, 15.0])
+    probability = head.most_probable(logits)[1]
+    torch.testing.assert_close(probability.double(), logits.double().softmax(-1).amax(-1), rtol=2e-7, atol=0)
+    assert (probability.diff() > 0).all()
+
+
+def test_of_equal_logits_the_first_token_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "_SLICE", 16)
+    logits = torch.zeros(1, 3, 40)
+    logits[0, 1, :9], logits[0, 2, :33] = -1, -math.inf
+    tokens, probability = head.most_probable(logits)
+    assert tokens.tolist() == [[0, 9, 33]]
+    torch.testing.assert_close(probability, logits.softmax(-1).amax(-1))
+
+
+def test_where_logits_are_no_numbers_the_probability_is_none_and_the_token_one_of_the_vocabulary(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(head, "_SLICE", 16)
+    logits = torch.zeros(1, 4, 40)
+    logits[0, 0, 39], logits[0, 1], logits[0, 2, 3] = math.nan, math.nan, math.inf
+    tokens, probability = head.most_probable(logits)
+    assert probability.isnan().tolist() == [[True, True, True, False]]
+    assert ((tokens >= 0) & (tokens < 40)).all()
+
+
+def test_logits_that_do_not_lie_together_are_read_as_they_are() -> None:
+    logits = drawn(2, 40, 3).transpose(1, 2)
+    assert torch.equal(head.most_probable(logits)[0], logits.max(-1).indices)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("name", ["llada-0", "dream-0"])
+def test_a_run_that_reads_the_logits_by_one_kernel_gives_the_tokens_of_one_that_does_not(
+    name: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "_runs_triton", lambda device: True)
+    model, catalogue, found = load_model(CASES / name), Catalogue.load(), []
+    for fused in (True, False):
+        sampler = {"name": "gumbel", "temperature": temperature, "fused": fused}
+        config = catalogue.configure("es-dllm", settings={"gen_length": 8, "block_length": 8, "sampler": sampler})
+        found.append(Engine.build(model, config, catalogue).generate(torch.arange(20, 32).repeat(2, 1)).tokens)
+    assert torch.equal(*found)
+
+
+def test_a_compiled_sampler_calls_one_operator_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "_runs_triton", lambda device: True)
+    torch._dynamo.reset()
+    view = SampleView(
+        drawn(2, 3, 40), torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), torch.zeros(2, 3)
+    )
+    sampler = sampling.GumbelSampler(fused=True)
+    compiled = torch.compile(sampler.sample, fullgraph=True, dynamic=False, backend="eager")
+    for found, expected in zip(compiled(view), sampler.sample(view), strict=True):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("name", ["llada-0", "dream-0"])

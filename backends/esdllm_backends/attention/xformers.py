@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -18,10 +18,10 @@ from attrs import validators
 from torch import Tensor
 
 from esdllm import KeyValue, ModelSpec, option
+from esdllm_backends.attention.gpu import gpu_problems
 
 _DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _HEAD_DIMS = (16, 32, 64, 128, 256)  # that both the flash and the split-K kernel take
-_CAPABILITY = (8, 0)
 _LONG = 256  # keys from which a split over them can pay; xformers' own bound
 
 
@@ -42,7 +42,7 @@ class XformersAttention:
 
     def problems(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[str]:
         """Return all that is missing here: packages, a GPU, a dtype, a head size."""
-        found = [*_device(device), *_packages(device), *_numbers(spec, dtype)]
+        found = [*gpu_problems(device), *_packages(device), *_numbers(spec, dtype)]
         return found or list(_trial(spec, device, dtype))
 
     def attend(self, queries: Tensor, read: KeyValue) -> Tensor:
@@ -60,15 +60,6 @@ class XformersAttention:
         """
         inputs = (queries, read.keys, read.values, read.bias, read.padding, self.split_queries)
         return _operator(*inputs) if torch.compiler.is_compiling() else _attend(*inputs)
-
-
-def _device(device: torch.device) -> Iterator[str]:
-    if device.type != "cuda":
-        yield f"it needs a CUDA GPU, not the device '{device}'"
-    elif torch.version.hip:
-        yield "it needs a CUDA GPU, and this torch is built for ROCm"
-    elif (found := torch.cuda.get_device_capability(device)) < _CAPABILITY:
-        yield f"the GPU has compute capability {found[0]}.{found[1]}; 8.0 or above is needed"
 
 
 def _packages(device: torch.device) -> Iterator[str]:
@@ -160,9 +151,12 @@ def _blocks(padding: Tensor, groups: int, queries: int, length: int, pitch: int)
     return replace(whole, k_seqinfo=replace(keys, seqstart=starts, seqlen=keys.seqlen - left))
 
 
-@lru_cache(maxsize=256)
+@cache
 def _whole_blocks(number: int, queries: int, length: int, pitch: int, device: torch.device) -> Any:
-    """Return the mask of so many blocks in line, `pitch` places apart, where the queries of each read all its keys."""
+    """Return the mask of so many blocks in line, `pitch` places apart, where the queries of each read all its keys.
+
+    None is ever let go of: recorded steps read its tensors where they lie, and a few kilobytes each are all that it takes.
+    """
     masks: Any = import_module("xformers.ops.fmha.attn_bias")
     starts = [pitch * block for block in range(number)]
     return masks.BlockDiagonalGappyKeysMask.from_seqlens(
