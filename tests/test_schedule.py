@@ -14,6 +14,8 @@ from oracle import is_refresh, keep_counts, window
 
 from esdllm import Catalogue
 from esdllm.plan import Block, Facts, Layout, Phase, Step
+from esdllm.planning.keeping import KeepCounts
+from esdllm.planning.past import Past
 from esdllm.planning.schedule import Planner
 from esdllm.runtime.components import Components
 
@@ -241,6 +243,24 @@ def test_stopping_early_looks_every_few_steps_and_no_more() -> None:
         made.append(step)  # noqa: PERF402 - read() looks at how many
     assert asked == [8, 16, 24]
     assert len(made) == 24
+
+
+def test_where_it_is_known_what_was_committed_keep_counts_are_worked_out_for_that_alone() -> None:
+    asked = []
+
+    class Noting:
+        def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]:
+            asked.append(committed)
+            return (window - committed,) * n_layers
+
+    past = Past(lambda: Facts(1, 3, 0, finished=False), [8], ())
+    past.committed = range(8)
+    keeps = KeepCounts(Noting(), 4, Layout.of(4, 8, 0))
+    assert keeps.next(8, 8, past) == (5,) * 4
+    assert asked == [*range(8)]  # of which more than one would differ, so the device was asked
+    past.facts()
+    assert keeps.next(9, 8, past) == (6,) * 4
+    assert asked == [*range(8), 3]
 
 
 def test_where_the_logits_decide_it_stops_at_once_for_it_asks_anyway() -> None:

@@ -197,8 +197,11 @@ class Canvas:
 
     def first_stop(self, stop_ids: Tensor) -> Tensor:
         """Return (B,) int64, the first decided column that holds one of `stop_ids`; L if none does."""
-        stops = torch.isin(self.tokens, stop_ids) & ~self.given & ~self.undecided_columns()
-        return self._first(stops)
+        return self._first(self._stops(stop_ids, self.undecided_columns()))
+
+    def _stops(self, stop_ids: Tensor, undecided: Tensor) -> Tensor:
+        """Return (B, L) bool, the decided columns that hold one of `stop_ids`; `undecided` (B, L) goes by column."""
+        return torch.isin(self.tokens, stop_ids) & ~(self.given | undecided)
 
     def _first(self, x: Tensor) -> Tensor:
         """Return (...) int64, the first column where x (..., L) bool holds; L if none.
@@ -224,12 +227,13 @@ class Canvas:
 
     def _numbers(self, start: int | Tensor, stop: int | Tensor, stop_ids: Tensor) -> Tensor:
         """Return (B, 5), or (B, 7) with drift, what each row's facts are told by; of a batch's, the largest."""
-        length = self.columns.shape[0]
-        first_undecided = self._first(self.undecided_columns())
-        going_on = (self.first_stop(stop_ids) >= first_undecided) & (first_undecided < length)
+        length, undecided = self.columns.shape[0], self.undecided_columns()
+        looked_for = torch.stack([undecided, self._stops(stop_ids, undecided), self.committed])
+        first_undecided, first_stop, leftmost = self._first(looked_for).unbind()
+        going_on = (first_stop >= first_undecided) & (first_undecided < length)
         in_block = (self.columns >= start) & (self.columns < stop)
-        counted = (self.undecided & in_block, self.committed, self.undecided | self.committed)
-        found = torch.stack([length - self._first(self.committed), going_on.long(), *(x.sum(1) for x in counted)], 1)
+        counted = torch.stack([self.undecided & in_block, self.committed, self.undecided | self.committed]).sum(2)
+        found = torch.stack([length - leftmost, going_on.long(), *counted], 1)
         return found if self.drift is None else torch.cat([found.double(), self.drift.double()], 1)
 
     def _told(self, numbers: Sequence[float]) -> Facts:
