@@ -45,6 +45,9 @@ NOT_RUN: dict[str, tuple[str, ...]] = {
         "python tools/train_tiny/",
         "esdllm eval -m models/esdllm_models/tiny/llada --count 0 --json > scores.json",
     ),
+    "it needs a server that runs: tests/test_bench_serve.py measures one": (
+        "esdllm bench serve --url http://127.0.0.1:8000 --rate 1 --rate 2 --rate 4 --requests 100 --plot load.png",
+    ),
     "it downloads, or needs a GPU": (
         'esdllm generate "Why is the sky blue?" --model GSAI-ML/LLaDA-8B-Instruct',
         'esdllm generate "Who are you?" --model dllm-collection/Qwen3-0.6B-diffusion-mdlm-v0.1',

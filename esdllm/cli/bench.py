@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from esdllm.checkpoints.loading import resolve_device
+from esdllm.cli.bench_serve import BenchServe
 from esdllm.cli.bench_tables import print_comparison, print_curve, print_report
 from esdllm.cli.choice import fixed_sets, tell_found
 from esdllm.cli.command import command
@@ -68,6 +69,7 @@ def bench_() -> None:
     esdllm bench --geometry small es-dllm bare --profile --json > now.json
     esdllm bench compare before.json now.json
     esdllm bench curve --over length 256 512 1024 vanilla es-dllm --gen-length 16
+    esdllm bench serve --rate 1 --rate 2 --static
     """
 
 
@@ -232,7 +234,7 @@ class BenchCompare:
         print_comparison(compare(read_report(self.before), read_report(self.after)))
 
 
-for _name, _asked in (("run", BenchRun), ("curve", BenchCurve), ("compare", BenchCompare)):
+for _name, _asked in (("run", BenchRun), ("curve", BenchCurve), ("compare", BenchCompare), ("serve", BenchServe)):
     app.command(_name)(command(_asked))
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from esdllm.cli.shared import counted, stdout
 from esdllm.measure.benchmarking import GAPS, WORK, Comparison, Curve, Quartiles, Report, Timing
 
-__all__ = ["print_comparison", "print_curve", "print_report"]
+__all__ = ["numbers_table", "print_comparison", "print_curve", "print_report", "three_digits", "wide_console"]
 
 _DISTURBED = 0.05  # of the time
 _PIPED = 140  # columns, where there is no terminal to fit into
@@ -20,7 +20,7 @@ _PIPED = 140  # columns, where there is no terminal to fit into
 
 def print_report(report: Report) -> None:
     """Print a report's tables on standard output."""
-    console = _console()
+    console = wide_console()
     console.print(_title(report), soft_wrap=True, markup=False)
     if report.setting.geometry is not None:
         console.print("random weights: they measure speed and memory, and their answers mean nothing", style="yellow")
@@ -41,15 +41,15 @@ def print_report(report: Report) -> None:
 
 def print_curve(curve: Curve) -> None:
     """Print a curve's tables on standard output."""
-    console, first = _console(), curve.reports[0]
+    console, first = wide_console(), curve.reports[0]
     console.print(_title(first, without=curve.over), soft_wrap=True, markup=False)
     if first.setting.geometry is not None:
         console.print("random weights: they measure speed and memory, and their answers mean nothing", style="yellow")
-    table = _table(f"by {curve.over}", [*map(str, curve.values), "slope"])
+    table = numbers_table(f"by {curve.over}", [*map(str, curve.values), "slope"])
     for number, name in enumerate(curve.names):
         timings = curve.timings(number)
-        times = [_number(one.milliseconds_a_forward.median) for one in timings]
-        flops = [_number(one.flops / max(1, one.forwards) / 1e9) for one in timings]
+        times = [three_digits(one.milliseconds_a_forward.median) for one in timings]
+        flops = [three_digits(one.flops / max(1, one.forwards) / 1e9) for one in timings]
         memory = curve.memory_slope(number)
         table.add_row(Text(f"{name}, ms a forward"), *times, f"{curve.time_slope(number):.2f}")
         table.add_row(Text(f"{name}, GFLOPs a forward"), *flops, f"{curve.flops_slope(number):.2f}")
@@ -61,10 +61,10 @@ def print_curve(curve: Curve) -> None:
 
 def print_comparison(comparison: Comparison) -> None:
     """Print what changed on standard output."""
-    console = _console()
+    console = wide_console()
     for name, (before, after) in comparison.environment.items():
         console.print(f"{name}: {before} -> {after}", markup=False, soft_wrap=True)
-    table = _table("B over A; below 1 is less", ["time", "quartiles", "memory"])
+    table = numbers_table("B over A; below 1 is less", ["time", "quartiles", "memory"])
     for change in comparison.changes:
         memory = "" if change.memory is None else f"{change.memory:.3f}"
         table.add_row(Text(change.name), f"{change.seconds.median:.3f}", _range(change.seconds, 3), memory)
@@ -73,7 +73,8 @@ def print_comparison(comparison: Comparison) -> None:
     console.print(table)
 
 
-def _console() -> Console:
+def wide_console() -> Console:
+    """Return the console of results, wide enough for a table where it is no terminal."""
     console = stdout()
     if not console.is_terminal:
         console.width = max(console.width, _PIPED)
@@ -102,15 +103,15 @@ _LENGTHS = ("gen_length", "block_length")
 
 def _speeds(report: Report) -> Table:
     heads = ["tokens\na second", "with\nends", "forwards", "ms a\nforward", "quartiles", "MB beside\nweights"]
-    table = _table("a run", [*heads, "speed-up", "quartiles"])
+    table = numbers_table("a run", [*heads, "speed-up", "quartiles"])
     for timing in report.timings:
         times, speedup = timing.milliseconds_a_forward, report.speedup(timing)
         table.add_row(
             Text(timing.name),
-            "" if timing.answer_tokens is None else _number(timing.rate(timing.answer_tokens).median),
-            _number(timing.rate(timing.committed).median),
+            "" if timing.answer_tokens is None else three_digits(timing.rate(timing.answer_tokens).median),
+            three_digits(timing.rate(timing.committed).median),
             str(timing.forwards),
-            _number(times.median),
+            three_digits(times.median),
             _range(times),
             _memory(timing),
             f"{speedup.median:.2f}x",
@@ -123,14 +124,14 @@ def _speeds(report: Report) -> Table:
 
 def _arithmetic(report: Report) -> Table:
     heads = ["GFLOPs a\nforward", "GFLOPs\na second", "of the\npeak, %", "FLOPs of the\nfirst over its own"]
-    table = _table("counted", [*heads, "speed-up\nover that"])
+    table = numbers_table("counted", [*heads, "speed-up\nover that"])
     for timing in report.timings:
         ratio, share = report.flops_ratio(timing), report.peak_share(timing)
         table.add_row(
             Text(timing.name),
-            _number(timing.flops / max(1, timing.forwards) / 1e9),
-            _number(timing.rate(timing.flops).median / 1e9),
-            "" if share is None else _number(100 * share),
+            three_digits(timing.flops / max(1, timing.forwards) / 1e9),
+            three_digits(timing.rate(timing.flops).median / 1e9),
+            "" if share is None else three_digits(100 * share),
             f"{ratio:.2f}x",
             f"{report.speedup(timing).median / ratio:.2f}",
         )
@@ -148,7 +149,7 @@ def _steps(report: Report) -> Table:
         "predicted\nms",
         "ms over\npredicted",
     ]
-    table = _table("a step", heads)
+    table = numbers_table("a step", heads)
     for timing in report.timings:
         table.add_row(Text(timing.name, style="bold"))
         for kind in timing.kinds:
@@ -156,23 +157,23 @@ def _steps(report: Report) -> Table:
             table.add_row(
                 Text(f"  {kind.name}"),
                 str(kind.steps),
-                _number(kind.milliseconds.median),
+                three_digits(kind.milliseconds.median),
                 _range(kind.milliseconds),
-                _number(kind.flops / 1e9),
-                _number(100 * rate / report.peak.best.gflops) if report.peak else "",
-                _number(kind.bytes / 1e6),
-                "" if predicted is None else _number(predicted),
+                three_digits(kind.flops / 1e9),
+                three_digits(100 * rate / report.peak.best.gflops) if report.peak else "",
+                three_digits(kind.bytes / 1e6),
+                "" if predicted is None else three_digits(predicted),
                 "" if predicted is None else f"{kind.milliseconds.median / predicted:.2f}",
             )
         between = timing.between_milliseconds
-        table.add_row("  between two steps", "", _number(between.median), _range(between))
+        table.add_row("  between two steps", "", three_digits(between.median), _range(between))
     return table
 
 
 def _shares(report: Report) -> Table:
     gaps = any(GAPS in shares for timing in report.timings for shares in (timing.shares or {}).values())
     names = [*WORK, *([GAPS] if gaps else [])]
-    table = _table("of a step's time, %", [name.replace(" ", "\n") for name in names])
+    table = numbers_table("of a step's time, %", [name.replace(" ", "\n") for name in names])
     for timing in report.timings:
         for kind, shares in (timing.shares or {}).items():
             shown = [f"{100 * shares[name]:.1f}" if name in shares else "" for name in names]
@@ -186,16 +187,17 @@ def _print_peak(report: Report, console: Console) -> None:
     if report.peak is None:
         return
     best, others = report.peak.best, [rate for rate in report.peak.rates if rate is not report.peak.best]
-    rates = ", ".join(f"{rate.what} {_number(rate.gflops)}" for rate in others)
+    rates = ", ".join(f"{rate.what} {three_digits(rate.gflops)}" for rate in others)
     console.print(
-        f"peak {_number(best.gflops)} GFLOPs a second: {best.what}; also {rates}. Memory is read at "
-        f"{_number(report.peak.bandwidth)} GB a second; weights take {_number(report.weights / 1e6)} MB.",
+        f"peak {three_digits(best.gflops)} GFLOPs a second: {best.what}; also {rates}. Memory is read at "
+        f"{three_digits(report.peak.bandwidth)} GB a second; weights take {three_digits(report.weights / 1e6)} MB.",
         markup=False,
         soft_wrap=True,
     )
 
 
-def _table(first: str, heads: Sequence[str]) -> Table:
+def numbers_table(first: str, heads: Sequence[str]) -> Table:
+    """Return an empty table of a column of names and columns of numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
     table.add_column(first, overflow="fold", vertical="bottom", header_style="bold")
     for head in heads:
@@ -204,14 +206,14 @@ def _table(first: str, heads: Sequence[str]) -> Table:
 
 
 def _memory(timing: Timing) -> str:
-    return _number(timing.memory.bytes / 1e6) if timing.memory else ""
+    return three_digits(timing.memory.bytes / 1e6) if timing.memory else ""
 
 
 def _range(around: Quartiles, digits: int | None = None) -> str:
-    low, high = (f"{x:.{digits}f}" if digits is not None else _number(x) for x in (around.low, around.high))
+    low, high = (f"{x:.{digits}f}" if digits is not None else three_digits(x) for x in (around.low, around.high))
     return f"{low} to {high}"
 
 
-def _number(value: float) -> str:
+def three_digits(value: float) -> str:
     """Return a number with three digits that matter."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
