@@ -449,13 +449,24 @@ def test_static_batches_take_what_has_come_and_last_as_long_as_their_longest(eng
         send(length)
     for _ in range(3):
         target.let.release()
+    found = [ended.get() for _ in lengths]
     target.close()
     assert target.batches == [(1, 2), (3, 16), (2, 6)]
-    found = [ended.get() for _ in lengths]
     assert all(one.first is not None and one.error is None for one in found)
     whole_batch = found[2].busy
     assert [one.busy / whole_batch for one in found[1:4]] == pytest.approx([4 / 16, 1, 8 / 16])
     assert found[4].queued > found[1].queued > 0
+
+
+def test_static_batches_that_are_closed_decode_no_more_than_the_batch_that_has_begun(engine, catalogue):
+    target, ended = _Recorded(engine, 2, catalogue), SimpleQueue()
+    for number in range(9):
+        target.send(Wanted([1, 2, 3], 4), Pending(0.0, time.perf_counter, ended))
+        while number == 0 and not target.batches:
+            time.sleep(0.001)
+    threading.Timer(0.2, target.let.release, [9]).start()  # the first batch ends after the others were given up
+    target.close()
+    assert target.batches == [(1, 4)]
 
 
 def test_a_batch_that_fails_is_an_error_of_each_of_its_rows(engine, catalogue):
@@ -638,7 +649,7 @@ def test_a_server_s_model_is_chosen_by_name_and_its_key_brought(server):
     with pytest.raises(InputError, match="has the models tiny, other"):
         ServerTarget.at(server.url, "third")
     server.key = "sesame"
-    with pytest.raises(UnavailableError, match="Unauthorized"):
+    with pytest.raises(UnavailableError, match="401 Unauthorized; its key is taken from ESDLLM_API_KEY"):
         ServerTarget.at(server.url)
     found = ServerTarget.at(server.url, key="sesame")
     assert "sesame" not in repr(found)

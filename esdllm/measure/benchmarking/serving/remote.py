@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from esdllm.config.project import KEY_VARIABLE
 from esdllm.errors import InputError, UnavailableError, brief
 from esdllm.measure.benchmarking.serving.driving import Pending
 from esdllm.measure.benchmarking.serving.traffic import Wanted
@@ -152,4 +153,7 @@ class Watching:
 
 
 def _said(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        hint = f"; its key is taken from {KEY_VARIABLE}" if error.code in (401, 403) else ""
+        return f"{error.code} {error.reason}{hint}"
     return str(getattr(error, "reason", "") or error) or type(error).__name__

@@ -6,9 +6,9 @@ Both decode with the same engine, so that what differs is when rows come and go.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 from time import perf_counter
 
@@ -79,7 +79,10 @@ class StaticBatches:
         self._came.put((wanted, pending, perf_counter()))
 
     def close(self) -> None:
-        """End once what came before is answered."""
+        """End with the batch that is being decoded; what waits for another is never answered."""
+        with suppress(Empty):
+            while True:
+                self._came.get_nowait()
         self._came.put(None)
         self._thread.join()
 
