@@ -6,14 +6,14 @@ from collections.abc import Callable, Hashable, Iterator
 
 import attrs
 
-from esdllm.plan import Block, Facts, Phase, Step
+from esdllm.plan import Block, Facts, Phase, Step, StepPlan
 from esdllm.planning.schedule import Planner
 from esdllm.runtime.beginning import Beginning
 from esdllm.runtime.components import Components
 from esdllm.runtime.records import Effort
 from esdllm.runtime.sharing import form
 
-__all__ = ["Seat", "shared_length"]
+__all__ = ["Seat", "row_form", "shared_length"]
 
 _ALIKE = 512
 """columns up to which rows of any lengths make their steps together"""
@@ -22,6 +22,18 @@ _ALIKE = 512
 def shared_length(length: int) -> int:
     """Return the columns over which rows of `length` columns can make their steps with others; a power of two beyond a few."""
     return max(_ALIKE, 1 << (length - 1).bit_length())
+
+
+def shares_columns(plan: StepPlan, length: int, components: Components) -> bool:
+    """Return whether a step of a row of `length` columns can be made over more: the others are hidden from attention."""
+    persistent = components.cache.persistent
+    return persistent and plan.phase is Phase.ALL and not plan.open and plan.window < length
+
+
+def row_form(step: Step, length: int, components: Components) -> Hashable:
+    """Return what the steps of two rows have in common if they can be made as one; this row has `length` columns."""
+    shares = shares_columns(step.plan, length, components)
+    return (shared_length(length) if shares else length, shares, components.kernels, form(step))
 
 
 @attrs.define(eq=False)
@@ -96,22 +108,12 @@ class Seat:
     @property
     def form(self) -> Hashable:
         """What the next steps of two rows have in common if they can be made as one; None if the row is decoded."""
-        if self.next is None:
-            return None
-        return (
-            shared_length(self.length) if self.shares else self.length,
-            self.shares,
-            self.components.kernels,
-            form(self.next),
-        )
+        return None if self.next is None else row_form(self.next, self.length, self.components)
 
     @property
     def shares(self) -> bool:
         """Whether the next step can be made over more columns than the row has: the others are hidden from attention."""
-        if self.next is None:
-            return False
-        plan, persistent = self.next.plan, self.components.cache.persistent
-        return persistent and plan.phase is Phase.ALL and not plan.open and plan.window < self.length
+        return self.next is not None and shares_columns(self.next.plan, self.length, self.components)
 
     @property
     def refreshes(self) -> bool:

@@ -1,6 +1,6 @@
 """Who waits and who goes: a bounded queue before a number of slots, and which rows make the next step together.
 
-    scheduler = Scheduler(slots=8, max_queue=64, policy=WidestFirst())
+    scheduler = Scheduler(slots=8, max_queue=64)
     scheduler.offer(number, columns=96, now=now, deadline=None)
     for number in scheduler.admissions(upcoming, now):
         scheduler.admitted(number, slots.admit(...))

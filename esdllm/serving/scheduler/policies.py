@@ -46,7 +46,7 @@ def widest(rows: Collection[Ready]) -> Hashable:
 
 
 def _patience() -> Any:
-    return option("steps of others that a row sees before it goes first", validators.ge(0), default=8)
+    return option("steps of others that a row sees before it goes first", validators.ge(0), default=2)
 
 
 @attrs.frozen

@@ -11,7 +11,7 @@ import attrs
 
 from esdllm.errors import InputError, QueueFullError, brief
 from esdllm.serving.scheduler.admission import Admission, InOrder
-from esdllm.serving.scheduler.policies import Policy, WidestFirst
+from esdllm.serving.scheduler.policies import Policy, RefreshesTogether
 from esdllm.serving.scheduler.rows import Queued, Ready, Upcoming
 
 __all__ = ["Scheduler"]
@@ -41,7 +41,7 @@ def _at_least(least: int) -> Callable[[Any, Any, Any], None]:
     return check
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, on_setattr=[])
 class Scheduler:
     """Requests that wait, the slots that they are admitted to, and whose steps are made next.
 
@@ -55,7 +55,7 @@ class Scheduler:
     slots: int = attrs.field(validator=_at_least(1))
     max_queue: int = attrs.field(validator=_at_least(0))
     """how many requests may wait beyond those for which a slot is free"""
-    policy: Policy = attrs.field(factory=WidestFirst)
+    policy: Policy = attrs.field(factory=RefreshesTogether)
     admission: Admission = attrs.field(factory=InOrder)
     _queue: dict[int, Queued] = attrs.field(factory=dict, init=False)
     """in the order of arrival"""
@@ -171,7 +171,7 @@ class Scheduler:
         made = {slot: self._place(slot) for slot in slots}
         for slot, place in self._places.items():
             place.waited = 0 if slot in made else place.waited + 1
-        if self.free:
+        if self._queue and self.free:
             self._queue = {number: one._replace(held=one.held + 1) for number, one in self._queue.items()}
 
     def _rows(self, upcoming: Mapping[int, Upcoming]) -> list[Ready]:
