@@ -708,7 +708,7 @@ def test_the_command_measures_a_server_by_a_file(run: Run, server: Fake, tmp_pat
         (["--prompt-tokens", "0"], "lengths '0'"),
         (["--input", "none.jsonl"], "cannot read the requests none.jsonl"),
         (["--answer-tokens", "5000"], "context"),
-        (["--url", "http://127.0.0.1:9", "--static"], "leave out --url or them"),
+        (["--input", "none.jsonl", "--prompt-tokens", "4"], "--prompt-tokens 4 with --input"),
         (["--plot", "a.gif"], "let it end in"),
     ],
 )
@@ -717,6 +717,25 @@ def test_what_cannot_be_measured_is_refused(run: Run, words: list[str], said: st
     assert code == 2
     assert said in err
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--static"], "--static with"),
+        (["--slots", "3"], "--slots with"),
+        (["--max-queue", "0", "--preset", "vanilla"], "--max-queue and --preset with"),
+        (["--geometry", "tiny"], "--geometry with"),
+        (["-s", "gen_length=4"], "--set with"),
+        (["--block-length", "4"], "--block-length with"),
+        (["--dtype", "float32"], "--dtype with"),
+        (["--threads", "1"], "--threads with"),
+    ],
+)
+def test_what_a_server_at_an_address_decides_itself_is_not_asked_for(run: Run, words: list[str], said: str):
+    code, _, err = run("bench", "serve", "--url", "http://127.0.0.1:9", *words)
+    assert code == 2
+    assert f"{said} --url: that is of a model in this process" in err
 
 
 def test_a_server_that_is_not_there_is_told(run: Run):

@@ -30,7 +30,7 @@ from esdllm.cli.options import (
 )
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.shared import check_writable, hint_dtype, load, print_json, stderr
-from esdllm.config.project import KEY_VARIABLE
+from esdllm.config.project import KEY_VARIABLE, MODEL_VARIABLE
 from esdllm.errors import InputError
 from esdllm.measure.benchmarking.running import environment, threads
 from esdllm.measure.benchmarking.serving import (
@@ -54,6 +54,13 @@ __all__ = ["BenchServe"]
 
 _WHOLE = {"early_stop": False}  # so that answers are as long as they were drawn
 _BACKLOG = 2  # requests for each slot
+_SLOTS = 8
+_PROMPT_TOKENS = "16:64"
+_IN_PROCESS = (
+    *("slots", "max_queue", "static", "geometry_name", "preset", "config", "sets", "block_length", "device"),
+    *("dtype", "quantize", "threads"),
+)
+"""fields that are of a model in this process"""
 
 
 @attrs.frozen(kw_only=True)
@@ -94,9 +101,14 @@ class BenchServe:
         int | None, typer.Option(metavar="N", min=1, help="Requests of each run [64, or all of --input].")
     ] = None
     prompt_tokens: Annotated[
-        str, typer.Option(metavar="LENGTHS", help="Of each prompt: 64, 16:64 (uniform), lognormal:MEDIAN:SIGMA:MOST.")
-    ] = "16:64"
-    answer_tokens: Annotated[str, typer.Option(metavar="LENGTHS", help="Of each answer, likewise.")] = "16:256"
+        str | None,
+        typer.Option(
+            metavar="LENGTHS", help="Of each prompt: 64, 16:64 (uniform), lognormal:MEDIAN:SIGMA:MOST [16:64]."
+        ),
+    ] = None
+    answer_tokens: Annotated[
+        str, typer.Option(metavar="LENGTHS", help="Of each answer, likewise; of a line of --input that does not say.")
+    ] = "16:256"
     input: Annotated[
         Path | None,
         typer.Option(
@@ -107,7 +119,9 @@ class BenchServe:
     within: Annotated[
         float, typer.Option(metavar="SECONDS", help="Latency up to which a request counts for goodput.")
     ] = 10.0
-    slots: Annotated[int, typer.Option(metavar="N", min=1, help="Rows decoded side by side, in this process.")] = 8
+    slots: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help=f"Rows decoded side by side, in this process [{_SLOTS}].")
+    ] = None
     max_queue: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Requests that may wait, in this process [all].")
     ] = None
@@ -150,11 +164,13 @@ class BenchServe:
             stderr().print(f"wrote {self.plot}", style="dim", soft_wrap=True, markup=False)
 
     def _of_server(self) -> ServeReport:
-        if self.static or self.geometry_name or self.max_queue is not None:
-            raise InputError(
-                "--static, --geometry and --max-queue are of a model in this process; leave out --url or them"
-            )
-        target = ServerTarget.at(self.url or "", self.model, os.environ.get(KEY_VARIABLE, ""))
+        given = [name for name in _IN_PROCESS if getattr(self, name) is not None and getattr(self, name) is not False]
+        if given:
+            names = {"geometry_name": "geometry", "sets": "set"}
+            options = " and ".join(f"--{names.get(name, name).replace('_', '-')}" for name in given)
+            raise InputError(f"{options} with --url: that is of a model in this process; leave out either")
+        model = None if self.model == os.environ.get(MODEL_VARIABLE) else self.model
+        target = ServerTarget.at(self.url or "", model, os.environ.get(KEY_VARIABLE, ""))
         wanted, loads = self._wanted(None), self._loads()
         runs = self._with_bar(
             len(wanted) * len(loads), lambda tell: bench_server(target, loads, wanted, seed=self.seed, tell=tell)
@@ -174,7 +190,7 @@ class BenchServe:
                     engine,
                     loads,
                     wanted,
-                    slots=self.slots,
+                    slots=self.slots or _SLOTS,
                     max_queue=self.max_queue,
                     static=self.static,
                     seed=self.seed,
@@ -182,7 +198,7 @@ class BenchServe:
                     tell=tell,
                 ),
             )
-            around = {**environment(model), "threads": torch.get_num_threads(), "slots": self.slots}
+            around = {**environment(model), "threads": torch.get_num_threads(), "slots": self.slots or _SLOTS}
         return attrs.evolve(self._report(name, wanted, runs, around), config=config.to_dict())
 
     def _loaded(self, catalogue: Catalogue) -> tuple[str, Model]:
@@ -196,14 +212,18 @@ class BenchServe:
     def _loads(self) -> list[Load]:
         if self.burst > 1 and not self.rate:
             raise InputError(f"--burst {self.burst} without --rate; say how many requests come a second")
-        closed = self.concurrency or ([] if self.rate else [_BACKLOG * self.slots])
+        closed = self.concurrency or ([] if self.rate else [_BACKLOG * (self.slots or _SLOTS)])
         loads = [Load(rate=rate, burst=self.burst) for rate in self.rate or ()] + [Load(concurrency=n) for n in closed]
         if len(set(loads)) < len(loads):
             raise InputError("a rate or a concurrency is given twice; give each once")
         return loads
 
     def _wanted(self, model: Model | None) -> list[Wanted]:
-        prompts, answers = Lengths.parse(self.prompt_tokens), Lengths.parse(self.answer_tokens)
+        prompts, answers = Lengths.parse(self.prompt_tokens or _PROMPT_TOKENS), Lengths.parse(self.answer_tokens)
+        if self.input and self.prompt_tokens:
+            raise InputError(
+                f"--prompt-tokens {self.prompt_tokens} with --input: its prompts are as they are; leave out either"
+            )
         if self.input:
             return read_wanted(self.input, self.requests, answers, self.seed)
         spec = model.spec if model else None
@@ -214,7 +234,7 @@ class BenchServe:
     def _report(
         self, name: str, wanted: Sequence[Wanted], runs: Sequence[ServeRun], around: dict[str, object]
     ) -> ServeReport:
-        lengths = {"prompt_tokens": self.prompt_tokens, "answer_tokens": self.answer_tokens}
+        lengths = {"prompt_tokens": self.prompt_tokens or _PROMPT_TOKENS, "answer_tokens": self.answer_tokens}
         source = {"input": str(self.input)} if self.input else lengths
         return ServeReport(
             name, {"requests": len(wanted), "seed": self.seed, **source}, self.within, around, None, tuple(runs)
