@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, islice, pairwise
+from collections.abc import Sequence
+from itertools import accumulate
 from random import Random
 from statistics import mean
 from typing import Any
@@ -17,33 +18,30 @@ from sampling import examples
 
 from esdllm import Catalogue, Engine, ModelSpec
 from esdllm.errors import InputError, UnavailableError
+from esdllm.measure.benchmarking.serving import Lengths, Load, percentiles
 from esdllm.measure.cost import Cost, Costing, Roofline
 from esdllm.measure.simulating import (
-    Bursts,
-    ClosedLoop,
     Courses,
-    Lengths,
-    Limits,
     Measured,
-    Poisson,
     Pricing,
     Served,
     Simulated,
     Simulation,
     SlotReplica,
     StaticReplica,
-    StepTime,
+    StepSeconds,
+    TimeLimits,
+    WantedLengths,
+    asked,
     fitted,
 )
-from esdllm.measure.simulating.results import waits
-from esdllm.measure.simulating.traffic import Arrivals, Demand
 from esdllm.plan import Layout
 from esdllm.serving.scheduler import OldestFirst, Policy, RefreshesTogether, Scheduler, Upcoming, WidestFirst
 
 SHORT = {"gen_length": 16, "block_length": 8}
-SECOND = StepTime(Roofline(float("inf")), step=1.0)
+SECOND = StepSeconds(Roofline(float("inf")), step=1.0)
 """every step takes a second"""
-ASKED = Lengths(8, 24, 8)
+ASKED = Lengths(1, 24)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +54,7 @@ def courses(engine: Engine) -> Courses:
     return Courses(engine.components, engine.model.spec)
 
 
-def pricing(engine: Engine, time: StepTime = SECOND) -> Pricing:
+def pricing(engine: Engine, time: StepSeconds = SECOND) -> Pricing:
     return Pricing.of(engine.components, engine.model.spec, 4, 1000, time)
 
 
@@ -70,49 +68,41 @@ def replica(
 class Listed:
     """Requests at times that are told."""
 
-    again = False
+    concurrency = None
 
     def __init__(self, *times: float) -> None:
-        self._times = times
+        self._times = list(times)
 
-    def times(self, chance: Random) -> Any:
-        return iter(self._times)
+    def arrivals(self, count: int, seed: int) -> list[float]:
+        return self._times
+
+
+NONE = TimeLimits()
+
+
+def traffic(
+    load: Any, prompts: Lengths, answers: Lengths, count: int, limits: TimeLimits = NONE, seed: int = 0
+) -> Simulation:
+    """Return a simulation of requests whose lengths are multiples of 8."""
+    return Simulation(load, asked(count, prompts, answers, seed, 8), limits, seed)
 
 
 # --------------------------------------------------------------------------------------------------------------- traffic
 
 
-def test_requests_come_at_the_rate_that_is_asked_for() -> None:
-    gaps = [b - a for a, b in pairwise(islice(Poisson(5).times(Random(0)), 4000))]
-    assert mean(gaps) == pytest.approx(0.2, rel=0.05)
-    assert mean(gap > 0.2 for gap in gaps) == pytest.approx(0.368, abs=0.03)  # exp(-1) of exponential gaps
-    together = list(islice(Bursts(5, 10).times(Random(0)), 4000))
-    assert together[-1] == pytest.approx(800, rel=0.15)
-    assert len(set(together)) == 400
+def test_what_is_asked_for_is_drawn_by_a_seed_in_few_lengths() -> None:
+    found = asked(200, Lengths(5, 40), Lengths(7, 7), seed=3, multiple=16)
+    assert {one.prompt for one in found} == {16, 32, 40}
+    assert {one.answer for one in found} == {7}
+    assert found == asked(200, Lengths(5, 40), Lengths(7, 7), seed=3, multiple=16)
+    assert found != asked(200, Lengths(5, 40), Lengths(7, 7), seed=4, multiple=16)
+    assert {one.prompt for one in asked(400, Lengths(5, 9), Lengths(1, 1), multiple=1)} == {5, 6, 7, 8, 9}
 
 
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        ("64", (64,)),
-        ("16:64", (16, 32, 48, 64)),
-        ("1:40", (16, 32)),
-        ("10:40:10", (10, 20, 30, 40)),
-        ("11:29:10", (20,)),
-        ("7:7", (7,)),
-        ("1:4:1", (1, 2, 3, 4)),
-    ],
-)
-def test_lengths_are_those_that_are_told(text: str, values: tuple[int, ...]) -> None:
-    found = Lengths.parse(text)
-    assert found.values == values
-    assert {found.draw(Random(seed)) for seed in range(100)} == set(values)
-
-
-@pytest.mark.parametrize("text", ["", "a", "0", "-4", "9:8", "1:2:3:4", "16:", ":16", "1.5", "1:15", "8:9:0", "٣:x"])
-def test_what_tells_no_lengths_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"give a number, or least:most, or least:most:multiple"):
-        Lengths.parse(text)
+@pytest.mark.parametrize(("count", "multiple"), [(0, 16), (-1, 16), (5, 0)])
+def test_no_requests_and_no_multiple_are_refused(count: int, multiple: int) -> None:
+    with pytest.raises(InputError, match="give at least 1 of both"):
+        asked(count, ASKED, ASKED, multiple=multiple)
 
 
 # --------------------------------------------------------------------------------------------------------------- courses
@@ -142,12 +132,11 @@ def test_where_logits_decide_so_many_are_committed_on_average(build: Build, rate
 class Driven:
     """Slots that are driven by a scheduler, as a session does it, without a clock."""
 
-    def __init__(self, engine: Engine, asked: list[Demand], policy: Policy, count: int) -> None:
+    def __init__(self, engine: Engine, asked: Sequence[WantedLengths], policy: Policy, count: int) -> None:
         self.groups: list[tuple[int, ...]] = []
         scheduler, slots = Scheduler(slots=count, max_queue=99, policy=policy), engine.slots(count, 64)
-        for one in asked:
-            columns = one.prompt + one.answer
-            scheduler.offer(one.number, columns=columns, now=0.0)
+        for number, one in enumerate(asked):
+            scheduler.offer(number, columns=one.prompt + one.answer, now=0.0)
         varied = {
             n: engine.components.varied({"gen_length": n}, Catalogue.load()) for n in {one.answer for one in asked}
         }
@@ -192,11 +181,10 @@ class Noting(SlotReplica):
 def test_the_steps_that_are_simulated_are_those_that_slots_make(build: Build, preset: str, policy: Policy) -> None:
     engine = build("llada-shallow", preset, **SHORT)
     courses = Courses(engine.components, engine.model.spec)
-    simulation = Simulation(Listed(*[0.0] * 12), ASKED, ASKED, 12)
+    simulation = traffic(Listed(*[0.0] * 12), ASKED, ASKED, 12)
     made = Noting(Scheduler(slots=3, max_queue=99, policy=policy), courses, pricing(engine))
     simulation.run("", [made], 3)
-    asked = [simulation.demand(number, 0.0) for number in range(12)]
-    assert made.groups == Driven(engine, asked, policy, 3).groups
+    assert made.groups == Driven(engine, simulation.asked, policy, 3).groups
 
 
 # ----------------------------------------------------------------------------------------------------------------- times
@@ -208,7 +196,7 @@ def test_a_step_takes_what_its_cost_says(engine: Engine) -> None:
     roofline, weights = Roofline(2.0, 3.0), 10**6
     cost = Costing.of(engine.components, spec, 3, 40, 4, weights).step(plan)
     for adds in (False, True):
-        time = StepTime(roofline, step=0.25, row=0.5, adds=adds)
+        time = StepSeconds(roofline, step=0.25, row=0.5, adds=adds)
         parts = (cost.flops / 2e9, cost.bytes / 3e9)
         expected = 0.25 + 3 * 0.5 + (sum(parts) if adds else max(parts))
         assert Pricing.of(engine.components, spec, 4, weights, time).seconds(plan, 3, 40) == pytest.approx(expected)
@@ -217,7 +205,7 @@ def test_a_step_takes_what_its_cost_says(engine: Engine) -> None:
 def test_under_guidance_a_row_costs_two(build: Build) -> None:
     guided = build("llada-0", "es-dllm", cfg_scale=1.0)
     (plan, *_) = Courses(guided.components, guided.model.spec).of(8, 16).plans
-    time = StepTime(Roofline(1.0))
+    time = StepSeconds(Roofline(1.0))
     one = Pricing.of(guided.components, guided.model.spec, 4, 0, time).seconds(plan, 1, 24)
     plain = build("llada-0", "es-dllm")
     assert one == pytest.approx(Pricing.of(plain.components, plain.model.spec, 4, 0, time).seconds(plan, 2, 24))
@@ -249,43 +237,42 @@ def test_too_few_measurements_are_refused() -> None:
 
 
 def test_one_slot_answers_one_after_the_other(engine: Engine, courses: Courses) -> None:
-    simulation = Simulation(Listed(0.0, 1.0, 100.0), Lengths(8, 8), ASKED, 3)
+    simulation = traffic(Listed(0.0, 1.0, 100.0), Lengths(8, 8), ASKED, 3)
     found = simulation.run("", [replica(engine, courses, 1)], 1)
-    steps = [len(courses.of(8, simulation.demand(number, 0.0).answer).plans) for number in range(3)]
+    steps = [len(courses.of(8, simulation.asked[number].answer).plans) for number in range(3)]
     first, second = accumulate(steps[:2])
     assert second < 100
-    assert found.latency.p99 == max(first, second - 1.0, steps[2])
+    assert found.latency == percentiles([first, second - 1.0, steps[2]])
     assert found.seconds == 100 + steps[2]
     assert (found.width, found.steps, found.good) == (1.0, sum(steps), 3)
-    assert found.first.p50 == 1.0
+    assert found.first == percentiles([1.0, first, 1.0])
 
 
 def test_rows_that_come_together_and_are_alike_share_every_step(engine: Engine, courses: Courses) -> None:
-    found = Simulation(Listed(*[0.0] * 4), Lengths(8, 8), Lengths(16, 16), 4).run("", [replica(engine, courses, 4)], 4)
+    found = traffic(Listed(*[0.0] * 4), Lengths(8, 8), Lengths(16, 16), 4).run("", [replica(engine, courses, 4)], 4)
     assert (found.width, found.steps) == (4.0, len(courses.of(8, 16).plans))
-    assert found.queued.p99 == 0.0
+    assert found.queued == percentiles([0.0])
 
 
 def test_a_batch_waits_for_its_longest_and_so_does_who_comes_later(engine: Engine, courses: Courses) -> None:
-    simulation = Simulation(Listed(0.0, 0.0, 1.0), Lengths(8, 8), ASKED, 3)
-    answers = [simulation.demand(number, 0.0).answer for number in range(3)]
+    simulation = traffic(Listed(0.0, 0.0, 1.0), Lengths(8, 8), ASKED, 3)
+    answers = [simulation.asked[number].answer for number in range(3)]
     lengths = [len(courses.of(8, answer).plans) for answer in answers]
     found = simulation.run("", [StaticReplica(2, 10, courses, pricing(engine))], 2)
     longest = max(lengths[:2])
-    assert found.latency.p50 == longest
-    assert found.latency.p99 == longest + lengths[2] - 1.0
+    assert found.first == found.latency == percentiles([longest, longest, longest + lengths[2] - 1.0])
     assert found.steps == longest + lengths[2]
     assert found.busy == sum(lengths[:2]) / (2 * longest)
 
 
 def test_nobody_is_lost(engine: Engine, courses: Courses) -> None:
     for arrivals, queue, limits in (
-        (Poisson(0.2), 3, Limits()),
-        (Bursts(0.3, 6), 2, Limits(timeout=60)),
-        (Poisson(0.5), 50, Limits(timeout=20)),
+        (Load(rate=0.2), 3, TimeLimits()),
+        (Load(rate=0.3, burst=6), 2, TimeLimits(timeout=60)),
+        (Load(rate=0.5), 50, TimeLimits(timeout=20)),
     ):
         replicas = [replica(engine, courses, 2, queue) for _ in range(2)]
-        found = Simulation(arrivals, ASKED, ASKED, 200, limits).run("", replicas, 2)
+        found = traffic(arrivals, ASKED, ASKED, 200, limits).run("", replicas, 2)
         answered = found.tokens and found.good  # no limit on what is of use
         assert found.requests == 200
         assert answered + found.refused + found.late == 200
@@ -294,8 +281,8 @@ def test_nobody_is_lost(engine: Engine, courses: Courses) -> None:
 
 
 def test_people_ask_again_when_they_are_answered_refused_or_given_up(engine: Engine, courses: Courses) -> None:
-    for people, queue, limits in ((3, 5, Limits()), (9, 1, Limits()), (6, 9, Limits(timeout=30))):
-        found = Simulation(ClosedLoop(people), ASKED, ASKED, 60, limits).run(
+    for people, queue, limits in ((3, 5, TimeLimits()), (9, 1, TimeLimits()), (6, 9, TimeLimits(timeout=30))):
+        found = traffic(Load(concurrency=people), ASKED, ASKED, 60, limits).run(
             "", [replica(engine, courses, 2, queue)], 2
         )
         assert found.requests == 60
@@ -305,17 +292,17 @@ def test_people_ask_again_when_they_are_answered_refused_or_given_up(engine: Eng
 
 
 def test_what_is_of_use_is_in_time(engine: Engine, courses: Courses) -> None:
-    def good(limits: Limits) -> int:
-        return Simulation(Poisson(0.1), ASKED, ASKED, 100, limits).run("", [replica(engine, courses, 4)], 4).good
+    def good(limits: TimeLimits) -> int:
+        return traffic(Load(rate=0.1), ASKED, ASKED, 100, limits).run("", [replica(engine, courses, 4)], 4).good
 
-    assert good(Limits()) == good(Limits(first=1e9, latency=1e9)) == 100
-    assert 0 < good(Limits(latency=40)) < 100
-    assert 0 < good(Limits(first=5)) < 100
+    assert good(TimeLimits()) == good(TimeLimits(first=1e9, latency=1e9)) == 100
+    assert 0 < good(TimeLimits(latency=40)) < 100
+    assert 0 < good(TimeLimits(first=5)) < 100
 
 
 def test_the_same_seed_is_the_same_traffic_whoever_serves_it(engine: Engine, courses: Courses) -> None:
     def run(seed: int, policy: Policy) -> Simulated:
-        simulation = Simulation(Poisson(0.2), ASKED, ASKED, 50, seed=seed)
+        simulation = traffic(Load(rate=0.2), ASKED, ASKED, 50, seed=seed)
         return simulation.run("", [replica(engine, courses, 3, policy=policy)], 3)
 
     assert run(0, OldestFirst()) == run(0, OldestFirst())
@@ -325,15 +312,14 @@ def test_the_same_seed_is_the_same_traffic_whoever_serves_it(engine: Engine, cou
 
 def test_requests_go_where_fewest_are(engine: Engine, courses: Courses) -> None:
     replicas = [replica(engine, courses, 2) for _ in range(8)]
-    Simulation(Listed(*[0.0] * 16), Lengths(8, 8), Lengths(16, 16), 16).run("", replicas, 2)
+    traffic(Listed(*[0.0] * 16), Lengths(8, 8), Lengths(16, 16), 16).run("", replicas, 2)
     assert {one.work.rows for one in replicas} == {2 * len(courses.of(8, 16).plans)}
 
 
 def test_under_backlog_refilled_slots_are_busier_and_faster_than_static_batches(
     engine: Engine, courses: Courses
 ) -> None:
-    arrivals: Arrivals = Listed(*[0.0] * 100)
-    simulation = Simulation(arrivals, Lengths(8, 8), Lengths(8, 64, 8), 100)
+    simulation = traffic(Listed(*[0.0] * 100), Lengths(8, 8), Lengths(1, 64), 100)
     refilled = simulation.run("", [replica(engine, courses, 4)], 4)
     static = simulation.run("", [StaticReplica(4, 1000, courses, pricing(engine))], 4)
     assert refilled.busy > 0.99 > 0.8 > static.busy
@@ -342,15 +328,9 @@ def test_under_backlog_refilled_slots_are_busier_and_faster_than_static_batches(
 
 def test_traffic_needs_requests_and_machines(engine: Engine, courses: Courses) -> None:
     with pytest.raises(InputError, match="0 requests before 1 replicas; give at least one of each"):
-        Simulation(Poisson(1.0), ASKED, ASKED, 0).run("", [replica(engine, courses, 1)], 1)
+        Simulation(Load(rate=1.0), []).run("", [replica(engine, courses, 1)], 1)
     with pytest.raises(InputError, match="5 requests before 0 replicas"):
-        Simulation(Poisson(1.0), ASKED, ASKED, 5).run("", [], 1)
-
-
-def test_percentiles_are_of_values_that_occurred() -> None:
-    assert waits([]) == (0.0, 0.0, 0.0)
-    assert waits([3.0]) == (3.0, 3.0, 3.0)
-    assert waits([float(n) for n in range(1, 101)]) == (50.0, 95.0, 99.0)
+        traffic(Load(rate=1.0), ASKED, ASKED, 5).run("", [], 1)
 
 
 def test_a_family_without_a_feed_forward_has_no_price(engine: Engine) -> None:

@@ -1,32 +1,26 @@
-"""Serving, simulated: the scheduler of `esdllm.serving` before machines that are arithmetic, at sizes that no machine here has.
-
-from esdllm.measure.simulating import Courses, Lengths, Poisson, Pricing, Simulation, SlotReplica, StepTime
-"""
+"""Serving, simulated: the scheduler of `esdllm.serving` before machines that are arithmetic."""
 
 from esdllm.measure.simulating.courses import Course, Courses
-from esdllm.measure.simulating.pricing import Measured, Pricing, StepTime, fitted
+from esdllm.measure.simulating.pricing import Measured, Pricing, StepSeconds, fitted
 from esdllm.measure.simulating.replicas import SlotReplica, StaticReplica
-from esdllm.measure.simulating.results import Served, Simulated, Waits
-from esdllm.measure.simulating.simulation import Limits, Simulation
-from esdllm.measure.simulating.traffic import Bursts, ClosedLoop, Demand, Lengths, Poisson
+from esdllm.measure.simulating.results import Served, Simulated
+from esdllm.measure.simulating.simulation import Simulation, TimeLimits
+from esdllm.measure.simulating.traffic import Demand, WantedLengths, asked
 
 __all__ = [
-    "Bursts",
-    "ClosedLoop",
     "Course",
     "Courses",
     "Demand",
-    "Lengths",
-    "Limits",
     "Measured",
-    "Poisson",
     "Pricing",
     "Served",
     "Simulated",
     "Simulation",
     "SlotReplica",
     "StaticReplica",
-    "StepTime",
-    "Waits",
+    "StepSeconds",
+    "TimeLimits",
+    "WantedLengths",
+    "asked",
     "fitted",
 ]

@@ -15,11 +15,11 @@ from esdllm.plan import StepPlan
 from esdllm.runtime.components import Components
 from esdllm.views import ModelSpec
 
-__all__ = ["Measured", "Pricing", "StepTime", "fitted"]
+__all__ = ["Measured", "Pricing", "StepSeconds", "fitted"]
 
 
 @attrs.frozen
-class StepTime:
+class StepSeconds:
     """Seconds of a step: so many for each step and for each row, and those of arithmetic and traffic.
 
     By the roofline the longer of the two counts, `adds` says that both do.
@@ -45,12 +45,12 @@ class StepTime:
 class Pricing:
     """Seconds of steps of one model under one configuration."""
 
-    time: StepTime
+    time: StepSeconds
     cost: Callable[[StepPlan, int, int], Cost]
     _known: dict[tuple[StepPlan, int, int], float] = attrs.field(factory=dict, init=False)
 
     @classmethod
-    def of(cls, components: Components, spec: ModelSpec, itemsize: int, weights: int, time: StepTime) -> Pricing:
+    def of(cls, components: Components, spec: ModelSpec, itemsize: int, weights: int, time: StepSeconds) -> Pricing:
         """Return the pricing of a model whose numbers have `itemsize` bytes, and its weights `weights` in all.
 
         Raises:
@@ -80,7 +80,7 @@ class Measured(NamedTuple):
     seconds: float
 
 
-def fitted(steps: Sequence[Measured]) -> StepTime:
+def fitted(steps: Sequence[Measured]) -> StepSeconds:
     """Return the times that come nearest to those measured, none negative: least squares of relative errors.
 
     Raises:
@@ -105,4 +105,4 @@ def fitted(steps: Sequence[Measured]) -> StepTime:
         raise InputError("no times of at least 0 come near what was measured; measure steps of more kinds")
     step, row, flop, byte = best[1]
     roofline = Roofline(1 / flop if flop else float("inf"), 1 / byte if byte else None)
-    return StepTime(roofline, step, row, adds=True)
+    return StepSeconds(roofline, step, row, adds=True)

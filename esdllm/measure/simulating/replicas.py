@@ -183,4 +183,4 @@ class StaticReplica:
     def _served(self, one: Demand, now: float) -> Served:
         steps = len(self.courses.of(one.prompt, one.answer, one.number).plans)
         useful = self._began + self._times[min(steps, len(self._times)) - 1]
-        return Served(one.number, one.at, self._began, self._began + self._times[0], now, one.answer, useful)
+        return Served(one.number, one.at, self._began, now, now, one.answer, useful)

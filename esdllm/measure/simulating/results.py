@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import attrs
 
-__all__ = ["Served", "Simulated", "Waits", "waits"]
+from esdllm.measure.benchmarking.serving import Percentiles
+
+__all__ = ["Served", "Simulated"]
 
 
 class Served(NamedTuple):
@@ -24,21 +25,6 @@ class Served(NamedTuple):
     """tokens"""
     useful: float
     """seconds until which its slot held something that was not decided"""
-
-
-class Waits(NamedTuple):
-    """Seconds, of the half, of 95 % and of 99 % of the requests that waited no longer."""
-
-    p50: float
-    p95: float
-    p99: float
-
-
-def waits(seconds: Sequence[float]) -> Waits:
-    """Return the percentiles of what was waited, each one of the values; 0 of none."""
-    ordered = sorted(seconds)
-    ranks = (max(0, -(-len(ordered) * percent // 100) - 1) for percent in (50, 95, 99))
-    return Waits(*(ordered[rank] if ordered else 0.0 for rank in ranks))
 
 
 @attrs.frozen
@@ -65,11 +51,12 @@ class Simulated:
     """the share of steps that are refreshes"""
     busy: float
     """the share of slots that held something not decided, from the first arrival to the last admission"""
-    queued: Waits
-    first: Waits
-    """to the first committed token"""
-    latency: Waits
-    """to the whole answer"""
+    queued: Percentiles | None
+    """seconds to a slot; None if nobody was answered, as below"""
+    first: Percentiles | None
+    """seconds to the first committed token"""
+    latency: Percentiles | None
+    """seconds to the whole answer"""
 
     @property
     def goodput(self) -> float:
@@ -83,6 +70,4 @@ class Simulated:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
-        told = attrs.asdict(self, recurse=False)
-        percentiles = {name: told[name]._asdict() for name in ("queued", "first", "latency")}
-        return {**told, **percentiles, "goodput": self.goodput, "throughput": self.throughput}
+        return {**attrs.asdict(self), "goodput": self.goodput, "throughput": self.throughput}

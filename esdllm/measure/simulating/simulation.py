@@ -5,20 +5,20 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from itertools import count
-from random import Random
 
 import attrs
 
 from esdllm.errors import InputError, QueueFullError
+from esdllm.measure.benchmarking.serving import Load, percentiles
 from esdllm.measure.simulating.replicas import Replica
-from esdllm.measure.simulating.results import Served, Simulated, waits
-from esdllm.measure.simulating.traffic import Arrivals, Demand, Lengths
+from esdllm.measure.simulating.results import Served, Simulated
+from esdllm.measure.simulating.traffic import Demand, WantedLengths
 
-__all__ = ["Limits", "Simulation"]
+__all__ = ["Simulation", "TimeLimits"]
 
 
 @attrs.frozen
-class Limits:
+class TimeLimits:
     """What an answer may take, in seconds from its request; None for no limit."""
 
     first: float | None = None
@@ -36,18 +36,15 @@ class Limits:
 
 @attrs.frozen
 class Simulation:
-    """Requests that come, before several machines: each goes to the one where fewest wait or are decoded.
+    """Requests that come, before several machines: each goes to the one where fewest wait or are decoded."""
 
-    Of two simulations whose `seed` is the same, each request has the same lengths.
-    """
-
-    arrivals: Arrivals
-    prompts: Lengths
-    answers: Lengths
-    requests: int
-    """how many come"""
-    limits: Limits = Limits()
+    load: Load
+    """when they come"""
+    asked: Sequence[WantedLengths]
+    """what each asks for, in the order of their coming"""
+    limits: TimeLimits = TimeLimits()
     seed: int = 0
+    """of the times at which they come"""
 
     def run(self, name: str, replicas: Sequence[Replica], slots: int) -> Simulated:
         """Return what comes of it, on machines of so many `slots` each.
@@ -55,16 +52,11 @@ class Simulation:
         Raises:
             InputError: there is no request, or no machine.
         """
-        if self.requests < 1 or not replicas:
-            raise InputError(f"{self.requests} requests before {len(replicas)} replicas; give at least one of each")
+        if not self.asked or not replicas:
+            raise InputError(f"{len(self.asked)} requests before {len(replicas)} replicas; give at least one of each")
         events = _Events(self, replicas)
         events.run()
         return self._told(name, events, len(replicas) * slots)
-
-    def demand(self, number: int, at: float) -> Demand:
-        """Return a request."""
-        chance = Random(f"{self.seed} {number}")
-        return Demand(number, at, self.prompts.draw(chance), self.answers.draw(chance))
 
     def _told(self, name: str, events: _Events, slots: int) -> Simulated:
         served, work = events.served, [replica.work for replica in events.replicas]
@@ -83,9 +75,9 @@ class Simulation:
             width=sum(one.rows for one in work) / max(1, steps),
             refreshes=sum(one.refreshes for one in work) / max(1, steps),
             busy=used / (slots * (last - begin)) if last > begin else 0.0,
-            queued=waits([one.admitted - one.at for one in served]),
-            first=waits([one.first - one.at for one in served]),
-            latency=waits([one.done - one.at for one in served]),
+            queued=percentiles([one.admitted - one.at for one in served]),
+            first=percentiles([one.first - one.at for one in served]),
+            latency=percentiles([one.done - one.at for one in served]),
         )
 
 
@@ -95,13 +87,12 @@ class _Events:
     def __init__(self, simulation: Simulation, replicas: Sequence[Replica]) -> None:
         self.replicas, self.served, self.refused, self.issued = replicas, list[Served](), 0, 0
         self._simulation, self._order = simulation, count()
-        self._times = simulation.arrivals.times(Random(f"{simulation.seed} times"))
         self._heap: list[tuple[float, int, Demand | int]] = []
         self._working: set[int] = set()
-        self._issue_next()
-        if simulation.arrivals.again:
-            while self._issue_next():
-                pass
+        people, requests = simulation.load.concurrency, len(simulation.asked)
+        self._again = people is not None
+        for at in simulation.load.arrivals(requests, simulation.seed) if people is None else [0.0] * people:
+            self._issue(at)
         self.begin = self._heap[0][0]
 
     def run(self) -> None:
@@ -119,16 +110,14 @@ class _Events:
 
     def _come(self, demand: Demand, now: float, touched: set[int]) -> None:
         number = min(range(len(self.replicas)), key=lambda at: self.replicas[at].load)
-        timeout, again = self._simulation.limits.timeout, self._simulation.arrivals.again
+        timeout = self._simulation.limits.timeout
         try:
             self.replicas[number].offer(demand, now, None if timeout is None else demand.at + timeout)
             touched.add(number)
         except QueueFullError as error:
             self.refused += 1
-            if again:  # whoever waits for an answer asks once more
+            if self._again:  # whoever waits for an answer asks once more
                 self._push(now + max(error.retry_after, 1e-3), demand)
-        if not again:
-            self._issue_next()
 
     def _end(self, number: int, now: float, touched: set[int]) -> None:
         answered = self.replicas[number].end(now)
@@ -147,20 +136,14 @@ class _Events:
             self._push(now + seconds, number)
 
     def _ask_again(self, people: int, now: float) -> None:
-        if self._simulation.arrivals.again:
+        if self._again:
             for _ in range(people):
                 self._issue(now)
 
-    def _issue_next(self) -> bool:
-        at = next(self._times, None)
-        return at is not None and self._issue(at)
-
-    def _issue(self, at: float) -> bool:
-        if self.issued == self._simulation.requests:
-            return False
-        self._push(at, self._simulation.demand(self.issued, at))
-        self.issued += 1
-        return True
+    def _issue(self, at: float) -> None:
+        if self.issued < len(self._simulation.asked):
+            self._push(at, Demand(self.issued, at, *self._simulation.asked[self.issued]))
+            self.issued += 1
 
     def _push(self, at: float, what: Demand | int) -> None:
         heapq.heappush(self._heap, (at, next(self._order), what))
