@@ -619,6 +619,65 @@ def test_the_answer_is_copied_as_it_is(browser, server):
 
 
 @needs_driver
+def test_the_answer_is_copied_where_there_is_no_clipboard(browser, server):
+    """As over plain HTTP from another machine."""
+    say(browser, "Hi")
+    finished(browser)
+    browser.run(
+        """Object.defineProperty(navigator, "clipboard", { value: undefined });
+        document.execCommand = (what) => { window.done = [what, document.activeElement.value]; return true; };"""
+    )
+    browser.click(".answer button")
+    browser.until("document.querySelector('.answer button').textContent === 'Copied'")
+    assert browser.run("return window.done") == ["copy", "Hello there."]
+    assert browser.run(FOCUS) == "Copied"
+    assert browser.run("return document.querySelectorAll('textarea').length") == 2
+
+
+@needs_driver
+def test_why_an_answer_ends_is_told_in_words(browser, server):
+    late = {"index": 0, "delta": {}, "finish_reason": "length", "esdllm": {"finish_reason": "deadline"}}
+    endings = {
+        "Its time was over.": {"choices": [late]},
+        "It ends here because it may have no more tokens.": chunk(finish="length"),
+    }
+    for words, ending in endings.items():
+        server.script = [chunk("Half", "Half _"), ending]
+        say(browser, "Hi")
+        finished(browser)
+        assert texts(browser, ".answer .note")[-1] == words
+    server.script = whole("Whole.")
+    say(browser, "Hi")
+    finished(browser)
+    assert len(texts(browser, ".answer .note")) == 2
+
+
+@needs_driver
+def test_a_chunk_without_the_canvas_leaves_it_as_it_is(browser, server):
+    gate = threading.Event()
+    bare = {**chunk("A"), "esdllm": {"draft": "x"}}
+    server.script = [chunk("", "+A _ _"), bare, chunk(" B"), gate, chunk(finish="stop")]
+    say(browser, "Hi")
+    browser.until("document.querySelectorAll('.canvas .cell').length === 3")
+    browser.until("live.turn.text === 'A B'")
+    browser.run("live.paint()")
+    assert len(texts(browser, ".canvas .cell")) == 3
+    assert browser.run("return document.querySelector('.canvas').checkVisibility()")
+    gate.set()
+    finished(browser)
+    assert texts(browser, ANSWERS) == ["A B"]
+
+
+@needs_driver
+def test_text_that_runs_from_right_to_left_does(browser, server):
+    server.script = whole("שלום עולם")
+    say(browser, "מי אתה?")
+    finished(browser)
+    direction = "return [...document.querySelectorAll('#turns .text')].map((one) => getComputedStyle(one).direction)"
+    assert browser.run(direction) == ["rtl", "rtl"]
+
+
+@needs_driver
 def test_all_of_it_is_reached_by_tab_and_the_focus_is_seen(browser, server):
     say(browser, "Hi")
     finished(browser)
