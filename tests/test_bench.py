@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -38,11 +40,12 @@ from esdllm.measure.benchmarking import (
     slope,
 )
 from esdllm.measure.benchmarking.bare import BareLoop, BareWeights
-from esdllm.measure.benchmarking.clock import ClockedEngine
+from esdllm.measure.benchmarking.clock import ClockedEngine, seconds_of
 from esdllm.measure.benchmarking.memory import MemoryMeter, Waiting
 from esdllm.measure.benchmarking.plots import plot_curve, plot_report
 from esdllm.measure.benchmarking.profiling import profile
-from esdllm.measure.benchmarking.running import turns
+from esdllm.measure.benchmarking.runners import Sample
+from esdllm.measure.benchmarking.running import decoded, turns
 from esdllm.measure.cost import Cost, Costing, Roofline
 from esdllm.plan import Layout
 from esdllm.runtime.run import StepFunction
@@ -248,6 +251,101 @@ def test_memory_that_is_held_for_a_while_is_seen() -> None:
     if found is None:
         pytest.skip("the system does not tell the peak")
     assert 0.9 * (1 << 26) <= found.bytes < 1 << 28  # pages of something else may have gone meanwhile
+
+
+class Allocator:
+    """What torch tells of two devices' memory, one of which is measured."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, allocated: int, peak: int, pools: Sequence[tuple[int, ...]]
+    ) -> None:
+        self.tell(allocated, peak, pools)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: self.allocated)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: self.peak)
+        monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: self.segments)
+
+    def tell(self, allocated: int, peak: int, pools: Sequence[tuple[int, ...]]) -> None:
+        """Pools: device, number of the pool (0 is everybody's), what it has, what of that tensors lie in."""
+        self.allocated, self.peak = allocated, peak
+        self.segments = [
+            {"device": device, "segment_pool_id": (0, number), "total_size": total, "allocated_size": used}
+            for device, number, total, used in pools
+        ]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_what_cuda_graphs_set_aside_counts_as_held(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another engine's graphs, another device's, and what is free for everybody do not count."""
+    others = [(1, 0, 1000, 90), (1, 1, 50, 10), (0, 2, 700, 0)]
+    allocator = Allocator(monkeypatch, 100, 100, others)
+    meter = MemoryMeter(torch.device(device))
+    allocator.tell(140, 180, [*others, (1, 3, 300, 20)])
+    found = meter.read()
+    assert found is not None
+    assert found.bytes == (140 - 100) + (300 - 20)
+
+
+def test_a_step_that_took_more_than_what_is_held_afterwards_is_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    allocator = Allocator(monkeypatch, 100, 100, [])
+    meter = MemoryMeter(torch.device("cuda"))
+    allocator.tell(140, 900, [(1, 3, 300, 20)])
+    found = meter.read()
+    assert found is not None
+    assert found.bytes == 800
+
+
+def test_a_contender_that_keeps_its_memory_is_measured_when_it_takes_it() -> None:
+    """Not in later runs, which find it there; and what is freed between runs is measured in every run but the first."""
+
+    def told(keeps: bool) -> list[bool]:
+        one = Kept(keeps)
+        return [decoded(one, lambda name: None, warming=warming).memory is not None for warming in (True, False)]  # type: ignore[arg-type]
+
+    assert told(keeps=True) == [True, True]
+    assert told(keeps=False) == [False, True]
+
+
+@attrs.define
+class Kept:
+    """A runner that does nothing."""
+
+    keeps: bool
+    device: torch.device = torch.device("cpu")
+    contender: Any = SimpleNamespace(name="kept")
+
+    def run(self) -> Sample:
+        return Sample(1.0, 0.0, 1, 1, 1, ())
+
+    def warm(self) -> None:
+        pass
+
+    def rest(self) -> None:
+        pass
+
+
+def test_seconds_are_taken_on_the_device_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[str] = []
+
+    class Event:
+        def record(self) -> None:
+            assert current == ["cuda:1"]
+
+        def elapsed_time(self, other: Event) -> float:
+            return 2000.0
+
+    @contextmanager
+    def entering(device: torch.device) -> Iterator[None]:
+        current.append(str(device))
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: Event())
+    monkeypatch.setattr(torch.cuda, "device", entering)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    assert seconds_of(lambda: None, torch.device("cuda:1")) == 2.0
 
 
 def test_time_without_a_processor_is_a_share_of_the_time() -> None:

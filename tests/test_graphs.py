@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import attrs
 import pytest
 import torch
+from helpers import CASES, offers
 from runs import MODELS, MODES, Build, Watch, prompts
 
-from esdllm import Engine, PluginError
+from esdllm import (
+    Candidates,
+    Catalogue,
+    Engine,
+    InputError,
+    KeyValue,
+    PluginError,
+    SampleView,
+    load_model,
+)
 from esdllm.runtime import graphs
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.run import StepFunction
 from esdllm.testing.tape import Tape, record_steps
+from esdllm_backends.attention.sdpa import SdpaAttention
+from esdllm_policies.sampling import GumbelSampler
 
 
 class Again(Tape):
@@ -115,6 +129,44 @@ def test_what_cannot_be_recorded_runs_without_and_says_so_once(build: Build) -> 
         assert torch.equal(tokens, expected.generate(prompts(2, seed=seed)).tokens)
 
 
+@attrs.frozen
+class Waiting(SdpaAttention):
+    """Attention that reads the device."""
+
+    def attend(self, queries: torch.Tensor, read: KeyValue) -> torch.Tensor:
+        assert float(queries.sum().item()) < float("inf")
+        return SdpaAttention.attend(self, queries, read)
+
+
+@attrs.frozen
+class Listing(GumbelSampler):
+    """A sampler that copies a constant from the host."""
+
+    def sample(self, view: SampleView) -> Candidates:
+        return GumbelSampler.sample(self, view._replace(raw=view.raw * torch.tensor([1.0])))
+
+
+@pytest.mark.parametrize(
+    ("hook", "offered", "settings", "why"),
+    [
+        ("esdllm_attention_backends", Waiting, {"attention": "mine"}, "attention Waiting: a step reads the device"),
+        (
+            "esdllm_token_samplers",
+            Listing,
+            {"sampler": "mine"},
+            "sampler Listing: a step copies a constant from the host",
+        ),
+    ],
+)
+def test_what_cannot_be_recorded_is_named(hook: str, offered: type, settings: dict[str, Any], why: str) -> None:
+    catalogue = Catalogue.load({"mine": offers(hook, {"mine": offered})})
+    config = catalogue.configure("es-dllm", settings={"gen_length": 16, "block_length": 8, **settings})
+    engine = Engine.build(load_model(CASES / "llada-0"), config, catalogue)
+    record_steps(engine)
+    with pytest.warns(RuntimeWarning, match=f"and runs without: {why}"):
+        engine.generate(prompts(2))
+
+
 def test_a_lack_of_memory_is_none_of_what_cannot_be_recorded(build: Build) -> None:
     class Full(Tape):
         def record(self, work: Callable[[], None]) -> Callable[[], None]:
@@ -199,3 +251,66 @@ def test_recording_runs_nothing_and_a_replay_bakes_tensors_and_numbers() -> None
     replay()
     assert x.tolist() == [4.0, 6.0, 6.0]
     assert torch.equal(holder["x"], torch.zeros(3))
+
+
+# warm
+
+
+@pytest.mark.slow
+def test_a_warm_engine_records_nothing_in_its_first_answer_and_makes_every_step_of_it_by_a_replay(build: Build) -> None:
+    for model in MODELS:
+        engine, expected, watch = build(model, "es-dllm"), build(model, "es-dllm"), Watch()
+        tape = record_steps(engine)
+        plans = engine.warm(2, 20)
+        assert len(tape.replays) == plans > 1
+        before = sum(tape.replays)
+        found = engine.generate(prompts(2, 20))
+        assert torch.equal(found.tokens, expected.generate(prompts(2, 20), observers=[watch]).tokens)
+        assert plans == len({record.plan for record in watch.records})
+        assert len(tape.replays) == plans
+        assert sum(tape.replays) - before == found.forwards
+
+
+@pytest.mark.slow
+def test_a_warm_engine_compiles_nothing_in_its_first_answer(build: Build) -> None:
+    engine = build("llada-0", "vanilla", gen_length=8)
+    engine.step_function = StepFunction(compiled=True, backend="eager")
+    torch._dynamo.reset()
+    plans = engine.warm(2, 12)
+    found = engine.generate(prompts(2))
+    assert plans == len(engine.step_function._seen) > 1
+    assert found.compile_seconds == 0.0
+    assert torch.equal(found.tokens, build("llada-0", "vanilla", gen_length=8).generate(prompts(2)).tokens)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "over",
+    [{"cache": "sparse"}, {"cfg_scale": 1.0}, {"blocks": "sliding"}, {"refresh": "drift"}, {"unmasking": "wino"}],
+    ids=str,
+)
+def test_a_warm_engine_decodes_as_another(build: Build, over: dict[str, Any]) -> None:
+    engine, expected = build("llada-0", "es-dllm", **over), build("llada-0", "es-dllm", **over)
+    record_steps(engine)
+    assert engine.warm(1, 20) > 0
+    for seed in range(2):
+        assert torch.equal(engine.generate(prompts(1, 20, seed)).tokens, expected.generate(prompts(1, 20, seed)).tokens)
+
+
+def test_where_the_logits_decide_what_a_step_commits_further_plans_come_with_the_answers(build: Build) -> None:
+    engine, expected = build("llada-0", "es-dllm-parallel"), build("llada-0", "es-dllm-parallel")
+    tape = record_steps(engine)
+    assert engine.warm(2, 12) == len(tape.replays) > 0
+    assert torch.equal(engine.generate(prompts(2)).tokens, expected.generate(prompts(2)).tokens)
+
+
+def test_an_engine_without_compiled_or_recorded_steps_has_nothing_to_get_warm(build: Build) -> None:
+    engine = build("llada-0", "es-dllm")
+    assert engine.warm(2, 12) == 0
+    assert engine.cache is None
+
+
+@pytest.mark.parametrize(("rows", "length"), [(0, 4), (2, 0), (2, True), ("2", 4), (2.0, 4), (2, -1)])
+def test_an_engine_gets_warm_for_whole_prompts(build: Build, rows: Any, length: Any) -> None:
+    with pytest.raises(InputError, match="give whole numbers of at least 1"):
+        build("llada-0", "es-dllm").warm(rows, length)

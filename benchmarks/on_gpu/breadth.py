@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
-
 from esdllm import Catalogue
 from esdllm.checkpoints.loading import Model
+from esdllm.measure.benchmarking.memory import MemoryMeter
 from esdllm.runtime.footprint import working_bytes
 from on_gpu.ground import Ground
 
@@ -27,21 +26,16 @@ def run(ground: Ground) -> None:
 def _one(ground: Ground, catalogue: Catalogue, model: Model, store: str, length: int, rows: int = 2) -> float:
     engine = ground.build(model, catalogue, "es-dllm", f"cache={store}")
     given = ground.prompts(rows, length)
-    before = 0
-    if ground.device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_reserved()
+    meter = MemoryMeter(ground.device)
+    engine.warm(*given.shape)
     engine.generate(given)
     found = engine.generate(given)
-    if ground.device.type == "cuda" and (shape := engine.cache_shape) is not None:
-        taken = torch.cuda.max_memory_reserved() - before
+    if (taken := meter.read()) is not None and (shape := engine.cache_shape) is not None:
         planner = engine.planner(engine.components.layout(length, engine.model.spec, rows, ground.device))
         windows = [step.plan for step in planner.forecast()]
         spec, dtype = engine.model.spec, engine.model.adapter.dtype
         working = max(working_bytes(spec, rows, plan.window, plan.decided, dtype, ground.device) for plan in windows)
-        ground.tell(f"canvas 4096, {store}", "GB taken", taken / 1e9)
+        ground.tell(f"canvas 4096, {store}", "GB taken", taken.bytes / 1e9)
         ground.tell(
             f"canvas 4096, {store}", "GB predicted", (engine.components.cache.memory(shape).device + working) / 1e9
         )
@@ -53,8 +47,8 @@ def _quantised(ground: Ground, catalogue: Catalogue, kind: str) -> float:
     model = ground.model(catalogue, kind)
     engine = ground.build(model, catalogue, "es-dllm")
     given = ground.prompts(8)
-    for _ in range(2):
-        engine.generate(given)
+    engine.warm(*given.shape)
+    engine.generate(given)
     found = engine.generate(given)
     kinds: dict[str, list[float]] = {}
     for step in engine.clock.steps():

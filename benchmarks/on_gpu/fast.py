@@ -26,7 +26,7 @@ ENTRIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("es-dllm, eager", "es-dllm", ("cuda_graphs=false",)),
     ("dual-cache, eager", "dual-cache", ("cuda_graphs=false",)),
 )
-_LARGE = 16  # rows from which a run takes long: without graphs is not measured, and once is enough to get warm
+_LARGE = 16  # rows from which a run takes long: without graphs is not measured, and no whole run is made to get warm
 
 
 @attrs.frozen
@@ -82,7 +82,7 @@ def _time(
     shortest = 2 * length // 3
     ragged = [row[(length - shortest) * number // rows :].tolist() for number, row in enumerate(given)]
     prompts = ragged if name == RAGGED else given
-    for _ in range(1 if rows >= _LARGE or "eager" in name else 2):
+    if not engine.warm(rows, length) or rows < _LARGE:
         engine.generate(prompts)
     found = engine.generate(prompts)
     ground.tell(name, "tokens a second", found.committed / found.seconds)

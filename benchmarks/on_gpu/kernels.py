@@ -176,8 +176,8 @@ def _tensors(found: Any) -> list[Tensor]:
 def _skip(ground: Ground, catalogue: Catalogue, model: Model, batch: int, sets: tuple[str, ...]) -> float:
     """Return the median of a run's skip steps."""
     engine = ground.build(model, catalogue, "es-dllm", *sets)
-    for _ in range(2):
-        engine.generate(ground.prompts(batch))
+    engine.warm(*ground.prompts(batch).shape)
+    engine.generate(ground.prompts(batch))
     taken = [1e3 * step.seconds for step in engine.clock.steps() if step.plan.skips]
     engine.close()
     return statistics.median(taken)

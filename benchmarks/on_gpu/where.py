@@ -23,8 +23,8 @@ def run(ground: Ground, batch: int) -> None:
     model = ground.model(catalogue)
     for rows in (batch, 1):
         engine = ground.build(model, catalogue, "es-dllm")
-        for _ in range(2):
-            engine.generate(ground.prompts(rows))
+        engine.warm(*ground.prompts(rows).shape)
+        engine.generate(ground.prompts(rows))
         block, seen = engine.config.block_length, set()
         for plan, replay in replays(engine).items():
             kind = "skip" if plan.skips else "refresh of the block" if plan.window == block else "refresh of the prompt"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
@@ -17,7 +17,7 @@ from esdllm.interfaces import Cache, ModelAdapter
 from esdllm.runtime.components import Components, titled
 from esdllm.runtime.rehearsal import rehearse
 
-__all__ = ["naming_culprits"]
+__all__ = ["innermost", "naming_culprits"]
 
 _MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EPIPE}
 """what a machine lacks, and no component is to blame for"""
@@ -40,7 +40,7 @@ def naming_culprits(
             raise
         if fault := _broken_contract(components, model):
             raise PluginError(fault) from error
-        if who := _culprit(error.__traceback__, _titles(components, model, cache())):
+        if who := innermost(error.__traceback__, _titles(components, model, cache())):
             raise PluginError(f"{who} failed: {reason(error)}; check it with esdllm.testing") from error
         raise
 
@@ -69,8 +69,8 @@ def _titles(components: Components, model: ModelAdapter, cache: Cache | None) ->
     return titles
 
 
-def _culprit(at: TracebackType | None, titles: dict[int, str]) -> str | None:
-    """Return the title of the innermost object whose method the traceback goes through."""
+def innermost(at: TracebackType | None, titles: Mapping[int, str]) -> str | None:
+    """Return the title of the innermost object, by its identity, whose method a traceback goes through; None if it is of none."""
     found = None
     while at is not None:
         found = titles.get(id(_owner(at.tb_frame)), found)

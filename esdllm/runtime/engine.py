@@ -6,7 +6,8 @@ engine.generate("Sort 3 1 2.", chat=True).text
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import attrs
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from esdllm.checkpoints.loading import Model
 from esdllm.config import DecodeConfig
+from esdllm.errors import InputError, brief
 from esdllm.interfaces import Cache, StepObserver
 from esdllm.keywords import hinting
 from esdllm.plan import Layout
@@ -25,7 +27,7 @@ from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.components import Components
 from esdllm.runtime.culprit import naming_culprits
 from esdllm.runtime.graphs import CudaCapture, current
-from esdllm.runtime.prompts import Prompts, prepare
+from esdllm.runtime.prompts import Prepared, Prompts, prepare
 from esdllm.runtime.records import Generation
 from esdllm.runtime.rehearsal import rehearse
 from esdllm.runtime.results import generation
@@ -113,22 +115,15 @@ class Engine:
             PluginError: a component failed; names it. What it raised is the cause.
         """
         prepared = prepare(self.model, prompts, attention_mask, self.config.gen_length, infill, chat)
-        adapter, components, function = self.model.adapter, self.components, self.step_function
-        early_stop, watched = self.config.early_stop and not infill, bool(components.observers or observers)
-        blaming = naming_culprits(components, adapter, lambda: self.cache)
-        with self.turn, blaming, torch.inference_mode(), current(adapter.device):
-            canvas, layout, room = begin(self.model, components, prepared, seed, function.has_forms, watched)
-            planner = self.planner(layout, early_stop)
-            parts = components.parts(adapter, self.allocated(canvas, planner))
-            canvas, function.recording = self._standing.canvas(canvas), self._standing.shares
-            stop_ids = torch.tensor(self.model.stop_ids, device=adapter.device)
-            run = Run(canvas, parts, stop_ids, blocks=components.can.moving)
-            run.denoise(planner, function, [*components.observers, *observers])
+        early_stop, watching = self.config.early_stop and not infill, [*self.components.observers, *observers]
+        with self._at_work():
+            run, planner, room = self._begun(prepared, seed, early_stop, watched=bool(watching))
+            run.denoise(planner, self.step_function, watching)
             return generation(
                 self.model,
-                components,
-                canvas,
-                stop_ids,
+                self.components,
+                run.canvas,
+                run.stop_ids,
                 run.effort,
                 room,
                 prepared.starts,
@@ -136,6 +131,34 @@ class Engine:
                 end=not infill,
                 complete=not self._leaves_masks,
             )
+
+    @hinting
+    def warm(self, rows: int, length: int) -> int:
+        """Make ready the steps of runs over `rows` prompts of `length` tokens; return of how many plans, 0 where none need it.
+
+        They are compiled, and recorded as CUDA graphs, so that the first answers need not wait for that, nor steps that a run has
+        once. Each plan is made twice, over prompts of end-of-text. Where the logits decide how many positions a step commits,
+        further plans come with the answers; prompts of other lengths share what they share a canvas with (`canvas_multiple`).
+
+        Raises:
+            InputError: there is no such prompt.
+            UnavailableError: the cache store cannot hold a run of this size.
+        """
+        if type(rows) is not int or type(length) is not int or min(rows, length) < 1:
+            raise InputError(f"{brief(rows)} prompts of {brief(length)} tokens; give whole numbers of at least 1")
+        if not self.step_function.has_forms:
+            return 0
+        filler = torch.full((rows, length), self.model.spec.eos_id)
+        prepared = prepare(self.model, filler, None, self.config.gen_length, False, None)
+        with self._at_work():
+            run, planner, _ = self._begun(
+                prepared, None, self.config.early_stop, watched=bool(self.components.observers)
+            )
+            plans = {step.plan: step for step in reversed(planner.forecast())}  # of each plan the first step
+            for step in reversed(plans.values()):
+                for _ in range(2):
+                    run.make(step, self.step_function)
+            return len(plans)
 
     def slots(self, count: int, length: int) -> Slots:
         """Return `count` free slots for rows that come and go, each of at most `length` columns: a prompt and its answer.
@@ -148,6 +171,26 @@ class Engine:
             ConfigError: the configuration has observers, which watch whole runs.
         """
         return Slots.build(self.model, self.components, self.step_function, self.turn, count, length)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Hold the turn, on the model's device, and name whoever fails."""
+        adapter = self.model.adapter
+        blaming = naming_culprits(self.components, adapter, lambda: self.cache)
+        with self.turn, blaming, torch.inference_mode(), current(adapter.device):
+            yield
+
+    def _begun(
+        self, prepared: Prepared, seed: int | Sequence[int] | None, early_stop: bool, watched: bool
+    ) -> tuple[Run, Planner, int]:
+        """Return a run over prompts before its first step, what plans it, and the columns of padding before all rows."""
+        adapter, components, function = self.model.adapter, self.components, self.step_function
+        canvas, layout, room = begin(self.model, components, prepared, seed, function.has_forms, watched)
+        planner = self.planner(layout, early_stop)
+        parts = components.parts(adapter, self.allocated(canvas, planner))
+        canvas, function.recording = self._standing.canvas(canvas), self._standing.shares
+        stop_ids = torch.tensor(self.model.stop_ids, device=adapter.device)
+        return Run(canvas, parts, stop_ids, blocks=components.can.moving), planner, room
 
     def allocated(self, canvas: Canvas, planner: Planner) -> Cache:
         """Return an empty cache of the run's shape; the last run's if it fits."""

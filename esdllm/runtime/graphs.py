@@ -17,9 +17,13 @@ from torch import Tensor
 
 from esdllm.plan import StepPlan
 from esdllm.runtime.canvas import Canvas
+from esdllm.runtime.culprit import innermost
 from esdllm.runtime.parts import Parts, StepInputs
 
 __all__ = ["Capture", "CudaCapture", "StepGraphs", "current"]
+
+_CALLED = ("model", "cache", "attention", "scorer", "sampler", "unmasking")
+"""what a step calls of its parts"""
 
 Step = Callable[[Parts, StepPlan, Canvas, StepInputs], None]
 
@@ -128,7 +132,7 @@ class StepGraphs:
             except torch.OutOfMemoryError:
                 raise  # no component is to blame, and running would need as much
             except RuntimeError as error:
-                self._give_up(error)
+                self._give_up(error, parts)
                 self.step(parts, plan, canvas, inputs)
                 return
         known.replay()
@@ -138,10 +142,11 @@ class StepGraphs:
         self._known.clear()
         self.capture.forget()
 
-    def _give_up(self, error: RuntimeError) -> None:
-        """Go on without recording, and say so: what cannot be recorded can still be run."""
+    def _give_up(self, error: RuntimeError, parts: Parts) -> None:
+        """Go on without recording, and say so and who was to be recorded: what cannot be recorded can still be run."""
         self.forget()
-        self.failure = str(error).splitlines()[0]
+        named = {id(x): f"{name} {type(x).__name__}: " for name in _CALLED if (x := getattr(parts, name))}
+        self.failure = (innermost(error.__traceback__, named) or "") + str(error).splitlines()[0]
         warnings.warn(
             f"a step cannot be recorded as a CUDA graph, and runs without: {self.failure}; a component that waits for the "
             "device or copies from the host is the usual cause. cuda_graphs = false leaves recording out",

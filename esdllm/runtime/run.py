@@ -106,8 +106,7 @@ class Run:
             observer.start(self.canvas.tokens, self.canvas.spec)
         started, compiling = time.perf_counter(), step_function.seconds_compiling
         for step in planner.walk(self._facts):
-            self._block = step.block
-            step_function(self.parts, step.plan, self.canvas, self._inputs(step))
+            self.make(step, step_function)
             self.effort = self.effort.after(step.plan)
             if observers:
                 self._show(step, planner.layout.starts or None, observers)
@@ -117,6 +116,11 @@ class Run:
         self.effort = attrs.evolve(self.effort, seconds=took[0], compile_seconds=took[1])
         for observer in observers:
             observer.end()
+
+    def make(self, step: Step, step_function: StepFunction) -> None:
+        """Make one step."""
+        self._block = step.block
+        step_function(self.parts, step.plan, self.canvas, self._inputs(step))
 
     def _facts(self) -> Facts:
         return self.canvas.facts(self._block, self.stop_ids)

@@ -14,6 +14,7 @@ from esdllm.measure.cost import Kind, step_kind
 from esdllm.plan import Facts, Layout, Step, StepPlan
 from esdllm.planning.schedule import Planner
 from esdllm.runtime.engine import Engine
+from esdllm.runtime.graphs import current
 
 __all__ = ["Clock", "ClockedEngine", "StepTime", "seconds_of"]
 
@@ -77,9 +78,10 @@ class Clock:
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     """Return the seconds that a call takes by the device's own clock: on a GPU the host's has the launch in it."""
     clock = Clock(device)
-    clock.mark("enter")
-    call()
-    clock.mark("leave")
+    with current(device):  # whose stream the events wait for
+        clock.mark("enter")
+        call()
+        clock.mark("leave")
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     (_, _, first), (_, _, second) = clock.marks

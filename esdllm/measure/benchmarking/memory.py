@@ -26,16 +26,25 @@ class MemoryMeter:
             torch.cuda.synchronize(device)
             torch.cuda.reset_peak_memory_stats(device)
             self._before = torch.cuda.memory_allocated(device)
+            self._aside = _set_aside(device)
             return
         give_back()
         self._before = psutil.Process().memory_info().rss
         self._reset = _forget_peak()
 
     def read(self) -> PeakMemory | None:
-        """Return by how much memory was larger at the most than at the beginning; None if the system does not tell."""
+        """Return by how much memory was larger at the most than at the beginning; None if the system does not tell.
+
+        What a CUDA graph computes with counts as held: the allocator sees it while a step is recorded, and not when it is
+        replayed, but gives it to nobody else.
+        """
         if self._device.type == "cuda":
-            grown = torch.cuda.max_memory_allocated(self._device) - self._before
-            return PeakMemory(grown, "growth of torch.cuda.max_memory_allocated")
+            torch.cuda.synchronize(self._device)
+            held = torch.cuda.memory_allocated(self._device) + _set_aside(self._device) - self._aside
+            grown = max(held, torch.cuda.max_memory_allocated(self._device)) - self._before
+            return PeakMemory(
+                grown, "growth of torch.cuda.max_memory_allocated, or of what is held with CUDA graphs' own"
+            )
         peak = _peak() if self._reset else None
         return None if peak is None else PeakMemory(max(0, peak - self._before), "growth of the peak resident size")
 
@@ -58,6 +67,13 @@ class Waiting:
             return int(_SCHEDULER.read_text(encoding="ascii").split()[1])
         except (OSError, ValueError, IndexError):
             return None
+
+
+def _set_aside(device: torch.device) -> int:
+    """Return the bytes of memory pools of CUDA graphs that no tensor lies in: they wait for a replay."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    pools = [one for one in torch.cuda.memory_snapshot() if one["device"] == index and one["segment_pool_id"] != (0, 0)]
+    return sum(one["total_size"] - one["allocated_size"] for one in pools)
 
 
 def _forget_peak() -> bool:

@@ -65,6 +65,15 @@ class Runner(Protocol):
         """Where it computes."""
         ...
 
+    @property
+    def keeps(self) -> bool:
+        """Whether what a run allocates stands until the next one."""
+        ...
+
+    def warm(self) -> None:
+        """Make ready what a run would make once, and later ones not."""
+        ...
+
     def rest(self) -> None:
         """Free what the next run allocates again, so that contenders do not hold it at the same time."""
         ...
@@ -118,9 +127,18 @@ class EngineRunner:
         """Where it computes."""
         return self.engine.model.adapter.device
 
+    @property
+    def keeps(self) -> bool:
+        """Whether a compiled or recorded step may hold the cache's address."""
+        return self.engine.step_function.has_forms
+
+    def warm(self) -> None:
+        """Compile and record the steps of every plan, those too that a run makes once."""
+        self.engine.warm(*self.prompts.shape)
+
     def rest(self) -> None:
-        """Free the cache, unless a compiled step may hold its address."""
-        if not self.contender.config.compile:
+        """Free the cache, unless a step holds it."""
+        if not self.keeps:
             self.engine.close()
 
 
@@ -184,8 +202,16 @@ class BareRunner:
         """Where it computes."""
         return self.model.adapter.device
 
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept but weights: nothing is."""
+        return False
+
+    def warm(self) -> None:
+        """Do nothing: no step is compiled or recorded."""
+
     def rest(self) -> None:
-        """Nothing is kept but weights."""
+        """Do nothing: no cache is kept."""
 
 
 def _whole(made: Sample, planning: float, decided: int) -> Sample:

@@ -58,7 +58,7 @@ def bench(
         model, weights = setting.load(catalogue), setting.weights(catalogue).bytes
         runners = [runner(contender, setting, model, catalogue) for contender in contenders]
         costings = [one.costing(weights) for one in runners]
-        warm = [decoded(one, tell) for one in runners]
+        warm = [decoded(one, tell, warming=True) for one in runners]
         samples: list[list[Sample]] = [[] for _ in runners]
         for number in turns(len(runners), rounds):
             samples[number].append(decoded(runners[number], tell))
@@ -77,11 +77,16 @@ def turns(contenders: int, rounds: int) -> Iterator[int]:
         yield from ((turn + place) % contenders for place in range(contenders))
 
 
-def decoded(one: Runner, tell: Callable[[str], None]) -> Sample:
-    """Return a run, with the memory that it took and how much it waited for a processor."""
+def decoded(one: Runner, tell: Callable[[str], None], warming: bool = False) -> Sample:
+    """Return a run, with the memory that it took and how much it waited for a processor.
+
+    The first one, `warming`, tells the memory of a contender that keeps it until the next; of others it is not measured then.
+    """
     meter, waiting = MemoryMeter(one.device), Waiting()
-    sample = one.run()
-    sample = attrs.evolve(sample, waiting=waiting.read(), memory=meter.read())
+    sample = attrs.evolve(one.run(), waiting=waiting.read())
+    if warming:
+        one.warm()
+    sample = attrs.evolve(sample, memory=meter.read() if one.keeps or not warming else None)
     one.rest()
     tell(one.contender.name)
     return sample
@@ -134,7 +139,7 @@ def timing(
         committed=last.committed,
         compile_seconds=first.compile_seconds,
         flops=costing.run((step.plan, step.weight) for step in last.steps),
-        memory=max((s.memory for s in samples if s.memory), key=lambda found: found.bytes, default=None),
+        memory=max((s.memory for s in (first, *samples) if s.memory), key=lambda found: found.bytes, default=None),
         kinds=_kinds(samples, costing),
         between_milliseconds=quartiles(between),
         waiting=statistics.median(waits) if waits else None,
