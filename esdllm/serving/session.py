@@ -17,7 +17,7 @@ from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.serving.intake import Intake, TakenRequest
 from esdllm.serving.requests import FinishReason, Request, Update
-from esdllm.serving.scheduler import Policy, Scheduler, WidestFirst
+from esdllm.serving.scheduler import Admission, InOrder, Policy, RefreshesTogether, Scheduler
 from esdllm.serving.state import SessionState
 from esdllm.serving.worker import Worker
 
@@ -70,9 +70,13 @@ class Session:
         length: int | None = None,
         max_queue: int = 64,
         policy: Policy | None = None,
+        admission: Admission | None = None,
         catalogue: Catalogue | None = None,
     ) -> Session:
         """Return a session whose thread runs, with `slots` of `length` columns; as many as the model's context if not told.
+
+        `policy` says whose steps go first, `admission` who takes a slot that is free; if not told,
+        refreshes are made together, and requests admitted in order.
 
         Raises:
             InputError: no slot, or one longer than the model's context; a queue of negative length.
@@ -80,7 +84,7 @@ class Session:
             ConfigError: the configuration has observers.
         """
         length = engine.model.spec.context if length is None else length
-        scheduler = Scheduler(slots=slots, max_queue=max_queue, policy=policy or WidestFirst())
+        scheduler = Scheduler(slots, max_queue, policy or RefreshesTogether(), admission or InOrder())
         worker = Worker(engine, engine.slots(slots, length), scheduler)
         session = cls(engine, length, worker, Intake(engine, length, catalogue or Catalogue.load()))
         session._thread.start()
