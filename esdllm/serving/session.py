@@ -8,11 +8,13 @@ Every answer is that of `Engine.generate` for its prompt alone, whatever comes a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from threading import Condition, Thread
 from types import TracebackType
 
 from esdllm.errors import ClosedError
+from esdllm.foreign import reason
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.serving.intake import Intake, TakenRequest
@@ -22,6 +24,8 @@ from esdllm.serving.state import SessionState
 from esdllm.serving.worker import Worker
 
 __all__ = ["Session", "Ticket"]
+
+_log = logging.getLogger(__name__)
 
 
 class Ticket:
@@ -146,13 +150,17 @@ class Session:
         self.close()
 
     def _run(self) -> None:
+        why = "the session was closed"
         try:
             while self._take_in():
                 self._worker.tick()
+        except BaseException as error:  # which nobody waits for in this thread
+            _log.critical("the session ends, since its thread failed", exc_info=error)
+            why = f"the session ended by a fault of its own, {reason(error)},"
         finally:
             with self._changed:
                 self._draining = True
-            self._worker.close(ClosedError("the session was closed before this answer was complete"))
+            self._worker.close(ClosedError(f"{why} before this answer was complete"))
 
     def _take_in(self) -> bool:
         """Take what has come from other threads, waiting where there is nothing to do; return whether to go on."""

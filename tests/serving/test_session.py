@@ -20,6 +20,7 @@ from esdllm import Catalogue, DecodeConfig, Engine, EsdllmError, Generation, Num
 from esdllm.config import merge
 from esdllm.errors import ClosedError, ConfigError, ContextError, InputError, QueueFullError
 from esdllm.serving.requests import Completion, FinishReason, Request, Update
+from esdllm.serving.scheduler import OldestFirst
 from esdllm.serving.session import Session, Ticket
 from esdllm_models.transformer import Transformer
 
@@ -348,6 +349,33 @@ def test_a_listener_that_fails_loses_its_request_and_no_other(engine: Engine, se
     _, told = ask(session, prompt="Hello")
     assert [told.completion.text] == alone(engine, "Hello").text
     assert session.state().finished[FinishReason.CANCELLED] == 1
+
+
+def test_a_fault_of_the_session_itself_ends_all_requests_and_says_so(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(OldestFirst):
+        def choose(self, rows: Any) -> Any:
+            raise ZeroDivisionError("no policy of ours")
+
+    session = Session.open(engine, slots=2, length=96, policy=Failing())
+    _, told = ask(session, prompt="Hello")
+    assert "a fault of its own, no policy of ours" in str(told.completion.error)
+    assert session.join(10)
+    assert "its thread failed" in caplog.text
+    with pytest.raises(ClosedError):
+        ask(session, prompt="Hello")
+
+
+def test_a_listener_may_ask_the_session_for_more(engine: Engine, session: Session) -> None:
+    inner = Told()
+
+    def asking(update: Update) -> None:
+        if update.completion is not None:
+            session.submit(Request(prompt="Hello"), inner)
+
+    session.submit(Request(prompt="Hello"), asking)
+    assert [inner.completion.text] == alone(engine, "Hello").text
 
 
 # ------------------------------------------------------------------------------------------------------------- under traffic
