@@ -360,7 +360,7 @@ def test_a_fault_of_the_session_itself_ends_all_requests_and_says_so(
 
     session = Session.open(engine, slots=2, length=96, policy=Failing())
     _, told = ask(session, prompt="Hello")
-    assert "a fault of its own, no policy of ours" in str(told.completion.error)
+    assert "a fault of its own, ZeroDivisionError: no policy of ours" in str(told.completion.error)
     assert session.join(10)
     assert "its thread failed" in caplog.text
     with pytest.raises(ClosedError):
