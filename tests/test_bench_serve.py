@@ -42,6 +42,7 @@ from esdllm.measure.benchmarking.serving import (
     static_batches,
 )
 from esdllm.measure.benchmarking.serving.plots import plot_serving
+from esdllm.serving.requests import Completion, FinishReason, Request, Update
 from esdllm.serving.session import Session
 from esdllm.testing.models import tiny_model
 
@@ -231,19 +232,29 @@ def some(count: int) -> list[Wanted]:
 
 
 class Held:
-    """A target that answers the oldest of what is under way once that is as much as can be."""
+    """A target that answers the oldest of what is under way a moment after that is as much as can be."""
 
     def __init__(self, concurrency: int, left: int) -> None:
         self._concurrency, self._left = concurrency, left
         self._held: list[Pending] = []
+        self._lock = threading.Lock()
         self.most = 0
 
     def send(self, wanted: Wanted, pending: Pending) -> None:
-        self._held.append(pending)
-        self.most = max(self.most, len(self._held))
-        while self._held and len(self._held) >= min(self._concurrency, self._left):
+        with self._lock:
+            self._held.append(pending)
+            self.most = max(self.most, len(self._held))
+            self._answer_soon()
+
+    def _answer_soon(self) -> None:
+        if self._held and len(self._held) == min(self._concurrency, self._left):
+            threading.Timer(0.01, self._answer).start()
+
+    def _answer(self) -> None:
+        with self._lock:
             self._left -= 1
-            self._held.pop(0).end(tokens=wanted.max_tokens)
+            self._held.pop(0).end()
+            self._answer_soon()
 
 
 @pytest.mark.parametrize("concurrency", [1, 3, 12, 50])
@@ -270,7 +281,18 @@ def test_a_target_that_holds_the_sender_up_hides_no_waiting():
 
     found = drive(Holding(), some(4), Load(rate=1000.0, burst=4))
     assert [one.asked for one in found] == [0.0] * 4
-    assert [round(one.latency / 0.05) for one in found] == [1, 2, 3, 4]
+    assert all(one.latency >= 0.05 * number for number, one in enumerate(found, 1))
+
+
+def test_the_first_text_is_the_first():
+    ended: SimpleQueue[Answered] = SimpleQueue()
+    times = iter([3.0, 5.0, 8.0])
+    pending = Pending(1.0, lambda: next(times), ended)
+    pending.text()
+    pending.text()
+    pending.end(tokens=2)
+    found = ended.get()
+    assert (found.first_latency, found.latency) == (2.0, 4.0)
 
 
 def test_driving_tells_of_every_request_and_wants_one():
@@ -327,6 +349,12 @@ def test_slots_are_busy_for_the_share_of_their_time_in_which_rows_run():
     assert RUN.slots_busy() == pytest.approx(11 / 20)
     assert RUN.slots_busy(backlog=True) == 1.0
     assert [(one.at, one.running, one.waiting) for one in RUN.moments() if 0.5 < one.at < 2.5][-1] == (2.0, 2, 0)
+
+
+def test_two_clocks_make_no_slot_busier_than_it_can_be():
+    run = ServeRun("slots", Load(rate=1.0), 1, (answered(0.0, 0.0, 1.01), answered(0.0, 1.0, 1.0)))
+    assert run.slots_busy() == 1.0
+    assert {one.running for one in run.moments()} == {0, 1}
 
 
 def test_a_server_s_slots_are_as_busy_as_its_metrics_say():
@@ -458,6 +486,21 @@ def test_static_batches_take_what_has_come_and_last_as_long_as_their_longest(eng
     assert found[4].queued > found[1].queued > 0
 
 
+@pytest.mark.parametrize(("early_stop", "tokens"), [(False, [9, 40]), (True, [2, 2])])
+def test_static_answers_count_as_those_in_slots(early_stop, tokens):
+    """As if both answers had ended after two tokens, one of which was to have 9."""
+
+    class Scripted(StaticBatches):
+        @contextmanager
+        def _decoding(self, gen_length: int) -> Iterator[Any]:
+            yield SimpleNamespace(generate=lambda prompts, seed: SimpleNamespace(answers=[[5, 6]] * len(prompts)))
+
+    target = Scripted(SimpleNamespace(config=SimpleNamespace(early_stop=early_stop)), 1, None)
+    found = drive(target, [Wanted([1], 9), Wanted([1], 40)], Load(concurrency=1))
+    target.close()
+    assert [one.tokens for one in found] == tokens
+
+
 def test_static_batches_that_are_closed_decode_no_more_than_the_batch_that_has_begun(engine, catalogue):
     target, ended = _Recorded(engine, 2, catalogue), SimpleQueue()
     for number in range(9):
@@ -473,6 +516,32 @@ def test_a_batch_that_fails_is_an_error_of_each_of_its_rows(engine, catalogue):
     with static_batches(engine, 4, catalogue) as target:
         found = drive(target, [Wanted([engine.model.spec.mask_id], 4)] * 3, Load(rate=1e6, burst=3))
     assert [one.error for one in found] == ["InputError"] * 3
+
+
+@pytest.mark.parametrize(("whole", "tokens"), [(True, 40), (False, 2)])
+def test_a_whole_answer_s_length_counts_and_of_others_what_comes_before_the_end(whole, tokens):
+    """As if an answer had ended after two of its 40 tokens."""
+    completion = Completion(FinishReason.STOP, "a b", (5, 6), (), 3, 40, 0.5, 1.5)
+
+    class Scripted:
+        def submit(self, request: Request, listener: Callable[[Update], None]) -> None:
+            assert (request.settings, request.stream, request.seed) == ({"gen_length": 40}, True, 7)
+            listener(Update("a", tokens=(5,)))
+            listener(Update(" b", tokens=(6,), completion=completion))
+
+    (found,) = drive(SessionTarget(Scripted(), whole), [Wanted([1, 2, 3], 40, 7)], Load(concurrency=1))
+    assert (found.tokens, found.queued, found.busy, found.error) == (tokens, 0.5, 1.5, None)
+    assert found.first is not None
+
+
+@pytest.mark.parametrize("reason", [FinishReason.CANCELLED, FinishReason.DEADLINE, FinishReason.ERROR])
+def test_an_answer_that_was_cut_off_is_an_error(reason):
+    class Scripted:
+        def submit(self, request: Request, listener: Callable[[Update], None]) -> None:
+            listener(Update("", completion=Completion(reason, "", (), (), 3, 40, 0.5, 1.5)))
+
+    (found,) = drive(SessionTarget(Scripted()), [Wanted([1, 2, 3], 40)], Load(concurrency=1))
+    assert (found.error, found.first) == (reason.value, None)
 
 
 def test_a_prompt_that_cannot_be_decoded_is_refused_before_anything_is_measured(engine, catalogue):
