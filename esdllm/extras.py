@@ -15,12 +15,14 @@ __all__ = ["esdllm_commands"]
 
 @hookimpl
 def esdllm_commands() -> Mapping[str, Callable[..., Any]]:
-    """Offer `esdllm tune` and `esdllm lm-eval`; without their extra they say how to install it."""
+    """Offer `esdllm tune`, `esdllm lm-eval` and `esdllm serve`; without their extra they say how to install it."""
     from esdllm.cli.command import command, needing
     from esdllm.cli.harness import lm_eval, passing_on
+    from esdllm.cli.serve import Serve
     from esdllm.cli.tune import Tune
 
     return {
         "tune": needing(["optuna"], "tune", command(Tune)),
         "lm-eval": passing_on("lm-eval", needing(["lm_eval"], "eval", lm_eval)),
+        "serve": needing(["prometheus_client", "starlette", "uvicorn"], "serve", command(Serve)),
     }

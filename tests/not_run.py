@@ -13,6 +13,7 @@ NOT_RUN: dict[str, tuple[str, ...]] = {
         "python3 -m venv .venv && .venv/bin/pip install .",
         "source .venv/bin/activate",
         'pip install "esdllm[eval]"',
+        'pip install "esdllm[serve]"',
         'pip install "lm-eval[math]"',
         'pip install "esdllm[tune]"',
         "pip install ./examples/plugins/esdllm-example-recency",
@@ -45,7 +46,11 @@ NOT_RUN: dict[str, tuple[str, ...]] = {
         "python tools/train_tiny/",
         "esdllm eval -m models/esdllm_models/tiny/llada --count 0 --json > scores.json",
     ),
-    "it needs a server that runs: tests/test_bench_serve.py measures one": (
+    "it serves until a signal ends it: tests/serving/test_serve_command.py runs it": (
+        "esdllm serve --model GSAI-ML/LLaDA-8B-Instruct",
+    ),
+    "it needs a server that runs: tests/test_bench_serve.py measures one, tests/serving/ ask one": (
+        "curl http://127.0.0.1:8000/v1/",
         "esdllm bench serve --url http://127.0.0.1:8000 --rate 1 --rate 2 --rate 4 --requests 100 --plot load.png",
     ),
     "it downloads, or needs a GPU": (

@@ -42,6 +42,7 @@ EXTRAS = {
     "parquet": ("pyarrow",),
     "eval": ("lm_eval", "pyarrow"),
     "testing": ("hypothesis",),
+    "serve": ("prometheus_client", "starlette", "uvicorn"),
 }
 """what each extra that an example may need brings"""
 

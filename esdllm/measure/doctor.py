@@ -34,6 +34,9 @@ EXTRAS: Mapping[str, tuple[str, str]] = {
     "matplotlib": ("plot", "pictures: --plot, esdllm analyze --out"),
     "optuna": ("tune", "esdllm tune"),
     "lm-eval": ("eval", "esdllm lm-eval"),
+    "starlette": ("serve", "esdllm serve"),
+    "uvicorn": ("serve", "esdllm serve"),
+    "prometheus-client": ("serve", "esdllm serve"),
     "xformers": ("xformers", "the attention backend xformers"),
 }
 """Optional package: the extra that brings it, and what it is for."""

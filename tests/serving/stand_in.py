@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from threading import Event, Thread
 from typing import Any
 
@@ -28,6 +29,9 @@ class StandInState:
     prompt_tokens: int = 0
     generation_tokens: int = 0
     stuck_for: float = 0.0
+    busy: float = 0.0
+    draining: bool = False
+    finished: Mapping[FinishReason, int] = attrs.field(factory=dict)
 
 
 @attrs.define(eq=False)
@@ -50,13 +54,14 @@ class StandIn:
     text: str = TEXT
     pause: float = 0.0
     most: int = 8
-    length: int = 128
+    length: int = 1024
     fails: EsdllmError | None = None
     """what every answer ends with after two words"""
     refuses: Exception | None = None
     """what `submit` raises"""
     opened: Event = attrs.field(factory=Event)
     """answers begin once it is set"""
+    finished: Counter[FinishReason] = attrs.field(factory=Counter)
     tickets: list[StandInTicket] = attrs.field(factory=list)
     told: StandInState = attrs.field(factory=StandInState)
     draining: bool = False
@@ -90,19 +95,28 @@ class StandIn:
         return sum(not ticket.ended.is_set() for ticket in self.tickets)
 
     def state(self) -> StandInState:
-        return attrs.evolve(self.told, running=self.busy)
+        return attrs.evolve(self.told, running=self.busy, draining=self.draining, finished=dict(self.finished))
 
     def drain(self) -> None:
         self.draining = True
 
+    def close(self, timeout: float | None = None) -> bool:
+        self.drain()
+        self.fails = ClosedError("the session was closed before this answer was complete")
+        for ticket in self.tickets:
+            ticket.cancel()
+        return True
+
     def _answer(self, ticket: StandInTicket, listener: Callable[[Update], None]) -> None:
-        self.opened.wait()
+        while not (self.opened.wait(0.01) or ticket.cancelled.is_set()):
+            pass
         started, said = time.monotonic(), ""
         tokens: list[int] = []
         reason, error = FinishReason.STOP, None
         for word, ids in self._words(ticket.request):
             if ticket.cancelled.wait(self.pause):
-                reason = FinishReason.CANCELLED
+                reason = FinishReason.CANCELLED if self.fails is None else FinishReason.ERROR
+                error = self.fails
                 break
             if self.fails is not None and len(tokens) >= 2:
                 reason, error = FinishReason.ERROR, self.fails
@@ -111,14 +125,18 @@ class StandIn:
                 reason = FinishReason.LENGTH
                 break
             said, tokens = said + word, [*tokens, *ids]
-            update = Update(word, tokens=tuple(ids), logprobs=(-0.5,) * len(ids))
-            listener(update._replace(draft="perhaps", frame=self.shown) if ticket.request.drafts else update)
+            update = Update(word, tokens=tuple(ids), logprobs=(-0.5,) * len(ids) if ticket.request.logprobs else ())
+            if ticket.request.stream:
+                listener(update._replace(draft="perhaps", frame=self.shown) if ticket.request.drafts else update)
         taken = time.monotonic() - started
+        self.finished[reason] += 1
         ticket.ended.set()
+        logprobs = (-0.5,) * len(tokens) if ticket.request.logprobs else ()
         completion = Completion(
-            reason, said, tuple(tokens), (-0.5,) * len(tokens), ticket.prompt_tokens, len(tokens), 0.0, taken, error
+            reason, said, tuple(tokens), logprobs, ticket.prompt_tokens, len(tokens), 0.0, taken, error
         )
-        listener(Update("", completion=self.ends or completion))
+        last = Update("", completion=self.ends or completion)
+        listener(last if ticket.request.stream else last._replace(new=said, tokens=tuple(tokens), logprobs=logprobs))
 
     def _words(self, request: Request) -> Iterator[tuple[str, list[int]]]:
         codec = self.engine.model.codec

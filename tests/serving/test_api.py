@@ -11,7 +11,7 @@ from stand_in import StandIn, chat
 
 from esdllm.errors import InputError, NumericsError
 from esdllm.serving import page
-from esdllm.serving.api import Limits
+from esdllm.serving.api import RequestLimits
 from esdllm.serving.api.keys import read_keys
 
 POSTS = ("/v1/chat/completions", "/v1/completions", "/v1/fim/completions")
@@ -27,7 +27,7 @@ def test_the_model_is_listed_and_told_of(app: Any) -> None:
         "object": "model",
         "created": 0,
         "owned_by": "esdllm",
-        "max_model_len": 128,
+        "max_model_len": 1024,
     }
     assert call(app(), "GET", "/v1/models/small").json["id"] == "small"
 
@@ -106,7 +106,7 @@ def test_every_answer_has_an_id_of_its_own(app: Any) -> None:
 
 
 def test_health_tells_live_and_ready_apart(app: Any, stand_in: StandIn) -> None:
-    served = app(limits=Limits(stuck_seconds=5))
+    served = app(limits=RequestLimits(stuck_seconds=5))
     assert call(served, "GET", "/health").json == call(served, "GET", "/health/ready").json == {"status": "ready"}
     stand_in.told.stuck_for = 6.0
     for path, status, told in (
@@ -261,10 +261,14 @@ class TestLog:
         }
         assert (entry["prompt_tokens"], entry["completion_tokens"]) == (found.json["usage"]["prompt_tokens"], 8)
         assert entry["finish_reasons"] == ["length", "length"]
-        assert 0 <= entry["first_token_seconds"] <= entry["seconds"]
+        assert entry["first_token_seconds"] is None
         written = json.dumps(entry)
         assert "What is" not in written
         assert "one two" not in written
+
+    def test_of_a_stream_it_tells_when_its_first_token_came(self, app: Any, log: list[Any]) -> None:
+        post(app(), POSTS[0], chat(stream=True))
+        assert 0 <= log[0]["first_token_seconds"] <= log[0]["seconds"]
 
     def test_text_is_logged_if_that_is_asked_for(self, app: Any, log: list[Any]) -> None:
         post(app(log_text=True), POSTS[1], {"model": "small", "prompt": ["a", "b"], "n": 2, "max_tokens": 2})
@@ -306,7 +310,7 @@ class TestMetrics:
         stand_in.told.forwards, stand_in.told.refreshes, stand_in.told.generation_tokens = 10, 2, 25
         stand_in.told.prompt_tokens, stand_in.told.waiting = 7, 3
         post(served, POSTS[0], chat(n=3, max_tokens=2))
-        post(served, POSTS[0], chat(max_tokens=None))
+        post(served, POSTS[0], chat(max_tokens=None, stream=True))
         post(served, POSTS[0], chat(temperature=9))
         found = self.read(served)
         wanted = {
@@ -314,7 +318,7 @@ class TestMetrics:
             "num_requests_waiting": 3,
             "prompt_tokens_total": 7,
             "generation_tokens_total": 25,
-            "time_to_first_token_seconds_count": 4,
+            "time_to_first_token_seconds_count": 1,
             "e2e_request_latency_seconds_count": 4,
             "request_queue_time_seconds_count": 4,
             "request_success_total finished_reason=length": 3,
@@ -331,5 +335,5 @@ class TestMetrics:
     def test_two_servers_in_a_process_count_apart(self, app: Any) -> None:
         first, second = app(), app()
         post(first, POSTS[0], chat())
-        assert self.read(first)["esdllm:request_success_total finished_reason=stop"] == 1
-        assert self.read(second)["esdllm:request_success_total finished_reason=stop"] == 0
+        assert self.read(first)["esdllm:e2e_request_latency_seconds_count"] == 1
+        assert self.read(second)["esdllm:e2e_request_latency_seconds_count"] == 0

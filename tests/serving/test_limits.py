@@ -17,7 +17,7 @@ from stand_in import StandIn, chat
 
 from esdllm import ConfigError, EsdllmError, InputError, PluginError, UnavailableError
 from esdllm.errors import ClosedError, ContextError
-from esdllm.serving.api import Limits, Service, create_app
+from esdllm.serving.api import RequestLimits, Service, create_app
 from esdllm.serving.api.protocol import GuardedProtocol
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -121,7 +121,9 @@ def test_a_packed_body_is_refused(app: Any, coding: str) -> None:
 class TestLongBodies:
     def test_one_that_says_so_is_not_read(self, app: Any) -> None:
         for told in ("101", "9" * 4000):
-            found = call(app(limits=Limits(body=100)), "POST", CHAT, [b"x", b"y"], {**JSON, "content-length": told})
+            found = call(
+                app(limits=RequestLimits(body=100)), "POST", CHAT, [b"x", b"y"], {**JSON, "content-length": told}
+            )
             assert (found.status, found.error["code"]) == (413, "request_too_large")
             assert found.headers["connection"] == "close"
 
@@ -133,12 +135,17 @@ class TestLongBodies:
                 read.append(number)
                 yield b"x" * 10
 
-        found = _call_lazily(app(limits=Limits(body=100)), parts())
+        found = _call_lazily(app(limits=RequestLimits(body=100)), parts())
         assert (found, len(read)) == (413, 11)
 
     def test_one_of_just_the_limit_is_read(self, app: Any) -> None:
-        assert call(app(limits=Limits(body=len(SOUND))), "POST", CHAT, [SOUND[:5], SOUND[5:]], JSON).status == 200
-        assert call(app(limits=Limits(body=len(SOUND) - 1)), "POST", CHAT, [SOUND[:5], SOUND[5:]], JSON).status == 413
+        assert (
+            call(app(limits=RequestLimits(body=len(SOUND))), "POST", CHAT, [SOUND[:5], SOUND[5:]], JSON).status == 200
+        )
+        assert (
+            call(app(limits=RequestLimits(body=len(SOUND) - 1)), "POST", CHAT, [SOUND[:5], SOUND[5:]], JSON).status
+            == 413
+        )
 
 
 def _call_lazily(app: Any, parts: Any) -> int:
@@ -261,7 +268,7 @@ class TestSlowClients:
 
     @pytest.mark.parametrize("length", ["content-length: 100", "transfer-encoding: chunked"])
     def test_a_body_that_does_not_come_is_not_waited_for(self, serve: Any, length: str) -> None:
-        with connect(serve(limits=Limits(body_seconds=0.15))) as at:
+        with connect(serve(limits=RequestLimits(body_seconds=0.15))) as at:
             at.sendall(f"{HEAD}{length}\r\n\r\n".encode())
             status, body = answer(at)
             assert (status, body["error"]["code"]) == (408, "timeout")
@@ -296,7 +303,7 @@ class TestSockets:
 
     @pytest.mark.parametrize("length", ["content-length: 1000000", "transfer-encoding: chunked"])
     def test_a_body_that_is_too_long_is_refused_before_its_end(self, serve: Any, length: str) -> None:
-        with connect(serve(limits=Limits(body=1000))) as at:
+        with connect(serve(limits=RequestLimits(body=1000))) as at:
             at.sendall(f"{HEAD}{length}\r\n\r\n".encode())
             if "chunked" in length:
                 at.sendall(b"3e9\r\n" + b"x" * 1001 + b"\r\n")

@@ -14,7 +14,8 @@ from stand_in import TEXT as SAID
 from stand_in import StandIn, chat, until
 
 from esdllm.errors import NumericsError
-from esdllm.serving.api import Limits
+from esdllm.serving.api import RequestLimits
+from esdllm.serving.api.protocol import GuardedProtocol
 from esdllm.serving.api.rows import Rows
 from esdllm.serving.requests import Completion, FinishReason, Request, Update
 from esdllm.use.frames import Frame
@@ -94,7 +95,7 @@ def test_a_stream_that_fails_ends_with_an_error_event(app: Any, stand_in: StandI
 def test_an_answer_whose_time_is_over_says_so(app: Any, stand_in: StandIn) -> None:
     end = Completion(FinishReason.DEADLINE, " one", (1,), (-0.1,), 5, 1, 0.0, 1.0)
     stand_in.ends = end
-    served = app(limits=Limits(request_seconds=2.5))
+    served = app(limits=RequestLimits(request_seconds=2.5))
     choice = post(served, CHAT, chat()).json["choices"][0]
     assert (choice["finish_reason"], choice["esdllm"]) == ("length", {"finish_reason": "deadline"})
     assert stand_in.tickets[0].request.timeout == 2.5
@@ -164,7 +165,9 @@ class TestSockets:
 
     def test_a_silent_stream_says_that_it_lives(self, serve: Any, stand_in: StandIn) -> None:
         stand_in.opened.clear()
-        with httpx.stream("POST", serve(limits=Limits(silent_seconds=0.02)) + CHAT, json=chat(stream=True)) as found:
+        with httpx.stream(
+            "POST", serve(limits=RequestLimits(silent_seconds=0.02)) + CHAT, json=chat(stream=True)
+        ) as found:
             lines = found.iter_lines()
             assert ":" in [next(lines) for _ in range(8)]
             stand_in.opened.set()
@@ -190,19 +193,32 @@ class TestSockets:
         until(lambda: log)
         assert (log[0]["status"], log[0]["finish_reasons"]) == (200 if stream else 499, ["cancelled"] * 2)
 
-    def test_a_client_that_reads_nothing_is_left(self, serve: Any, stand_in: StandIn) -> None:
+    @staticmethod
+    def begun(address: str) -> Any:
+        """Return a stream of megabytes of which nothing is read."""
+        return httpx.stream("POST", address + TEXT, json={**BODIES[TEXT], "n": 4, "max_tokens": 500}, timeout=10)
+
+    def test_a_client_that_reads_nothing_is_left(
+        self, serve: Any, stand_in: StandIn, log: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(GuardedProtocol, "read_seconds", 0.1)
         stand_in.text = f" {'x' * 30_000}" * 100
-        with (
-            httpx.Client() as client,
-            client.stream(
-                "POST", serve(limits=Limits(write_seconds=0.1)) + TEXT, json={**BODIES[TEXT], "n": 4, "max_tokens": 500}
-            ) as found,
-        ):
-            assert found.status_code == 200
-            until(lambda: all(ticket.ended.is_set() for ticket in stand_in.tickets))
-            time.sleep(0.3)
-            with pytest.raises(httpx.RemoteProtocolError):
+        stand_in.pause = 0.005
+        with self.begun(serve()) as found:
+            until(lambda: log)
+            with pytest.raises(httpx.HTTPError):
                 found.read()
+        assert all(ticket.cancelled.is_set() for ticket in stand_in.tickets)
+
+    def test_one_that_reads_slowly_is_not(self, serve: Any, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(GuardedProtocol, "read_seconds", 0.1)
+        stand_in.text = f" {'x' * 30_000}" * 60
+        with self.begun(serve()) as found:
+            came = 0
+            for part in found.iter_raw(2**20):
+                came += len(part)
+                time.sleep(0.05)
+        assert came > 4 * 60 * 30_000
 
 
 def test_the_client_of_openai_reads_all_of_it(serve: Any, stand_in: StandIn) -> None:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from esdllm.serving.api.app import create_app
-from esdllm.serving.api.service import Limits, Service
+from esdllm.serving.api.service import RequestLimits, Service
 
-__all__ = ["Limits", "Service", "create_app"]
+__all__ = ["RequestLimits", "Service", "create_app"]

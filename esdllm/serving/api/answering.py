@@ -81,12 +81,12 @@ async def _no_more() -> Message:
 def _noted(call: Call, rows: Rows, with_text: bool) -> dict[str, Any]:
     """Return what the log says of what was decoded."""
     ends = [rows.completions.get(row) for row in range(len(rows.requests))]
-    done = [end for end in ends if end is not None]
+    done, usage = [end for end in ends if end is not None], call.usage(rows.completions)
     noted: dict[str, Any] = {
         "stream": call.asked.stream,
         "rows": len(rows.requests),
-        "prompt_tokens": call.usage(rows.completions)["prompt_tokens"],
-        "completion_tokens": rows.tokens,
+        "prompt_tokens": rows.prompt_tokens(call.asked.n),
+        "completion_tokens": usage["completion_tokens"] if len(done) == len(ends) else rows.tokens,
         "finish_reasons": [end.finish_reason.value if end else "cancelled" for end in ends],
         "first_token_seconds": rows.first,
         "queued_seconds": max((end.queued for end in done), default=None),

@@ -169,12 +169,15 @@ class Asked:
         """Tokens to generate, if that is asked for."""
         return self.max_tokens
 
+    def sampling(self) -> dict[str, Any]:
+        """Return what differs from the server's sampler."""
+        options = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k")}
+        given = {name: value for name, value in options.items() if value is not None}
+        return {"sampler": given} if given else {}
+
     def settings(self) -> dict[str, Any]:
         """Return what differs from the server's configuration."""
-        sampler = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k")}
-        given = {name: value for name, value in sampler.items() if value is not None}
-        length = {} if self.length is None else {"gen_length": self.length}
-        return {**length, **({"sampler": given} if given else {})}
+        return {**({} if self.length is None else {"gen_length": self.length}), **self.sampling()}
 
     def seeds(self, first: int) -> range:
         """Return n seeds that follow each other, from the one that was given, else from `first`."""
@@ -222,9 +225,9 @@ class AskedInfill(Asked):
         super().__attrs_post_init__()
         if (self.prompt is None) is (self.template is None):
             raise invalid("prompt", "give either a prompt, with a suffix or without, or a template with blanks")
-        for name in ("suffix", "max_tokens"):
-            if self.template is not None and getattr(self, name) is not None:
-                raise invalid(name, "it goes with a prompt; the blanks of a template say how long they are")
+        for name in ("suffix", "max_tokens", "stop"):
+            if self.template is not None and getattr(self, name):
+                raise invalid(name, "it goes with a prompt; the blanks of a template are as long as they say")
         if self.seed is not None and self.random_seed is not None:
             raise invalid("random_seed", "it is another name of seed; give one of them")
 

@@ -11,7 +11,7 @@ from esdllm.errors import InputError, brief
 from esdllm.serving.api.asked import Asked, read_chat, read_completion, read_infill
 from esdllm.serving.api.errors import ApiError
 from esdllm.serving.api.service import Service
-from esdllm.serving.api.writing import ChatWriter, InfillWriter, TextWriter, Writer
+from esdllm.serving.api.writing import Blanks, ChatWriter, InfillWriter, TextWriter, Writer
 from esdllm.serving.requests import Completion, Request
 from esdllm.use.blanks import Template, parse_template
 
@@ -27,59 +27,62 @@ class Call:
     """n of each prompt, one after the other"""
     writers: tuple[Writer, ...]
     """one a request"""
-    logprobs: bool = False
 
     def usage(self, completions: Mapping[int, Completion]) -> dict[str, int]:
         """Return the tokens of all rows, each prompt counted once."""
         prompts = sum(completion.prompt_tokens for row, completion in completions.items() if row % self.asked.n == 0)
-        new = sum(len(completion.tokens) for completion in completions.values())
+        new = sum(self.writers[row].generated(completion) for row, completion in completions.items())
         return {"prompt_tokens": prompts, "completion_tokens": new, "total_tokens": prompts + new}
 
 
 def chat_call(service: Service, given: dict[str, Any]) -> Call:
     """Return what a body of /v1/chat/completions asks for."""
     asked = read_chat(given)
-    request = Request(prompt=list(asked.messages), settings=asked.settings())
-    return _call(
-        service, asked, [request], lambda row: ChatWriter(row, service.speller, asked.logprobs), asked.logprobs
-    )
+    request = Request(prompt=list(asked.messages), settings=asked.settings(), stop=asked.stop, logprobs=asked.logprobs)
+    return _call(service, asked, [request], lambda row: ChatWriter(row, service.speller, asked.logprobs))
 
 
 def completion_call(service: Service, given: dict[str, Any]) -> Call:
     """Return what a body of /v1/completions asks for."""
     asked = read_completion(given)
-    logprobs, settings = asked.logprobs is not None, asked.settings()
-    requests = [Request(prompt=prompt, chat=False, settings=settings) for prompt in asked.prompt]
-    return _call(service, asked, requests, lambda row: TextWriter(row, service.speller, logprobs), logprobs)
+    logprobs = asked.logprobs is not None
+    request = Request(prompt="", chat=False, settings=asked.settings(), stop=asked.stop, logprobs=logprobs)
+    requests = [attrs.evolve(request, prompt=prompt) for prompt in asked.prompt]
+    return _call(service, asked, requests, lambda row: TextWriter(row, service.speller, logprobs))
 
 
 def infill_call(service: Service, given: dict[str, Any]) -> Call:
     """Return what a body of /v1/fim/completions asks for."""
-    asked, model = read_infill(given), service.session.engine.model
-    settings = asked.settings()
+    asked, engine = read_infill(given), service.session.engine
+    model, prompt = engine.model, asked.prompt or ""
     if asked.template is None and not asked.suffix:
-        request = Request(prompt=asked.prompt or "", chat=False, settings=settings)
-        return _call(service, asked, [request], lambda row: ChatWriter(row, service.speller, False))
+        request = Request(prompt=prompt, chat=False, settings=asked.settings(), stop=asked.stop)
+        return _call(service, asked, [request], lambda row: ChatWriter(row, service.speller, logprobs=False))
+    if model.codec is None:
+        raise InputError(f"text needs a tokenizer: {model.codec_error or 'this model has none'}")
     if asked.template is not None:
         template = parse_template(asked.template)
     else:
-        length = asked.length or service.session.engine.config.gen_length
-        template = Template((asked.prompt or "", asked.suffix or ""), (length,))
-    if model.codec is None:
-        raise InputError(f"text needs a tokenizer: {model.codec_error or 'this model has none'}")
+        template = Template((prompt, asked.suffix or ""), (asked.length or engine.config.gen_length,))
     tokens, spans = template.canvas(model.codec, model.spec)
-    request, codec = Request(prompt=tokens, infill=True, settings=settings), model.codec
-    whole = asked.template is not None
-    return _call(service, asked, [request], lambda row: InfillWriter(row, codec, template, spans, whole))
+    request = Request(prompt=tokens, infill=True, settings=asked.sampling())
+    blanks = Blanks(model.codec, template, spans, asked.stop, whole=asked.template is not None)
+    return _call(service, asked, [request], lambda row: InfillWriter(row, service.speller, blanks))
 
 
-def _call(
-    service: Service, asked: Asked, requests: list[Request], writer: Callable[[int], Writer], logprobs: bool = False
-) -> Call:
+def _call(service: Service, asked: Asked, requests: list[Request], writer: Callable[[int], Writer]) -> Call:
     if asked.model != service.model:
         message = f"there is no model {brief(asked.model)}; this server has {service.model}"
         raise ApiError(404, message, "model_not_found", "model")
-    more: dict[str, Any] = {"stop": asked.stop, "drafts": asked.diffusing, "timeout": service.limits.request_seconds}
-    seeds = asked.seeds(service.session.engine.config.seed)
-    rows = tuple(attrs.evolve(request, seed=seed, **more) for request in requests for seed in seeds)
-    return Call(asked=asked, requests=rows, writers=tuple(map(writer, range(len(rows)))), logprobs=logprobs)
+    length = service.session.length
+    if (asked.length or 0) >= length:
+        message = f"{asked.length} tokens and a prompt do not fit in a slot of {length}; ask for fewer"
+        raise ApiError(400, message, "context_length_exceeded", "max_tokens")
+    rows = tuple(
+        attrs.evolve(
+            request, seed=seed, stream=asked.stream, drafts=asked.diffusing, timeout=service.limits.request_seconds
+        )
+        for request in requests
+        for seed in asked.seeds(service.session.engine.config.seed)
+    )
+    return Call(asked=asked, requests=rows, writers=tuple(map(writer, range(len(rows)))))

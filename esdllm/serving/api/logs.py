@@ -19,9 +19,9 @@ from esdllm.serving.api.service import Service
 
 __all__ = ["OPEN_PATHS", "LineLog", "Logged"]
 
-OPEN_PATHS = ("/", "/health", "/health/live", "/health/ready")
+_HEALTH = ("/health", "/health/live", "/health/ready")
+OPEN_PATHS = ("/", *_HEALTH)
 """that need no key"""
-_QUIET = (*OPEN_PATHS[1:], "/metrics")
 _WAITING = 10_000
 """entries that may wait to be written"""
 _GONE = 499
@@ -74,9 +74,11 @@ class Logged:
             self._log(scope, following.ended())
 
     def _log(self, scope: Scope, entry: Mapping[str, Any]) -> None:
-        if entry["status"] >= 400:
+        if scope["path"] in _HEALTH:  # whoever looks, looks every few seconds
+            return
+        if refused := entry["status"] >= 400:
             self._service.metrics.refused(entry["status"])
-        if scope["path"] not in _QUIET or entry["status"] >= 400:
+        if refused or scope["path"] != "/metrics":
             self._service.log(entry)
 
 

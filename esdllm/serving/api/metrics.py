@@ -9,8 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from esdllm.serving.api.sessions import Session
 from esdllm.serving.requests import Completion, FinishReason
+from esdllm.serving.session import Session
 
 __all__ = ["Metrics"]
 
@@ -23,14 +23,11 @@ class Metrics:
 
     def __init__(self, session: Session, model: str) -> None:
         self._registry, self._model = CollectorRegistry(), model
-        self._first = self._histogram("time_to_first_token_seconds", "from the request to its first settled token")
+        self._first = self._histogram(
+            "time_to_first_token_seconds", "of streams, from the request to its first settled token"
+        )
         self._whole = self._histogram("e2e_request_latency_seconds", "from the request to its last token")
         self._queued = self._histogram("request_queue_time_seconds", "waiting for a slot")
-        self._ends = Counter(
-            "esdllm:request_success", "rows that ended, by reason", [_LABEL, "finished_reason"], registry=self._registry
-        )
-        for reason in FinishReason:
-            self._ends.labels(model, reason.value)
         self._errors = Counter(
             "esdllm:http_errors", "requests answered with an error", [_LABEL, "status"], registry=self._registry
         )
@@ -48,7 +45,6 @@ class Metrics:
         """Note that a row ended."""
         self._whole.observe(seconds)
         self._queued.observe(completion.queued)
-        self._ends.labels(self._model, completion.finish_reason.value).inc()
 
     def refused(self, status: int) -> None:
         """Note that a request was answered with an error."""
@@ -74,14 +70,15 @@ class _SessionCollector(Collector):
             "num_requests_waiting": ("rows that wait for a slot", state.waiting),
             "slots": ("slots there are", state.slots),
             "slots_busy": ("slots with a row", state.running),
+            "slots_busy_share": ("of the slots, the share that had a row, since the start", state.busy),
             "tokens_per_forward": ("settled tokens a forward pass, since the start", state.generation_tokens / steps),
             "refresh_share": ("forward passes that refreshed all positions", state.refreshes / steps),
             "stuck_seconds": ("since the last step, where one is due", state.stuck_for),
         }
         counters = {
             "forwards": ("forward passes", state.forwards),
-            "prompt_tokens": ("prompt tokens of admitted rows", state.prompt_tokens),
-            "generation_tokens": ("settled tokens", state.generation_tokens),
+            "prompt_tokens": ("prompt tokens of rows that ended", state.prompt_tokens),
+            "generation_tokens": ("settled tokens of rows that ended", state.generation_tokens),
         }
         for name, (told, value) in gauges.items():
             gauge = GaugeMetricFamily(f"esdllm:{name}", told, labels=[_LABEL])
@@ -91,3 +88,9 @@ class _SessionCollector(Collector):
             counter = CounterMetricFamily(f"esdllm:{name}", told, labels=[_LABEL])
             counter.add_metric([self._model], value)
             yield counter
+        ends = CounterMetricFamily(
+            "esdllm:request_success", "rows that ended, by reason", labels=[_LABEL, "finished_reason"]
+        )
+        for reason in FinishReason:
+            ends.add_metric([self._model, reason.value], state.finished.get(reason, 0))
+        yield ends

@@ -14,14 +14,17 @@ __all__ = ["GuardedProtocol"]
 
 
 class GuardedProtocol(H11Protocol):
-    """A connection that is closed where the head of a request is begun and does not come to its end."""
+    """A connection that ends where the head of a request is begun and does not come to its end, or where nobody reads."""
 
     head_seconds = 15.0
     """from a connection's first moment, or from the first byte after another request"""
+    read_seconds = 60.0
+    """in which a client must take some of what waits to be sent"""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._late: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Begin."""
@@ -36,7 +39,32 @@ class GuardedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._forget()
+        self._unstall()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take some."""
+        super().pause_writing()
+        self._stall(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Write on."""
+        self._unstall()
+        super().resume_writing()
+
+    def _stall(self, waiting: int) -> None:
+        self._stalled = self.loop.call_later(self.read_seconds, self._end_stalled, waiting)
+
+    def _unstall(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+
+    def _end_stalled(self, waiting: int) -> None:
+        now = self.transport.get_write_buffer_size()
+        if now < waiting:
+            self._stall(now)
+        else:
+            self.transport.abort()
 
     def _watch(self) -> None:
         if self.conn.their_state is not h11.IDLE:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import Send
+from starlette.types import Message, Send
 
 from esdllm.errors import ClosedError
 from esdllm.serving.api.calls import Call
@@ -52,21 +50,14 @@ class Reply:
         return json_response({**answer, "usage": self._call.usage(self._rows.completions)})
 
     async def stream(self, send: Send) -> None:
-        """Send the answer while it is decoded. What goes wrong is an event too, the last but [DONE].
-
-        Raises:
-            ClientDisconnect: the client reads nothing of what it is sent.
-        """
+        """Send the answer while it is decoded. What goes wrong is an event too, the last but [DONE]."""
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         try:
             async for part in self._parts():
-                await self._write(send, part)
-        except ClientDisconnect:
-            raise
+                await send(_body(part))
         except Exception as error:
-            await self._write(send, b"event: error\ndata: " + as_json(self._told(error).body()) + b"\n\n")
-        await self._write(send, b"data: [DONE]\n\n")
-        await send({"type": "http.response.body", "body": b""})
+            await send(_body(b"event: error\ndata: " + as_json(self._told(error).body()) + b"\n\n"))
+        await send(_body(b"data: [DONE]\n\n", more=False))
 
     def _told(self, error: Exception) -> ApiError:
         """Return what the client is told of an error, once the log knows of it."""
@@ -75,13 +66,6 @@ class Reply:
             error = unforeseen()
         self._entry["error"] = error.code
         return error
-
-    async def _write(self, send: Send, part: bytes) -> None:
-        sending = send({"type": "http.response.body", "body": part, "more_body": True})
-        try:
-            await asyncio.wait_for(sending, self._service.limits.write_seconds)
-        except asyncio.TimeoutError:
-            raise ClientDisconnect from None
 
     async def _parts(self) -> AsyncIterator[bytes]:
         """Yield events, and comments while there is nothing to say."""
@@ -103,7 +87,7 @@ class Reply:
         writer, speller = self._call.writers[row], self._service.speller
         if self._call.asked.diffusing:
             yield self._chunk([writer.chunk(update)], esdllm=provisional(update, speller))
-        elif update.new or (self._call.logprobs and update.tokens):
+        elif update.new or update.logprobs:
             yield self._chunk([writer.chunk(update)])
         if update.completion is not None:
             _check(update.completion)
@@ -128,6 +112,10 @@ class Reply:
             "model": self._service.model,
             "choices": choices,
         }
+
+
+def _body(part: bytes, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": part, "more_body": more}
 
 
 def _check(completion: Completion | None) -> None:

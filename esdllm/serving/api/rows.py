@@ -10,8 +10,8 @@ from functools import partial
 from threading import Lock
 
 from esdllm.serving.api.metrics import Metrics
-from esdllm.serving.api.sessions import Session, Ticket
 from esdllm.serving.requests import Completion, Request, Update
+from esdllm.serving.session import Session, Ticket
 
 __all__ = ["Rows"]
 
@@ -28,7 +28,7 @@ class Rows:
         self.tokens = 0
         """settled so far, over all rows"""
         self.first: float | None = None
-        """seconds until the first was"""
+        """seconds until the first was, of a stream"""
         self._session, self._metrics, self._started = session, metrics, time.monotonic()
         self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
         self._unread: dict[int, Update] = {}
@@ -61,6 +61,11 @@ class Rows:
         for ticket in tickets:
             ticket.cancel()
 
+    def prompt_tokens(self, each: int) -> int:
+        """Return the tokens of the prompts, of which `each` is that of so many rows."""
+        with self._lock:
+            return sum(ticket.prompt_tokens for ticket in self._tickets[::each])
+
     async def news(self, patience: float | None = None) -> list[tuple[int, Update]]:
         """Return rows with what is new of each, as soon as there is anything; nothing after `patience` seconds without."""
         with suppress(asyncio.TimeoutError):
@@ -78,7 +83,7 @@ class Rows:
     def _take(self, index: int, update: Update) -> None:
         seconds = time.monotonic() - self._started
         self.tokens += len(update.tokens)
-        if update.tokens and index not in self._heard:
+        if update.tokens and self.requests[index].stream and index not in self._heard:
             self._heard.add(index)
             self.first = seconds if self.first is None else self.first
             self._metrics.first_token(seconds)

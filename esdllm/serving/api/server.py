@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from esdllm.serving.api.service import Service
 __all__ = ["Server", "bound"]
 
 _LOOK = 0.05  # seconds between two looks at whether all is answered
+_GRACE = 1.0  # seconds for what is under way to end, once nobody waits for it
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -67,7 +69,7 @@ class Server(uvicorn.Server):
         self.stopped_by: int | None = None
         """the second signal, if there was one"""
         self._service, self._socket, self._ready = service, at, ready
-        self._draining: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until it is over."""
@@ -93,16 +95,31 @@ class Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._stop, sig)
 
     def _stop(self, sig: int) -> None:
-        if self._draining is None:
-            self._draining = asyncio.ensure_future(self._drain())
-        else:
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self._drain())
+        elif self.stopped_by is None:
             self.stopped_by = sig
-            self.config.timeout_graceful_shutdown = 0  # of what is under way, nothing is waited for
-            self.should_exit = self.force_exit = True
+            self._ending = asyncio.ensure_future(self._halt())
 
     async def _drain(self) -> None:
-        self._service.draining.set()
+        """End once all that is under way is answered."""
         await run_in_threadpool(self._service.session.drain)
+        await self._all_answered()
+        self.should_exit = True
+
+    async def _halt(self) -> None:
+        """End what is under way by an error, and soon all the same."""
+        await run_in_threadpool(self._service.session.close, _GRACE)
+        try:
+            await asyncio.wait_for(self._all_answered(), _GRACE)
+        except asyncio.TimeoutError:  # somebody reads nothing
+            self.config.timeout_graceful_shutdown = 0
+            self.force_exit = True
+            logging.getLogger("uvicorn.error").setLevel(
+                logging.CRITICAL
+            )  # of what is cut off now, nothing is to be told
+        self.should_exit = True
+
+    async def _all_answered(self) -> None:
         while self._service.under_way:
             await asyncio.sleep(_LOOK)
-        self.should_exit = True

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from threading import Event
 from typing import Any
 
 import attrs
 
 from esdllm.serving.api.metrics import Metrics
-from esdllm.serving.api.sessions import Session
 from esdllm.serving.api.writing import Speller
+from esdllm.serving.session import Session
 
-__all__ = ["Limits", "Service"]
+__all__ = ["RequestLimits", "Service"]
 
 
 @attrs.frozen(kw_only=True)
-class Limits:
+class RequestLimits:
     """How much, and for how long."""
 
     body: int = 4 * 2**20
     """bytes of a request's body"""
     body_seconds: float = 30.0
     """in which a body must come"""
-    write_seconds: float = 60.0
-    """in which a client must read what it is sent"""
     request_seconds: float | None = None
     """after which an answer ends with what is settled; None: never"""
     stuck_seconds: float = 120.0
@@ -51,15 +48,13 @@ class Service:
     """names by which it may be asked, so that no web page reaches it by a name of its own; none: any"""
     origins: tuple[str, ...] = ()
     """web pages that may ask, besides our own; "*" is all"""
-    limits: Limits = Limits()
+    limits: RequestLimits = RequestLimits()
     log: Callable[[Mapping[str, Any]], None] = _no_log
     """is given what is logged of a request"""
     log_text: bool = False
     """whether that has prompts and answers"""
     under_way: set[object] = attrs.field(init=False, factory=set, repr=False)
     """a member for each request that is not answered yet"""
-    draining: Event = attrs.field(init=False, factory=Event)
-    """set once no new request is taken"""
     created: int = attrs.field(init=False, factory=lambda: int(time.time()))
     metrics: Metrics = attrs.field(init=False)
     speller: Speller = attrs.field(init=False)
@@ -74,6 +69,7 @@ class Service:
 
     def condition(self) -> str:
         """Return ready, draining, or stuck."""
-        if self.draining.is_set():
+        state = self.session.state()
+        if state.draining:
             return "draining"
-        return "stuck" if self.session.state().stuck_for > self.limits.stuck_seconds else "ready"
+        return "stuck" if state.stuck_for > self.limits.stuck_seconds else "ready"

@@ -7,12 +7,14 @@ from functools import lru_cache
 from math import isfinite
 from typing import Any, Protocol
 
+import attrs
+
 from esdllm.interfaces import TextCodec
 from esdllm.serving.requests import Completion, FinishReason, Update
 from esdllm.use.blanks import Template, filled
 from esdllm.use.frames import Frame
 
-__all__ = ["ChatWriter", "InfillWriter", "Speller", "TextWriter", "Writer", "provisional"]
+__all__ = ["Blanks", "ChatWriter", "InfillWriter", "Speller", "TextWriter", "Writer", "provisional"]
 
 _LOWEST = -9999.0
 """what stands for the logarithm of nothing, as in OpenAI's answers"""
@@ -48,6 +50,9 @@ class Writer(Protocol):
     def whole(self, completion: Completion) -> dict[str, Any]:
         """Return the choice of an answer."""
 
+    def generated(self, completion: Completion) -> int:
+        """Return how many tokens were generated."""
+
 
 class ChatWriter:
     """Writes as /v1/chat/completions does."""
@@ -75,6 +80,10 @@ class ChatWriter:
         message = {"role": "assistant", "content": completion.text, "refusal": None}
         return self._choice("message", message, completion, completion.tokens, completion.logprobs)
 
+    def generated(self, completion: Completion) -> int:
+        """Return how many tokens were generated."""
+        return len(completion.tokens)
+
     def _choice(
         self,
         what: str,
@@ -94,30 +103,56 @@ class ChatWriter:
         return {**written, "top_logprobs": []}
 
 
-class InfillWriter(ChatWriter):
-    """Writes what came into the blanks of a template: the text of the only one, or the `whole` text and every blank's."""
+@attrs.frozen
+class Blanks:
+    """The blanks of a canvas that is filled in."""
 
-    def __init__(self, index: int, codec: TextCodec, template: Template, spans: Sequence[range], whole: bool) -> None:
-        super().__init__(index, Speller(codec), logprobs=False)
-        self._codec, self._template, self._spans, self._whole = codec, template, spans, whole
+    codec: TextCodec
+    template: Template
+    spans: tuple[range, ...]
+    """columns of each"""
+    stop: tuple[str, ...]
+    """before which what came into the only one ends"""
+    whole: bool
+    """whether the whole text is wanted, and not what came into the only one"""
+
+    def said(self, completion: Completion) -> dict[str, Any]:
+        """Return the text that is wanted, and of a whole one each blank's too."""
+        found = filled(self.template, self.spans, completion.tokens, self.codec)
+        if self.whole:
+            return {"content": found.text, "fills": found.fills}
+        fill = found.fills[0]
+        ends = [place for text in self.stop if (place := fill.find(text)) >= 0]
+        return {"content": fill[: min(ends, default=len(fill))]}
+
+
+class InfillWriter(ChatWriter):
+    """Writes what came into blanks, all of it when all of it is decided."""
+
+    def __init__(self, index: int, speller: Speller, blanks: Blanks) -> None:
+        super().__init__(index, speller, logprobs=False)
+        self._blanks = blanks
+
+    def generated(self, completion: Completion) -> int:
+        """Return how many tokens were generated: those of the blanks."""
+        return sum(map(len, self._blanks.spans)) if completion.tokens else 0
 
     def chunk(self, update: Update) -> dict[str, Any]:
-        """Return the choice of a chunk that adds nothing: the text comes when all of it is decided."""
+        """Return the choice of a chunk that adds nothing to the text."""
         return super().chunk(update._replace(new=""))
 
     def closing(self, completion: Completion) -> dict[str, Any]:
         """Return the choice of the last chunk, with the text."""
-        return {**super().closing(completion), **self._said("delta", completion)}
+        return self._with("delta", super().closing(completion), completion)
 
     def whole(self, completion: Completion) -> dict[str, Any]:
         """Return the choice of an answer."""
-        return {**super().whole(completion), **self._said("message", completion)}
+        return self._with("message", super().whole(completion), completion)
 
-    def _said(self, what: str, completion: Completion) -> dict[str, Any]:
-        found = filled(self._template, self._spans, completion.tokens, self._codec)
-        if not self._whole:
-            return {what: {"role": "assistant", "content": found.fills[0]}}
-        return {what: {"role": "assistant", "content": found.text}, "esdllm": {"fills": found.fills}}
+    def _with(self, what: str, choice: dict[str, Any], completion: Completion) -> dict[str, Any]:
+        said = self._blanks.said(completion)
+        choice[what]["content"] = said.pop("content")
+        return {**choice, "esdllm": {**choice.get("esdllm", {}), **said}} if said else choice
 
 
 class TextWriter:
@@ -142,6 +177,10 @@ class TextWriter:
     def whole(self, completion: Completion) -> dict[str, Any]:
         """Return the choice of an answer."""
         return self._choice(completion.text, completion, completion.tokens, completion.logprobs)
+
+    def generated(self, completion: Completion) -> int:
+        """Return how many tokens were generated."""
+        return len(completion.tokens)
 
     def _choice(
         self, text: str, completion: Completion | None, tokens: Sequence[int] = (), logprobs: Sequence[float] = ()
