@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import pytest
@@ -20,6 +20,8 @@ from esdllm.measure.evaluation import (
     evaluate,
 )
 from esdllm.measure.evaluation.measure import _generate
+from esdllm.runtime.run import StepFunction
+from esdllm.testing.tape import record_steps
 
 CASES = Path(__file__).parent / "conformance"
 SHORT = {"gen_length": 8, "block_length": 4}
@@ -223,18 +225,24 @@ def test_an_evaluation_that_measured_nothing_is_just_interrupted(model: Model, c
     assert not isinstance(caught.value, EvaluationInterrupted)
 
 
-def test_a_generation_in_which_something_was_compiled_is_made_again() -> None:
-    class Compiling:
-        """Stands for an engine: its first run compiles."""
-
-        config: ClassVar[Any] = Contender.of("vanilla compile=true", Catalogue.load()).config
-        runs = 0
-
-        def generate(self, prompts: object) -> Any:
-            self.runs += 1
-            return attrs.make_class("Made", ["compile_seconds", "run"])(1.0 if self.runs == 1 else 0.0, self.runs)
-
-    assert _generate(Compiling(), [[1]]).run == 2  # type: ignore[arg-type]
+@pytest.mark.slow
+@pytest.mark.parametrize("recorded", [False, True], ids=["compiled", "recorded"])
+def test_a_generation_in_which_something_was_compiled_or_recorded_is_made_again(
+    recorded: bool, model: Model, catalogue: Catalogue
+) -> None:
+    settings = ["gen_length=8", "block_length=8", "early_stop=false"]
+    engine = Engine.build(model, catalogue.configure("vanilla", sets=settings), catalogue)
+    expected, tape, given = engine.generate([[5, 6, 7]]).tokens, record_steps(engine), [[5, 6, 7]]
+    if not recorded:
+        engine.step_function = StepFunction(compiled=True, backend="eager")
+    for again in (True, False):
+        before, runs = engine.step_function.made, sum(tape.replays)
+        found = _generate(engine, given)
+        assert torch.equal(found.tokens, expected)
+        assert found.compile_seconds == 0.0
+        assert (engine.step_function.made > before) is again
+        assert not recorded or sum(tape.replays) - runs >= found.forwards
+    assert engine.cache is not None  # which recorded steps hold
 
 
 @pytest.mark.parametrize(

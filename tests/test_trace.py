@@ -17,6 +17,7 @@ from esdllm.measure.tracing.trace import spans
 from esdllm.runtime.run import StepFunction
 from esdllm.runtime.variation import relative_variation
 from esdllm.testing import tiny_model
+from esdllm.testing.tape import record_steps
 
 PRESETS = ("vanilla", "prefix-cache", "dual-cache", "es-dllm", "es-dllm-parallel", "dual-cache-parallel")
 OTHERS = (
@@ -244,7 +245,19 @@ def test_a_compiled_engine_is_traced_without_and_timed_after_its_compilation(bui
     found = trace(engine, PROMPT, watch=lambda stage, decided, _: told.append(stage) if decided == 0 else None)
     assert told == ["tracing", "compiling", "timing"]
     assert found.config["compile"] is True
-    assert (found.seconds or 0) < engine.step_function.seconds_compiling
+    assert found.seconds is not None
+    assert found.seconds < engine.step_function.seconds_compiling
+
+
+@pytest.mark.slow
+def test_an_engine_that_records_steps_is_timed_where_all_are_replayed(build):
+    stages: list[tuple[str, int]] = []
+    engine = build("llada-0", "es-dllm", gen_length=16)
+    tape = record_steps(engine)
+    found = trace(engine, PROMPT, watch=lambda stage, *_: stages.append((stage, sum(tape.replays))))
+    assert found.seconds is not None
+    replayed = [number for stage, number in stages if stage == "timing"]
+    assert replayed[-1] - replayed[0] == len(found.steps)
 
 
 def test_a_device_without_values_cannot_be_traced(catalogue):

@@ -110,6 +110,8 @@ class StepGraphs:
     capture: Capture
     failure: str | None = attrs.field(default=None, init=False)
     """why steps are not recorded any more; None if they are"""
+    made: int = attrs.field(default=0, init=False)
+    """how many steps were run so that they could be recorded, or recorded"""
     _known: dict[Any, _Recorded] = attrs.field(factory=dict, init=False)
 
     def __call__(self, parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) -> None:
@@ -120,6 +122,7 @@ class StepGraphs:
         kernels = id(parts.scorer), id(parts.sampler), id(parts.unmasking), parts.cfg_scale, parts.delay_eos
         key = id(canvas), id(parts.cache), *kernels, plan, *(x is None for x in inputs)
         if key not in self._known:
+            self.made += 1
             held = StepInputs(*(x.clone() if isinstance(x, Tensor) else x for x in inputs))  # type: ignore[arg-type]
             self._known[key] = _Recorded(canvas, parts, held)
             self.capture.prepare(lambda: self.step(parts, plan, canvas, held))
@@ -127,6 +130,7 @@ class StepGraphs:
         known = self._known[key]
         _fill(known.inputs, inputs)
         if known.replay is None:
+            self.made += 1
             try:
                 known.replay = self.capture.record(lambda: self.step(parts, plan, canvas, known.inputs))
             except torch.OutOfMemoryError:

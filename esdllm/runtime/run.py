@@ -63,6 +63,11 @@ class StepFunction:
         """Whether a step of another form (plan, shapes) is compiled or recorded anew."""
         return self._compiled or self.graphs is not None
 
+    @property
+    def made(self) -> int:
+        """How many steps were compiled, or recorded, so far: a run during which that grows is not at its own speed yet."""
+        return len(self._seen) + (0 if self.graphs is None else self.graphs.made)
+
     def records(self, store: CacheStore, shape: CacheShape) -> bool:
         """Return whether steps over a cache are recorded: what cannot be called inside a compiled step cannot be."""
         return self.graphs is not None and not store.problems(attrs.evolve(shape, compiled=True))

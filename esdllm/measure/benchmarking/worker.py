@@ -26,7 +26,7 @@ def answer(text: str) -> dict[str, Any]:
             if job.contender is None:
                 return {"found": CONVERTER.unstructure(own_peak(model))}
             one = runner(job.contender, job.setting, model, catalogue)
-            first = decoded(one, _silent)
+            first = decoded(one, _silent, warming=True)
             sample = decoded(one, _silent)
             shares = work_shares(one, _silent) if job.profiled else None
             return {"found": CONVERTER.unstructure(Found(sample, first, shares, environment(model)))}

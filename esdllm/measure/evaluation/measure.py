@@ -63,7 +63,7 @@ def evaluate(
     does not fit is found at once; the other batches follow in a random order that is always the same. Contenders take
     turns in going first. `names` are the model's, the suite's and the split's, for the evaluation. `chat` renders prompts
     through the chat template; None does if there is one. `warm_up` decodes each contender's first batch once unmeasured;
-    a batch during which something was compiled is decoded again, and that is measured. `progress` is called with a
+    a batch during which something was compiled or recorded is decoded again, and that is measured. `progress` is called with a
     contender's name and the answers just made.
 
     Raises:
@@ -129,11 +129,14 @@ def _batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
 
 
 def _generate(engine: Engine, prompts: list[list[int]]) -> Generation:
-    """Return a generation whose time holds no compiling."""
-    if not engine.config.compile:
+    """Return a generation during which no step was compiled or recorded."""
+    function = engine.step_function
+    if not function.has_forms:
         engine = attrs.evolve(engine)  # has no cache yet; so contenders do not hold theirs at the same time
-    result = engine.generate(prompts)
-    return engine.generate(prompts) if result.compile_seconds else result
+    while True:
+        before, result = function.made, engine.generate(prompts)
+        if function.made == before:
+            return result
 
 
 def _judged(suite: Suite, problems: Sequence[Problem], result: Generation) -> _Decoded:

@@ -39,8 +39,8 @@ def trace(
     """Return what a run does, under the name of its configuration and of its model.
 
     The engine's own components are wrapped for the run and left as they are. It is never compiled. With `timed` the prompt
-    is decoded again, by the engine as it is, and each step's time taken; a compiled engine runs once more before. `watch` is
-    told of every step.
+    is decoded again, by the engine as it is, and each step's time taken; one that compiles or records steps runs
+    once or twice more before. `watch` is told of every step.
 
     Raises:
         InputError: the prompt cannot be decoded; says why.
@@ -55,11 +55,13 @@ def trace(
         result = traced.generate(row, chat=chat, seed=seed, observers=[recorder, _Telling(told, "tracing")])
     steps = recorder.steps()
     if timed:
-        if engine.config.compile:
+        for _ in range(
+            2 if engine.step_function.graphs else int(engine.config.compile)
+        ):  # a step is recorded when it comes again
             engine.generate(row, chat=chat, seed=seed, observers=[_Telling(told, "compiling")])
         clock = _Clock(told)
         engine.generate(row, chat=chat, seed=seed, observers=[clock])
-        steps = _with_times(steps, clock)
+        steps = _with_times(steps, clock, clock.length - len(recorder.tokens))
     spec = engine.model.spec
     return Trace(
         name=name,
@@ -105,7 +107,7 @@ class _Clock(_Telling):
 
     def start(self, tokens: Tensor, spec: ModelSpec) -> None:
         super().start(tokens, spec)
-        self._device, self._last = tokens.device, time.perf_counter()
+        self._device, self.length, self._last = tokens.device, tokens.shape[1], time.perf_counter()
 
     def step(self, record: StepRecord) -> None:
         if self._device.type == "cuda":
@@ -116,9 +118,17 @@ class _Clock(_Telling):
         self._last = time.perf_counter()
 
 
-def _with_times(steps: tuple[TraceStep, ...], clock: _Clock) -> tuple[TraceStep, ...]:
-    """Return the steps with their times; without, where the second run went another way, as rounding may make it."""
-    if clock.plans != [(step.step, step.keep) for step in steps]:
+def _with_times(steps: tuple[TraceStep, ...], clock: _Clock, room: int) -> tuple[TraceStep, ...]:
+    """Return the steps with their times; without, where the second run went another way, as rounding may make it.
+
+    The canvas of that run may have `room` columns more, which fill it up: its windows that begin with the canvas have them too.
+    """
+    if [number for number, _ in clock.plans] != [step.step for step in steps]:
+        return steps
+    if any(
+        {a - b for a, b in zip(keep, step.keep, strict=True)} - {0, room}
+        for (_, keep), step in zip(clock.plans, steps, strict=True)
+    ):
         return steps
     return tuple(attrs.evolve(step, seconds=seconds) for step, seconds in zip(steps, clock.seconds, strict=True))
 
