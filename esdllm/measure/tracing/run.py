@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import attrs
@@ -55,12 +56,7 @@ def trace(
         result = traced.generate(row, chat=chat, seed=seed, observers=[recorder, _Telling(told, "tracing")])
     steps = recorder.steps()
     if timed:
-        for _ in range(
-            2 if engine.step_function.graphs else int(engine.config.compile)
-        ):  # a step is recorded when it comes again
-            engine.generate(row, chat=chat, seed=seed, observers=[_Telling(told, "compiling")])
-        clock = _Clock(told)
-        engine.generate(row, chat=chat, seed=seed, observers=[clock])
+        clock = _clocked(engine, told, partial(engine.generate, row, chat=chat, seed=seed))
         steps = _with_times(steps, clock, clock.length - len(recorder.tokens))
     spec = engine.model.spec
     return Trace(
@@ -76,6 +72,15 @@ def trace(
         pieces=_pieces(recorder, steps, engine.model.codec),
         steps=steps,
     )
+
+
+def _clocked(engine: Engine, told: Watch, decode: Callable[..., object]) -> _Clock:
+    """Return what a run took, step by step, after those that compile its steps and record them: when one comes again."""
+    for _ in range(2 if engine.step_function.graphs else int(engine.config.compile)):
+        decode(observers=[_Telling(told, "compiling")])
+    clock = _Clock(told)
+    decode(observers=[clock])
+    return clock
 
 
 class _Telling:
