@@ -173,6 +173,8 @@ class Serve:
             server.serve_here()
         finally:
             log.close()
+        if server.failed:
+            raise RuntimeError("the session ended by a fault of its own, which is logged above")
         if server.stopped_by is not None:
             raise typer.Exit(128 + server.stopped_by)
 

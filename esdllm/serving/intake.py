@@ -52,6 +52,12 @@ class TakenRequest:
         return self.canvas.shape[1]
 
     @property
+    def generated(self) -> int:
+        """Tokens that were made for it and told: of a text that was filled in, those of its blanks."""
+        told = len(self.telling.tokens)
+        return min(told, self.columns - self.prompt_tokens) if self.request.infill else told
+
+    @property
     def deadline(self) -> float | None:
         """Seconds of `time.monotonic` when its time is over; None if never."""
         return None if self.request.timeout is None else self.submitted + self.request.timeout

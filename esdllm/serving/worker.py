@@ -253,7 +253,7 @@ class Worker:
                 del self._seated[taken.slot]
             self._finished[finish] += 1
             self._counts["prompt_tokens"] += taken.prompt_tokens
-            self._counts["generation_tokens"] += len(taken.telling.tokens)
+            self._counts["generation_tokens"] += taken.generated
         if not taken.told_as_it_comes:
             update = taken.telling.whole()
         self._tell(taken, update._replace(completion=taken.completed(finish, steps, now, error)))

@@ -65,6 +65,8 @@ class StandIn:
     tickets: list[StandInTicket] = attrs.field(factory=list)
     told: StandInState = attrs.field(factory=StandInState)
     draining: bool = False
+    dead: bool = False
+    """whether its thread has ended"""
     ends: Completion | None = None
     """what every answer ends with, in place of its own"""
     shown: Frame | None = None
@@ -99,6 +101,9 @@ class StandIn:
 
     def drain(self) -> None:
         self.draining = True
+
+    def join(self, timeout: float | None = None) -> bool:
+        return self.dead
 
     def close(self, timeout: float | None = None) -> bool:
         self.drain()

@@ -314,6 +314,15 @@ class TestSockets:
             at.sendall(f"{HEAD}content-length: 1000000\r\n\r\n".encode())
             assert answer(at)[0] == 401
 
+    def test_a_request_may_come_in_any_pieces(self, serve: Any) -> None:
+        address, sent = serve(), f"{HEAD}connection: close\r\ncontent-length: {len(SOUND)}\r\n\r\n".encode() + SOUND
+        for step in (1, 7, 64):
+            with connect(address) as at:
+                at.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                for start in range(0, len(sent), step):
+                    at.sendall(sent[start : start + step])
+                assert answer(at)[0] == 200
+
     def test_requests_may_follow_each_other_on_a_connection(self, serve: Any) -> None:
         with connect(serve()) as at:
             one = f"{HEAD}content-length: {len(SOUND)}\r\n\r\n".encode() + SOUND

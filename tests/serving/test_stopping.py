@@ -86,6 +86,16 @@ def test_a_server_without_work_stops_at_the_first_signal_whoever_is_connected(se
         until(lambda: not _listens(address))
 
 
+def test_a_server_whose_session_ended_by_itself_ends_too(serve: Any, stand_in: StandIn) -> None:
+    address = serve()
+    running = under_way(address, stand_in)
+    stand_in.close()
+    stand_in.dead = True
+    assert running.result(5).status_code == 503
+    until(lambda: not _listens(address))
+    assert address.server.failed
+
+
 def _listens(address: str) -> bool:
     host, port = address.removeprefix("http://").split(":")
     with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):

@@ -68,6 +68,8 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.stopped_by: int | None = None
         """the second signal, if there was one"""
+        self.failed = False
+        """whether it ended because its session did"""
         self._service, self._socket, self._ready = service, at, ready
         self._ending: asyncio.Task[None] | None = None
 
@@ -100,6 +102,13 @@ class Server(uvicorn.Server):
         elif self.stopped_by is None:
             self.stopped_by = sig
             self._ending = asyncio.ensure_future(self._halt())
+
+    async def on_tick(self, counter: int) -> bool:
+        """End if the session has ended by itself, as nothing can be served any more."""
+        if self._ending is None and self._service.session.join(0):
+            self.failed = True
+            self._ending = asyncio.ensure_future(self._drain())
+        return await super().on_tick(counter)
 
     async def _drain(self) -> None:
         """End once all that is under way is answered."""
