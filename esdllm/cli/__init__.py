@@ -25,6 +25,7 @@ from esdllm.cli import (
     infill,
     new_plugin,
     plugins,
+    simulate,
     trace,
 )
 from esdllm.cli.brought import Commands
@@ -56,6 +57,7 @@ _COMMANDS: Mapping[str, Callable[..., None]] = {
     "conformance": conformance.conformance,
     "eval": evaluate.eval_,
     "analyze": analyze.analyze_,
+    "simulate": simulate.simulate,
     "new-plugin": new_plugin.new_plugin,
 }
 for _name, _command in _COMMANDS.items():

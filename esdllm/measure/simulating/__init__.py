@@ -1,5 +1,6 @@
 """Serving, simulated: the scheduler of `esdllm.serving` before machines that are arithmetic."""
 
+from esdllm.measure.simulating.calibrating import measured_steps
 from esdllm.measure.simulating.courses import Course, Courses
 from esdllm.measure.simulating.pricing import Measured, Pricing, StepSeconds, fitted
 from esdllm.measure.simulating.replicas import SlotReplica, StaticReplica
@@ -23,4 +24,5 @@ __all__ = [
     "WantedLengths",
     "asked",
     "fitted",
+    "measured_steps",
 ]

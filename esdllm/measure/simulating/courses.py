@@ -8,6 +8,7 @@ from random import Random
 import attrs
 import torch
 
+from esdllm.errors import InputError
 from esdllm.plan import Facts, Step, StepPlan
 from esdllm.planning.schedule import Planner
 from esdllm.runtime.components import Components
@@ -52,7 +53,16 @@ class Courses:
         return self.components.unmasking.counts(self.components.config.block_length, 1) is None
 
     def of(self, prompt: int, answer: int, number: int = 0) -> Course:
-        """Return the course of a row, the request of this number."""
+        """Return the course of a row, the request of this number.
+
+        Raises:
+            InputError: prompt and answer exceed the model's context.
+            ConfigError: settings that contradict each other.
+        """
+        if prompt + answer > self.spec.context:
+            raise InputError(
+                f"{prompt} prompt tokens and {answer} of an answer exceed the model's context of {self.spec.context}; ask for fewer"
+            )
         kind = number % self.kinds if self.adaptive else 0
         if (prompt, answer, kind) not in self._known:
             self._known[prompt, answer, kind] = self._walk(prompt, answer, Random(kind))

@@ -8,7 +8,7 @@ more: those ahead of a row can only become fewer, and a step of the first row in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -46,7 +46,7 @@ def widest(rows: Collection[Ready]) -> Hashable:
 
 
 def _patience() -> Any:
-    return option("steps of others that a row sees before it goes first", validators.ge(0), default=2)
+    return option("steps of others that a row sees before it goes first", validators.ge(0), default=4)
 
 
 @attrs.frozen
@@ -112,9 +112,9 @@ class RefreshesTogether:
         return 0 if slots == 1 else max(self.patience, 1) + slots - 2
 
 
-POLICIES: Mapping[str, Callable[[], Policy]] = {
+POLICIES: Mapping[str, type[Any]] = {
     "oldest": OldestFirst,
     "widest": WidestFirst,
     "refreshes-together": RefreshesTogether,
 }
-"""The policies by the names that commands take, at their defaults."""
+"""The policies by the names that commands take."""
