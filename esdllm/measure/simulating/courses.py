@@ -61,7 +61,7 @@ class Courses:
         """
         if prompt + answer > self.spec.context:
             raise InputError(
-                f"{prompt} prompt tokens and {answer} of an answer exceed the model's context of {self.spec.context}; ask for fewer"
+                f"{prompt} prompt tokens and {answer} to answer exceed the model's context of {self.spec.context}; ask for fewer"
             )
         kind = number % self.kinds if self.adaptive else 0
         if (prompt, answer, kind) not in self._known:
