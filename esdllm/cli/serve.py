@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import sys
 from pathlib import Path
 from socket import socket
@@ -141,7 +142,7 @@ class Serve:
         """Return how many slots are asked for; None for as many as fit."""
         if self.slots == "auto":
             return None
-        if not (self.slots.isascii() and self.slots.isdecimal()) or not 0 < int(self.slots) < 2**16:
+        if not re.fullmatch(r"0*[1-9][0-9]{0,8}", self.slots):
             raise InputError(f"--slots {self.slots}; give a number from 1, or auto")
         return int(self.slots)
 

@@ -47,6 +47,7 @@ def test_a_port_that_is_taken_is_named_before_weights_are_read(run: Run, taken: 
         (["--slots", "many"], "--slots many; give a number from 1, or auto"),
         (["--slots", "-1"], "--slots -1; give"),
         (["--slots", "\u0663"], "--slots \u0663; give"),
+        (["--slots", "1" * 10], "--slots 1111111111; give"),
         (["--timeout", "0"], "--timeout 0; give seconds, above 0"),
         (["--timeout", "nan"], "--timeout nan; give seconds, above 0"),
         (["--timeout", "-1"], "--timeout -1; give seconds, above 0"),
