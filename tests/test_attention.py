@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -377,40 +375,6 @@ def test_matmul_makes_no_tensor_of_more_products_than_it_may_hold() -> None:
     with torch.inference_mode(), Largest() as seen:
         matmul_module._matmul_attention(queries, keys, values, bias)
     assert 0 < seen.nbytes <= held
-
-
-_PEAKS = """
-import re, torch
-from pathlib import Path
-from esdllm import KeyValue
-from esdllm_backends.attention.eager import EagerAttention
-from esdllm_backends.attention.sdpa import SdpaAttention
-
-def peak():  # in KiB; ru_maxrss would be the parent's where that is larger
-    return int(re.search("VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
-
-def attend(backend, window, length, padded):
-    bias = torch.zeros(1, length).masked_fill(torch.arange(length) < 100, float("-inf")) if padded else None
-    read = KeyValue(torch.randn(1, length, 1, 16), torch.randn(1, length, 1, 16), bias, (100,) if padded else None)
-    backend.attend(torch.randn(1, window, 2, 16), read)
-
-torch.set_num_threads(1)
-attend(SdpaAttention(), 8, 128, True)
-for backend, window, padded in ((SdpaAttention(), 8192, True), (SdpaAttention(), 8192, False), (EagerAttention(), 1024, True)):
-    before = peak()
-    attend(backend, window, 8192, padded)
-    print((peak() - before) / 1024)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
-def test_a_long_canvas_attends_to_itself_in_little_memory() -> None:
-    done = subprocess.run([sys.executable, "-c", _PEAKS], capture_output=True, text=True, check=True)
-    padded, even, eager = map(float, done.stdout.split())
-    one_mask = 4 * LONG * LONG / 2**20  # MiB: 256 for a head, were it made
-    assert max(padded, even) < one_mask / 8
-    assert eager > 4 * 2 * 1024 * LONG / 2**20  # what is looked for is seen
 
 
 # xformers, as far as it can be told without a GPU: why it cannot serve.

@@ -1,4 +1,4 @@
-"""The public implementations' tokens, case by case. The check takes those in which the settings meet in pairs."""
+"""The public implementations' tokens, case by case. The check takes those in which settings and checkpoints meet in pairs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def all_cases() -> list[dict[str, Any]]:
 
 
 def chosen(model: str) -> list[dict[str, Any]]:
-    """Return some of a checkpoint's cases, in which every two values of settings meet that meet in any."""
-    own = [case for case in all_cases() if case["model"] == model]
+    """Return a checkpoint's share of its family's cases in which every two of settings and checkpoint meet that meet in any."""
+    own = [case for case in all_cases() if case["model"].split("-")[0] == model.split("-")[0]]
     names = sorted({name for case in own for name in case["settings"]})
-    kept = covering([[str(case["settings"].get(name)) for name in names] for case in own])
-    return [own[at] for at in sorted(kept)]
+    kept = covering([[case["model"], *(str(case["settings"].get(name)) for name in names)] for case in own])
+    return [own[at] for at in sorted(kept) if own[at]["model"] == model]
 
 
 @pytest.mark.slow

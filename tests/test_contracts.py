@@ -70,7 +70,7 @@ def test_every_registered_component_keeps_the_contract_of_its_kind(kind: str, na
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["es-dllm", "dual-cache-parallel"])
 def test_a_preset_s_generation_compiles_and_keeps_the_laws(name: str) -> None:
-    config = CATALOGUE.configure(name, settings={"gen_length": 6, "block_length": 3, "early_stop": False})
+    config = CATALOGUE.configure(name, settings={"gen_length": 4, "block_length": 4, "early_stop": False})
     check_generation(config, catalogue=CATALOGUE, compiled=True)
 
 

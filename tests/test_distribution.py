@@ -22,6 +22,10 @@ HAS_PIP = any(distributions(name="pip"))
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HAS_PIP, reason="a wheel is built with pip")]
 
 
+# with what is installed: an environment of its own for every build takes as long as all that is asked of what is built
+BUILD = ("--quiet", "--no-deps", "--no-build-isolation")
+
+
 def _python(*arguments: str, cwd: Path = ROOT, **environment: str) -> str:
     env = {**os.environ, **environment}
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=env, check=False)
@@ -32,7 +36,7 @@ def _python(*arguments: str, cwd: Path = ROOT, **environment: str) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    _python("-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
+    _python("-m", "pip", "wheel", *BUILD, "--wheel-dir", str(folder), str(ROOT))
     (found,) = folder.glob("esdllm-*.whl")
     return found
 
@@ -41,7 +45,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel and the example plugin, to go before everything else on the path."""
     folder = tmp_path_factory.mktemp("installed")
-    _python("-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), str(wheel), str(EXAMPLE))
+    _python("-m", "pip", "install", *BUILD, "--target", str(folder), str(wheel), str(EXAMPLE))
     return folder
 
 
@@ -87,6 +91,6 @@ def test_the_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
     source = tmp_path / sdist.name.removesuffix(".tar.gz")
-    _python("-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source))
+    _python("-m", "pip", "wheel", *BUILD, "--wheel-dir", str(tmp_path), str(source))
     (second,) = tmp_path.glob("esdllm-*.whl")
     assert sorted(zipfile.ZipFile(second).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())

@@ -88,13 +88,13 @@ def test_padded_prompts_and_another_form_decode_as_without_recording(build: Buil
 
 @pytest.mark.slow
 def test_a_compiled_step_is_recorded_as_an_eager_one_and_compiled_once_a_plan(build: Build) -> None:
-    engine, watch = build("llada-0", "es-dllm", gen_length=16), Watch()
+    engine, watch = build("llada-shallow", "es-dllm", gen_length=16), Watch()
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     tape = Again()
     engine.step_function = StepFunction(compiled=True, backend="eager", graphs=tape)
     found = engine.generate(prompts(2), observers=[watch])
-    assert torch.equal(found.tokens, build("llada-0", "es-dllm", gen_length=16).generate(prompts(2)).tokens)
+    assert torch.equal(found.tokens, build("llada-shallow", "es-dllm", gen_length=16).generate(prompts(2)).tokens)
     plans = {record.plan for record in watch.records}
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == len(plans)
     assert 0 < len(tape.replays) <= len(plans)

@@ -22,6 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+ROOT = Path(__file__).parent.parent
 LONG = "a-name-of-thirty-two-characters"
 
 
@@ -94,12 +95,19 @@ def test_what_is_written_passes_ruff_however_long_its_name(kind: str, name: str,
 
 
 @pytest.mark.slow
-def test_what_is_written_passes_strict_mypy_for_every_kind(
-    site: Path, written: dict[str, Path], tmp_path: Path
-) -> None:
+def test_what_is_written_passes_strict_mypy_for_every_kind(site: Path, written: dict[str, Path]) -> None:
+    """With the options by which mypy finds again what it knows of torch and esdllm since it checked this project."""
     modules = [str(path) for package in written.values() for path in package.glob("*.py")]
     config = str(written["scorer"] / "pyproject.toml")
-    _run("-m", "mypy", "--config-file", config, "--cache-dir", str(tmp_path), *modules, cwd=site, MYPYPATH=str(site))
+    shared = (
+        "--python-version",
+        "3.10",
+        "--untyped-calls-exclude",
+        "transformers",
+        "--cache-dir",
+        ROOT / ".mypy_cache",
+    )
+    _run("-m", "mypy", "--config-file", config, *map(str, shared), *modules, cwd=site, MYPYPATH=str(site))
 
 
 @pytest.mark.slow

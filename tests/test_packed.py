@@ -148,7 +148,7 @@ def test_the_last_layer_computes_some_queries_without_the_rest(
 def test_a_compiled_step_over_packed_weights_gives_the_same_tokens(
     name: str, catalogue: Catalogue, shallow: dict[str, Path]
 ) -> None:
-    config = catalogue.configure("es-dllm", settings={"gen_length": 4, "block_length": 4})
+    config = catalogue.configure("es-dllm", settings={"gen_length": 2, "block_length": 2})
     engine = Engine.build(load_model(shallow[name], "cpu", "bfloat16", catalogue), config, catalogue)
     torch._dynamo.reset()
     expected = engine.generate([[1, 2, 3]]).tokens

@@ -1,20 +1,16 @@
-"""Weights in fewer bits: how far the results may be off, what they depend on, and what loading them takes."""
+"""Weights in fewer bits: how far the results may be off, and what they depend on."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import CASES, read_config, write_checkpoint, write_small, zeros
+from helpers import CASES, write_checkpoint, write_small
 from hypothesis import given
 from hypothesis import strategies as st
 from lookalikes import dream_config, llada_config
@@ -193,7 +189,7 @@ def test_a_batch_row_in_fewer_bits_is_the_row_alone(catalogue: Catalogue, kind: 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_compiled_step_gives_the_same_tokens(catalogue: Catalogue, kind: str, tmp_path: Path) -> None:
     model = load(write_small(tmp_path / "small", CASES / "llada-0"), kind, catalogue)
-    engine = Engine.build(model, catalogue.configure("es-dllm", settings={**TINY, "gen_length": 4}), catalogue)
+    engine = Engine.build(model, catalogue.configure("es-dllm", settings={**TINY, "gen_length": 2}), catalogue)
     expected = engine.generate([[1, 2, 3]]).tokens
     engine.step_function = StepFunction(True, backend="aot_eager")
     assert engine.generate([[1, 2, 3]]).tokens.equal(expected)
@@ -248,90 +244,6 @@ def vars_of(layer: Any) -> list[Tensor]:
 
 def is_view(layer: Any) -> bool:
     return isinstance(layer, Dense) and layer.weight._base is not None
-
-
-MEASURE = """
-import esdllm, json, sys
-
-def kilobytes(key):
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) for line in lines if line.startswith(key))
-
-catalogue = esdllm.Catalogue.load()
-small, folder, kind = *sys.argv[1:3], sys.argv[3] or None
-esdllm.load_model(small, "cpu", "bfloat16", catalogue, quantize=kind)  # imports everything
-before = kilobytes("VmRSS")
-model = esdllm.load_model(folder, "cpu", catalogue=catalogue, quantize=kind)
-print(kilobytes("VmHWM") - before, kilobytes("VmRSS") - before)
-"""
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A folder as LLaDA-8B's, in bfloat16 and four shards, of 412 MB; and its sizes in bytes: all, one layer."""
-    sizes = {"d_model": 1024, "n_heads": 8, "n_kv_heads": 8, "n_layers": 14, "mlp_hidden_size": 3072}
-    config = {**read_config("llada-0"), **sizes, "vocab_size": 8192, "embedding_size": 8192, "torch_dtype": "bfloat16"}
-    layer = dict.fromkeys(("q_proj", "k_proj", "v_proj", "attn_out"), (1024, 1024))
-    layer |= {"ff_proj": (3072, 1024), "up_proj": (3072, 1024), "ff_out": (1024, 3072)}
-    layer |= {"attn_norm": (1024,), "ff_norm": (1024,)}
-    shapes: dict[str, tuple[int, ...]] = {"wte": (8192, 1024), "ff_out": (8192, 1024), "ln_f": (1024,)}
-    shapes |= {f"blocks.{number}.{name}": shape for number in range(14) for name, shape in layer.items()}
-    weights = {
-        f"model.transformer.{name}.weight": torch.ones(shape, dtype=torch.bfloat16) for name, shape in shapes.items()
-    }
-    folder = write_checkpoint(tmp_path_factory.mktemp("large"), config, weights, shards=4)
-    yield folder, sum(x.nbytes for x in weights.values()), sum(2 * a * (b[0] if b else 1) for a, *b in layer.values())
-    shutil.rmtree(folder)
-
-
-def loaded(folder: Path, kind: str | None, **environment: str) -> tuple[int, int]:
-    """Load a model in a process of its own; return the bytes that it took at most, and those that it takes afterwards."""
-    command = [sys.executable, "-c", MEASURE, str(CASES / "llada-0"), str(folder), kind or ""]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
-    assert result.returncode == 0, result.stderr
-    peak, after = (1024 * int(number) for number in result.stdout.split())
-    return peak, after
-
-
-GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # so that what was freed is not counted
-SLACK = 30e6  # of which 8.4 MB are values read at once
-WAYS = [None, *KINDS]  # None: in bfloat16, packed where the processor multiplies it
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("kind", WAYS)
-def test_loading_takes_the_model_s_size_and_one_layer_in_full(
-    large: Any, catalogue: Catalogue, kind: str | None
-) -> None:
-    folder, full, layer = large
-    size = describe_weights(folder, None, kind, catalogue).bytes
-    assert size < 0.6 * full if kind else size == full
-    peak, after = loaded(folder, kind, **GIVES_BACK)
-    assert 0.9 * size < after < size + SLACK
-    assert peak < size + layer + SLACK < (0.7 if kind else 1.2) * full
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_loading_leaves_no_holes_but_for_one_layer(large: Any) -> None:
-    folder, size, layer = large
-    peak, after = loaded(folder, None)
-    assert 0.9 * size < after <= peak < size + layer + SLACK
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_loading_a_model_that_is_mostly_head_takes_the_head_twice(catalogue: Catalogue, tmp_path: Path) -> None:
-    sizes = {"d_model": 448, "n_layers": 2, "mlp_hidden_size": 1536, "vocab_size": 65536, "embedding_size": 65536}
-    config = {**read_config("llada-0"), **sizes, "torch_dtype": "bfloat16"}
-    weights = {name: weight.bfloat16() for name, weight in zeros(config).items()}
-    head, size = 2 * 448 * 65536, sum(weight.nbytes for weight in weights.values())
-    folder = write_checkpoint(tmp_path / "it", config, weights)
-    peak, after = loaded(folder, None, **GIVES_BACK)
-    shutil.rmtree(folder)
-    assert after < size + SLACK
-    assert peak < 3 * head + SLACK
 
 
 @pytest.mark.parametrize("name", ["llada-0", "dream-0"])

@@ -121,7 +121,13 @@ def test_a_backend_that_torch_does_not_know_is_refused_before_anything_is_made(b
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "steps"),
-    [*((name, 2) for name in SHALLOW), *(pytest.param(name, 8, marks=pytest.mark.full) for name in MODELS)],
+    [
+        ("llada-shallow", 2),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in [("dream-shallow", 2), ("llada-0", 8), ("dream-0", 8)]
+        ),
+    ],
 )
 def test_the_inductor_s_step_gives_eager_s_tokens(name: str, steps: int, build: Any) -> None:
     """A step that refreshes and one that skips; with more steps, those of the other plans."""

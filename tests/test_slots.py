@@ -370,7 +370,7 @@ def test_groups_of_as_many_rows_are_of_their_own_rows_where_steps_are_recorded(
 
 def test_compiled_steps_serve_traffic_and_are_compiled_once_for_each_number_of_rows(build: Build) -> None:
     settings = {"gen_length": 8, "block_length": 8}
-    engine, plain = build("llada-0", "es-dllm", **settings), build("llada-0", "es-dllm", **settings)
+    engine, plain = build("llada-shallow", "es-dllm", **settings), build("llada-shallow", "es-dllm", **settings)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     engine.step_function = StepFunction(compiled=True, backend="eager")
