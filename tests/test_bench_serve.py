@@ -591,6 +591,8 @@ class Fake(ThreadingHTTPServer):
         self.answers: Callable[[int], Any] = lambda number: whole(3)
         self.models: Any = {"data": [{"id": "tiny"}, {"id": "other"}]}
         self.metrics = ""
+        self.answered_at_looks: list[int] = []
+        self.answered = 0
         self.key = ""
 
     @property
@@ -623,6 +625,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.key and self.headers.get("Authorization") != f"Bearer {self.server.key}":
             self._say(401, b"{}")
         elif self.path == "/metrics":
+            self.server.answered_at_looks.append(self.server.answered)
             self._say(200 if self.server.metrics else 404, self.server.metrics.encode())
         else:
             said = self.server.models
@@ -639,6 +642,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         for event in answer:
             self.wfile.write(event if isinstance(event, bytes) else f"data: {json.dumps(event)}\n\n".encode())
+        self.server.answered += 1
         self.wfile.write(b"data: [DONE]\n\n")
 
 
@@ -704,6 +708,7 @@ def test_slots_are_read_off_a_server_s_metrics(server):
     (run,) = bench_server(ServerTarget.at(server.url), [Load(concurrency=1)], some(4))
     assert run.slots == 4
     assert run.slots_busy() == run.slots_busy(backlog=True) == 0.75
+    assert min(server.answered_at_looks) >= 1  # what warms up is not looked at
 
 
 @pytest.mark.parametrize("models", [b"<html>", {}, {"data": 3}, [], {"data": [{}]}, b"null"])

@@ -31,6 +31,7 @@ def plot_serving(report: ServeReport, path: Path) -> None:
     left.set(xlabel="seconds; dashed: to the first settled text", ylabel="% of the requests", ylim=(0, 101))
     plain_ticks(left)
     right.set(xlabel="seconds", ylabel="rows that run", ylim=(0, None))
+    right.yaxis.get_major_locator().set_params(integer=True)
     for axes in (left, right):
         axes.grid(alpha=0.3)
     if left.lines:

@@ -43,21 +43,26 @@ def bench_engine(
         ConfigError, UnavailableError: as `Session.open`.
     """
     catalogue = catalogue or Catalogue.load()
-    length = max(canvas_length(engine, one) for one in wanted)
+    length = max(_canvas_length(engine, one) for one in wanted)
     queue = len(wanted) if max_queue is None else max_queue
     runs = []
     for load in loads:
         with Session.open(engine, slots=slots, length=length, max_queue=queue, catalogue=catalogue) as session:
             target = SessionTarget(session, whole=not engine.config.early_stop)
+            _warm(target, wanted)
+            before = session.state()
             run = _measured("slots", target, load, wanted, slots, seed, tell)
-            runs.append(attrs.evolve(run, rows_a_step=session.state().rows_per_forward))
+            after = session.state()
+        rows = (after.row_steps - before.row_steps) / max(1, after.forwards - before.forwards)
+        runs.append(attrs.evolve(run, rows_a_step=rows))
         if static:
             with static_batches(engine, slots, catalogue) as batches:
+                _warm(batches, wanted)
                 runs.append(_measured(STATIC, batches, load, wanted, slots, seed, tell))
     return runs
 
 
-def canvas_length(engine: Engine, wanted: Wanted) -> int:
+def _canvas_length(engine: Engine, wanted: Wanted) -> int:
     """Return the columns that a request takes, its prompt and its answer.
 
     Raises:
@@ -73,14 +78,18 @@ def bench_server(
     """Return a run of each load on a server; see `bench_engine`."""
     runs = []
     for load in loads:
+        _warm(target, wanted)
         with Watching(target) as watching:
             run = _measured(target.url, target, load, wanted, None, seed, tell)
         runs.append(attrs.evolve(run, slots=watching.slots, looks=tuple(watching.looks)))
     return runs
 
 
+def _warm(target: Target, wanted: Sequence[Wanted]) -> None:
+    drive(target, wanted[:1], Load(concurrency=1))
+
+
 def _measured(
     name: str, target: Target, load: Load, wanted: Sequence[Wanted], slots: int | None, seed: int, tell: Tell
 ) -> ServeRun:
-    drive(target, wanted[:1], Load(concurrency=1))
     return ServeRun(name, load, slots, tuple(drive(target, wanted, load, seed, tell)))
