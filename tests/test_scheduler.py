@@ -102,6 +102,33 @@ def test_refreshes_wait_for_each_other_until_one_runs_out_of_patience() -> None:
     assert steps(*running("ar", RefreshesTogether(0), "r"), 4) == [(0,), (1,)] * 2
 
 
+def test_who_has_refreshed_waits_for_who_is_about_to_and_then_they_go_together() -> None:
+    scheduler, upcoming = running("rs", RefreshesTogether(9), "rs")
+    made = []
+    for _ in range(4):
+        made += steps(scheduler, upcoming, 1)
+        for slot in made[-1]:
+            upcoming[slot] = Upcoming("b", False)
+    assert made == [(0,), (1,), (0, 1), (0, 1)]
+
+
+def test_a_row_that_refreshes_waits_for_who_is_behind_and_not_for_who_is_ahead() -> None:
+    scheduler, _ = running("rab", RefreshesTogether(9))
+    refreshing, calm = Upcoming("r", True), Upcoming("a", False)
+    for slots in ((1, 2), (1,), (1,)):  # 1 and 2 refresh, then 1 goes on
+        assert scheduler.choose({slot: Upcoming("r", slots == (1, 2)) for slot in slots}) == slots
+        scheduler.stepped(slots)
+    assert scheduler.choose({0: refreshing, 1: calm}) == (0,)  # which has waited for three steps, and 1 refreshed since
+    assert scheduler.choose({1: calm, 2: refreshing}) == (1,)  # which has waited for two, and 1 refreshed before
+
+
+def test_a_refresh_that_was_not_made_is_none() -> None:
+    scheduler, upcoming = running("rsb", RefreshesTogether(9), "rs")
+    del upcoming[2]
+    assert steps(scheduler, upcoming, 1) == [(0,)]
+    assert scheduler.choose({1: Upcoming("a", False), 2: Upcoming("r", True)}) == (1,)
+
+
 @pytest.mark.parametrize("slots", range(2, 7))
 @pytest.mark.parametrize("patience", range(1, 9))
 def test_a_row_that_never_refreshes_keeps_others_waiting_for_as_long_as_the_bound_says(
@@ -315,7 +342,9 @@ class Traffic(RuleBasedStateMachine):
         self.seats: dict[int, int] = {}
         self.forms: dict[int, Upcoming] = {}
         self.diary: list[tuple[str, int, tuple[int, ...]]] = []
-        """what happened: "admitted", a slot, nothing; or "stepped", 0, the slots"""
+        """what happened: "admitted", a slot, nothing; or "stepped", -1, the slots"""
+        self.refreshes: list[set[int]] = []
+        """of each step, the slots for which it was a refresh"""
 
     def waited(self, slot: int) -> int:
         """Return the steps since a slot's last admission or own step."""
@@ -325,6 +354,18 @@ class Traffic(RuleBasedStateMachine):
                 return seen
             seen += what == "stepped"
         raise AssertionError("every row was admitted")
+
+    def refreshed(self, slot: int) -> float:
+        """Return the steps since a slot's row made a refresh; infinity if it has made none."""
+        seen, made = 0, list(self.refreshes)
+        for what, where, _ in reversed(self.diary):
+            if what == "admitted" and where == slot:
+                break
+            if what == "stepped":
+                if slot in made.pop():
+                    return seen
+                seen += 1
+        return float("inf")
 
     def first(self) -> int:
         """Return the slot of those with a step whose row has waited longest, of equals the one admitted first."""
@@ -393,15 +434,22 @@ class Traffic(RuleBasedStateMachine):
         form, first = self.forms[made[0]].form, self.first()
         widths = Counter(coming.form for coming in self.forms.values())
         assert made == tuple(sorted(slot for slot, coming in self.forms.items() if coming.form == form))
-        calm = {coming.form for coming in self.forms.values() if not coming.refreshes}
+        refreshing = [slot for slot, coming in self.forms.items() if coming.refreshes]
+        begun = max((self.waited(slot) for slot in refreshing), default=0)
+        calm = {
+            coming.form
+            for slot, coming in self.forms.items()
+            if not coming.refreshes and not (refreshing and self.refreshed(slot) < begun)
+        }
         if isinstance(self.policy, OldestFirst) or self.waited(first) >= self.policy.patience:
             assert first in made
-        elif isinstance(self.policy, WidestFirst) or not calm:
+        elif isinstance(self.policy, WidestFirst) or not refreshing:
             assert len(made) == max(widths.values())
         else:
-            assert form in calm
+            assert form in (calm or {self.forms[slot].form for slot in refreshing})
         self.scheduler.stepped(made)
         self.diary.append(("stepped", -1, made))
+        self.refreshes.append({slot for slot in made if self.forms[slot].refreshes})
         self.held = self.held + 1 if self.queue and len(self.seats) < self.slots else 0
         for slot in made:
             del self.forms[slot]

@@ -45,8 +45,8 @@ def widest(rows: Collection[Ready]) -> Hashable:
     return oldest(oldest(group) for group in groups.values() if len(group) == max(map(len, groups.values()))).form
 
 
-def _patience() -> Any:
-    return option("steps of others that a row sees before it goes first", validators.ge(0), default=4)
+def _patience(default: int) -> Any:
+    return option("steps of others that a row sees before it goes first", validators.ge(0), default=default)
 
 
 @attrs.frozen
@@ -76,7 +76,7 @@ class WidestFirst:
     stand before it; from then on each step is one of the first, which removes it. Both numbers are reached.
     """
 
-    patience: int = _patience()
+    patience: int = _patience(4)
 
     def choose(self, rows: Sequence[Ready]) -> Hashable:
         """Return the form of most rows, or of the row that has waited longest if that is out of patience."""
@@ -90,22 +90,31 @@ class WidestFirst:
 
 @attrs.frozen
 class RefreshesTogether:
-    """Rows that refresh wait while others do not, so that several come to refresh at once; unless one is out of patience.
+    """Rows that refresh wait for those that are behind them, and these for them, so that all come to refresh at once.
 
-    A refresh is the dearest step, so the one that gains most from being shared. A row sees at most max(p, 1) + S - 2 steps of
-    others, p its patience and S > 1 the number of slots: when it has seen p of them, only rows that have seen as many stand
-    before it, and whoever made the step just now is not among them; from then on each step is one of the first, which removes
-    it. Where one row never refreshes, and all others do, apart from each other, it is reached.
+    Rows refresh every so many of their own steps. One that is about to waits for those that have not refreshed since it began to
+    wait; those that have are ahead, and wait for it. So rows that were admitted at different times come into step, and then share
+    nearly all steps. One that is out of patience goes first, with all that can go with it.
+
+    A row sees at most max(p, 1) + S - 2 steps of others, p its patience and S > 1 the number of slots: when it has seen p >= 1 of
+    them, only rows that have seen as many stand before it, and whoever made the step just now is not among them; from then on
+    each step is one of the first, which removes it. Where one row never refreshes, and all others do, apart from each other, it
+    is reached.
     """
 
-    patience: int = _patience()
+    patience: int = _patience(16)
 
     def choose(self, rows: Sequence[Ready]) -> Hashable:
-        """Return the form of most rows that do not refresh, else of most rows; or of the row that is out of patience."""
+        """Return the form of most rows among those that are behind one that refreshes, else among those that refresh."""
         first = oldest(rows)
         if first.waited >= self.patience:
             return first.form
-        return widest([row for row in rows if not row.refreshes] or rows)
+        refreshing = [row for row in rows if row.refreshes]
+        if not refreshing:
+            return widest(rows)
+        waited = max(row.waited for row in refreshing)
+        behind = [row for row in rows if not row.refreshes and (row.refreshed is None or row.refreshed >= waited)]
+        return widest(behind or refreshing)
 
     def bound(self, slots: int) -> int:
         """Return what the patience adds up to; see the class."""

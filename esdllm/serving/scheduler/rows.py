@@ -29,6 +29,8 @@ class Ready(NamedTuple):
     """the number of its admission; a smaller one is earlier"""
     columns: int
     """columns of its canvas"""
+    refreshed: int | None
+    """steps since its last refresh, whoever made them; None if it has made none"""
 
 
 class Queued(NamedTuple):

@@ -29,6 +29,7 @@ class _Place:
     admission: int
     since: float
     waited: int = 0
+    refreshed: int | None = None
 
 
 def _at_least(least: int) -> Callable[[Any, Any, Any], None]:
@@ -63,6 +64,8 @@ class Scheduler:
     """by slot"""
     _stays: deque[float] = attrs.field(factory=lambda: deque(maxlen=_STAYS), init=False)
     """seconds from admission to release"""
+    _refreshing: set[int] = attrs.field(factory=set, init=False)
+    """slots whose next step was a refresh when steps were chosen"""
     _now: float = attrs.field(default=0.0, init=False)
     _admissions: int = attrs.field(default=0, init=False)
     _refused: int = attrs.field(default=0, init=False)
@@ -159,6 +162,7 @@ class Scheduler:
         """
         if not (rows := self._rows(upcoming)):
             return ()
+        self._refreshing = {row.slot for row in rows if row.refreshes}
         form = self.policy.choose(rows)
         return tuple(sorted(row.slot for row in rows if row.form == form))
 
@@ -171,14 +175,19 @@ class Scheduler:
         made = {slot: self._place(slot) for slot in slots}
         for slot, place in self._places.items():
             place.waited = 0 if slot in made else place.waited + 1
+            if slot in made and slot in self._refreshing:
+                place.refreshed = 0
+            elif place.refreshed is not None:
+                place.refreshed += 1
         if self._queue and self.free:
             self._queue = {number: one._replace(held=one.held + 1) for number, one in self._queue.items()}
 
     def _rows(self, upcoming: Mapping[int, Upcoming]) -> list[Ready]:
-        return [
-            Ready(slot, form, refreshes, (place := self._place(slot)).waited, place.admission, place.columns)
-            for slot, (form, refreshes) in upcoming.items()
-        ]
+        found = []
+        for slot, (form, refreshes) in upcoming.items():
+            place = self._place(slot)
+            found.append(Ready(slot, form, refreshes, place.waited, place.admission, place.columns, place.refreshed))
+        return found
 
     def _place(self, slot: int) -> _Place:
         if slot not in self._places:
