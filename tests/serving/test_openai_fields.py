@@ -49,6 +49,7 @@ def refused(app: Any, path: str, **over: Any) -> dict[str, Any]:
         ("temperature", 2, {"sampler": {"temperature": 2.0}}),
         ("top_p", 0.1, {"sampler": {"top_p": 0.1}}),
         ("top_k", 5, {"sampler": {"top_k": 5}}),
+        ("top_k", -1, {"sampler": {"top_k": 0}}),
         ("temperature", None, {}),
     ],
 )
@@ -114,9 +115,9 @@ def test_either_name_of_the_length_will_do(app: Any, stand_in: StandIn, field: s
 
 @pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize(
-    ("stop", "stops"), [("x", ("x",)), (["x", "yz"], ("x", "yz")), ([], ()), (["a"] * 4, ("a",) * 4)]
+    ("stop", "stops"), [("x", ("x",)), (["x", "yz"], ("x", "yz")), ([], ()), (["a"] * 64, ("a",) * 64)]
 )
-def test_stop_is_a_text_or_up_to_four(app: Any, stand_in: StandIn, path: str, stop: Any, stops: Any) -> None:
+def test_stop_is_a_text_or_up_to_64(app: Any, stand_in: StandIn, path: str, stop: Any, stops: Any) -> None:
     assert post(app(), path, {**BODIES[path], "stop": stop}).status == 200
     request = stand_in.tickets[0].request
     assert request.stop == (() if request.infill else stops)  # a blank's end is looked for when it is filled in
@@ -125,7 +126,14 @@ def test_stop_is_a_text_or_up_to_four(app: Any, stand_in: StandIn, path: str, st
 def test_turns_are_the_conversation(app: Any, stand_in: StandIn) -> None:
     turns = [
         {"role": "developer", "content": "Be brief."},
-        {"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "2 + 3?"}]},
+        {
+            "role": "user",
+            "name": "user",
+            "content": [
+                {"type": "text", "text": "What is "},
+                {"type": "text", "text": "2 + 3?", "cache_control": {"type": "ephemeral"}},
+            ],
+        },
         {"role": "assistant", "content": "5", "tool_calls": None, "refusal": None, "annotations": [], "audio": None},
         {"role": "user", "content": ""},
     ]
@@ -179,6 +187,13 @@ UNSERVED = [
     ("min_p", 0.1, 0),
     ("min_tokens", 4, 0),
     ("ignore_eos", True, False),
+    ("early_stopping", True, False),
+    ("include_stop_str_in_output", True, False),
+    ("length_penalty", 0.5, 1),
+    ("skip_special_tokens", False, True),
+    ("spaces_between_special_tokens", False, True),
+    ("stop_token_ids", [2], []),
+    ("use_beam_search", True, False),
 ]
 
 
@@ -206,6 +221,10 @@ def test_a_field_that_cannot_be_served_is_refused_unless_it_asks_for_nothing(
         (CHAT, "reasoning_effort", "high"),
         (CHAT, "web_search_options", {}),
         (CHAT, "verbosity", "low"),
+        (CHAT, "echo", True),
+        (CHAT, "add_generation_prompt", False),
+        (CHAT, "continue_final_message", True),
+        (CHAT, "chat_template_kwargs", {"enable_thinking": False}),
         (TEXT, "echo", True),
         (TEXT, "suffix", "b"),
         (FIM, "logprobs", True),
@@ -238,11 +257,11 @@ def test_an_unknown_field_is_refused_by_its_name(app: Any, path: str, field: str
         ("model", (1, ["small"], {}, True, "smal\ud800")),
         ("temperature", (-0.1, 2.1, "1", True, [1], 10**400)),
         ("top_p", (0, 1.01, -1, "0.5", False)),
-        ("top_k", (-1, 1.0, "5", True, 2**31)),
+        ("top_k", (-2, 1.0, "5", True, 2**31)),
         ("max_tokens", (0, -1, 1.5, 4.0, "4", True, 2**31, 10**30, [4])),
         ("seed", (-1, 0.5, "1", 2**63, True)),
         ("n", (0, 129, 1.0, "1", True)),
-        ("stop", ("", [""], ["a"] * 5, 1, [1], {"a": 1}, "\udfff", ["\udfff"])),
+        ("stop", ("", [""], ["a"] * 65, 1, [1], {"a": 1}, "\udfff", ["\udfff"])),
         ("stream", (1, 0, "true", [])),
         ("stream_options", (True, [], "x", {"include_usage": 1}, {"other": True}, {"include_obfuscation": True})),
         ("diffusing", (1, "true")),
@@ -303,8 +322,82 @@ def test_fields_that_do_not_go_together_or_are_missing_are_named(
 @pytest.mark.parametrize("path", BODIES)
 def test_harmless_fields_are_accepted(app: Any, path: str) -> None:
     harmless = {"user": "u", "metadata": {"a": "b"}, "safety_identifier": "s", "prompt_cache_key": "k"}
-    assert post(app(), path, {**BODIES[path], **harmless}).status == 200
+    assert post(app(), path, {**BODIES[path], **harmless, "prompt_cache_retention": "24h"}).status == 200
     assert post(app(), CHAT, chat(response_format={"type": "text"}, parallel_tool_calls=True, tools=[])).status == 200
+
+
+ZED_STOPS = [
+    "endoftext",
+    "file_separator",
+    "fim_pad",
+    "fim_prefix",
+    "fim_middle",
+    "fim_suffix",
+    "PRE",
+    "SUF",
+    "MID",
+    "PREFIX",
+    "SUFFIX",
+]
+CLIENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Continue, chat": (
+        CHAT,
+        {"max_tokens": 64, "stream": True, "stream_options": {"include_usage": True}, "parallel_tool_calls": False},
+    ),
+    "Continue, completions in an editor": (
+        FIM,
+        {
+            "max_tokens": 16,
+            "temperature": 0.01,
+            "stop": ["<fim_prefix>", "<fim_suffix>", "<fim_middle>", "/src/", "#- coding: utf-8", "```", "\nclass"],
+            "stream": True,
+        },
+    ),
+    "Zed, completions in an editor": (
+        TEXT,
+        {"prompt": "<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>", "temperature": None, "stop": ZED_STOPS},
+    ),
+    "Zed, chat": (
+        CHAT,
+        {
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "max_tokens": None,
+            "max_completion_tokens": 16,
+            "prompt_cache_key": "c2f7",
+            "parallel_tool_calls": True,
+        },
+    ),
+    "vLLM's benchmark": (
+        TEXT,
+        {
+            "repetition_penalty": 1.0,
+            "temperature": 0.0,
+            "logprobs": None,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "ignore_eos": False,
+        },
+    ),
+    "guidellm": (
+        CHAT,
+        {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}, "stop": None},
+    ),
+    "lm-eval": (
+        TEXT,
+        {"stop": ["\n\n", "Question:", "</s>", "<|im_end|>", "<|endoftext|>"], "seed": 1234, "temperature": 0},
+    ),
+    "LangChain": (
+        TEXT,
+        {"logprobs": False, "frequency_penalty": 0.0, "presence_penalty": 0.0, "top_p": 1.0, "n": 1, "logit_bias": {}},
+    ),
+}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_what_a_client_sends_unasked_is_served(app: Any, client: str) -> None:
+    path, sent = CLIENTS[client]
+    assert post(app(), path, {**BODIES[path], **sent}).status == 200
 
 
 @pytest.mark.parametrize("path", BODIES)

@@ -67,6 +67,34 @@ def test_usage_is_told_once_where_it_is_asked_for(app: Any) -> None:
     assert last["usage"] == post(app(), CHAT, chat(n=2)).json["usage"]
 
 
+@pytest.mark.parametrize("path", BODIES)
+def test_usage_is_told_with_every_chunk_where_that_is_asked_for(app: Any, stand_in: StandIn, path: str) -> None:
+    stand_in.pause = 0.003
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    found = post(app(), path, {**BODIES[path], "n": 2, "stream_options": options}).events
+    usages = [event["usage"] for event in found]
+    whole = post(app(), path, {**BODIES[path], "n": 2, "stream": False}).json["usage"]
+    counts = [usage["completion_tokens"] for usage in usages]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]
+    assert counts[-2:] == [whole["completion_tokens"]] * 2
+    assert usages[-1] == whole
+    assert {usage["prompt_tokens"] for usage in usages} == {whole["prompt_tokens"]}
+    assert all(usage["total_tokens"] == whole["prompt_tokens"] + usage["completion_tokens"] for usage in usages)
+    options["include_usage"] = False  # then there is none
+    assert not [
+        event for event in post(app(), path, {**BODIES[path], "stream_options": options}).events if "usage" in event
+    ]
+
+
+def test_usage_of_blanks_is_told_when_they_are_filled_in(app: Any) -> None:
+    body = {"model": "small", "prompt": "a", "suffix": "b", "max_tokens": 4, "stream": True}
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *_, closing, last = post(app(), FIM, {**body, "stream_options": options}).events
+    assert closing["usage"] == last["usage"]
+    assert last["usage"]["completion_tokens"] == 4
+
+
 def test_logprobs_come_with_their_tokens(app: Any, stand_in: StandIn) -> None:
     stand_in.pause = 0.003
     whole = post(app(), CHAT, chat(logprobs=True)).json["choices"][0]["logprobs"]["content"]

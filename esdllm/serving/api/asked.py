@@ -17,24 +17,35 @@ _MOST = 2**31 - 1
 _SEEDS = 2**63 - 1
 _CHOICES = 128
 _PROMPTS = 1024
-_STOPS = 4
+_STOPS = 64
 
 _INERT: dict[str, Inert] = {
     "best_of": Inert([1], "give n"),
+    "early_stopping": Inert([False]),
     "frequency_penalty": Inert([0]),
     "ignore_eos": Inert([False]),
+    "include_stop_str_in_output": Inert([False]),
+    "length_penalty": Inert([1]),
     "logit_bias": Inert([{}]),
     "min_p": Inert([0]),
     "min_tokens": Inert([0]),
     "presence_penalty": Inert([0]),
     "repetition_penalty": Inert([1]),
     "service_tier": Inert(["auto", "default"]),
+    "skip_special_tokens": Inert([True]),
+    "spaces_between_special_tokens": Inert([True]),
+    "stop_token_ids": Inert([[]], "give stop"),
     "store": Inert([False]),
     "top_logprobs": Inert([0], "only the tokens that were chosen have a logprob"),
+    "use_beam_search": Inert([False]),
 }
 _INERT_CHAT = {
     **_INERT,
+    "add_generation_prompt": Inert([True]),
     "audio": Inert(),
+    "chat_template_kwargs": Inert([{}]),
+    "continue_final_message": Inert([False]),
+    "echo": Inert([False]),
     "function_call": Inert(["none", "auto"]),
     "functions": Inert([[]]),
     "modalities": Inert([["text"]]),
@@ -56,7 +67,7 @@ _INERT_MESSAGE = {
     "annotations": Inert([[]]),
     "audio": Inert(),
     "function_call": Inert(),
-    "name": Inert(instead="say in the content who speaks"),
+    "name": Inert(["user", "assistant", "system", "developer"], "say in the content who speaks"),
     "refusal": Inert(),
     "tool_call_id": Inert(),
     "tool_calls": Inert([[]]),
@@ -72,11 +83,17 @@ def _one_of(*choices: str) -> Reader:
     return read
 
 
-def _no_alternatives(value: Any, path: str) -> int:
-    if type(value) is not int or value != 0:
+def _no_alternatives(value: Any, path: str) -> int | None:
+    if type(value) not in (int, bool) or value:
         only = "give 0: only the tokens that were chosen have a logprob"
         raise invalid(path, f"{brief(value)} cannot be served; {only}", "unsupported_value")
-    return 0
+    return None if value is False else 0
+
+
+def _top_k(value: Any, path: str) -> int:
+    """Return how many tokens are drawn from; 0 is all, as is the -1 of other servers."""
+    count: int = whole(-1, _MOST)(value, path)
+    return max(0, count)
 
 
 def _stops(value: Any, path: str) -> tuple[str, ...]:
@@ -115,9 +132,10 @@ def _prompt(value: Any, path: str) -> Any:
 _ids = items(whole(0, _MOST), 1)
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class _TextPart:
     type: str = field(_one_of("text"), attrs.NOTHING)
+    cache_control: dict[str, str] | None = field(mapping(text))
     text: str = field(text, attrs.NOTHING)
 
 
@@ -135,6 +153,7 @@ class _ResponseFormat:
 @attrs.frozen
 class _StreamOptions:
     include_usage: bool = field(flag, False)
+    continuous_usage_stats: bool = field(flag, False)
 
 
 @attrs.frozen(kw_only=True)
@@ -144,7 +163,7 @@ class Asked:
     model: str = field(text, attrs.NOTHING)
     temperature: float | None = field(number(0, 2))
     top_p: float | None = field(number(0, 1, above=True))
-    top_k: int | None = field(whole(0, _MOST))
+    top_k: int | None = field(_top_k)
     max_tokens: int | None = field(whole(1, _MOST))
     seed: int | None = field(whole(0, _SEEDS))
     n: int = field(whole(1, _CHOICES), 1)
@@ -158,6 +177,7 @@ class Asked:
     metadata: dict[str, str] | None = field(mapping(text))
     safety_identifier: str | None = field(text)
     prompt_cache_key: str | None = field(text)
+    prompt_cache_retention: str | None = field(text)
 
     def __attrs_post_init__(self) -> None:
         for name in ("stream_options", "diffusing"):

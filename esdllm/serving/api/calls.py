@@ -15,7 +15,7 @@ from esdllm.serving.api.writing import Blanks, ChatWriter, InfillWriter, TextWri
 from esdllm.serving.requests import Completion, Request
 from esdllm.use.blanks import Template, parse_template
 
-__all__ = ["Call", "chat_call", "completion_call", "infill_call"]
+__all__ = ["Call", "chat_call", "completion_call", "infill_call", "tokens_used"]
 
 
 @attrs.frozen(kw_only=True)
@@ -32,7 +32,12 @@ class Call:
         """Return the tokens of all rows, each prompt counted once."""
         prompts = sum(completion.prompt_tokens for row, completion in completions.items() if row % self.asked.n == 0)
         new = sum(self.writers[row].generated(completion) for row, completion in completions.items())
-        return {"prompt_tokens": prompts, "completion_tokens": new, "total_tokens": prompts + new}
+        return tokens_used(prompts, new)
+
+
+def tokens_used(prompts: int, new: int) -> dict[str, int]:
+    """Return an answer's `usage`."""
+    return {"prompt_tokens": prompts, "completion_tokens": new, "total_tokens": prompts + new}
 
 
 def chat_call(service: Service, given: dict[str, Any]) -> Call:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Message, Send
 
 from esdllm.errors import ClosedError
-from esdllm.serving.api.calls import Call
+from esdllm.serving.api.calls import Call, tokens_used
 from esdllm.serving.api.errors import ApiError, as_json, json_response, of_error, unforeseen
 from esdllm.serving.api.rows import Rows
 from esdllm.serving.api.service import Service
@@ -33,7 +33,7 @@ class Reply:
 
     def __init__(self, service: Service, call: Call, rows: Rows, entry: dict[str, Any]) -> None:
         self._service, self._call, self._rows, self._entry = service, call, rows, entry
-        self._created = int(time.time())
+        self._created, self._generated = int(time.time()), 0
 
     async def whole(self) -> Response:
         """Return the answer, once all rows have ended.
@@ -85,6 +85,7 @@ class Reply:
     def _told_of(self, row: int, update: Update) -> Iterator[bytes]:
         """Yield a row's news, then its end."""
         writer, speller = self._call.writers[row], self._service.speller
+        self._generated += writer.added(update)
         if self._call.asked.diffusing:
             yield self._chunk([writer.chunk(update)], esdllm=provisional(update, speller))
         elif update.new or update.logprobs:
@@ -98,8 +99,15 @@ class Reply:
         options = self._call.asked.stream_options
         return options is not None and options.include_usage
 
+    def _usage_so_far(self) -> dict[str, int] | None:
+        """Return the tokens until now, if every chunk is to tell them."""
+        options = self._call.asked.stream_options
+        if options is None or not options.continuous_usage_stats:
+            return None
+        return tokens_used(self._rows.prompt_tokens(self._call.asked.n), self._generated)
+
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        usage = {"usage": None} if self._tells_usage else {}
+        usage = {"usage": self._usage_so_far()} if self._tells_usage else {}
         chunk = {**self._head(self._call.writers[0].chunk_object, choices), **usage, **more}
         return b"data: " + as_json(chunk) + b"\n\n"
 

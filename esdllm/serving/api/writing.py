@@ -50,6 +50,9 @@ class Writer(Protocol):
     def whole(self, completion: Completion) -> dict[str, Any]:
         """Return the choice of an answer."""
 
+    def added(self, update: Update) -> int:
+        """Return how many tokens an update adds to those that were generated."""
+
     def generated(self, completion: Completion) -> int:
         """Return how many tokens were generated."""
 
@@ -79,6 +82,10 @@ class ChatWriter:
         """Return the choice of an answer."""
         message = {"role": "assistant", "content": completion.text, "refusal": None}
         return self._choice("message", message, completion, completion.tokens, completion.logprobs)
+
+    def added(self, update: Update) -> int:
+        """Return how many tokens an update adds to those that were generated."""
+        return len(update.tokens)
 
     def generated(self, completion: Completion) -> int:
         """Return how many tokens were generated."""
@@ -133,6 +140,10 @@ class InfillWriter(ChatWriter):
         super().__init__(index, speller, logprobs=False)
         self._blanks = blanks
 
+    def added(self, update: Update) -> int:
+        """Return how many tokens an update adds to those that were generated: all, when all are decided."""
+        return self.generated(update.completion) if update.completion else 0
+
     def generated(self, completion: Completion) -> int:
         """Return how many tokens were generated: those of the blanks."""
         return sum(map(len, self._blanks.spans)) if completion.tokens else 0
@@ -177,6 +188,10 @@ class TextWriter:
     def whole(self, completion: Completion) -> dict[str, Any]:
         """Return the choice of an answer."""
         return self._choice(completion.text, completion, completion.tokens, completion.logprobs)
+
+    def added(self, update: Update) -> int:
+        """Return how many tokens an update adds to those that were generated."""
+        return len(update.tokens)
 
     def generated(self, completion: Completion) -> int:
         """Return how many tokens were generated."""
