@@ -326,19 +326,7 @@ def test_harmless_fields_are_accepted(app: Any, path: str) -> None:
     assert post(app(), CHAT, chat(response_format={"type": "text"}, parallel_tool_calls=True, tools=[])).status == 200
 
 
-ZED_STOPS = [
-    "endoftext",
-    "file_separator",
-    "fim_pad",
-    "fim_prefix",
-    "fim_middle",
-    "fim_suffix",
-    "PRE",
-    "SUF",
-    "MID",
-    "PREFIX",
-    "SUFFIX",
-]
+ZED_STOPS = ["<|endoftext|>", "<|fim_pad|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<PRE>", "[PREFIX]"]
 CLIENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Continue, chat": (
         CHAT,
