@@ -5,9 +5,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE ESDLLM_DISABLE_PLUGINS
 
-chosen="not full" profile=check
+chosen="not full" profile=check full=
 if [[ ${1-} == --full ]]; then
-    chosen="full or not full" profile=full
+    chosen="full or not full" profile=full full=--full
     shift
 fi
 room=$(mktemp -d)
@@ -48,9 +48,10 @@ part "lint" ruff check .
 part "types" mypy
 part "imports" lint-imports
 two_at_a_time=(-n 2 --dist worksteal --hypothesis-profile "$profile")
-part "tests" pytest "${two_at_a_time[@]}" -m "($chosen) and not serial" --cov --cov-report=
+part "tests" pytest "${two_at_a_time[@]}" -m "($chosen) and not serial and not ray" --cov --cov-report=
 part "Triton kernels" as_it_came # nothing is beside the tests that come now
 part "tests that time" pytest -m "($chosen) and serial" $(files_of serial) --cov --cov-append --cov-report=
+part "Ray" tools/check_ray.sh $full "$@"
 part "coverage" python tools/coverage_floors.py
 hidden=(ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 TORCHINDUCTOR_CACHE_DIR="$room/inductor-avx2" MKL_ENABLE_INSTRUCTIONS=AVX2) # of x86, whatever is beyond AVX2
 part "tests on AVX2" env "${hidden[@]}" pytest "${two_at_a_time[@]}" -m "processor and ($chosen)" $(files_of processor)

@@ -29,6 +29,7 @@ from esdllm.cli import (
     trace,
 )
 from esdllm.cli.brought import Commands
+from esdllm.cli.command import OptionalValues
 from esdllm.config.project import DEBUG_VARIABLE
 from esdllm.errors import EsdllmError
 from esdllm.names import called_here
@@ -61,7 +62,7 @@ _COMMANDS: Mapping[str, Callable[..., None]] = {
     "new-plugin": new_plugin.new_plugin,
 }
 for _name, _command in _COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name, cls=OptionalValues)(_command)
 app.add_typer(bench.app)
 app.add_typer(config.app)
 

@@ -34,7 +34,7 @@ def answer_file(run: BatchRun, catalogue: Catalogue, restart: bool, as_json: boo
     console = stderr()
 
     def watch(progress: Progress) -> None:
-        if bar.last is None:
+        if bar.last is None and run.elsewhere is None:
             weights = describe_weights(run.setup.model, run.setup.dtype, catalogue=catalogue)
             hint_dtype(resolve_device(run.setup.device), weights.dtype)
         bar.show(progress)

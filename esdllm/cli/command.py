@@ -9,10 +9,11 @@ from inspect import Parameter, Signature
 from typing import Any, Protocol, get_type_hints
 
 import attrs
+from typer.core import TyperCommand
 
 from esdllm.errors import UnavailableError, installing
 
-__all__ = ["Command", "command", "needing"]
+__all__ = ["Command", "OptionalValues", "command", "needing"]
 
 
 class Command(Protocol):
@@ -20,6 +21,20 @@ class Command(Protocol):
 
     def run(self) -> None:
         """Do it."""
+
+
+class OptionalValues(TyperCommand):
+    """A command whose options may stand without their value, which then is empty, where the help has it in brackets."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words of a command line."""
+        optional = {
+            name for param in self.params if str(getattr(param, "metavar", "")).startswith("[") for name in param.opts
+        }
+        words, following = [], [*args[1:], "--"]
+        for word, after in zip(args, following, strict=True):
+            words += [word, ""] if word in optional and after.startswith("-") else [word]
+        return list(super().parse_args(ctx, words))
 
 
 def command(asked: type[Command]) -> Callable[..., None]:

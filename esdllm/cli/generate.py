@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 import typer
@@ -34,11 +34,14 @@ from esdllm.cli.prompts import read_prompt
 from esdllm.cli.shared import counted, default_model, load, print_json, stderr
 from esdllm.cli.watch import ProgressBar, View, Watch
 from esdllm.config import DecodeConfig
-from esdllm.errors import InputError, UnavailableError
+from esdllm.errors import InputError, UnavailableError, installing
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.records import Generation
 from esdllm.use.batching import BatchRun, Setup
+
+if TYPE_CHECKING:
+    from esdllm.serving.ray import RayWorkers
 
 
 @attrs.frozen(kw_only=True)
@@ -53,6 +56,7 @@ class Generate:
     esdllm generate "What is 12 + 7?" --preset dual-cache --set gen_length=64
     cat prompt.txt | esdllm generate - --model GSAI-ML/LLaDA-8B-Instruct --json
     esdllm generate --input prompts.jsonl --output answers.jsonl
+    esdllm generate --input prompts.jsonl --output answers.jsonl --ray 192.168.0.1:6379
     """
 
     prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="The prompt; - reads standard input.")] = None
@@ -71,8 +75,20 @@ class Generate:
     ] = None
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts of a file decoded together.")] = 8
     jobs: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Processes for a file: a GPU each, or a share of the CPU's threads.")
-    ] = 1
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Processes for a file: a GPU each, or a share of the CPU's threads [1; with --ray one a GPU, or a machine].",
+        ),
+    ] = None
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Answer a file on a Ray cluster; without an address the one of this machine, or one just for it.",
+        ),
+    ] = None
     restart: Annotated[bool, typer.Option("--restart", help="Answer a file from the beginning, whatever is there.")] = (
         False
     )
@@ -105,20 +121,21 @@ class Generate:
         choice = Choice.of(self, seed=self.seed)
         catalogue = Catalogue.load()
         decode = choice.config(catalogue)
-        if self.source is not None or self.output is not None:
+        if self.source is not None or self.output is not None or self.ray is not None:
             self._answer_file(decode, catalogue)
         else:
             self._answer(choice, decode, catalogue)
 
     def _answer_file(self, decode: DecodeConfig, catalogue: Catalogue) -> None:
         if self.source is None or self.output is None:
-            raise InputError(
-                f"--{'output' if self.source is None else 'input'} alone; give both --input FILE and --output FILE"
-            )
+            given = {"--input": self.source, "--output": self.output, "--ray": self.ray}
+            named = " and ".join(name for name, value in given.items() if value is not None)
+            raise InputError(f"{named} alone; give both --input FILE and --output FILE")
         if self.prompt is not None or self.watch:
             raise InputError(f"--input and {'--watch' if self.prompt is None else 'a prompt'}: give one")
         setup = Setup(self._named(catalogue), decode.to_dict(), self.device, self.dtype, self.quantize)
-        run = BatchRun(self.source, self.output, setup, self.batch, self.jobs, self.chat)
+        elsewhere = None if self.ray is None else _on_ray()(setup, self.batch, self.ray, self.jobs)
+        run = BatchRun(self.source, self.output, setup, self.batch, self.jobs or 1, self.chat, elsewhere)
         answer_file(run, catalogue, self.restart, self.as_json)
 
     def _answer(self, choice: Choice, decode: DecodeConfig, catalogue: Catalogue) -> None:
@@ -159,6 +176,19 @@ class Generate:
 
 
 generate = command(Generate)
+
+
+def _on_ray() -> type[RayWorkers]:
+    """Return what decodes on a cluster.
+
+    Raises:
+        UnavailableError: Ray is not installed.
+    """
+    try:
+        from esdllm.serving.ray import RayWorkers
+    except ImportError as error:
+        raise UnavailableError(f"--ray needs ray: {installing('ray')}") from error
+    return RayWorkers
 
 
 def _view(watch: bool, model: Model, choice: Choice, console: Console) -> View:

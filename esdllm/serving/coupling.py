@@ -30,7 +30,7 @@ from esdllm.testing.contracts.laws import row_laws
 from esdllm.testing.contracts.stores import slot_laws
 from esdllm.views import KeyValue
 
-__all__ = ["coupled"]
+__all__ = ["check_uncoupled", "coupled"]
 
 _ASKED = range(24)
 _CPU = torch.device("cpu")
@@ -56,6 +56,17 @@ def coupled(components: Components, catalogue: Catalogue | None = None) -> list[
                     f"{components.called(section)} couples rows: {said}{_cure(components, section, catalogue)}"
                 )
     return found
+
+
+def check_uncoupled(components: Components, catalogue: Catalogue | None = None) -> None:
+    """Return if rows in slots are each as alone.
+
+    Raises:
+        ConfigError: they are not; gives all reasons of `coupled`.
+        PluginError: as `coupled`.
+    """
+    if reasons := coupled(components, catalogue):
+        raise ConfigError("; ".join(reasons))
 
 
 def _fault(attempt: Callable[[], None]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,10 @@ from esdllm.use.batching.rows import BadLine, Line, check_kind, read_lines, writ
 from esdllm.use.batching.workers import Batch, Done, Setup, alone, decode, decode_elsewhere, places
 
 __all__ = ["BatchResult", "BatchRun", "Progress"]
+
+
+Elsewhere = Callable[[Sequence[Batch]], Iterator[Done]]
+"""Decodes batches, and yields each once its rows are written."""
 
 
 class Progress(NamedTuple):
@@ -63,7 +68,7 @@ class BatchRun:
 
     What is done stands in a folder beside the output (`Journal`), and what is left is cut into batches as if nothing had
     happened: a run that was killed and taken up again makes the same file as one that was not. It may go on with another
-    `batch`, as where memory ran out, with other `jobs` and on another device: none of them is part of what was asked.
+    `batch`, as where memory ran out, with other `jobs`, elsewhere and on another device: none of it is part of what was asked.
     """
 
     source: Path
@@ -75,9 +80,11 @@ class BatchRun:
     batch: int = 8
     """prompts decoded together at most"""
     jobs: int = 1
-    """processes"""
+    """processes of this machine"""
     chat: bool | None = None
     """whether text goes through the chat template; None where the checkpoint brings one"""
+    elsewhere: Elsewhere | None = None
+    """who decodes, where it is neither this process nor `jobs` of this machine"""
 
     def __call__(
         self, catalogue: Catalogue, restart: bool = False, watch: Callable[[Progress], None] = lambda _: None
@@ -106,7 +113,9 @@ class BatchRun:
         restart: bool,
         watch: Callable[[Progress], None],
     ) -> BatchResult:
-        elsewhere = places(self.setup, self.jobs) if self.jobs > 1 else []
+        elsewhere = self.elsewhere
+        if elsewhere is None and self.jobs > 1:
+            elsewhere = partial(decode_elsewhere, places(self.setup, self.jobs))
         setup = Setup(self.setup.model, {}, "meta") if elsewhere else self.setup  # here only the tokenizer is needed
         model, config = setup.load(catalogue), DecodeConfig.from_dict(self.setup.config)
         if model.codec is None:
@@ -118,7 +127,7 @@ class BatchRun:
         known = set() if finished else {row["line"] for row in journal.rows()}
         left = [] if finished else [i for i, line in enumerate(lines) if line.number not in known]
         batches = self._batches(journal, lines, prompts, left)
-        stream = decode_elsewhere(elsewhere, batches) if elsewhere else _decoded_here(model, config, catalogue, batches)
+        stream = elsewhere(batches) if elsewhere else _decoded_here(model, config, catalogue, batches)
         made = [] if finished else list(_watched(stream, batches, prompts, config.gen_length, watch))
         if not finished:
             self._publish(journal, _complete(journal, lines), bad)
@@ -143,10 +152,9 @@ class BatchRun:
 
     def _settings(self, chat: bool) -> dict[str, Any]:
         """Return what was asked, which a run that goes on must share."""
-        name = self.setup.model
         return {
             "esdllm": version("esdllm"),
-            "model": str(Path(name).expanduser().resolve()) if Path(name).expanduser().is_dir() else name,
+            "model": self.setup.place,
             "dtype": self.setup.dtype,
             "quantize": self.setup.quantize,
             "chat": chat,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -23,7 +23,7 @@ from esdllm.runtime.engine import Engine
 from esdllm.runtime.records import Generation
 from esdllm.use.batching.rows import write_rows
 
-__all__ = ["Batch", "Done", "Setup", "alone", "decode", "decode_elsewhere", "places"]
+__all__ = ["Batch", "Done", "PromptAnswer", "Setup", "alone", "decode", "decode_elsewhere", "places"]
 
 
 class Batch(NamedTuple):
@@ -44,6 +44,25 @@ class Batch(NamedTuple):
             self._replace(prompts=(prompt,), heads=(head,))
             for prompt, head in zip(self.prompts, self.heads, strict=True)
         ]
+
+
+class PromptAnswer(NamedTuple):
+    """What a prompt came to."""
+
+    text: str = ""
+    """the answer"""
+    tokens: int = 0
+    """of the answer"""
+    forwards: int = 0
+    """forward passes that were made for it, or for its whole batch"""
+    error: str = ""
+    """why there is no answer; empty where there is one"""
+
+    def row(self, head: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the row of the output that begins with `head`."""
+        found = self._asdict()
+        error = found.pop("error")
+        return {**head, **({"error": error} if error else found)}
 
 
 class Done(NamedTuple):
@@ -75,6 +94,12 @@ class Setup:
     """how linear layers' weights are held"""
     threads: int | None = None
     """of the CPU; what torch takes if None"""
+
+    @property
+    def place(self) -> str:
+        """The model's name; of a folder the whole path."""
+        folder = Path(self.model).expanduser()
+        return str(folder.resolve()) if folder.is_dir() else self.model
 
     def load(self, catalogue: Catalogue) -> Model:
         """Return the model."""
@@ -144,10 +169,10 @@ def _decoded(engine: Engine, batch: Batch) -> Generation | EsdllmError:
 def _rows(batch: Batch, result: Generation | EsdllmError) -> list[dict[str, Any]]:
     """Return a row a prompt: its answer, or, of a batch of one, why there is none."""
     if isinstance(result, EsdllmError):
-        return [{**batch.heads[0], "error": alone(result)}]
+        return [PromptAnswer(error=alone(result)).row(batch.heads[0])]
     texts = result.text or [""] * len(result.answers)
     return [
-        {**head, "text": text, "tokens": len(answer), "forwards": result.forwards}
+        PromptAnswer(text, len(answer), result.forwards).row(head)
         for head, text, answer in zip(batch.heads, texts, result.answers, strict=True)
     ]
 
