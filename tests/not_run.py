@@ -16,6 +16,7 @@ NOT_RUN: dict[str, tuple[str, ...]] = {
         'pip install "esdllm[serve]"',
         'pip install "lm-eval[math]"',
         'pip install "esdllm[tune]"',
+        'pip install "esdllm[ray]"',
         "pip install ./examples/plugins/esdllm-example-recency",
         "pip install ./examples/plugins/esdllm-example-qwen3",
         "pip install -e './esdllm-nearby[dev]'",
@@ -52,6 +53,12 @@ NOT_RUN: dict[str, tuple[str, ...]] = {
     "it needs a server that runs: tests/test_bench_serve.py measures one, tests/serving/ ask one": (
         "curl http://127.0.0.1:8000/v1/",
         "esdllm bench serve --url http://127.0.0.1:8000 --rate 1 --rate 2 --rate 4 --requests 100 --plot load.png",
+    ),
+    "it needs a cluster or containers: tests/cluster and tests/test_deploy.py look at what there is to look at": (
+        "ray start ",
+        "serve run esdllm.serving.ray:deployment ",
+        "docker ",
+        "kubectl ",
     ),
     "it downloads, or needs a GPU": (
         'esdllm generate "Why is the sky blue?" --model GSAI-ML/LLaDA-8B-Instruct',

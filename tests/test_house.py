@@ -45,9 +45,11 @@ def _imported(source: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_there(module: str, name: str) -> bool:
-    """Return whether a module has a name, or is a package that has a module of that name."""
+    """Return whether a module has a name, or is a package that has a module of that name; of an extra that is not here, true."""
     try:
         return hasattr(importlib.import_module(module), name) or bool(importlib.import_module(f"{module}.{name}"))
+    except ModuleNotFoundError as error:
+        return str(error.name).split(".")[0] != "esdllm"
     except ImportError:
         return False
 

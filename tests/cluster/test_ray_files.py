@@ -91,6 +91,17 @@ def test_whoever_is_killed_no_row_is_lost_and_none_answered_twice(
     wait_for(lambda: not workers("MapWorker"))
 
 
+@pytest.mark.full
+def test_a_machine_that_is_gone_costs_no_answer(folder: Path, cluster: Any, workers: Workers) -> None:
+    third = cluster.add_node(num_cpus=1)
+    run = begun(folder, cluster.address, 3)
+    assert len(workers("MapWorker")) == 3
+    cluster.remove_node(third, allow_graceful=False)
+    assert run.wait(240) == 0
+    assert main(words("here.jsonl", "--batch", "1")) == 0
+    assert Path("killed.jsonl").read_bytes() == Path("here.jsonl").read_bytes()
+
+
 def test_rows_of_a_dataset_have_the_engine_s_answers_however_they_are_put_into_batches(
     folder: Path, cluster: Any
 ) -> None:

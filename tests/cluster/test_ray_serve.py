@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import http.client
+import importlib
 import json
+import re
+import shlex
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import attrs
 import pytest
+import yaml
 
 pytest.importorskip("ray", reason='needs ray: pip install "esdllm[ray]"')
 
@@ -36,7 +42,7 @@ def port(cluster: Any, small: dict[str, Path]) -> Iterator[int]:
         free.bind(("127.0.0.1", 0))
         found = free.getsockname()[1]
     ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
-    serve.start(http_options={"port": found, "location": "HeadOnly"})
+    serve.start(http_options={"port": found}, proxy_location="HeadOnly")
     arguments = {
         "model": str(small["tiny-llada"]),
         "served_model_name": "small",
@@ -96,6 +102,23 @@ def test_a_stream_comes_through_part_by_part(port: int, alone: str) -> None:
     assert times[-1] > times[0]
 
 
+def test_a_client_that_leaves_frees_its_slot(port: int, alone: str) -> None:
+    body = {"model": "small", "messages": MESSAGES, "stream": True, "max_tokens": 200}
+    for _ in range(8):
+        asked(port, "POST", "/v1/chat/completions", body).close()
+    deadline, cancelled, running = time.monotonic() + 60, 0.0, 1.0
+    while (not cancelled or running) and time.monotonic() < deadline:
+        told = asked(port, "GET", "/metrics").read().decode()
+        found = re.search(r'request_success_total\{[^}]*"cancelled"[^}]*\} (\S+)', told)
+        now = re.search(r"num_requests_running\{[^}]*\} (\S+)", told)
+        assert found is not None
+        assert now is not None
+        cancelled, running = max(cancelled, float(found[1])), float(now[1])
+    assert cancelled
+    assert not running
+    assert answer(port) == (200, alone)
+
+
 def test_a_killed_replica_is_replaced(port: int, alone: str, workers: Workers) -> None:
     first = workers("ServeReplica:esdllm")
     assert len(first) == 2
@@ -132,6 +155,32 @@ def test_an_argument_that_is_wrong_is_named_before_anything_is_deployed(given: d
         deployment(given)
 
 
+@pytest.mark.parametrize("where", ["rayservice", "docs"])
+def test_what_is_written_down_is_taken(where: str) -> None:
+    root = Path(__file__).parent.parent.parent
+    if where == "docs":
+        line = re.search(r"^serve run (\S+) (.*)", (root / "docs" / "ray.md").read_text(encoding="utf-8"), re.MULTILINE)
+        assert line is not None
+        path, given = line[1], dict(word.split("=", 1) for word in shlex.split(line[2]))
+    else:
+        service = yaml.safe_load((root / "deploy" / "rayservice.yaml").read_text(encoding="utf-8"))
+        (application,) = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
+        path, given = application["import_path"], application["args"]
+        workers = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+        assert sum(group["maxReplicas"] for group in workers) >= given["max_replicas"]
+        mounts = workers[0]["template"]["spec"]["containers"][0]["volumeMounts"]
+        assert any(given["api_key_file"].startswith(mount["mountPath"] + "/") for mount in mounts)
+    module, name = path.split(":")
+    assert getattr(importlib.import_module(module), name) is deployment
+    assert deployment(given) is not None
+
+
+def test_every_argument_is_on_the_page() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "ray.md").read_text(encoding="utf-8")
+    names = {name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    assert names == {field.name for field in attrs.fields(ServeArguments)}
+
+
 def test_arguments_are_read_from_a_command_line_as_from_yaml() -> None:
     typed = {"slots": 4, "cpus": 2.0, "length": None, "log_text": True, "set": ["gen_length=64", "block_length=8"]}
     texts = {"slots": "4", "cpus": "2", "length": "null", "log_text": "true", "set": "gen_length=64 block_length=8"}
@@ -149,6 +198,21 @@ def test_replicas_are_scaled_by_their_requests_where_there_may_be_more() -> None
     assert scaled["ray_actor_options"] == {"num_cpus": 1, "num_gpus": 1}
     assert "num_replicas" not in scaled
     assert scaled["max_ongoing_requests"] > 4 + 64
+
+
+def test_what_was_asked_is_answered_before_a_replica_ends(port: int) -> None:
+    from ray import serve
+
+    body = {"model": "small", "messages": MESSAGES, "stream": True, "max_tokens": 200}
+    found = asked(port, "POST", "/v1/chat/completions", body)
+    lines = [found.readline()]
+    ending = Thread(target=serve.delete, args=("esdllm",))
+    ending.start()
+    lines += found.read().splitlines()
+    ending.join()
+    assert b"data: [DONE]" in lines
+    assert not any(b"error" in line for line in lines)
+    assert asked(port, "GET", "/health").status == 404
 
 
 def test_a_replica_whose_session_ended_is_not_healthy(small: dict[str, Path]) -> None:

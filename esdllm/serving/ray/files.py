@@ -82,7 +82,7 @@ class RayWorkers:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what matters is raised
         ray.data.DataContext.get_current().enable_progress_bars = False
         dataset = ray.data.from_arrow(list(map(_table, batches))).map_batches(
-            _Worker,
+            _TellingDecoder,
             fn_constructor_kwargs={"attempts": attempts, "options": options},
             batch_size=max(len(batch.prompts) for batch in batches),
             compute=pool,
@@ -138,7 +138,7 @@ class _Attempts:
         return self._counts[number]
 
 
-class _Worker:
+class _TellingDecoder:
     """A `Decoder` that tells of its errors in a column, so that they arrive as they were."""
 
     def __init__(self, attempts: Any, options: Mapping[str, Any]) -> None:
