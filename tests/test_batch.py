@@ -441,6 +441,8 @@ def test_ids_of_several_types_become_text_in_parquet(run: Run) -> None:
     [
         (["--input", "prompts.jsonl"], "--input alone; give both --input FILE and --output FILE"),
         (["--output", "a.jsonl"], "--output alone; give both"),
+        (["--ray"], "--ray alone; give both"),
+        (["--ray", "127.0.0.1:6379", "--input", "prompts.jsonl"], "--input and --ray alone; give both"),
         (["Hello", "--input", "prompts.jsonl", "--output", "a.jsonl"], "--input and a prompt: give one"),
         (["-i", "prompts.jsonl", "-o", "a.jsonl", "--watch"], "--input and --watch: give one"),
         (
@@ -623,3 +625,19 @@ def test_a_file_with_an_answer_too_few_or_too_many_is_not_published(
     assert code == 2
     assert "the answers of 1 lines, the first of them line 3, are missing from answers.jsonl.run or there twice" in err
     assert not Path("answers.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["--ray"], ["--ray", "--json"], ["--ray", "127.0.0.1:6379"], ["--ray=127.0.0.1:6379"]]
+)
+def test_a_cluster_needs_its_extra_whether_or_not_its_address_is_given(
+    run: Run, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_prompts(1)
+    for name in [name for name in sys.modules if name.startswith("esdllm.serving.ray")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, _, told = run("answers.jsonl", *words)
+    assert code == 2
+    assert '--ray needs ray: pip install "esdllm[ray]"' in told
+    assert not Path("answers.jsonl.run").exists()

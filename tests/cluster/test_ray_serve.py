@@ -23,7 +23,7 @@ pytest.importorskip("ray", reason='needs ray: pip install "esdllm[ray]"')
 
 from esdllm import Engine, configure, load_model
 from esdllm.errors import ConfigError, UnavailableError
-from esdllm.serving.ray import Replica, ServeArguments, deployment
+from esdllm.serving.ray import ServeArguments, ServeReplica, deployment
 
 pytestmark = pytest.mark.ray
 
@@ -217,7 +217,7 @@ def test_what_was_asked_is_answered_before_a_replica_ends(port: int) -> None:
 
 def test_a_replica_whose_session_ended_is_not_healthy(small: dict[str, Path]) -> None:
     setup = {"model": str(small["tiny-llada"]), "set": "gen_length=16 block_length=8", "slots": 1, "length": 64}
-    replica = Replica(ServeArguments.of(setup))
+    replica = ServeReplica(ServeArguments.of(setup))
     replica.check_health()
     replica._session.close(10)
     with pytest.raises(UnavailableError, match="draining"):
