@@ -60,6 +60,9 @@ class Components:
     can: Capabilities = attrs.field(init=False)
     """what they can do beyond the least of their kinds"""
 
+    kernels: Hashable = attrs.field(init=False, repr=False)
+    """what rows have in common whose steps call the same kernels with the same options"""
+
     @can.default
     def _can(self) -> Capabilities:
         return Capabilities.of(self.refresh, self.blocks, self.unmasking)
@@ -109,9 +112,8 @@ class Components:
             names.append("refresh, which learns from drift in one alone")
         return names
 
-    @property
-    def kernels(self) -> Hashable:
-        """What rows have in common whose steps call the same kernels with the same options."""
+    @kernels.default
+    def _kernels(self) -> Hashable:
         config = self.config
         named = [config.importance, config.sampler, config.unmasking]
         if self.can.moving is not None:

@@ -22,6 +22,9 @@ from esdllm.views import CacheShape
 
 __all__ = ["Gathered", "Gathering"]
 
+_CACHES = 64
+"""groups of rows whose caches are kept where they are made of no step's form"""
+
 _READ = {"given", "logical", "bias", "padding", "columns", "seeds"}
 """what a step only reads of a canvas"""
 
@@ -33,11 +36,11 @@ class Gathered(NamedTuple):
     """The rows of a step."""
 
     canvas: Canvas
-    """(n, L), a copy"""
+    """(n, L)"""
     cache: Cache
     """over those rows, in the memory of all"""
-    slots: Tensor
-    """(n,) int64, where they came from"""
+    apart: Tensor | None
+    """(n,) int64, the slots that the canvas was copied from; None if it is these slots' own memory"""
     spare: int
     """how many of them, the last ones, only make the number one that is recorded"""
 
@@ -63,7 +66,7 @@ class Gathering:
     layers: frozenset[int]
     """those that drop positions"""
     _canvases: dict[object, Canvas] = attrs.field(factory=dict, init=False)
-    _caches: dict[tuple[int, int], tuple[Cache, Tensor | None]] = attrs.field(factory=dict, init=False)
+    _caches: dict[tuple[int, ...], tuple[Cache, Tensor | None]] = attrs.field(factory=dict, init=False)
 
     @classmethod
     def over(cls, model: Model, components: Components, shape: CacheShape, count: int, has_forms: bool) -> Gathering:
@@ -130,18 +133,20 @@ class Gathering:
         hides = self.has_forms or beyond or any(seat.padded for seat in seats)
         width = self._width(len(seats))
         slots = [*(seat.slot for seat in seats), *[self.count] * (width - len(seats))]
-        index = self._sent(slots)
-        found = self._taken(index, length, hides, beyond)
+        apart = None if not self.has_forms and _neighbours(slots) else self._sent(slots)
+        found = self._taken(slice(slots[0], slots[-1] + 1) if apart is None else apart, length, hides, beyond)
         if self.has_forms:
             found = standing(self._canvases, found)
-        return Gathered(found, self._cache_of(slots, length), index, width - len(seats))
+        return Gathered(found, self._cache_of(slots, length), apart, width - len(seats))
 
     def scatter(self, gathered: Gathered) -> None:
         """Put back what a step wrote."""
+        if gathered.apart is None:
+            return
         length = gathered.canvas.columns.shape[0]
         for name, mine in _tensors(self.home).items():
             if name not in _READ:
-                _first(name, mine, length).index_copy_(0, gathered.slots, getattr(gathered.canvas, name))
+                _first(name, mine, length).index_copy_(0, gathered.apart, getattr(gathered.canvas, name))
 
     def row(self, slot: int, length: int, padded: bool) -> Canvas:
         """Return a copy of one slot's canvas."""
@@ -154,12 +159,16 @@ class Gathering:
         if self.closing is not None:
             self.closing.close()
 
-    def _taken(self, index: Tensor, length: int, hides: bool, beyond: bool = False) -> Canvas:
-        """Return a copy of some rows' first columns, with a bias if any `hides` a column, `beyond` its own ones among them."""
+    def _taken(self, rows: slice | Tensor, length: int, hides: bool, beyond: bool = False) -> Canvas:
+        """Return some rows' first columns, with a bias if any `hides` a column, `beyond` its own ones among them.
+
+        Neighbours, told as a slice, stay where they are; of others it is a copy.
+        """
         found: dict[str, Any] = {"columns": self.home.columns[:length]}
         for name, mine in _tensors(self.home).items():
             if name != "columns":
-                found[name] = _first(name, mine, length).index_select(0, index)
+                part = _first(name, mine, length)
+                found[name] = part[rows] if isinstance(rows, slice) else part.index_select(0, rows)
         for name in ("bias", "padding"):
             found[name] = self.home.rows(found[name]) if hides else None
         if beyond:  # then padding is not all that the bias hides
@@ -176,10 +185,15 @@ class Gathering:
 
     def _cache_of(self, slots: Sequence[int], length: int) -> Cache:
         rows = [self._line(slot, branch) for branch in range(self.home.branches) for slot in slots]
-        neighbours = rows == list(range(rows[0], rows[0] + len(rows)))
         whole = list(slots) == list(range(self.count))  # the spare one is a neighbour, too
         if not self.has_forms:
-            return self.cache.slots(slice(rows[0], rows[-1] + 1) if neighbours else self._sent(rows), length)
+            found = self._caches.get(key := (*slots, length))
+            if found is None:
+                lines = slice(rows[0], rows[-1] + 1) if _neighbours(rows) else self._sent(rows)
+                found = self._caches[key] = self.cache.slots(lines, length), None
+                if len(self._caches) > _CACHES:
+                    del self._caches[next(iter(self._caches))]
+            return found[0]
         key = (0 if whole else len(slots), length)
         if key not in self._caches:
             index = None if whole else self._sent(rows)
@@ -192,6 +206,11 @@ class Gathering:
 
     def _sent(self, rows: Sequence[int]) -> Tensor:
         return sent(rows, self.home.tokens.device)
+
+
+def _neighbours(rows: Sequence[int]) -> bool:
+    """Return whether rows lie one behind the other."""
+    return list(rows) == list(range(rows[0], rows[0] + len(rows)))
 
 
 def _first(name: str, x: Tensor, length: int) -> Tensor:
