@@ -158,7 +158,7 @@ class Serve:
         from esdllm.serving.api.logs import LineLog
         from esdllm.serving.api.server import Server
 
-        log = LineLog(sys.stdout)
+        log = LineLog(sys.stdout.fileno())
         try:
             service = Service(
                 session=session,

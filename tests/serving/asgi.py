@@ -51,15 +51,15 @@ def call(
     path: str,
     body: bytes | Sequence[bytes] = b"",
     headers: Mapping[str, str] | None = None,
-    raw_path: str | None = None,
+    root: str = "",
 ) -> Answered:
-    """Return the answer to a request whose body comes in parts."""
+    """Return the answer to a request whose body comes in parts, of an application mounted at `root`."""
     parts = [body] if isinstance(body, bytes) else list(body)
-    return asyncio.run(_call(app, method, path, parts, dict(headers or {}), raw_path))
+    return asyncio.run(_call(app, method, path, parts, dict(headers or {}), root))
 
 
 async def _call(
-    app: ASGIApp, method: str, path: str, parts: list[bytes], headers: dict[str, str], raw_path: str | None
+    app: ASGIApp, method: str, path: str, parts: list[bytes], headers: dict[str, str], root: str
 ) -> Answered:
     scope = {
         "type": "http",
@@ -68,9 +68,9 @@ async def _call(
         "method": method,
         "scheme": "http",
         "path": path,
-        "raw_path": (raw_path or path).encode(),
+        "raw_path": path.encode(),
         "query_string": b"",
-        "root_path": "",
+        "root_path": root,
         "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 8000),

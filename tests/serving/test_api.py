@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from esdllm.errors import InputError, NumericsError
 from esdllm.serving import page
 from esdllm.serving.api import RequestLimits
 from esdllm.serving.api.keys import read_keys
+from esdllm.serving.api.logs import LineLog
 
 POSTS = ("/v1/chat/completions", "/v1/completions", "/v1/fim/completions")
 GETS = ("/v1/models", "/v1/models/small", "/health", "/health/live", "/health/ready", "/metrics")
@@ -175,6 +178,11 @@ class TestKeys:
     def test_health_needs_no_key(self, app: Any) -> None:
         assert call(app(keys=("first",)), "GET", "/health").status == 200
 
+    def test_it_needs_none_and_what_tells_needs_one_wherever_the_application_is_mounted(self, app: Any) -> None:
+        served = app(keys=("first",))
+        found = [call(served, "GET", f"/at{path}", root="/at").status for path in ("/health", "/v1/models", "/")]
+        assert found == [200, 401, 200]
+
     def test_keys_come_from_a_file_and_the_environment(self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         file = tmp_path / "keys"
         file.write_text("# ours\n\n  one \r\ntwo\n")
@@ -282,11 +290,24 @@ class TestLog:
         post(app(), POSTS[0], {})
         call(app(keys=("key",)), "GET", "/metrics")
         call(app(), "GET", "/none\n{}")
+        assert [entry["error"] for entry in log] == ["missing_required_parameter", "invalid_api_key", "not_found"]
         assert [(entry["path"], entry["status"]) for entry in log] == [
             (POSTS[0], 400),
             ("/metrics", 401),
             ("/none\n{}", 404),
         ]
+
+    def test_lines_are_written_by_a_thread_that_a_closed_pipe_does_not_hold_up(self) -> None:
+        read, write = os.pipe()
+        lines = LineLog(write)
+        lines({"a": "\N{SNOWMAN}\n", "b": "\ud800"})
+        assert os.read(read, 100) == '{"a":"\N{SNOWMAN}\\n","b":"\\ud800"}\n'.encode()
+        os.close(read)
+        for number in range(3):
+            lines({"number": number})
+        lines.close()
+        os.close(write)
+        assert not [thread for thread in threading.enumerate() if thread.name == "esdllm log"]
 
 
 class TestMetrics:

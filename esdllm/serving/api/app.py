@@ -22,7 +22,7 @@ from esdllm.serving.api.answering import Endpoint
 from esdllm.serving.api.calls import chat_call, completion_call, infill_call
 from esdllm.serving.api.errors import ApiError, json_response, of_error
 from esdllm.serving.api.keys import Guarded
-from esdllm.serving.api.logs import Logged
+from esdllm.serving.api.logs import Logged, now
 from esdllm.serving.api.service import Service
 
 __all__ = ["create_app"]
@@ -112,8 +112,8 @@ class _Told:
         return Response(written, headers={"content-type": content_type})
 
 
-async def _of_ours(_: Request, error: Exception) -> Response:
-    return of_error(error).response()
+async def _of_ours(request: Request, error: Exception) -> Response:
+    return of_error(error).logged(request.scope).response()
 
 
 async def _of_http(request: Request, error: HTTPException) -> Response:
@@ -121,7 +121,8 @@ async def _of_http(request: Request, error: HTTPException) -> Response:
     path = brief(request.url.path)
     messages = {404: f"there is nothing at {path}", 405: f"{request.method} is not for {path}"}
     message, code = messages.get(error.status_code, error.detail), {404: "not_found", 405: "method_not_allowed"}
-    return ApiError(error.status_code, message, code.get(error.status_code), headers=error.headers).response()
+    told = ApiError(error.status_code, message, code.get(error.status_code), headers=error.headers)
+    return told.logged(request.scope).response()
 
 
 async def _of_nobody(_: Request, error: Exception) -> None:
@@ -146,6 +147,6 @@ async def _watch(service: Service) -> None:
         seconds = service.session.state().stuck_for
         stuck = seconds > service.limits.stuck_seconds
         if stuck is not before:
-            service.log({"event": "stuck" if stuck else "going on", "seconds": round(seconds, 3)})
+            service.log({"time": now(), "event": "stuck" if stuck else "going on", "seconds": round(seconds, 3)})
         before = stuck
         await asyncio.sleep(min(_WATCH, service.limits.stuck_seconds / 2))

@@ -8,10 +8,14 @@ from math import ceil
 from typing import Any
 
 from starlette.responses import Response
+from starlette.types import Scope
 
 from esdllm.errors import ClosedError, ConfigError, ContextError, EsdllmError, InputError, QueueFullError
 
 __all__ = ["ApiError", "as_json", "invalid", "json_response", "of_error", "unforeseen"]
+
+
+_LONGEST = 3600  # seconds that a client is told to wait
 
 
 class ApiError(Exception):
@@ -35,6 +39,11 @@ class ApiError(Exception):
         if self.status >= 500:
             kind = "server_error"
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def logged(self, scope: Scope) -> ApiError:
+        """Return this, noted in the log's entry of its request."""
+        scope["state"]["entry"]["error"] = self.code
+        return self
 
     def response(self) -> Response:
         """Return the answer to the request."""
@@ -67,7 +76,7 @@ def of_error(error: BaseException) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, QueueFullError):
-        retry = {"retry-after": str(max(1, ceil(error.retry_after)))}
+        retry = {"retry-after": str(max(1, ceil(min(error.retry_after, _LONGEST))))}
         return ApiError(429, str(error), "rate_limit_exceeded", headers=retry)
     if isinstance(error, ClosedError):
         return ApiError(503, str(error), "unavailable", headers={"retry-after": "5", "connection": "close"})

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from esdllm.config.project import KEY_VARIABLE
 from esdllm.errors import InputError, brief
 from esdllm.serving.api.errors import ApiError
-from esdllm.serving.api.logs import OPEN_PATHS
+from esdllm.serving.api.logs import OPEN_PATHS, local_path
 from esdllm.serving.api.service import Service
 
 __all__ = ["Guarded", "read_keys"]
@@ -66,7 +66,7 @@ class Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it."""
         error = self._refusal(scope) if scope["type"] == "http" else None
-        await (self._app if error is None else error.response())(scope, receive, send)
+        await (self._app if error is None else error.logged(scope).response())(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         headers = Headers(scope=scope)
@@ -75,7 +75,7 @@ class Guarded:
             message = f"this server does not go by the name {brief(host)}; start it with --allow-host for that"
             return ApiError(403, message, "host_not_allowed")
         given = headers.get("authorization", "")
-        if not self._keys or scope["path"] in OPEN_PATHS or self._knows(given):
+        if not self._keys or local_path(scope) in OPEN_PATHS or self._knows(given):
             return None
         message = (
             f"{'this key is not known' if given else 'no key was given'}; send the header authorization: Bearer KEY"

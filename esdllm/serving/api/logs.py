@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from queue import Full, Queue
 from threading import Thread
-from typing import Any, TextIO
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from esdllm.serving.api.errors import as_json
 from esdllm.serving.api.service import Service
 
-__all__ = ["OPEN_PATHS", "LineLog", "Logged"]
+__all__ = ["OPEN_PATHS", "LineLog", "Logged", "local_path", "now"]
 
 _HEALTH = ("/health", "/health/live", "/health/ready")
 OPEN_PATHS = ("/", *_HEALTH)
@@ -28,10 +29,21 @@ _GONE = 499
 """logged where the client left before it was answered"""
 
 
+def local_path(scope: Scope) -> str:
+    """Return a request's path within the application, wherever that is mounted."""
+    return str(scope["path"].removeprefix(scope.get("root_path", "")))
+
+
+def now() -> str:
+    """Return the time, as the log has it."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
 class LineLog:
     """Writes entries as lines of JSON, from a thread of its own: a pipe that nobody reads holds up nobody."""
 
-    def __init__(self, target: TextIO) -> None:
+    def __init__(self, target: int) -> None:
+        """Take a file descriptor: where its reader is gone, nothing is left in a buffer for the process's end."""
         self._target, self._entries = target, Queue[Mapping[str, Any] | None](_WAITING)
         self._thread = Thread(target=self._write, name="esdllm log", daemon=True)
         self._thread.start()
@@ -50,7 +62,7 @@ class LineLog:
     def _write(self) -> None:
         while (entry := self._entries.get()) is not None:
             with suppress(OSError, ValueError):  # nobody reads it
-                print(as_json(entry).decode(), file=self._target, flush=True)
+                os.write(self._target, as_json(entry) + b"\n")
 
 
 class Logged:
@@ -74,11 +86,12 @@ class Logged:
             self._log(scope, following.ended())
 
     def _log(self, scope: Scope, entry: Mapping[str, Any]) -> None:
-        if scope["path"] in _HEALTH:  # whoever looks, looks every few seconds
+        path = local_path(scope)
+        if path in _HEALTH:  # whoever looks, looks every few seconds
             return
         if refused := entry["status"] >= 400:
             self._service.metrics.refused(entry["status"])
-        if refused or scope["path"] != "/metrics":
+        if refused or path != "/metrics":
             self._service.log(entry)
 
 
@@ -90,7 +103,7 @@ class _Following:
         headers = Headers(scope=scope)
         self._whole = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
         self.entry: dict[str, Any] = {
-            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "time": now(),
             "id": uuid.uuid4().hex,
             "method": scope["method"],
             "path": scope["path"],
