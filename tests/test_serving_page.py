@@ -286,6 +286,67 @@ def test_the_canvas_is_shown_as_it_is_denoised(browser, server):
 
 
 @needs_driver
+def test_ends_and_line_breaks_are_seen_in_the_canvas(browser, server):
+    gate, said = (
+        threading.Event(),
+        [("a\nb", "committed"), ("<|endoftext|>", "new"), ("<|eot_id|>", "provisional"), ("", "new")],
+    )
+    shown = [
+        {"text": text, "state": state}
+        for text, state in [*said, ("</s>", "committed"), ("<|", "committed"), ("", "masked")]
+    ]
+    server.script = [
+        {**chunk(), "esdllm": {"draft": "", "forwards": 1, "block": [0, 7], "cells": shown}},
+        gate,
+        *whole("a"),
+    ]
+    say(browser, "Go")
+    browser.until("document.querySelectorAll('.canvas .cell').length === 7")
+    assert texts(browser, ".canvas .cell") == ["a↵\nb", "∎", "∎", "∎", "∎", "<|", ""]
+    assert len(texts(browser, ".canvas .ending")) == 4
+    gate.set()
+    finished(browser)
+
+
+@needs_driver
+@pytest.mark.parametrize(
+    ("block", "inside"), [([0, 4], "ABCD"), ([1, 3], "BC"), ([-2, 2], "AB"), ([2, 9], "CD"), ([4, 8], ""), ([0, 0], "")]
+)
+def test_the_block_s_border_is_around_its_cells(browser, server, block, inside):
+    gate = threading.Event()
+    canvas = [{"text": letter, "state": "committed"} for letter in "ABCD"]
+    server.script = [
+        {**chunk(), "esdllm": {"draft": "", "forwards": 1, "block": block, "cells": canvas}},
+        gate,
+        *whole("a"),
+    ]
+    say(browser, "Go")
+    browser.until("document.querySelectorAll('.canvas .cell').length === 4")
+    assert texts(browser, ".canvas .block") == [inside]
+    assert texts(browser, ".canvas") == ["ABCD"]
+    assert browser.run("return document.querySelector('.canvas .block').checkVisibility()") == bool(inside)
+    gate.set()
+    finished(browser)
+
+
+@needs_driver
+def test_the_page_follows_its_end_unless_the_reader_looks_elsewhere(browser, server):
+    browser.resize(400, 400)
+    gates = [threading.Event(), threading.Event()]
+    long = " ".join(["word"] * 400)
+    server.script = [chunk("", "_ _"), gates[0], chunk("", long, 2), gates[1], *whole(f"{long} end")]
+    say(browser, "Go")
+    browser.until("document.querySelectorAll('.canvas .cell').length === 2")
+    gates[0].set()
+    browser.until("document.querySelectorAll('.canvas .cell').length === 400")
+    browser.until("scrollY > 100 && document.documentElement.scrollHeight - scrollY - innerHeight < 2")
+    browser.run("scrollTo(0, 30)")
+    gates[1].set()
+    finished(browser)
+    assert browser.run("return scrollY") == 30
+
+
+@needs_driver
 def test_the_live_region_reads_settled_sentences_only(browser, server):
     gates = [threading.Event(), threading.Event()]
     server.script = [
