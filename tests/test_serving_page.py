@@ -126,6 +126,10 @@ def chunk(
     return {**told, **fields}
 
 
+def drafted(told: dict[str, Any], draft: str) -> dict[str, Any]:
+    return {**told, "esdllm": {**told["esdllm"], "draft": draft}}
+
+
 def whole(text: str) -> list[Any]:
     usage = {"prompt_tokens": 3, "completion_tokens": len(text.split()), "total_tokens": 9}
     words = " ".join(f"+{word}" for word in text.split())
@@ -350,8 +354,8 @@ def test_the_page_follows_its_end_unless_the_reader_looks_elsewhere(browser, ser
 def test_the_live_region_reads_settled_sentences_only(browser, server):
     gates = [threading.Event(), threading.Event()]
     server.script = [
-        *(chunk("One. Tw", "One. +Tw ?maybe _"), gates[0], chunk("o. Thr", "One. Two. Thr ?never"), gates[1]),
-        *(chunk("ee"), chunk(finish="stop")),
+        *(drafted(chunk("One. Tw", "One. +Tw ?maybe _"), "o maybe."), gates[0]),
+        *(drafted(chunk("o. Thr", "One. Two. Thr ?never"), " never."), gates[1], chunk("ee"), chunk(finish="stop")),
     ]
     say(browser, "Go")
     browser.until("document.getElementById('settled').textContent === 'One.'")
@@ -574,11 +578,34 @@ def test_a_refusal_is_told_in_words(browser, server, status, headers, told, word
     assert words in texts(browser, ".error")[0]
     (again,) = texts(browser, ".error button")
     assert again.startswith("Try again in ") == bool(headers)
+    assert browser.run("return document.querySelector('.error button').disabled") == bool(headers)
     assert texts(browser, "#settled") == [words]
     if not headers:
         server.refusal = None
         browser.click(".error button")
         browser.until("document.querySelector('.answer > .text')?.textContent === 'Hello there.'")
+
+
+@needs_driver
+def test_a_busy_server_can_be_asked_again_once_its_time_has_come(browser, server):
+    server.refusal = 429, {"Retry-After": "1"}, {}
+    say(browser, "Hi")
+    finished(browser)
+    assert texts(browser, ".error button") == ["Try again in 1 s"]
+    server.refusal = None
+    browser.until("!document.querySelector('.error button').disabled")
+    browser.click(".error button")
+    browser.until("document.querySelector('.answer > .text')?.textContent === 'Hello there.'")
+
+
+@needs_driver
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [("3", 3, 3), ("0.2", 1, 1), ("-4", 0, 0), ("soon", 0, 0), ("", 0, 0), (None, 0, 0), ("{date}", 58, 61)],
+)
+def test_when_to_come_back_is_read_as_seconds_or_a_date(browser, server, header, least, most):
+    given = "new Date(Date.now() + 60000).toUTCString()" if header == "{date}" else json.dumps(header)
+    assert least <= browser.run(f"return secondsUntil({given})") <= most
 
 
 @needs_driver
@@ -844,15 +871,20 @@ def test_the_page_works_without_the_canvas(browser, server):
 
 @needs_driver
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_a_stream_is_read_wherever_it_is_cut(browser, server, newline):
-    events = [chunk("Grüße 👋🏽 "), chunk('a "quoted" \n line: data'), chunk(finish="stop")]
-    sent = ": a comment\n\nevent: x\nid: 3\n" + "".join(
-        f"data: {json.dumps(one, ensure_ascii=False)}\n\n" for one in events
-    )
-    server.script = [bytes([one]) for one in sent.replace("\n", newline).encode()]
-    say(browser, "Hi")
-    finished(browser)
-    assert texts(browser, ANSWERS) == ['Grüße 👋🏽 a "quoted" \n line: data']
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
+def test_a_stream_is_read_wherever_it_is_cut(browser, server, newline, size):
+    events = [{"text": "Grüße 👋🏽 "}, {"text": 'a "quoted" \n line: data'}, {"text": "data: "}]
+    lines = "".join(f"data: {json.dumps(one, ensure_ascii=False)}\n\n" for one in events)
+    sent = f": a comment\n\nevent: x\nid: 3\n{lines}data: [DONE]\n\n".replace("\n", newline)
+    read = """
+      const [sent, size] = arguments, bytes = new TextEncoder().encode(sent), found = [];
+      const body = new ReadableStream({ start(to) {
+        for (let i = 0; i < bytes.length; i += size) to.enqueue(bytes.slice(i, i + size));
+        to.close();
+      } });
+      return (async () => { for await (const one of chunks(new Response(body))) found.push(one); return found; })();
+    """
+    assert browser.run(read, sent, size) == events
 
 
 @needs_driver
