@@ -28,7 +28,7 @@ from esdllm import (
 )
 from esdllm.errors import ConfigError, PluginError, UnavailableError
 from esdllm.runtime.components import Components
-from esdllm.serving.coupling import coupled
+from esdllm.serving.coupling import check_uncoupled, coupled
 from esdllm_backends.attention.eager import EagerAttention
 from esdllm_backends.cache.dense import DenseCache, DenseStore
 from esdllm_policies.blocks import OwnBlocks
@@ -195,3 +195,12 @@ class RaisingScorer(ConfidenceScorer):
 def test_a_component_that_raises_when_it_is_tried_is_named() -> None:
     with pytest.raises(PluginError, match=r"importance .*RaisingScorer\) failed when rows were tried.*3 rows"):
         coupled(components(importance=RaisingScorer()))
+
+
+def test_a_session_that_would_couple_rows_is_refused_with_every_reason() -> None:
+    check_uncoupled(components(), CATALOGUE)
+    both = components(importance=BatchScorer(), sampler=BatchSampler())
+    with pytest.raises(ConfigError) as refused:
+        check_uncoupled(both, CATALOGUE)
+    assert str(refused.value) == "; ".join(coupled(both, CATALOGUE))
+    assert str(refused.value).count("couples rows") == 2

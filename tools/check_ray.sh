@@ -16,4 +16,4 @@ packages='import sysconfig; print(sysconfig.get_path("purelib"))'
 python -c "$packages" >"$("$room/venv/bin/python" -c "$packages")/below.pth"
 python -m pip --python "$room/venv/bin/python" install --quiet --no-compile "$@" "esdllm[ray]"
 export OMP_NUM_THREADS=1
-"$room/venv/bin/python" -m pytest -m "$chosen" tests/cluster -rs -W ignore::DeprecationWarning
+"$room/venv/bin/python" -m pytest -m "$chosen" tests/cluster -rs -W ignore::DeprecationWarning ${COVERAGE_FILE:+--cov --cov-append --cov-report=}

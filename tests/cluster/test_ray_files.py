@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 pytest.importorskip("ray", reason='needs ray: pip install "esdllm[ray]"')
@@ -89,6 +91,26 @@ def test_whoever_is_killed_no_row_is_lost_and_none_answered_twice(
     again = {row["line"] for row in kept}
     assert found == [{**row, "text": "kept"} if row["line"] in again else row for row in here]
     wait_for(lambda: not workers("MapWorker"))
+
+
+@pytest.mark.full
+def test_a_batch_whose_workers_die_ends_the_run_and_the_same_command_goes_on(
+    folder: Path, cluster: Any, workers: Workers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--gen-length", "200", "--ray", cluster.address, "--jobs", "1"]
+    code = f"import sys; from esdllm.cli import main; sys.exit(main({words('killed.jsonl', *more)!r}))"
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stderr=subprocess.PIPE, text=True)
+    while run.poll() is None:
+        for process in workers("MapWorker"):
+            with suppress(psutil.NoSuchProcess):
+                if "submit" in process.cmdline()[0]:  # it decodes
+                    process.kill()
+        time.sleep(0.01)
+    assert run.returncode == 2
+    assert run.stderr is not None
+    assert "workers died 3 times with a batch of 2 prompts" in run.stderr.read()
+    assert main(words("killed.jsonl", *more)) == 0
+    assert len(Path("killed.jsonl").read_text().splitlines()) == PROMPTS
 
 
 @pytest.mark.full

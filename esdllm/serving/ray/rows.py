@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from esdllm.errors import ClosedError, InputError, UnavailableError
+from esdllm.errors import ClosedError, InputError, UnavailableError, brief
 from esdllm.serving.ray.opening import open_session
 from esdllm.serving.requests import Completion, Request, Update
 from esdllm.use.batching import PromptAnswer, Setup, alone
@@ -56,8 +56,11 @@ class Decoder:
         A prompt is a text, token ids, or a conversation.
 
         Raises:
+            InputError: there is no such column.
             UnavailableError: the machine is at fault and not a prompt.
         """
+        if "prompt" not in batch:
+            raise InputError(f"the rows have no column 'prompt'; they have {brief(list(batch), 300)}")
         pending = [self._asked(prompt) for prompt in batch["prompt"]]
         answers, seconds = zip(*map(_answered, pending), strict=True) if pending else ((), ())
         columns = {name: [getattr(answer, name) for answer in answers] for name in PromptAnswer._fields}
@@ -72,7 +75,7 @@ class Decoder:
 
         try:
             self._session.submit(Request(prompt=one(prompt), chat=self._chat), listen)
-        except InputError as error:
+        except (InputError, ClosedError) as error:
             answer.set_exception(error)
         return answer
 
@@ -81,10 +84,12 @@ def _answered(pending: Future[Completion]) -> tuple[PromptAnswer, float]:
     """Wait for an answer; return it, and for how long it had a slot."""
     try:
         completion = pending.result()
+        if isinstance(completion.error, (UnavailableError, ClosedError)):
+            raise completion.error
     except InputError as error:
         return PromptAnswer(error=alone(error)), 0.0
-    if isinstance(completion.error, (UnavailableError, ClosedError)):
-        raise UnavailableError(str(completion.error)) from completion.error
+    except ClosedError as error:
+        raise UnavailableError(f"a worker's session ended: {error}") from error
     if completion.error is not None:
         return PromptAnswer(error=alone(completion.error)), completion.decoding
     return PromptAnswer(completion.text, len(completion.tokens), completion.steps), completion.decoding
