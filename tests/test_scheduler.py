@@ -122,6 +122,14 @@ def test_a_row_that_refreshes_waits_for_who_is_behind_and_not_for_who_is_ahead()
     assert scheduler.choose({1: calm, 2: refreshing}) == (1,)  # which has waited for two, and 1 refreshed before
 
 
+def test_a_refresh_that_few_can_share_waits_for_nobody_behind() -> None:
+    scheduler, _ = running("abc", RefreshesTogether(9))
+    lonely, shared, calm = Upcoming("r", True, False), Upcoming("s", True), Upcoming("a", False)
+    assert scheduler.choose({0: calm, 1: shared, 2: lonely}) == (2,)
+    assert scheduler.choose({0: calm, 1: shared}) == (0,)
+    assert scheduler.choose({0: lonely, 2: lonely, 1: calm}) == (0, 2)
+
+
 def test_a_refresh_that_was_not_made_is_none() -> None:
     scheduler, upcoming = running("rsb", RefreshesTogether(9), "rs")
     del upcoming[2]
@@ -343,6 +351,8 @@ class Traffic(RuleBasedStateMachine):
         self.forms: dict[int, Upcoming] = {}
         self.diary: list[tuple[str, int, tuple[int, ...]]] = []
         """what happened: "admitted", a slot, nothing; or "stepped", -1, the slots"""
+        self.admissions: dict[int, int] = {}
+        """by slot, the place in the diary of its last one"""
         self.refreshes: list[set[int]] = []
         """of each step, the slots for which it was a refresh"""
 
@@ -416,6 +426,7 @@ class Traffic(RuleBasedStateMachine):
             self.scheduler.admitted(number, slot)
             self.queue.remove(number)
             self.seats[slot], self.forms[slot] = number, Upcoming(data.draw(st.sampled_from("abc")), True)
+            self.admissions[slot] = len(self.diary)
             self.diary.append(("admitted", slot, ()))
             self.held = 0
 
@@ -435,6 +446,11 @@ class Traffic(RuleBasedStateMachine):
         widths = Counter(coming.form for coming in self.forms.values())
         assert made == tuple(sorted(slot for slot, coming in self.forms.items() if coming.form == form))
         refreshing = [slot for slot, coming in self.forms.items() if coming.refreshes]
+        lonely = [
+            ((self.waited(slot), -self.admissions[slot]), self.forms[slot].form)
+            for slot in refreshing
+            if not self.forms[slot].shared
+        ]
         begun = max((self.waited(slot) for slot in refreshing), default=0)
         calm = {
             coming.form
@@ -443,6 +459,8 @@ class Traffic(RuleBasedStateMachine):
         }
         if isinstance(self.policy, OldestFirst) or self.waited(first) >= self.policy.patience:
             assert first in made
+        elif isinstance(self.policy, RefreshesTogether) and lonely:
+            assert form == max(lonely, key=lambda coming: coming[0])[1]
         elif isinstance(self.policy, WidestFirst) or not refreshing:
             assert len(made) == max(widths.values())
         else:
@@ -454,7 +472,8 @@ class Traffic(RuleBasedStateMachine):
         for slot in made:
             del self.forms[slot]
             if data.draw(st.integers(0, 5)):  # else it is finished, and waits for its release
-                self.forms[slot] = Upcoming(data.draw(st.sampled_from("abc")), data.draw(st.booleans()))
+                flags = data.draw(st.sampled_from([(False, True), (True, True), (True, False)]))
+                self.forms[slot] = Upcoming(data.draw(st.sampled_from("abc")), *flags)
 
     @invariant()
     def as_many_wait_and_run_as_in_the_model(self) -> None:

@@ -165,7 +165,7 @@ class Driven:
     @staticmethod
     def _next(slots: Any, slot: int) -> Upcoming:
         seat = slots._seats[slot]
-        return Upcoming(seat.form, seat.next.scope.refresh)
+        return Upcoming(seat.form, seat.refreshes, seat.shares)
 
 
 class Noting(SlotReplica):

@@ -13,7 +13,7 @@ from esdllm.runtime.components import Components
 from esdllm.runtime.records import Effort
 from esdllm.runtime.sharing import form
 
-__all__ = ["Seat", "row_form", "shared_length"]
+__all__ = ["Seat", "row_form", "shared_length", "shares_columns"]
 
 _ALIKE = 512
 """columns up to which rows of any lengths make their steps together"""

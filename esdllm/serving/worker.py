@@ -137,7 +137,7 @@ class Worker:
         if self._slots.next(slot) is None:
             return None
         seat = self._slots.seat(slot)
-        return Upcoming((slot, seat.form) if taken.alone else seat.form, seat.refreshes)
+        return Upcoming((slot, seat.form) if taken.alone else seat.form, seat.refreshes, seat.shares)
 
     def _admit(self, upcoming: dict[int, Upcoming]) -> None:
         """Give free slots to who comes next, and add their first steps to what is upcoming."""

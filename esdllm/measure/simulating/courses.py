@@ -12,7 +12,7 @@ from esdllm.errors import InputError
 from esdllm.plan import Facts, Step, StepPlan
 from esdllm.planning.schedule import Planner
 from esdllm.runtime.components import Components
-from esdllm.runtime.seats import row_form
+from esdllm.runtime.seats import row_form, shares_columns
 from esdllm.serving.scheduler import Upcoming
 from esdllm.views import ModelSpec
 
@@ -74,7 +74,9 @@ class Courses:
         layout = components.layout(prompt, self.spec, 1, torch.device("cpu"))
         steps = walked(components.planner(layout, self.spec.n_layers), lambda: _number(self.rate, chance))
         forms = (self._forms.setdefault(row_form(step, layout.length, components), len(self._forms)) for step in steps)
-        upcoming = (Upcoming(form, step.scope.refresh) for form, step in zip(forms, steps, strict=True))
+        shared = (shares_columns(step.plan, layout.length, components) for step in steps)
+        refreshes = (step.scope.refresh for step in steps)
+        upcoming = (Upcoming(*told) for told in zip(forms, refreshes, shared, strict=True))
         return Course(layout.length, tuple(upcoming), tuple(step.plan for step in steps))
 
 

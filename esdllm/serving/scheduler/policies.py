@@ -92,7 +92,8 @@ class WidestFirst:
 class RefreshesTogether:
     """Rows that refresh wait for those that are behind them, and these for them, so that all come to refresh at once.
 
-    Rows refresh every so many of their own steps. One that is about to waits for those that have not refreshed since it began to
+    A refresh that only canvases of one length could share goes at once, for who waits there hardly ever gains company. Else rows
+    refresh every so many of their own steps. One that is about to waits for those that have not refreshed since it began to
     wait; those that have are ahead, and wait for it. So rows that were admitted at different times come into step, and then share
     nearly all steps. One that is out of patience goes first, with all that can go with it.
 
@@ -102,13 +103,15 @@ class RefreshesTogether:
     is reached.
     """
 
-    patience: int = _patience(16)
+    patience: int = _patience(8)
 
     def choose(self, rows: Sequence[Ready]) -> Hashable:
-        """Return the form of most rows among those that are behind one that refreshes, else among those that refresh."""
+        """Return the form of a refresh that goes at once, else of most rows behind a refresh, else of most that refresh."""
         first = oldest(rows)
         if first.waited >= self.patience:
             return first.form
+        if lonely := [row for row in rows if row.refreshes and not row.shared]:
+            return oldest(lonely).form
         refreshing = [row for row in rows if row.refreshes]
         if not refreshing:
             return widest(rows)

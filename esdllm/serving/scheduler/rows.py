@@ -15,6 +15,8 @@ class Upcoming(NamedTuple):
     """rows of equal forms can make their next steps as one"""
     refreshes: bool
     """whether it is a refresh"""
+    shared: bool = True
+    """whether rows whose canvases are of other lengths could make it too"""
 
 
 class Ready(NamedTuple):
@@ -23,6 +25,7 @@ class Ready(NamedTuple):
     slot: int
     form: Hashable
     refreshes: bool
+    shared: bool
     waited: int
     """steps of others since its last one, or since its admission"""
     admission: int

@@ -184,9 +184,9 @@ class Scheduler:
 
     def _rows(self, upcoming: Mapping[int, Upcoming]) -> list[Ready]:
         found = []
-        for slot, (form, refreshes) in upcoming.items():
+        for slot, coming in upcoming.items():
             place = self._place(slot)
-            found.append(Ready(slot, form, refreshes, place.waited, place.admission, place.columns, place.refreshed))
+            found.append(Ready(slot, *coming, place.waited, place.admission, place.columns, place.refreshed))
         return found
 
     def _place(self, slot: int) -> _Place:
