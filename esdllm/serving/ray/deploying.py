@@ -5,7 +5,6 @@ What only a server needs is imported where it is used: workers that decode files
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,8 @@ _ROOM = 16
 """requests beyond those of slots and queue that reach a replica: to be refused, or to ask how it is"""
 _DRAINING = 600.0
 """seconds in which a replica that is to stop may end what it has taken"""
+_STDOUT = 1
+"""the file descriptor that Ray writes to a replica's log"""
 _WORDS = {"true": True, "false": False, "null": None}
 """values that a command line can write as text only"""
 
@@ -157,7 +158,7 @@ class ServeReplica:
 
         keys = read_keys(Path(arguments.api_key_file) if arguments.api_key_file else None)
         self._session = open_session(arguments.setup(), arguments.slots, arguments.length, arguments.max_queue)
-        self._log = LineLog(sys.stdout)
+        self._log = LineLog(_STDOUT)
         self._service = Service(
             session=self._session,
             model=arguments.served_model_name or arguments.model,
