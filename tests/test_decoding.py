@@ -27,7 +27,7 @@ from esdllm import (
     load_model,
     uniform,
 )
-from esdllm_policies import sampling
+from esdllm_policies import gpus
 from esdllm_policies.sampling import GumbelSampler
 from esdllm_policies.unmasking import ThresholdUnmasking, TimeScheduleUnmasking, TopKUnmasking
 
@@ -148,9 +148,9 @@ def test_a_kernel_for_gpus_is_refused_where_there_is_none_or_the_logits_are_too_
         UnavailableError, match=r"fused = true needs a CUDA GPU with Triton.*here they are float32 on 'cpu'"
     ):
         GumbelSampler(fused=True).sample(view)
-    monkeypatch.setattr(sampling, "_runs_triton", lambda device: True)
+    monkeypatch.setattr(gpus, "_runs_triton", lambda device: True)
     with pytest.raises(
-        UnavailableError, match="logits of 32 bits at most; here they are float64 on 'cpu': leave it out"
+        UnavailableError, match="numbers of 32 bits at most; here they are float64 on 'cpu': leave it out"
     ):
         GumbelSampler(fused=True).sample(view._replace(raw=view.raw.double()))
 

@@ -24,7 +24,8 @@ def test_every_stage_ends_nothing_fails_but_what_needs_a_gpu_and_what_is_said_to
     assert list(ended) == ["right", "fast-8", "fast-1", "where", "kernels", "fast-32", "breadth"]
     assert all(value.startswith("whole") for value in ended.values()), ended
     failed = {line["of"] for line in lines if "of" in line and str(line["value"]).startswith("FAILED")}
-    for_gpus = {"flex", "xformers", "triton", "llada, sampler.fused", "Dream, sampler.fused"}
+    optional = {f"{family}, {part}.fused" for family in ("llada", "Dream") for part in ("sampler", "importance")}
+    for_gpus = {"flex", "xformers", "triton", *optional}
     assert failed == for_gpus | ({"int8"} if INT8_REFUSED else set())
     found = {(line["of"], line["what"]): line["value"] for line in lines if line["stage"] == "right" and "of" in line}
     for how in ("graphs", "eager", "compiled"):

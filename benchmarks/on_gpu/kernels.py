@@ -22,15 +22,16 @@ from esdllm.checkpoints.loading import Model
 from esdllm.config import ComponentConfig
 from esdllm.plan import Phase
 from esdllm.runtime.graphs import CudaCapture
-from esdllm.views import CacheShape, CacheWrite, KeyValue
+from esdllm.views import CacheShape, CacheWrite, ImportanceView, KeyValue
 from esdllm_backends.cache.dense import DenseStore
 from esdllm_models.elementwise import PLAIN, Rotation
-from esdllm_policies import sampling
+from esdllm_policies import importance, sampling
 from on_gpu.ground import Ground
 
 Work = Callable[[], Any]
 _LAYERS = 8  # whose keys are read in turn, so that no cache of the device holds them
-_TRITON, _FUSED = "attention=triton", "sampler.fused=true"
+_OPTIONAL = ("attention=triton", "sampler.fused=true", "importance.fused=true")
+"""settings that choose a kernel of ours which is no default"""
 
 
 def run(ground: Ground) -> None:
@@ -45,7 +46,7 @@ def run(ground: Ground) -> None:
                 if len(works) > 1:
                     ground.attempt(f"batch {batch}, {of}", "apart", partial(_apart, *works.values()))
     for batch in (2,) if ground.toy else (8, 1):
-        for sets in ((), (_TRITON,), (_FUSED,), (_TRITON, _FUSED)):
+        for sets in ((), *((one,) for one in _OPTIONAL), _OPTIONAL):
             if not sets or runs_triton(ground.device):
                 of = f"batch {batch}, es-dllm with {', '.join(sets) or 'its defaults'}"
                 ground.attempt(of, "ms: skip", partial(_skip, ground, catalogue, model, batch, sets))
@@ -66,6 +67,7 @@ class Bench:
             yield from self._attention(window)
         window, hidden = (5 if self.ground.toy else 16), self.spec.n_heads * self.spec.head_dim
         yield f"head of {window}", self._head(window)
+        yield f"importance of {window}", self._importance(window)
         x, y, weight = self._drawn(window, hidden), self._drawn(window, hidden), self._drawn(1, hidden)[0, 0]
         joint, queries = self._drawn(window, 2 * self.spec.intermediate), self._heads(window)
         places = Rotation(*torch.rand(2, self.batch, window, 1, self.spec.head_dim // 2, device=self.ground.device))
@@ -104,6 +106,16 @@ class Bench:
         ways = {"torch": sampling._most_probable, "ours": _ours("esdllm_policies.fused", "most_probable")}
         called = {name: partial(way, logits) for name, way in ways.items() if way is not None}
         return {name: partial(_probability, call) for name, call in called.items()}
+
+    def _importance(self, window: int) -> Mapping[str, Work]:
+        confidence = torch.rand(self.batch, window, device=self.ground.device)
+        x, last = self._drawn(window, self.spec.hidden), self._drawn(window, self.spec.hidden)
+        places = torch.arange(window, device=self.ground.device).expand(self.batch, -1)
+        view = ImportanceView(0, x, last, confidence, confidence > 0.5, confidence > 0.8, places, places, places)
+        ways = {"torch": partial(importance.hybrid, view, 0.5)}
+        if (ours := _ours("esdllm_policies.fused", "hybrid_score")) is not None:
+            ways["ours"] = partial(ours, x, last, confidence, view.committed, 0.5, 2.0, 3.0)
+        return ways
 
     def _written(self, window: int) -> Mapping[str, Work]:
         ground, spec = self.ground, self.spec

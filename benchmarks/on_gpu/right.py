@@ -41,7 +41,10 @@ def run(ground: Ground) -> None:
         ground.attempt(store, "tokens against dense", partial(_store, ground, catalogue, store))
     for family in ("llada", "Dream"):
         ground.attempt(family, "fused kernels against plain", partial(_fused, ground, catalogue, family))
-        ground.attempt(f"{family}, sampler.fused", "tokens against plain", partial(_sampled, ground, catalogue, family))
+        for option in ("sampler.fused", "importance.fused"):
+            ground.attempt(
+                f"{family}, {option}", "tokens against plain", partial(_chosen, ground, catalogue, family, option)
+            )
     ground.attempt("devices", "named cuda:0 and cuda", partial(_named, ground, catalogue))
     ground.attempt("close()", "bytes left", partial(_closed, ground, catalogue))
     how = {"compile": True, "compile_backend": "aot_eager" if ground.toy else "inductor", "cuda_graphs": False}
@@ -145,12 +148,12 @@ def _fused(ground: Ground, catalogue: Catalogue, family: str) -> str:
     return f"{equal} of 8 equal"
 
 
-def _sampled(ground: Ground, catalogue: Catalogue, family: str) -> str:
+def _chosen(ground: Ground, catalogue: Catalogue, family: str, option: str) -> str:
     equal = 0
     for seed, temperature in enumerate((0.0, 0.0, 0.0, 0.7)):
         tokens = []
         for fused in ("true", "false"):
-            engine = _engine(ground, catalogue, family, f"sampler.temperature={temperature}", f"sampler.fused={fused}")
+            engine = _engine(ground, catalogue, family, f"sampler.temperature={temperature}", f"{option}={fused}")
             tokens.append(engine.generate(_prompts(2, 40, seed)).tokens)
         equal += torch.equal(*tokens)
     return f"{equal} of 4 equal"

@@ -12,6 +12,7 @@ from attrs import validators
 from torch import Tensor
 
 from esdllm import ImportanceScorer, ImportanceView, Site, option, relative_variation, uniform
+from esdllm_policies.gpus import check_triton
 
 _SITES: tuple[Site, ...] = ("hidden", "query", "key", "value")
 _JUST_COMMITTED = 3.0
@@ -59,6 +60,9 @@ class HybridScorer:
         tune=(0.0, 0.25, 0.5, 0.75, 1.0),
     )
     site: Site = _site()
+    fused: bool = option(
+        "score by Triton kernels, two for twenty of torch's, which needs a CUDA GPU; not measured on one", default=False
+    )
 
     @property
     def keeps_history(self) -> bool:
@@ -66,8 +70,15 @@ class HybridScorer:
         return self.alpha < 1
 
     def score(self, view: ImportanceView) -> Tensor:
-        """Return the published score."""
-        return hybrid(view, self.alpha)
+        """Return the published score. Inside a compiled step the compiler fuses it."""
+        if not self.fused or view.x.is_meta or torch.compiler.is_compiling():
+            return hybrid(view, self.alpha)
+        check_triton("importance.fused", view.x)
+        from esdllm_policies.fused import hybrid_score  # imports triton, which only GPUs have
+
+        return hybrid_score(
+            view.x, view.last, view.confidence, view.committed, self.alpha, _MOST_CONFIDENT, _JUST_COMMITTED
+        )
 
 
 @attrs.frozen

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 
 import attrs
 import torch
 from attrs import validators
 from torch import Tensor
 
-from esdllm import Candidates, SampleView, UnavailableError, gumbel, logits_at_once, option, runs_triton
+from esdllm import Candidates, SampleView, gumbel, logits_at_once, option
+from esdllm_policies.gpus import check_triton
 
 
 @attrs.frozen
@@ -93,11 +93,7 @@ def _fused(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if torch.compiler.is_compiling() or logits.is_meta:
         tokens, most = _operator(logits)
     else:
-        if not _runs_triton(logits.device) or logits.dtype == torch.float64:
-            raise UnavailableError(
-                "sampler.fused = true needs a CUDA GPU with Triton, and logits of 32 bits at most; here they are "
-                f"{str(logits.dtype).removeprefix('torch.')} on '{logits.device}': leave it out"
-            )
+        check_triton("sampler.fused", logits)
         tokens, most = _launch(logits)
     return tokens, logits.gather(-1, tokens.unsqueeze(-1)).float(), most
 
@@ -118,9 +114,6 @@ def _operator(logits: Tensor) -> tuple[Tensor, Tensor]:
 def _shapes(logits: Tensor) -> tuple[Tensor, Tensor]:
     shape = logits.shape[:-1]
     return logits.new_empty(shape, dtype=torch.int64), logits.new_empty(shape, dtype=torch.float32)
-
-
-_runs_triton = cache(runs_triton)
 
 
 def _slices(logits: Tensor) -> Iterator[tuple[int, Tensor]]:

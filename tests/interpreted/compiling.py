@@ -20,7 +20,7 @@ from esdllm_backends.attention.split_keys import attend_splitting
 from esdllm_backends.cache.lines import write_lines
 from esdllm_models.elementwise import Rotation
 from esdllm_models.fused import Fused
-from esdllm_policies.fused import most_probable
+from esdllm_policies.fused import hybrid_score, most_probable
 
 BATCH, CANVAS = 8, 1156
 
@@ -71,6 +71,9 @@ def step(heads: int, groups: int, dim: int, window: int, dtype: torch.dtype, voc
     new = queries[:, :, :groups]
     write_lines(lines, lines, zeros(BATCH, window), new, new)
     most_probable(zeros(1, 2, vocab, dtype=dtype))
+    confidence, committed = zeros(BATCH, window, dtype=torch.float32), zeros(BATCH, window, dtype=torch.bool)
+    for alpha in (0.0, 0.5, 1.0):
+        hybrid_score(hidden, hidden, confidence, committed, alpha, 2.0, 3.0)
 
 
 if __name__ == "__main__":

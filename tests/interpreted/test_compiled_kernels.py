@@ -12,7 +12,7 @@ import pytest
 
 SHARED = {86: 99 << 10, 90: 227 << 10}
 """bytes that a program may have of a multiprocessor's memory, by compute capability: GeForce of 2020, H100"""
-KERNELS = {"_attend", "_join", "_rotate", "_add_norm", "_gate", "_write", "_slice"}
+KERNELS = {"_attend", "_join", "_rotate", "_add_norm", "_gate", "_write", "_slice", "_vary", "_score"}
 
 
 @pytest.mark.parametrize("capability", SHARED)

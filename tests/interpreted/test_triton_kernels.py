@@ -10,12 +10,14 @@ from helpers import CASES
 from torch import Tensor
 
 from esdllm import CacheShape, CacheWrite, Catalogue, Engine, Phase, SampleView, load_model
+from esdllm.runtime.samples import importance_view
 from esdllm_backends.cache import dense
 from esdllm_backends.cache.lines import write_lines
 from esdllm_models.elementwise import PLAIN, Rotation
 from esdllm_models.fused import Fused
 from esdllm_policies import fused as head
-from esdllm_policies import sampling
+from esdllm_policies import gpus, sampling
+from esdllm_policies.importance import HybridScorer
 
 FUSED = Fused()
 DTYPES = (torch.float32, torch.float16)
@@ -129,12 +131,57 @@ def test_logits_that_do_not_lie_together_are_read_as_they_are() -> None:
     assert torch.equal(head.most_probable(logits)[0], logits.max(-1).indices)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("rows", "window", "features"), [(1, 1, 4), (2, 2, 7), (2, 5, 64), (3, 33, 600), (2, 64, 16)])
+def test_the_published_importance(
+    rows: int, window: int, features: int, alpha: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows whose largest variation exceeds 1 and rows where it does not; confidences of 0; none, some, all just committed."""
+    monkeypatch.setattr(gpus, "_runs_triton", lambda device: True)
+    x, last = (drawn(rows, window, features, dtype=dtype, seed=seed) for seed in (0, 1))
+    last[0] = x[0] + last[0] / 10
+    confidence = drawn(rows, window, seed=2).sigmoid() * (drawn(rows, window, seed=3) > 0)
+    committed = drawn(rows, window, seed=4) > torch.tensor([3.0, 0.0, -3.0])[:rows, None]
+    view = importance_view(rows=rows, window=window, features=features)._replace(
+        x=x, last=last, confidence=confidence, committed=committed
+    )
+    found = HybridScorer(alpha=alpha, fused=True).score(view)
+    torch.testing.assert_close(found, HybridScorer(alpha=alpha).score(view), rtol=3e-6, atol=3e-6)
+
+
+def test_of_equal_confidences_the_first_two_are_raised_and_none_of_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "_runs_triton", lambda device: True)
+    view = importance_view(rows=4, window=5, features=8)
+    view = view._replace(
+        last=view.x,
+        committed=torch.zeros_like(view.committed),
+        confidence=torch.tensor([[0.5] * 5, [0, 0.5, 0, 0, 0], [0] * 5, [0, 0.1, 0.9, 0.1, 0.1]]),
+    )
+    raised = HybridScorer(fused=True).score(view) >= 2
+    assert raised.int().tolist() == [[1, 1, 0, 0, 0], [0, 1, 0, 0, 0], [0] * 5, [0, 1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("site", ["hidden", "query", "value"])
+@pytest.mark.parametrize("name", ["llada-0", "dream-0"])
+def test_a_run_that_scores_by_our_kernels_gives_the_tokens_of_one_that_does_not(
+    name: str, site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "_runs_triton", lambda device: True)
+    model, catalogue, found = load_model(CASES / name), Catalogue.load(), []
+    for fused in (True, False):
+        settings = {"gen_length": 16, "block_length": 8, "importance": {"name": "hybrid", "site": site, "fused": fused}}
+        engine = Engine.build(model, catalogue.configure("es-dllm", settings=settings), catalogue)
+        found.append(engine.generate([[*range(20, 32)], [*range(40, 47)]]).tokens)
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 @pytest.mark.parametrize("name", ["llada-0", "dream-0"])
 def test_a_run_that_reads_the_logits_by_one_kernel_gives_the_tokens_of_one_that_does_not(
     name: str, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling, "_runs_triton", lambda device: True)
+    monkeypatch.setattr(gpus, "_runs_triton", lambda device: True)
     model, catalogue, found = load_model(CASES / name), Catalogue.load(), []
     for fused in (True, False):
         sampler = {"name": "gumbel", "temperature": temperature, "fused": fused}
@@ -144,7 +191,7 @@ def test_a_run_that_reads_the_logits_by_one_kernel_gives_the_tokens_of_one_that_
 
 
 def test_a_compiled_sampler_calls_one_operator_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "_runs_triton", lambda device: True)
+    monkeypatch.setattr(gpus, "_runs_triton", lambda device: True)
     torch._dynamo.reset()
     view = SampleView(
         drawn(2, 3, 40), torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), torch.zeros(2, 3)

@@ -103,16 +103,16 @@ def _attend(
         read = number < end
         if bias is not None:
             read = tl.load(bias + row * bias_row + number * bias_step, read, float("-inf")) == 0.0
-        place = keys + row * key_row + group * key_head + number[None, :] * key_step + feature[:, None]
-        key = tl.load(place, read[None, :] & (feature < dim)[:, None], 0.0)
+        at_keys = keys + row * key_row + group * key_head + number[None, :] * key_step + feature[:, None]
+        key = tl.load(at_keys, read[None, :] & (feature < dim)[:, None], 0.0)
         score = tl.dot(query, key, input_precision="ieee") * scale  # to base 2
         score = tl.where(read[None, :], score, float("-inf"))
         higher = tl.maximum(top, tl.max(score, 1))
         level = tl.where(higher == float("-inf"), 0.0, higher)  # where nothing has been read yet
         weight = tl.exp2(score - level[:, None])
         fade = tl.exp2(top - level)
-        place = values + row * value_row + group * value_head + number[:, None] * value_step + feature[None, :]
-        value = tl.load(place, read[:, None] & whole, 0.0)
+        at_values = values + row * value_row + group * value_head + number[:, None] * value_step + feature[None, :]
+        value = tl.load(at_values, read[:, None] & whole, 0.0)
         total = total * fade + tl.sum(weight, 1)
         attended = attended * fade[:, None] + tl.dot(weight.to(value.dtype), value, input_precision="ieee")
         top = higher
