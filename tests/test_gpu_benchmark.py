@@ -17,7 +17,15 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_every_stage_ends_nothing_fails_but_what_needs_a_gpu_and_what_is_said_to_be_equal_is(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--rehearse", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "gpu.py"),
+        "--rehearse",
+        "--limit",
+        "3000",
+        "--out",
+        str(tmp_path),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     lines = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text(encoding="utf-8").splitlines()]
     ended = {line["stage"]: line["value"] for line in lines if line["what"] == "ended"}
@@ -41,6 +49,7 @@ def test_a_stage_is_cut_at_its_limit_and_one_for_which_no_time_is_left_is_left_o
     monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
     gpu = import_module("gpu")
     monkeypatch.setattr(gpu, "STAGES", {"right": gpu.STAGES["right"]._replace(seconds=1.0)})
+    monkeypatch.setattr(gpu, "PATIENCE", 1)
     gpu.run("right", True, tmp_path, time.monotonic() + 60)
     gpu.run("right", True, tmp_path, time.monotonic() + 0.5)
     found = [line["value"] for line in gpu.read(tmp_path / "gpu.jsonl") if line["what"] == "ended"]
