@@ -31,9 +31,10 @@ class OptionalValues(TyperCommand):
         optional = {
             name for param in self.params if str(getattr(param, "metavar", "")).startswith("[") for name in param.opts
         }
-        words, following = [], [*args[1:], "--"]
-        for word, after in zip(args, following, strict=True):
-            words += [word, ""] if word in optional and after.startswith("-") else [word]
+        words = []
+        for at, word in enumerate(args, 1):
+            alone = word in optional and (at == len(args) or args[at].startswith("-"))
+            words += [word, ""] if alone else [word]
         return list(super().parse_args(ctx, words))
 
 

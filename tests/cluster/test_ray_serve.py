@@ -119,6 +119,34 @@ def test_a_client_that_leaves_frees_its_slot(port: int, alone: str) -> None:
     assert answer(port) == (200, alone)
 
 
+@pytest.mark.full
+def test_more_requests_than_slots_bring_another_replica_and_none_is_lost(port: int, small: dict[str, Path]) -> None:
+    from ray import serve
+
+    given = {"model": str(small["tiny-llada"]), "served_model_name": "small", "slots": 1, "length": 256, "cpus": 0}
+    serve.run(deployment({**given, "replicas": 1, "max_replicas": 2}), name="more", route_prefix="/more")
+    statuses: list[int] = []
+
+    def ask() -> None:
+        while running() < 2 and time.monotonic() < deadline:
+            body = {"model": "small", "messages": MESSAGES, "max_tokens": 128}
+            statuses.append(asked(port, "POST", "/more/v1/chat/completions", body).status)
+
+    def running() -> int:
+        states = serve.status().applications["more"].deployments["esdllm"].replica_states
+        return sum(count for state, count in states.items() if state == "RUNNING")
+
+    deadline = time.monotonic() + 180
+    threads = [Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert running() == 2
+    assert set(statuses) == {200}
+    serve.delete("more")
+
+
 def test_a_killed_replica_is_replaced(port: int, alone: str, workers: Workers) -> None:
     first = workers("ServeReplica:esdllm")
     assert len(first) == 2
