@@ -16,7 +16,7 @@ from asgi import call, post
 from stand_in import chat, until
 
 from esdllm import Engine, Pipeline
-from esdllm.serving.api import Service, create_app
+from esdllm.serving.api import RequestLimits, Service, create_app
 from esdllm.serving.session import Session
 
 CHAT, TEXT, FIM = "/v1/chat/completions", "/v1/completions", "/v1/fim/completions"
@@ -113,6 +113,27 @@ def test_logprobs_are_of_each_token(served: Any, engine: Engine) -> None:
     events = post(served, CHAT, chat(logprobs=True, stream=True)).events
     parts = [event["choices"][0]["logprobs"] for event in events]
     assert [one for part in parts if part for one in part["content"]] == content
+
+
+def test_the_canvas_is_told_cell_by_cell_until_all_is_decided(served: Any) -> None:
+    events = post(served, CHAT, chat(stream=True, diffusing=True, temperature=0.7)).events
+    shown = [event["esdllm"] for event in events if "cells" in event.get("esdllm", {})]
+    assert {len(one["cells"]) for one in shown} == {16}
+    states = [[cell["state"] for cell in one["cells"]] for one in shown]
+    decided = [[at for at, state in enumerate(row) if state in ("committed", "new")] for row in states]
+    assert all(set(one) <= set(after) for one, after in zip(decided, decided[1:], strict=False))
+    assert {state for row in states for state in row} <= {"committed", "new", "provisional", "masked"}
+    assert all(0 <= one["block"][0] < one["block"][1] <= 16 for one in shown)
+    assert [one["forwards"] for one in shown] == sorted({one["forwards"] for one in shown})
+
+
+def test_an_answer_whose_time_is_over_has_what_is_settled(engine: Engine, session: Session) -> None:
+    app = create_app(Service(session=session, model="small", limits=RequestLimits(request_seconds=0.02)))
+    whole = alone(engine, PROMPTS[0], gen_length=96, early_stop=False).text[0]
+    choice = post(app, CHAT, chat(max_tokens=96)).json["choices"][0]
+    assert (choice["finish_reason"], choice.get("esdllm")) == ("length", {"finish_reason": "deadline"})
+    assert whole.startswith(choice["message"]["content"])
+    assert len(choice["message"]["content"]) < len(whole)
 
 
 class TestBlanks:
