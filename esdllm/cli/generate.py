@@ -56,7 +56,7 @@ class Generate:
     esdllm generate "What is 12 + 7?" --preset dual-cache --set gen_length=64
     cat prompt.txt | esdllm generate - --model GSAI-ML/LLaDA-8B-Instruct --json
     esdllm generate --input prompts.jsonl --output answers.jsonl
-    esdllm generate --input prompts.jsonl --output answers.jsonl --ray 192.168.0.1:6379
+    esdllm generate -i prompts.jsonl -o answers.jsonl --ray 192.168.0.1:6379
     """
 
     prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="The prompt; - reads standard input.")] = None
