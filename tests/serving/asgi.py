@@ -45,6 +45,25 @@ class Answered(NamedTuple):
         return [json.loads(one) for one in data[:-1]]
 
 
+def asked(method: str, path: str, headers: Mapping[str, str], root: str = "") -> dict[str, Any]:
+    """Return the scope of a request to an application mounted at `root`."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": root,
+        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
+        "client": ("127.0.0.1", 50000),
+        "server": ("127.0.0.1", 8000),
+        "state": {},
+    }
+
+
 def call(
     app: ASGIApp,
     method: str,
@@ -61,21 +80,7 @@ def call(
 async def _call(
     app: ASGIApp, method: str, path: str, parts: list[bytes], headers: dict[str, str], root: str
 ) -> Answered:
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": root,
-        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
-        "client": ("127.0.0.1", 50000),
-        "server": ("127.0.0.1", 8000),
-        "state": {},
-    }
+    scope = asked(method, path, headers, root)
     coming = [{"type": "http.request", "body": part, "more_body": i < len(parts) - 1} for i, part in enumerate(parts)]
     sent: list[Any] = []
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
-from asgi import post
+from asgi import JSON, asked, post
 from stand_in import TEXT as SAID
 from stand_in import StandIn, chat, until
 
@@ -212,7 +213,7 @@ class TestSockets:
             stand_in.opened.clear()
         address = serve()
         body = chat(stream=stream, n=2, max_tokens=900)
-        with suppress(httpx.ReadTimeout), httpx.stream("POST", address + CHAT, json=body, timeout=0.1) as found:
+        with suppress(httpx.ReadTimeout), httpx.stream("POST", address + CHAT, json=body, timeout=0.5) as found:
             next(found.iter_lines())
         assert len(stand_in.tickets) == 2
         assert all(ticket.cancelled.wait(2) for ticket in stand_in.tickets)
@@ -247,6 +248,30 @@ class TestSockets:
                 came += len(part)
                 time.sleep(0.05)
         assert came > 4 * 60 * 30_000
+
+
+def test_that_a_client_leaves_is_no_error_of_the_application(app: Any, stand_in: StandIn) -> None:
+    """Whoever serves it has seen the client leave, and would log an error as a fault."""
+    stand_in.pause = 0.005
+    stand_in.text *= 1000
+
+    async def left_in_the_middle() -> None:
+        coming, begun = [{"type": "http.request", "body": json.dumps(chat(stream=True)).encode()}], asyncio.Event()
+
+        async def receive() -> Any:
+            if coming:
+                return coming.pop()
+            await begun.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if b"one" in message.get("body", b""):
+                begun.set()
+
+        await app()(asked("POST", CHAT, JSON), receive, send)
+
+    asyncio.run(left_in_the_middle())
+    assert [ticket.cancelled.is_set() for ticket in stand_in.tickets] == [True]
 
 
 def test_the_client_of_openai_reads_all_of_it(serve: Any, stand_in: StandIn) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -28,15 +29,15 @@ class Endpoint:
     read: Callable[[Service, dict[str, Any]], Call]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request.
+        """Answer one request, or nothing where nobody is there any more; what was decoded for it is then cancelled.
 
         Raises:
             ApiError: it is answered with that, as nothing was sent yet.
-            ClientDisconnect: nobody is there to be answered; what was decoded for it is cancelled.
         """
         limits = self.service.limits
-        body = await read_body(Request(scope, receive), limits.body, limits.body_seconds)
-        await _unless_gone(receive, self._answer(body, scope, send))
+        with suppress(ClientDisconnect):  # whoever serves has seen it too; an error would be its log's
+            body = await read_body(Request(scope, receive), limits.body, limits.body_seconds)
+            await _unless_gone(receive, self._answer(body, scope, send))
 
     async def _answer(self, body: bytes, scope: Scope, send: Send) -> None:
         service, entry = self.service, scope["state"]["entry"]

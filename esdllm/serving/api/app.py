@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -54,7 +54,6 @@ def create_app(service: Service) -> Starlette:
         ApiError: _of_ours,
         EsdllmError: _of_ours,
         HTTPException: _of_http,
-        ClientDisconnect: _of_nobody,
         Exception: _of_ours,
     }
     app = Starlette(
@@ -123,10 +122,6 @@ async def _of_http(request: Request, error: HTTPException) -> Response:
     message, code = messages.get(error.status_code, error.detail), {404: "not_found", 405: "method_not_allowed"}
     told = ApiError(error.status_code, message, code.get(error.status_code), headers=error.headers)
     return told.logged(request.scope).response()
-
-
-async def _of_nobody(_: Request, error: Exception) -> None:
-    """Answer nothing: the client left."""
 
 
 @asynccontextmanager
