@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lookalikes import dream_config, llada_config
 from processor import INT8_REFUSED, needs_int8
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from esdllm import Catalogue, CheckpointError, Engine, LoadPlan, Model, UnavailableError, load_model
 from esdllm.checkpoints.loading import describe_weights
@@ -80,6 +81,31 @@ def test_int8_weight_only_is_off_by_half_a_step_of_each_weight_at_most(product: 
     assert (
         (found - exact).abs() <= 1.001 * bound + 1e-5 * x.abs().sum(1, keepdim=True) * weight.abs().amax() + 1e-6
     ).all()
+
+
+@pytest.mark.parametrize("outputs", [16, 20000])
+@pytest.mark.parametrize("rows", [1, 500])
+def test_off_the_cpu_int8_weight_only_starts_three_kernels_whatever_its_size(rows: int, outputs: int) -> None:
+    """Where a launch costs more than what a cache saves: weights turned back, product, scale."""
+    called: list[str] = []
+
+    class Noting(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if not func.is_view:
+                called.append(func._schema.name)
+            return func(*args, **(kwargs or {}))
+
+    x, levels, scale = (
+        torch.empty(shape, dtype=dtype, device="meta")
+        for shape, dtype in (
+            ((rows, 4096), torch.bfloat16),
+            ((outputs, 4096), torch.int8),
+            ((outputs,), torch.bfloat16),
+        )
+    )
+    with Noting():
+        assert arithmetic._int8_weight_only(x, levels, scale).shape == (rows, outputs)
+    assert called == ["aten::_to_copy", "aten::mm", "aten::mul_"]
 
 
 @given(products())

@@ -163,6 +163,14 @@ def test_the_split_k_kernel_is_asked_for_where_padded_rows_have_few_queries_over
     assert calls.split == [True, False, False, False]
 
 
+def test_a_mask_stands_for_ever_for_recorded_steps_read_it_where_it_lies() -> None:
+    backend._whole_blocks.cache_clear()
+    first = backend._whole_blocks(2, 3, 40, 40, torch.device("cpu"))
+    for queries in range(1, 600):
+        backend._whole_blocks(1, queries, 40, 40, torch.device("cpu"))
+    assert backend._whole_blocks(2, 3, 40, 40, torch.device("cpu")) is first
+
+
 def test_a_mask_is_built_once_for_each_shape(calls: Calls) -> None:
     calls.compute = False
     for window in (3, 4, 3, 4, 3):
