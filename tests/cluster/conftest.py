@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -28,14 +29,17 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def workers() -> Any:
-    """Find the processes, here, of a worker whose name has a part."""
+    """Find the workers of the cluster, which are this process's children's children, whose name begins with a word."""
 
-    def running(part: str) -> list[psutil.Process]:
+    def running(word: str) -> list[psutil.Process]:
         found = []
-        for process in psutil.process_iter(["cmdline", "status"]):
-            words = process.info["cmdline"] or []
-            if words and words[0].startswith(f"ray::{part}") and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process)
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if (
+                    "".join(process.cmdline()[:1]).startswith(f"ray::{word}")
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
+                    found.append(process)
         return found
 
     return running

@@ -124,12 +124,13 @@ def test_more_requests_than_slots_bring_another_replica_and_none_is_lost(port: i
     from ray import serve
 
     given = {"model": str(small["tiny-llada"]), "served_model_name": "small", "slots": 1, "length": 256, "cpus": 0}
-    serve.run(deployment({**given, "replicas": 1, "max_replicas": 2}), name="more", route_prefix="/more")
+    more = {**given, "set": "gen_length=128", "replicas": 1, "max_replicas": 2}
+    serve.run(deployment(more), name="more", route_prefix="/more")
     statuses: list[int] = []
 
     def ask() -> None:
         while running() < 2 and time.monotonic() < deadline:
-            body = {"model": "small", "messages": MESSAGES, "max_tokens": 128}
+            body = {"model": "small", "messages": MESSAGES}
             statuses.append(asked(port, "POST", "/more/v1/chat/completions", body).status)
 
     def running() -> int:
@@ -174,6 +175,7 @@ def test_a_killed_replica_is_replaced(port: int, alone: str, workers: Workers) -
         ({"replicas": 0}, "replicas = 0; give 1 or more"),
         ({"replicas": 3, "max_replicas": 2}, "max_replicas = 2; give 3 or more"),
         ({"cpus": "few"}, "'cpus' is 'few'; give a number"),
+        ({"length": 256}, "length = 256, and gen_length = 256; give more"),
         ({"preset": "es-dlm"}, "es-dllm"),
         ({"set": "gen_lenght=3"}, "gen_length"),
     ],

@@ -100,10 +100,14 @@ class ServeArguments:
         """Return what a replica loads.
 
         Raises:
-            ConfigError: an unknown preset or setting.
+            ConfigError: an unknown preset or setting, or one that leaves a prompt no room.
         """
         sets = self.set.split() if isinstance(self.set, str) else self.set
         config = Catalogue.load().configure(self.preset, sets=sets)
+        if self.length is not None and self.length <= config.gen_length:
+            raise ConfigError(
+                f"length = {self.length}, and gen_length = {config.gen_length}; give more, so that a prompt has room"
+            )
         threads = None if self.gpus else max(1, int(self.cpus))
         return Setup(self.model, config.to_dict(), self.device, self.dtype, self.quantize, threads)
 
