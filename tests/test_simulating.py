@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from collections.abc import Sequence
 from itertools import accumulate
+from pathlib import Path
 from random import Random
 from statistics import mean
 from typing import Any
@@ -34,6 +37,7 @@ from esdllm.measure.simulating import (
     WantedLengths,
     asked,
     fitted,
+    measured_steps,
 )
 from esdllm.plan import Layout
 from esdllm.serving.scheduler import OldestFirst, Policy, RefreshesTogether, Scheduler, Upcoming, WidestFirst
@@ -337,3 +341,31 @@ def test_a_family_without_a_feed_forward_has_no_price(engine: Engine) -> None:
     spec = attrs.evolve(engine.model.spec, intermediate=0)
     with pytest.raises(UnavailableError, match="does not tell"):
         Pricing.of(engine.components, spec, 4, 0, SECOND)
+
+
+def test_every_step_is_measured_of_as_many_rows_as_are_asked_for(build: Build) -> None:
+    engine = build("llada-shallow", "es-dllm", **SHORT)
+    courses, counted = Courses(engine.components, engine.model.spec), pricing(engine)
+    found = measured_steps(engine, counted, (8, 12), (1, 3), repeats=1)
+    expected = []
+    for length in (8, 12):
+        course = courses.of(length, 16)
+        for rows in (1, 3):
+            expected += [(counted.cost(plan, rows, course.columns), rows) for plan in course.plans]
+    assert [(one.cost, one.rows) for one in found] == expected
+    assert min(one.seconds for one in found) > 0
+    assert fitted(found).seconds(found[0].cost, 1) > 0
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_simulator_prints_both_numbers(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    script = Path(__file__).parent.parent / "benchmarks" / "simulated.py"
+    small = "tiny,layers=2,hidden=32,heads=2,kv_heads=2,intermediate=32,vocab=300"
+    few = ["--requests", "4", "--slots", "2", "--prompt-tokens", "8:16", "--answer-tokens", "8:16", "--rate", "20"]
+    monkeypatch.setattr(sys, "argv", [str(script), "--geometry", small, *few])
+    threads = torch.get_num_threads()
+    runpy.run_path(str(script), run_name="__main__")
+    torch.set_num_threads(threads)
+    told = capsys.readouterr().out
+    assert told.count("tokens a second") == 6  # three loads, in slots and in batches
+    assert told.count("rows a step") == 3
