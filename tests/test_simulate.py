@@ -73,6 +73,7 @@ def test_tables_have_a_line_a_run(run: Any) -> None:
         assert out.count(f"rate 3, {name} ") == 2  # rates, and seconds
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn(run: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     for load in ("--rate", "--concurrency"):

@@ -133,6 +133,7 @@ WIDE = {"hidden_size": 64, "intermediate_size": 64, "vocab_size": 20_000, "num_h
 DEEP = {"hidden_size": 128, "intermediate_size": 384, "vocab_size": 500, "num_hidden_layers": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [WIDE, DEEP])
 @pytest.mark.parametrize(
     "settings",
