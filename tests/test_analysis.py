@@ -30,6 +30,8 @@ from esdllm.plan import Block
 from esdllm.runtime.plain import full_logits, hidden_states
 from esdllm.runtime.variation import relative_variation
 
+pytestmark = pytest.mark.covers
+
 PROMPTS = [[11, 7, 3, 9, 2], [5], [8, 8, 1]]
 ROOM, BLOCK = 12, 8
 

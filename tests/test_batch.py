@@ -28,6 +28,8 @@ from esdllm.use.batching.locking import locked
 from esdllm.use.batching.rows import read_lines
 from esdllm.use.batching.workers import places
 
+pytestmark = pytest.mark.covers
+
 ASKED = ["Who are you?", "What is 12 + 7?", "Sort these numbers from small to large: 31, 4, 15."]
 MODEL = "./small"
 SHORT = ["--model", MODEL, "--gen-length", "16", "--block-length", "8"]

@@ -51,6 +51,8 @@ from esdllm.plan import Layout
 from esdllm.runtime.run import StepFunction
 from esdllm.testing.models import tiny_model
 
+pytestmark = pytest.mark.covers
+
 Run = Callable[..., tuple[int, str, str]]
 TINY = "tiny,layers=2,hidden=64,vocab=256"
 SHORT = ["gen_length=12", "block_length=6"]

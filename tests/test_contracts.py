@@ -37,6 +37,8 @@ from esdllm_policies.importance import ConfidenceScorer
 from esdllm_policies.sampling import GumbelSampler
 from esdllm_policies.skipping import NoSkip
 
+pytestmark = pytest.mark.covers
+
 CATALOGUE = Catalogue.load()
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {("unmasking", "time-schedule"): {"steps": 12}}
 """options without which a run of the contract's length would be long"""

@@ -46,6 +46,8 @@ from esdllm_policies.refreshing import DualCacheRefresh
 from esdllm_policies.sampling import GumbelSampler
 from esdllm_policies.unmasking import ThresholdUnmasking, TopKUnmasking
 
+pytestmark = pytest.mark.covers
+
 CATALOGUE = Catalogue.load()
 
 

@@ -22,6 +22,8 @@ from esdllm.measure.evaluation.outcomes import BatchCost
 from esdllm.measure.evaluation.plots import draw_front, plot_evaluation
 from esdllm.measure.plots import new_figure, plain_ticks, save_figure
 
+pytestmark = pytest.mark.covers
+
 Run = Callable[..., tuple[int, str, str]]
 QUICK = ["--count", "1", "--gen-length", "8", "--block-length", "4", "--batch", "5"]
 TWO = ["-p", "vanilla", "-p", "es-dllm importance.alpha=0.7"]

@@ -30,6 +30,8 @@ from esdllm_backends.cache.dense import DenseStore
 from esdllm_backends.cache.offloaded import OffloadedStore, PlainTransfers
 from esdllm_backends.cache.streamed import LayerTensor, StreamedCache, Tiers, nbytes
 
+pytestmark = pytest.mark.covers
+
 
 class LateTransfers(PlainTransfers):
     """Begins nothing before somebody waits for it, and notes what was begun; a buffer on its way holds no number."""

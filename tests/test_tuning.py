@@ -26,6 +26,8 @@ from esdllm.measure.tuning import Dimension, Goal, Search, Space, Trial, parted
 from esdllm.measure.tuning.plots import plot_tuning
 from esdllm.runtime.components import Components
 
+pytestmark = pytest.mark.covers
+
 LENGTHS = {"gen_length": 8, "block_length": 4}
 
 

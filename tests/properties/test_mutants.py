@@ -34,6 +34,7 @@ from esdllm_backends.cache.streamed import _Near
 from esdllm_models.transformer import Transformer
 from esdllm_policies.refreshing import EveryStepRefresh
 
+pytestmark = pytest.mark.no_cover
 Patch = pytest.MonkeyPatch
 
 

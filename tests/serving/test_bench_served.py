@@ -11,6 +11,8 @@ from esdllm.errors import UnavailableError
 from esdllm.measure.benchmarking.serving import Load, ServerTarget, Wanted, bench_server
 from esdllm.serving.session import Session
 
+pytestmark = pytest.mark.covers
+
 PROMPTS = ("Sort 3 1 2.", "Who are you?", "What is 12 + 7?")
 
 

@@ -23,6 +23,8 @@ from stand_in import chat, until
 from esdllm.cli import serve
 from esdllm.cli.serve import Serve
 
+pytestmark = pytest.mark.covers
+
 CHAT = "/v1/chat/completions"
 
 
