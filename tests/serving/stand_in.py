@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -154,6 +156,15 @@ def chat(**over: Any) -> dict[str, Any]:
     """Return a body of /v1/chat/completions; None leaves a field out."""
     body = {"model": "small", "messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 16, **over}
     return {name: value for name, value in body.items() if value is not None}
+
+
+def begun(address: str, path: str, body: Any) -> socket.socket:
+    """Return a connection on which a request was sent, to be left."""
+    host, port = address.removeprefix("http://").split(":")
+    at, sent = socket.create_connection((host, int(port))), json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(sent)}\r\n\r\n"
+    at.sendall(head.encode() + sent)
+    return at
 
 
 def until(done: Callable[[], object], seconds: float = 5.0) -> None:

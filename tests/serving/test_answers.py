@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from asgi import call, post
-from stand_in import chat, until
+from stand_in import begun, chat, until
 
 from esdllm import Engine, Pipeline
 from esdllm.serving.api import RequestLimits, Service, create_app
@@ -243,7 +241,7 @@ class TestSockets:
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_a_client_that_leaves_frees_its_slots(self, serve: Any, fresh: Session, stream: bool) -> None:
-        with _begun(serve(fresh), chat(stream=stream, max_tokens=96, n=5)):
+        with begun(serve(fresh), CHAT, chat(stream=stream, max_tokens=96, n=5)):
             until(lambda: fresh.state().running == 3)
         until(lambda: fresh.state().running == fresh.state().waiting == 0, 3)
 
@@ -253,15 +251,6 @@ class TestSockets:
         asyncio.run(_coming_and_going(address, 120))
         until(lambda: fresh.state().running == fresh.state().waiting == 0)
         assert httpx.post(address + CHAT, json=chat(), timeout=10).status_code == 200
-
-
-def _begun(address: str, body: Any) -> Any:
-    """Return a connection on which a request was sent, to be left."""
-    host, port = address.removeprefix("http://").split(":")
-    at, sent = socket.create_connection((host, int(port))), json.dumps(body).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(sent)}\r\n\r\n"
-    at.sendall(head.encode() + sent)
-    return at
 
 
 async def _coming_and_going(address: str, count: int) -> None:

@@ -13,7 +13,7 @@ from asgi import JSON, call, post
 from hypothesis import given
 from hypothesis import strategies as st
 from sampling import examples
-from stand_in import StandIn, chat
+from stand_in import StandIn, chat, until
 
 from esdllm import ConfigError, EsdllmError, InputError, PluginError, UnavailableError
 from esdllm.errors import ClosedError, ContextError
@@ -308,6 +308,15 @@ class TestSockets:
             if "chunked" in length:
                 at.sendall(b"3e9\r\n" + b"x" * 1001 + b"\r\n")
             assert answer(at)[0] == 413
+
+    def test_a_client_that_leaves_before_its_body_is_whole_is_no_fault(
+        self, serve: Any, log: list[Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with connect(serve()) as at:
+            at.sendall(f"{HEAD}content-length: 100\r\n\r\n{{".encode())
+        until(lambda: log)
+        assert log[0]["status"] == 499
+        assert not caplog.records
 
     def test_a_refused_request_whose_body_still_comes_holds_no_connection(self, serve: Any) -> None:
         with connect(serve(keys=("key",))) as at:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
 from asgi import JSON, asked, post
 from stand_in import TEXT as SAID
-from stand_in import StandIn, chat, until
+from stand_in import StandIn, begun, chat, until
 
 from esdllm.errors import NumericsError
 from esdllm.serving.api import RequestLimits
@@ -37,7 +36,7 @@ def said(events: list[Any], row: int = 0) -> str:
 
 @pytest.mark.parametrize("path", BODIES)
 def test_the_deltas_joined_are_the_answer(app: Any, stand_in: StandIn, path: str) -> None:
-    stand_in.pause = 0.003
+    stand_in.pause = 0.02
     events = post(app(), path, BODIES[path]).events
     whole = post(app(), path, {**BODIES[path], "stream": False}).json
     (choice,) = whole["choices"]
@@ -54,7 +53,7 @@ def test_a_chat_begins_with_who_speaks(app: Any) -> None:
 
 
 def test_rows_of_a_stream_come_interleaved_each_with_its_index(app: Any, stand_in: StandIn) -> None:
-    stand_in.pause = 0.005
+    stand_in.pause = 0.02
     events = post(app(), CHAT, chat(stream=True, n=3)).events
     order = [event["choices"][0]["index"] for event in events if said([event], event["choices"][0]["index"])]
     assert [said(events, row) for row in range(3)] == [SAID] * 3
@@ -168,13 +167,25 @@ def test_what_is_not_settled_comes_in_a_field_that_says_so(app: Any, stand_in: S
     assert said(events) == SAID
 
 
+class Uncounted:
+    """Metrics that nobody reads."""
+
+    def first_token(self, _: float) -> None: ...
+
+    def ended(self, *_: Any) -> None: ...
+
+
 class TestRows:
+    @staticmethod
+    def rows(session: StandIn) -> Rows:
+        return Rows(session, [Request(prompt="a", chat=False, stream=True)], Uncounted())  # type: ignore[arg-type]
+
     def test_what_was_not_read_is_one_update(self, stand_in: StandIn) -> None:
         async def run() -> list[Any]:
-            metrics = type("Metrics", (), {"first_token": lambda *_: None, "ended": lambda *_: None})()
-            rows = Rows(stand_in, [Request(prompt="a", chat=False)], metrics)
+            rows = self.rows(stand_in)
             rows.submit()
-            await asyncio.sleep(0.1)
+            while not rows.completions:
+                await asyncio.sleep(0.01)
             news = await rows.news()
             assert rows.unfinished == 0
             return news
@@ -184,10 +195,35 @@ class TestRows:
         assert update.completion.finish_reason is FinishReason.STOP
         assert isinstance(update, Update)
 
+    def test_without_news_it_tells_of_none_in_time(self, stand_in: StandIn) -> None:
+        async def run() -> list[Any]:
+            return await self.rows(stand_in).news(0.01)
+
+        assert asyncio.run(run()) == []
+
+    @pytest.mark.parametrize("turns", range(6))
+    def test_a_client_that_leaves_as_news_come_is_not_overheard(self, stand_in: StandIn, turns: int) -> None:
+        async def follow(rows: Rows) -> None:
+            while True:
+                await rows.news(5)
+
+        async def run() -> bool:
+            rows = self.rows(stand_in)
+            following = asyncio.ensure_future(follow(rows))
+            await asyncio.sleep(0.01)
+            rows._take(0, Update("a"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            following.cancel()
+            await asyncio.wait({following}, timeout=0.2)
+            return following.cancelled()
+
+        assert asyncio.run(run())
+
 
 class TestSockets:
     def test_events_come_as_they_are_settled(self, serve: Any, stand_in: StandIn) -> None:
-        stand_in.pause = 0.02
+        stand_in.pause = 0.05
         with httpx.stream("POST", serve() + CHAT, json=chat(stream=True)) as found:
             times = [time.monotonic() for line in found.iter_lines() if line.startswith("data: {")]
         assert times[-1] - times[1] > 0.1
@@ -205,7 +241,13 @@ class TestSockets:
     @pytest.mark.parametrize("stream", [False, True])
     @pytest.mark.parametrize("waiting", [False, True])
     def test_a_client_that_leaves_frees_its_rows_at_once(
-        self, serve: Any, stand_in: StandIn, log: list[Any], stream: bool, waiting: bool
+        self,
+        serve: Any,
+        stand_in: StandIn,
+        log: list[Any],
+        caplog: pytest.LogCaptureFixture,
+        stream: bool,
+        waiting: bool,
     ) -> None:
         stand_in.pause = 0.01
         stand_in.text *= 1000
@@ -213,17 +255,17 @@ class TestSockets:
             stand_in.opened.clear()
         address = serve()
         body = chat(stream=stream, n=2, max_tokens=900)
-        with suppress(httpx.ReadTimeout), httpx.stream("POST", address + CHAT, json=body, timeout=0.5) as found:
-            next(found.iter_lines())
-        assert len(stand_in.tickets) == 2
-        assert all(ticket.cancelled.wait(2) for ticket in stand_in.tickets)
+        with begun(address, CHAT, body):
+            until(lambda: len(stand_in.tickets) == 2)
+        assert all(ticket.cancelled.wait(5) for ticket in stand_in.tickets)
         stand_in.opened.set()
-        assert all(ticket.ended.wait(2) for ticket in stand_in.tickets)
+        assert all(ticket.ended.wait(5) for ticket in stand_in.tickets)
         until(lambda: log)
         assert (log[0]["status"], log[0]["finish_reasons"]) == (200 if stream else 499, ["cancelled"] * 2)
+        assert not caplog.records  # a client that leaves is no fault
 
     @staticmethod
-    def begun(address: str) -> Any:
+    def long(address: str) -> Any:
         """Return a stream of megabytes of which nothing is read."""
         return httpx.stream("POST", address + TEXT, json={**BODIES[TEXT], "n": 4, "max_tokens": 500}, timeout=10)
 
@@ -233,7 +275,7 @@ class TestSockets:
         monkeypatch.setattr(GuardedProtocol, "read_seconds", 0.1)
         stand_in.text = f" {'x' * 30_000}" * 100
         stand_in.pause = 0.005
-        with self.begun(serve()) as found:
+        with self.long(serve()) as found:
             until(lambda: log)
             with pytest.raises(httpx.HTTPError):
                 found.read()
@@ -242,7 +284,7 @@ class TestSockets:
     def test_one_that_reads_slowly_is_not(self, serve: Any, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(GuardedProtocol, "read_seconds", 0.1)
         stand_in.text = f" {'x' * 30_000}" * 60
-        with self.begun(serve()) as found:
+        with self.long(serve()) as found:
             came = 0
             for part in found.iter_raw(2**20):
                 came += len(part)

@@ -68,8 +68,12 @@ class Rows:
 
     async def news(self, patience: float | None = None) -> list[tuple[int, Update]]:
         """Return rows with what is new of each, as soon as there is anything; nothing after `patience` seconds without."""
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._news.wait(), patience)
+        late = None if patience is None else self._loop.call_later(patience, self._news.set)
+        try:
+            await self._news.wait()  # not in wait_for, which until Python 3.12 may lose that its task was cancelled
+        finally:
+            if late is not None:
+                late.cancel()
         self._news.clear()
         unread, self._unread = self._unread, {}
         self.unfinished -= sum(update.completion is not None for update in unread.values())
