@@ -28,7 +28,7 @@ from esdllm.cli.options import (
 )
 from esdllm.cli.shared import counted, load_asked, stderr
 from esdllm.config.project import KEY_VARIABLE
-from esdllm.errors import ConfigError, InputError
+from esdllm.errors import ConfigError, InputError, known
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.runtime.engine import Engine
@@ -102,6 +102,12 @@ class Serve:
             "--allow-coupled", help="Serve with components that let an answer depend on the requests beside it."
         ),
     ] = False
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD", help="Leave a field of requests aside that would be refused, such as tools; repeatable."
+        ),
+    ] = None
     log_text: Annotated[bool, typer.Option("--log-text", help="Log prompts and answers too.")] = False
     preset: PresetName = None
     profile: ProfileName = None
@@ -122,6 +128,7 @@ class Serve:
         wanted = self._wanted()
         if self.timeout is not None and not self.timeout > 0:
             raise InputError(f"--timeout {self.timeout:g}; give seconds, above 0")
+        self._check_ignored()
         keys = read_keys(self.key_file)
         choice, catalogue = Choice.of(self), Catalogue.load()
         decode = choice.config(catalogue)
@@ -146,6 +153,13 @@ class Serve:
             raise InputError(f"--slots {self.slots}; give a number from 1, or auto")
         return int(self.slots)
 
+    def _check_ignored(self) -> None:
+        from esdllm.serving.api.asked import REFUSED
+
+        for name in self.ignore or ():
+            if name not in REFUSED:
+                raise InputError(f"--ignore {name}: no field of that name is refused; {known(name, REFUSED)}")
+
     def _check_coupling(self, components: Components, catalogue: Catalogue) -> None:
         reasons = coupled(components, catalogue)
         if reasons and not self.allow_coupled:
@@ -166,6 +180,7 @@ class Serve:
                 keys=keys,
                 hosts=self._hosts(keys),
                 origins=tuple(self.allow_origin or ()),
+                ignored=tuple(self.ignore or ()),
                 limits=RequestLimits(request_seconds=self.timeout),
                 log=log,
                 log_text=self.log_text,

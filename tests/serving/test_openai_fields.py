@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sampling import examples
 from stand_in import StandIn, chat
 
-from esdllm.serving.api.asked import AskedChat, AskedCompletion, AskedInfill
+from esdllm.serving.api.asked import REFUSED, AskedChat, AskedCompletion, AskedInfill
 
 CHAT, TEXT, FIM = "/v1/chat/completions", "/v1/completions", "/v1/fim/completions"
 BODIES: dict[str, dict[str, Any]] = {
@@ -324,6 +324,27 @@ def test_harmless_fields_are_accepted(app: Any, path: str) -> None:
     harmless = {"user": "u", "metadata": {"a": "b"}, "safety_identifier": "s", "prompt_cache_key": "k"}
     assert post(app(), path, {**BODIES[path], **harmless, "prompt_cache_retention": "24h"}).status == 200
     assert post(app(), CHAT, chat(response_format={"type": "text"}, parallel_tool_calls=True, tools=[])).status == 200
+
+
+def test_a_field_that_the_server_leaves_aside_is_as_if_it_was_not_given(
+    app: Any, stand_in: StandIn, log: list[Any]
+) -> None:
+    served, tools = app(ignored=("tools", "ignore_eos")), [{"type": "function", "function": {"name": "look"}}]
+    assert post(served, CHAT, chat(tools=tools)).status == 200
+    assert post(served, CHAT, chat()).status == 200
+    assert post(served, TEXT, {**BODIES[TEXT], "ignore_eos": True, "tools": None}).status == 200
+    assert refused(served, CHAT, tools=tools, functions=[{}])["param"] == "functions"
+    assert stand_in.tickets[0].request == stand_in.tickets[1].request
+    assert [line.get("ignored") for line in log] == [["tools"], None, ["ignore_eos"], ["tools"]]
+
+
+def test_what_can_be_left_aside_is_what_is_refused(app: Any) -> None:
+    served = app()
+    for name in set(REFUSED) - {"suffix"}:  # which fim takes
+        assert {post(served, path, {**BODIES[path], name: "?"}).status for path in BODIES} == {400}, name
+    taken = {field.name for kind in CLASSES.values() for field in attrs.fields(kind)}
+    assert taken & set(REFUSED) == {"suffix"}
+    assert {name for name, *_ in UNSERVED} <= set(REFUSED)
 
 
 ZED_STOPS = ["<|endoftext|>", "<|fim_pad|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<PRE>", "[PREFIX]"]

@@ -58,6 +58,8 @@ def test_a_port_that_is_taken_is_named_before_weights_are_read(run: Run, taken: 
         (["--preset", "none"], "none"),
         (["--set", "colour=red"], "unknown setting 'colour'"),
         (["--host", "no.such.host.invalid"], "there is no host 'no.such.host.invalid' here"),
+        (["--ignore", "tool"], "--ignore tool: no field of that name is refused; did you mean 'tools'?"),
+        (["--ignore", "temperature"], "--ignore temperature: no field of that name is refused;"),
         (["--length", "0"], "'--length'"),
         (["--max-queue", "-1"], "'--max-queue'"),
     ],

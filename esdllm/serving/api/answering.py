@@ -41,7 +41,7 @@ class Endpoint:
 
     async def _answer(self, body: bytes, scope: Scope, send: Send) -> None:
         service, entry = self.service, scope["state"]["entry"]
-        call = await run_in_threadpool(lambda: self.read(service, parse_object(body)))
+        call = await run_in_threadpool(lambda: self.read(service, self._heeded(parse_object(body), entry)))
         rows = Rows(service.session, call.requests, service.metrics)
         try:
             await run_in_threadpool(rows.submit)
@@ -53,6 +53,12 @@ class Endpoint:
         finally:
             rows.cancel()
             entry.update(_noted(call, rows, service.log_text))
+
+    def _heeded(self, given: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+        """Return a body without what the server leaves aside; the log says what that was."""
+        if ignored := [name for name in self.service.ignored if given.get(name) is not None]:
+            entry["ignored"] = ignored
+        return {name: value for name, value in given.items() if name not in ignored}
 
 
 async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:

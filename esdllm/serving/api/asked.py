@@ -11,7 +11,16 @@ from esdllm.serving.api.errors import invalid
 from esdllm.serving.api.fields import Inert, Reader, field, flag, items, mapping, number, structured, text, whole
 from esdllm.views import Message
 
-__all__ = ["Asked", "AskedChat", "AskedCompletion", "AskedInfill", "read_chat", "read_completion", "read_infill"]
+__all__ = [
+    "REFUSED",
+    "Asked",
+    "AskedChat",
+    "AskedCompletion",
+    "AskedInfill",
+    "read_chat",
+    "read_completion",
+    "read_infill",
+]
 
 _MOST = 2**31 - 1
 _SEEDS = 2**63 - 1
@@ -63,6 +72,8 @@ _INERT_COMPLETION = {
     "suffix": Inert([""], "/v1/fim/completions takes it"),
 }
 _INERT_INFILL = {**_INERT, "logprobs": Inert([False])}
+REFUSED = tuple(sorted({*_INERT_CHAT, *_INERT_COMPLETION, *_INERT_INFILL} - {"logprobs"}))
+"""fields of bodies that cannot be served"""
 _INERT_MESSAGE = {
     "annotations": Inert([[]]),
     "audio": Inert(),

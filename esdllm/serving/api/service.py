@@ -48,6 +48,8 @@ class Service:
     """names by which it may be asked, so that no web page reaches it by a name of its own; none: any"""
     origins: tuple[str, ...] = ()
     """web pages that may ask, besides our own; "*" is all"""
+    ignored: tuple[str, ...] = ()
+    """fields of bodies that are left aside, where they would be refused"""
     limits: RequestLimits = RequestLimits()
     log: Callable[[Mapping[str, Any]], None] = _no_log
     """is given what is logged of a request"""
