@@ -178,6 +178,7 @@ def test_a_turn_that_cannot_be_read_is_named(app: Any, turn: Any, param: str) ->
 UNSERVED = [
     ("frequency_penalty", 0.5, 0),
     ("presence_penalty", -1, 0.0),
+    ("repeat_penalty", 1.1, 1),
     ("repetition_penalty", 1.1, 1),
     ("logit_bias", {"5": 1}, {}),
     ("top_logprobs", 3, 0),

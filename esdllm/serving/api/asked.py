@@ -39,6 +39,7 @@ _INERT: dict[str, Inert] = {
     "min_p": Inert([0]),
     "min_tokens": Inert([0]),
     "presence_penalty": Inert([0]),
+    "repeat_penalty": Inert([1]),
     "repetition_penalty": Inert([1]),
     "service_tier": Inert(["auto", "default"]),
     "skip_special_tokens": Inert([True]),
