@@ -62,7 +62,7 @@ def measure(rows: int, rounds: int, address: str) -> dict[int, list[float]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the medians, and what each is of one worker's."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=256, help="prompts of a run")
+    parser.add_argument("--rows", type=int, default=640, help="prompts of a run")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each number of workers")
     asked = parser.parse_args(arguments)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

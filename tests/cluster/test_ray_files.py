@@ -19,8 +19,10 @@ pytest.importorskip("ray", reason='needs ray: pip install "esdllm[ray]"')
 
 from esdllm import Engine, configure, load_model
 from esdllm.cli import main
-from esdllm.errors import UnavailableError
-from esdllm.serving.ray.cluster import Share, shares
+from esdllm.errors import EsdllmError, UnavailableError
+from esdllm.serving.ray import Decoder
+from esdllm.serving.ray.cluster import Share, joined, shares
+from esdllm.serving.ray.files import _Attempts, _sound, _TellingDecoder
 
 pytestmark = pytest.mark.ray
 
@@ -104,8 +106,9 @@ def test_a_batch_whose_workers_die_ends_the_run_and_the_same_command_goes_on(
         for process in workers("MapWorker"):
             with suppress(psutil.NoSuchProcess):
                 if "submit" in "".join(process.cmdline()):  # it decodes
+                    time.sleep(0.3)  # and has said so
                     process.kill()
-        time.sleep(0.01)
+        time.sleep(0.05)
     assert run.returncode == 2
     assert run.stderr is not None
     assert "workers died 3 times with a batch of 2 prompts" in run.stderr.read()
@@ -128,9 +131,6 @@ def test_rows_of_a_dataset_have_the_engine_s_answers_however_they_are_put_into_b
     folder: Path, cluster: Any
 ) -> None:
     import ray.data
-
-    from esdllm.serving.ray import Decoder
-    from esdllm.serving.ray.cluster import joined
 
     engine = Engine.build(load_model("small", "cpu"), configure("es-dllm", settings=SETTINGS))
     asked = [*ASKED, "x " * 5000]
@@ -190,6 +190,31 @@ def test_a_cluster_that_is_not_there_is_named_soon(
     assert main(words("answers.jsonl", "--ray", address)) == 2
     assert told in capsys.readouterr().err
     assert time.monotonic() - began < 30
+
+
+def test_an_error_of_a_worker_arrives_as_what_it_was() -> None:
+    worker = _TellingDecoder(None, {"model": "nowhere", "config": {}, "device": "cpu"})
+    found = worker({"batch": [3, 3], "row": [0, 1], "prompt": [[1], [2]]})
+    assert (found["batch"], found["row"], len(found["fault"])) == ([3, 3], [0, 1], 2)
+    with pytest.raises(EsdllmError) as alone:
+        Decoder("nowhere", {}, device="cpu")
+    with pytest.raises(type(alone.value)) as raised:
+        _sound({"fault": found["fault"][0]})
+    assert str(raised.value) == str(alone.value)
+
+
+def test_a_batch_may_be_begun_three_times(cluster: Any, small: dict[str, Path]) -> None:
+    import ray
+
+    config = configure("es-dllm", settings={"gen_length": 16, "block_length": 8}).to_dict()
+    options = {"model": str(small["tiny-llada"]), "config": config, "slots": 1, "length": 64, "device": "cpu"}
+    batch = {"batch": [5], "row": [0], "prompt": [[11, 12]]}
+    with joined(cluster.address):
+        worker = _TellingDecoder(ray.remote(_Attempts).options(num_cpus=0).remote(), options)
+        assert [worker(batch)["fault"] for _ in range(3)] == [[""]] * 3
+        assert worker({**batch, "batch": [6]})["fault"] == [""]
+        (told,) = worker(batch)["fault"]
+    assert told.startswith("UnavailableError: workers died 3 times with a batch of 1 prompts")
 
 
 @pytest.mark.parametrize(
