@@ -44,6 +44,7 @@ NOT_RUN: dict[str, tuple[str, ...]] = {
         "python benchmarks/phenomenon.py",
         "python benchmarks/policies.py",
         "python benchmarks/simulated.py",
+        "python benchmarks/ray_workers.py",
         "python benchmarks/stores.py",
         "esdllm simulate --geometry llada-8b --peak-gflops 600000 --peak-gbs 2500 --step-ms 2 --slots 16 --block-length 32",
         "esdllm simulate --geometry llada-8b --peak-gflops 600000 --peak-gbs 2500 --step-ms 2 --slots 16 --replicas 64",
