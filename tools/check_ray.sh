@@ -13,7 +13,8 @@ room=$(mktemp -d)
 trap 'rm -rf "$room"' EXIT
 python -m venv --without-pip "$room/venv"
 packages='import sysconfig; print(sysconfig.get_path("purelib"))'
-python -c "$packages" >"$("$room/venv/bin/python" -c "$packages")/below.pth"
+below=$(python -c "$packages")
+echo "import site; site.addsitedir('$below')" >"$("$room/venv/bin/python" -c "$packages")/below.pth" # with the links of what is installed to be edited
 python -m pip --python "$room/venv/bin/python" install --quiet --no-compile "$@" "esdllm[ray]"
 export OMP_NUM_THREADS=1
 "$room/venv/bin/python" -m pytest -m "$chosen" tests/cluster -rs -W ignore::DeprecationWarning ${COVERAGE_FILE:+--cov --cov-append --cov-report=}
