@@ -98,7 +98,7 @@ def test_caches_of_all_forms_lie_in_the_memory_of_the_largest(build: Build) -> N
     cache = engine.cache
     assert cache.keys[0].x.untyped_storage().data_ptr() != largest
     assert engine.step_function.graphs is not None
-    held = {id(known.cache) for known in engine.step_function.graphs._known.values()}
+    held = {id(known.parts.cache) for known in engine.step_function.graphs._known.values()}
     assert held == {id(engine.cache)}  # what lay in the smaller is gone
 
 

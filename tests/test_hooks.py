@@ -104,7 +104,7 @@ def test_hook_commands() -> None:
     plugin = offers("esdllm_commands", {"made-up": print})
     given = {origin.plugin: offered for origin, offered in load_plugins({"mine": plugin}).offers("esdllm_commands")}
     assert given["mine"] == {"made-up": print}
-    assert list(given["esdllm-extras"]) == ["tune", "lm-eval"]  # esdllm's own come the same way
+    assert list(given["esdllm-extras"]) == ["tune", "lm-eval", "serve"]  # esdllm's own come the same way
 
 
 def test_every_hook_has_a_test_and_a_kind() -> None:

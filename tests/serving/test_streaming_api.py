@@ -255,8 +255,10 @@ class TestSockets:
             stand_in.opened.clear()
         address = serve()
         body = chat(stream=stream, n=2, max_tokens=900)
-        with begun(address, CHAT, body):
+        with begun(address, CHAT, body) as at:
             until(lambda: len(stand_in.tickets) == 2)
+            at.settimeout(5)
+            assert not stream or at.recv(1)  # the answer has begun
         assert all(ticket.cancelled.wait(5) for ticket in stand_in.tickets)
         stand_in.opened.set()
         assert all(ticket.ended.wait(5) for ticket in stand_in.tickets)
