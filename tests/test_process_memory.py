@@ -71,6 +71,7 @@ WAYS = [pytest.param(kind, marks=needs_int8 if kind == "int8" else ()) for kind 
 WAYS += [pytest.param(None, marks=pytest.mark.processor)]  # in bfloat16, packed where the processor multiplies it
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("kind", WAYS)
 def test_loading_takes_the_model_s_size_and_one_layer_in_full(
     large: Any, catalogue: Catalogue, kind: str | None
@@ -83,12 +84,14 @@ def test_loading_takes_the_model_s_size_and_one_layer_in_full(
     assert peak < size + layer + SLACK < (0.7 if kind else 1.2) * full
 
 
+@pytest.mark.serial
 def test_loading_leaves_no_holes_but_for_one_layer(large: Any) -> None:
     folder, size, layer = large
     peak, after = loaded(folder, None)
     assert 0.9 * size < after <= peak < size + layer + SLACK
 
 
+@pytest.mark.serial
 def test_loading_a_model_that_is_mostly_head_takes_the_head_twice(catalogue: Catalogue, tmp_path: Path) -> None:
     sizes = {"d_model": 448, "n_layers": 2, "mlp_hidden_size": 1536, "vocab_size": 65536, "embedding_size": 65536}
     config = {**read_config("llada-0"), **sizes, "torch_dtype": "bfloat16"}
@@ -101,6 +104,7 @@ def test_loading_a_model_that_is_mostly_head_takes_the_head_twice(catalogue: Cat
     assert peak < 3 * head + SLACK
 
 
+@pytest.mark.serial
 def test_loading_takes_no_more_memory_than_the_checkpoint_has(tmp_path: Path) -> None:
     """373 MB, a third of them one embedding; a second copy of it would show."""
     sizes = {"d_model": 448, "n_layers": 12, "mlp_hidden_size": 1536, "vocab_size": 65536, "embedding_size": 65536}

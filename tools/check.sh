@@ -50,10 +50,11 @@ part "imports" lint-imports
 two_at_a_time=(-n 2 --dist worksteal --hypothesis-profile "$profile")
 part "tests" pytest "${two_at_a_time[@]}" -m "($chosen) and not serial and not ray" --cov --cov-report=
 part "Triton kernels" as_it_came # nothing is beside the tests that come now
-part "tests that time" pytest -m "($chosen) and serial" $(files_of serial) --cov --cov-append --cov-report=
+part "tests that time or read /proc" pytest -m "($chosen) and serial" $(files_of serial) --cov --cov-append --cov-report=
 part "Ray" tools/check_ray.sh $full "$@"
 part "coverage" python tools/coverage_floors.py
 hidden=(ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 TORCHINDUCTOR_CACHE_DIR="$room/inductor-avx2" MKL_ENABLE_INSTRUCTIONS=AVX2) # of x86, whatever is beyond AVX2
-part "tests on AVX2" env "${hidden[@]}" pytest "${two_at_a_time[@]}" -m "processor and ($chosen)" $(files_of processor)
+part "tests on AVX2" env "${hidden[@]}" pytest "${two_at_a_time[@]}" -m "processor and not serial and ($chosen)" $(files_of processor)
+part "tests on AVX2 that read /proc" env "${hidden[@]}" pytest -m "processor and serial and ($chosen)" $(files_of serial)
 part "docs" mkdocs build --quiet --strict --site-dir "$room/site"
 echo "== all passed in $SECONDS s"
