@@ -50,7 +50,7 @@ from esdllm.measure.plots import check_format
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 
-__all__ = ["BenchServe"]
+__all__ = ["BenchServe", "loads_of"]
 
 _WHOLE = {"early_stop": False}  # so that answers are as long as they were drawn
 _BACKLOG = 2  # requests for each slot
@@ -210,10 +210,7 @@ class BenchServe:
         return name, model
 
     def _loads(self) -> list[Load]:
-        if self.burst > 1 and not self.rate:
-            raise InputError(f"--burst {self.burst} without --rate; say how many requests come a second")
-        closed = self.concurrency or ([] if self.rate else [_BACKLOG * (self.slots or _SLOTS)])
-        loads = [Load(rate=rate, burst=self.burst) for rate in self.rate or ()] + [Load(concurrency=n) for n in closed]
+        loads = loads_of(self.rate, self.burst, self.concurrency, self.slots or _SLOTS)
         if len(set(loads)) < len(loads):
             raise InputError("a rate or a concurrency is given twice; give each once")
         return loads
@@ -244,3 +241,15 @@ class BenchServe:
         with CountingBar(stderr()) as bar:
             task = bar.add_task("requests", total=total)
             return measure(lambda: bar.advance(task))
+
+
+def loads_of(rates: Sequence[float] | None, burst: int, concurrency: Sequence[int] | None, slots: int) -> list[Load]:
+    """Return the loads that options ask for: open ones, then closed ones; a backlog for so many slots if none is asked for.
+
+    Raises:
+        InputError: there are bursts, and no rate.
+    """
+    if burst > 1 and not rates:
+        raise InputError(f"--burst {burst} without --rate; say how many requests come a second")
+    closed = concurrency or ([] if rates else [_BACKLOG * slots])
+    return [*(Load(rate=rate, burst=burst) for rate in rates or ()), *(Load(concurrency=n) for n in closed)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.table import Table
 from rich.text import Text
 
@@ -9,7 +11,7 @@ from esdllm.cli.bench_tables import numbers_table, three_digits, wide_console
 from esdllm.cli.shared import counted
 from esdllm.measure.benchmarking.serving import Percentiles, ServeReport, ServeRun
 
-__all__ = ["print_serving"]
+__all__ = ["latency_table", "print_serving"]
 
 
 def print_serving(report: ServeReport) -> None:
@@ -17,7 +19,7 @@ def print_serving(report: ServeReport) -> None:
     console = wide_console()
     console.print(_title(report), soft_wrap=True, markup=False)
     console.print(_rates(report))
-    console.print(_latencies(report))
+    console.print(latency_table("first text", ((_name(run), run.latency, run.first) for run in report.runs)))
     for run, static in report.compared():
         ratio = run.tokens_a_second / static.tokens_a_second if static.tokens_a_second else float("inf")
         console.print(
@@ -58,15 +60,16 @@ def _rates(report: ServeReport) -> Table:
     return table
 
 
-def _latencies(report: ServeReport) -> Table:
-    heads = [f"{what}\np{part}" for what in ("latency", "first text") for part in (50, 95, 99)]
+def latency_table(first: str, runs: Iterable[tuple[Text, Percentiles | None, Percentiles | None]]) -> Table:
+    """Return a table of seconds: of each run its name, its latency, and the time to what `first` names."""
+    heads = [f"{what}\np{part}" for what in ("latency", first) for part in (50, 95, 99)]
     table = numbers_table("seconds", heads)
-    for run in report.runs:
-        table.add_row(_name(run), *_row(run.latency), *_row(run.first))
+    for name, *times in runs:
+        table.add_row(name, *(cell for found in times for cell in _cells(found)))
     return table
 
 
-def _row(found: Percentiles | None) -> list[str]:
+def _cells(found: Percentiles | None) -> list[str]:
     return [""] * 3 if found is None else [three_digits(value) for value in (found.p50, found.p95, found.p99)]
 
 

@@ -11,6 +11,8 @@ import typer
 from rich.text import Text
 
 from esdllm.checkpoints.loading import describe_weights, resolve_device
+from esdllm.cli.bench_serve import loads_of
+from esdllm.cli.bench_serve_tables import latency_table
 from esdllm.cli.bench_tables import numbers_table, three_digits, wide_console
 from esdllm.cli.choice import Choice
 from esdllm.cli.command import command
@@ -32,7 +34,7 @@ from esdllm.cli.options import (
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.shared import check_writable, counted, print_json, stderr
 from esdllm.errors import InputError, known
-from esdllm.measure.benchmarking.serving import Lengths, Load, Percentiles
+from esdllm.measure.benchmarking.serving import Lengths, Load
 from esdllm.measure.plots import check_format
 from esdllm.measure.simulating import (
     Courses,
@@ -158,13 +160,7 @@ class Simulate:
     def _loads(self) -> list[Load]:
         if self.rate and self.concurrency:
             raise InputError("--rate and --concurrency are two kinds of traffic; simulate one after the other")
-        if self.burst > 1 and not self.rate:
-            raise InputError(f"--burst {self.burst} without --rate; say how many requests come a second")
-        closed = self.concurrency or ([] if self.rate else [2 * self.slots * self.replicas])
-        return [
-            *(Load(rate=rate, burst=self.burst) for rate in self.rate or ()),
-            *(Load(concurrency=number) for number in closed),
-        ]
+        return loads_of(self.rate, self.burst, self.concurrency, self.slots * self.replicas)
 
     def _names(self) -> list[str]:
         every = [*POLICIES, _STATIC]
@@ -252,12 +248,5 @@ def _print(title: str, found: list[tuple[Load, Simulated]]) -> None:
             *(three_digits(x) for x in (one.goodput, one.throughput, 100 * one.busy, one.width, 100 * one.refreshes)),
         )
     console.print(table)
-    heads = [f"{what}\np{part}" for what in ("latency", "first commit") for part in (50, 95, 99)]
-    table = numbers_table("seconds", heads)
-    for load, one in found:
-        table.add_row(Text(f"{load.name}, {one.name}"), *_seconds(one.latency), *_seconds(one.first))
-    console.print(table)
-
-
-def _seconds(found: Percentiles | None) -> list[str]:
-    return [""] * 3 if found is None else [three_digits(value) for value in (found.p50, found.p95, found.p99)]
+    runs = ((Text(f"{load.name}, {one.name}"), one.latency, one.first) for load, one in found)
+    console.print(latency_table("first commit", runs))

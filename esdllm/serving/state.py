@@ -43,8 +43,3 @@ class SessionState:
     def busy(self) -> float:
         """The share of slots that was taken, on average."""
         return self.busy_seconds / (self.slots * self.seconds) if self.seconds else 0.0
-
-    @property
-    def rows_per_forward(self) -> float:
-        """How many rows a step was made of, on average."""
-        return self.row_steps / self.forwards if self.forwards else 0.0
