@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.text import Text
 
 from esdllm import Catalogue, Engine
 from esdllm.checkpoints.loading import load_model
+from esdllm.cli.bench_serve_tables import latency_table
 from esdllm.errors import InputError, UnavailableError
 from esdllm.measure.benchmarking.serving import (
     Answered,
@@ -27,6 +29,7 @@ from esdllm.measure.benchmarking.serving import (
     Load,
     Looked,
     Pending,
+    Percentiles,
     ServeReport,
     ServerTarget,
     ServeRun,
@@ -816,3 +819,11 @@ def test_a_server_that_is_not_there_is_told(run: Run):
     code, _, err = run("bench", "serve", "--url", "http://127.0.0.1:9")
     assert code == 2
     assert "no server answers at http://127.0.0.1:9/v1/models: " in err
+
+
+def test_latencies_stand_in_the_order_of_their_heads_and_what_is_not_known_is_blank():
+    table = latency_table("first text", [(Text("a"), Percentiles(1.5, 2.5, 3.5), None)])
+    assert [str(column.header) for column in table.columns[1:]] == [
+        f"{what}\np{part}" for what in ("latency", "first text") for part in (50, 95, 99)
+    ]
+    assert [[*column.cells] for column in table.columns[1:]] == [["1.5"], ["2.5"], ["3.5"], [""], [""], [""]]
