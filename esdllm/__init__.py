@@ -62,6 +62,7 @@ from esdllm.use.frames import Frame
 from esdllm.use.pipeline import Pipeline
 from esdllm.use.streaming import Stream, StreamEvent
 from esdllm.views import (
+    BlockCausal,
     BlockView,
     CacheShape,
     CacheWrite,
@@ -89,6 +90,7 @@ __all__ = [
     "Answers",
     "AttentionBackend",
     "Block",
+    "BlockCausal",
     "BlockSchedule",
     "BlockView",
     "Cache",
