@@ -105,7 +105,7 @@ class HookSpecs:
 
     @hookspec
     def esdllm_model_adapters(self) -> Mapping[str, Callable[..., ModelFamily]]:
-        """Offer model families, by the ``model_type`` of their config.json. Used by `esdllm.load_model`."""
+        """Offer model families, by name: config.json's ``model_type``, unless they say more. Used by `esdllm.load_model`."""
         raise NotImplementedError
 
     @hookspec

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from esdllm.checkpoints.told import OVER, Told
 from esdllm.config import ComponentConfig
-from esdllm.errors import CheckpointError, known
+from esdllm.config.project import DISABLE_VARIABLE
+from esdllm.errors import CheckpointError, PluginError, brief, known
 from esdllm.interfaces import ModelFamily
 from esdllm.plugins.capabilities import Offers
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.plugins.elsewhere import offer
+from esdllm.plugins.loader import blaming
 
-__all__ = ["families", "family_of", "geometries", "shipped_checkpoints"]
+__all__ = ["families", "family_of", "geometries", "model_types", "shipped_checkpoints"]
 
 
 def families(catalogue: Catalogue) -> dict[str, ModelFamily]:
-    """Return the families on offer, by the `model_type` that each implements."""
+    """Return the families on offer, by name."""
     return {name: catalogue.build("model", ComponentConfig(name)) for name in catalogue.names("model")}
+
+
+def model_types(name: str, family: ModelFamily) -> tuple[str, ...]:
+    """Return the `model_type`s that the configs of a family say: its name, unless it says more.
+
+    Raises:
+        PluginError: it gives a text, where several belong.
+    """
+    told = Offers.of(family).model_types
+    if isinstance(told, str):
+        raise PluginError(f"model '{name}' has model_types = '{told}'; give a tuple: model_types = ('{told}',)")
+    return tuple(told) if told else (name,)
 
 
 def geometries(catalogue: Catalogue) -> dict[str, Mapping[str, Any]]:
@@ -36,14 +51,87 @@ def _offered(catalogue: Catalogue, chosen: Callable[[Offers], Mapping[str, Any]]
     return {name: one for family in families(catalogue).values() for name, one in chosen(Offers.of(family)).items()}
 
 
-def family_of(source: str | Path, config: Mapping[str, Any], catalogue: Catalogue) -> ModelFamily:
-    """Return the family that implements a config.json.
+def family_of(
+    source: str | Path, config: Mapping[str, Any], catalogue: Catalogue, told: Told | None = None
+) -> ModelFamily:
+    """Return the family that implements a config.json: the one that a user told, or else that which the config tells.
+
+    That is the one family that claims the config, whatever `model_type` it says; else the one without a `claims` whose
+    `model_types` have it.
 
     Raises:
-        CheckpointError: none on offer does.
+        CheckpointError: none on offer does, several do, or one does only where the user says so; names them. Or the family
+            that was told reads other configs, or did not follow what was told beside.
     """
-    found, name = families(catalogue), str(config.get("model_type"))
+    told = told or Told()
+    family = _told(source, config, catalogue, told) if told.family else _recognised(source, config, catalogue)
+    if told.over:
+        told.check(family.spec(config))
+    return family
+
+
+def _told(source: str | Path, config: Mapping[str, Any], catalogue: Catalogue, told: Told) -> ModelFamily:
+    """Return the family that was told; refuse it where the config says that it is another's."""
+    name, found, said = told.family, families(catalogue), config.get("model_type")
     if name not in found:
-        hint = offer("model", name) or f"{known(name, found)}. A plugin adds one with the hook esdllm_model_adapters"
-        raise CheckpointError(f"{source}: the model_type '{name}' is not implemented; {hint}")
-    return found[name]
+        hint = offer("model", name) or known(name, found)
+        raise CheckpointError(f"no family '{name}'; {hint}")
+    reads = model_types(name, found[name])
+    others = [other for other, family in found.items() if said in model_types(other, family)]
+    if said not in reads and others:
+        raise CheckpointError(
+            f"{source}: the family '{name}' reads the model_type {_either(reads)}, and this one says '{said}', which "
+            f"{_either(others)} reads"
+        )
+    built: ModelFamily = catalogue.build("model", ComponentConfig(name, dict(told.options)), beside=OVER)
+    return built
+
+
+def _recognised(source: str | Path, config: Mapping[str, Any], catalogue: Catalogue) -> ModelFamily:
+    """Return the family that a config tells."""
+    found, said = families(catalogue), config.get("model_type")
+    readers = [name for name, family in found.items() if said in model_types(name, family)]
+    claims = {name: Offers.of(family).claims for name, family in found.items()}
+    sure = [name for name, claim in claims.items() if claim is not None and _claimed(name, claim, config, catalogue)]
+    chosen = sure or [name for name in readers if claims[name] is None]
+    if len(chosen) == 1:
+        return found[chosen[0]]
+    if chosen:
+        raise CheckpointError(
+            f"{source}: {_listed(chosen)} all read this config.json (model_type {brief(said)}), which does not tell them "
+            f"apart; {_say(chosen)}, or leave out a plugin with {DISABLE_VARIABLE}"
+        )
+    if readers:
+        raise CheckpointError(
+            f"{source}: a config.json of the model_type '{said}' does not tell that the model decodes by diffusion; if "
+            f"it does, {_say(readers)}"
+        )
+    if said is None:
+        raise CheckpointError(f"{source} has no model_type; {_say(found)}")
+    types = {one for name, family in found.items() for one in model_types(name, family)}
+    hint = (
+        offer("model", str(said)) or f"{known(str(said), types)}. A plugin adds one with the hook esdllm_model_adapters"
+    )
+    raise CheckpointError(f"{source}: the model_type '{said}' is not implemented; {hint}")
+
+
+def _claimed(
+    name: str, claims: Callable[[Mapping[str, Any]], bool], config: Mapping[str, Any], catalogue: Catalogue
+) -> bool:
+    origin = catalogue.entry("model", name).origin
+    with blaming(origin.plugin, f"model '{name}' of {origin} cannot say whether a config.json is its own"):
+        return bool(claims(config))
+
+
+def _say(names: Iterable[str]) -> str:
+    """Return how a user says which family it is."""
+    first, *others = sorted(names)
+    return f"say so with family='{first}' (--family {first})" + (f", or {_either(others)}" if others else "")
+
+
+def _either(names: Iterable[str]) -> str:
+    return " or ".join(f"'{name}'" for name in names)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(f"'{name}'" for name in sorted(names))

@@ -16,6 +16,7 @@ from esdllm.checkpoints.lora import base_of
 from esdllm.checkpoints.placing import DeviceMap, Placement, resolve_device, resolve_dtype
 from esdllm.checkpoints.reading import ends_of_text, json_object, mask_token_id, refuse_quantized
 from esdllm.checkpoints.stored import has_weights
+from esdllm.checkpoints.told import Told
 from esdllm.checkpoints.unwrapping import unwrapped
 from esdllm.errors import CheckpointError, TokenizerError, known
 from esdllm.interfaces import ModelAdapter, ModelFamily, TextCodec
@@ -100,6 +101,7 @@ def load_model(
     *,
     quantize: str | None = None,
     device_map: DeviceMap | None = None,
+    family: str | None = None,
 ) -> Model:
     """Return a model from a local folder, a hub id, or the name of a checkpoint that ships with a plugin.
 
@@ -109,25 +111,28 @@ def load_model(
     the weights of linear layers in fewer bits: int8, int8-weight-only or int4-weight-only. `device_map` spreads the layers
     over devices instead of `device`: a list of them, "auto" for all GPUs, or a mapping such as {"layers.0-15": "cuda:0",
     "layers.16-31": "cuda:1"}, in which embedding and head may be named too and else go with the first and the last layer.
+    `family` says of which family the model is where its config.json does not tell, and after the name what else that lacks:
+    "open-dcoder", or "sdar,block_size=8" (`mask_token_id`, `eos_token_id`, `block_size`, and the family's own options).
 
     Weights are read straight into place, layer by layer; code in a checkpoint is never run. A hub id is looked up through
     huggingface_hub, which respects HF_HUB_OFFLINE.
 
     Raises:
-        CheckpointError: no such checkpoint, or one that cannot be loaded; names the key, weight or file. A tokenizer that is
+        CheckpointError: no such checkpoint, or one that cannot be loaded; names the key, weight or file, or the families that
+            could read it where the user is to say which. A tokenizer that is
             missing or broken is no error until text comes (`codec_error`); one with another mask token than the model's is.
         UnavailableError: the device, dtype or quantisation is not available.
-        ConfigError: `device_map` is no map of this model's layers.
+        ConfigError: `device_map` is no map of this model's layers; `family` cannot be read.
     """
-    catalogue = catalogue or Catalogue.load()
+    catalogue, told = catalogue or Catalogue.load(), Told.of(family)
     placement = Placement.of(device, device_map)
     folder, lora = locate(str(name_or_path), shipped_checkpoints(catalogue), _FILES)
-    config = _read_config(folder)
-    family = family_of(folder / "config.json", config, catalogue)
-    _refuse_quantized(family, config)
-    plan = _plan(family, config, placement, choose_dtype(dtype, config, folder), quantize, lora=lora)
-    codec, missing = _codec(family, lora or folder, folder, family.spec(config))  # before the weights, which take long
-    return Model(family.load(folder, config, plan), codec, missing, quantize)
+    config = told.applied(_read_config(folder))
+    chosen = family_of(folder / "config.json", config, catalogue, told)
+    _refuse_quantized(chosen, config)
+    plan = _plan(chosen, config, placement, choose_dtype(dtype, config, folder), quantize, lora=lora)
+    codec, missing = _codec(chosen, lora or folder, folder, chosen.spec(config))  # before the weights, which take long
+    return Model(chosen.load(folder, config, plan), codec, missing, quantize)
 
 
 @hinting
@@ -139,6 +144,7 @@ def random_model(
     *,
     quantize: str | None = None,
     device_map: DeviceMap | None = None,
+    family: str | None = None,
     seed: int = 0,
 ) -> Model:
     """Return a model with random weights, to measure speed and memory with; it has no tokenizer.
@@ -150,51 +156,59 @@ def random_model(
         CheckpointError: no such geometry, or one that is not implemented.
         UnavailableError: the device, dtype or quantisation is not available.
     """
-    catalogue = catalogue or Catalogue.load()
+    catalogue, told = catalogue or Catalogue.load(), Told.of(family)
     placement = Placement.of(device, device_map)
     if isinstance(geometry, str):
         offered = geometries(catalogue)
         if geometry not in offered:
             raise CheckpointError(f"no geometry '{geometry}'; {known(geometry, offered)}")
         geometry = offered[geometry]
-    family = family_of("the geometry", geometry, catalogue)
-    plan = _plan(family, geometry, placement, choose_dtype(dtype, geometry), quantize, seed)
-    return Model(family.load(Path(), geometry, plan), quantize=quantize)
+    config = told.applied(geometry)
+    chosen = family_of("the geometry", config, catalogue, told)
+    plan = _plan(chosen, config, placement, choose_dtype(dtype, config), quantize, seed)
+    return Model(chosen.load(Path(), config, plan), quantize=quantize)
 
 
 @hinting
-def from_module(module: Any, tokenizer: Any = None, catalogue: Catalogue | None = None) -> Model:
+def from_module(
+    module: Any, tokenizer: Any = None, catalogue: Catalogue | None = None, *, family: str | None = None
+) -> Model:
     """Return a model over the weights of a module that is already loaded, such as a fine-tuned, merged or quantised one.
 
-    `module` is a torch module with a `config`, whose `model_type` decides the family; wrappers are taken off. Nothing is
-    copied: what changes the module's weights in place changes the model. `tokenizer` is one of transformers, or a TextCodec.
+    `module` is a torch module with a `config`, which decides the family unless `family` tells it, as for `load_model`;
+    wrappers are taken off. Nothing is copied: what changes the module's weights in place changes the model. `tokenizer` is one
+    of transformers, or a TextCodec.
 
     Raises:
         CheckpointError: the family is not implemented, or the module is not built as its checkpoints are.
         UnavailableError: a weight cannot be taken over as it is, or the module does more than its weights say.
     """
-    catalogue = catalogue or Catalogue.load()
+    catalogue, told = catalogue or Catalogue.load(), Told.of(family)
     module = unwrapped(module)
     found = getattr(module, "config", None)
     if found is None:
         raise CheckpointError(f"the {type(module).__name__} has no config that says what model it is")
     values = found if isinstance(found, Mapping) else found.to_dict() if hasattr(found, "to_dict") else vars(found)
     config = {**values, "model_type": getattr(found, "model_type", values.get("model_type"))}
+    config["architectures"] = config.get("architectures") or [type(module).__name__]
     if config.get(_MASK) is None:
         config[_MASK] = getattr(tokenizer, _MASK, None)
     config[_EOS] = ends_of_text(config.get(_EOS), getattr(getattr(module, "generation_config", None), _EOS, None))
-    family = family_of("the module's config", config, catalogue)
-    adapter = family.from_module(module, config)
+    config = told.applied(config)
+    chosen = family_of("the module's config", config, catalogue, told)
+    adapter = chosen.from_module(module, config)
     if tokenizer is None or hasattr(tokenizer, "stop_ids"):
         return Model(adapter, tokenizer)
-    return Model(adapter, family.codec(tokenizer, adapter.spec))
+    return Model(adapter, chosen.codec(tokenizer, adapter.spec))
 
 
 @hinting
-def describe_model(name_or_path: str | Path, catalogue: Catalogue | None = None) -> ModelSpec:
+def describe_model(
+    name_or_path: str | Path, catalogue: Catalogue | None = None, *, family: str | None = None
+) -> ModelSpec:
     """Return a checkpoint's geometry; no weights are read or downloaded, and tokenizer files only for a mask token's id."""
-    family, config, _ = _described(name_or_path, catalogue or Catalogue.load())
-    return family.spec(config)
+    chosen, config, _ = _described(name_or_path, catalogue or Catalogue.load(), family)
+    return chosen.spec(config)
 
 
 @hinting
@@ -204,29 +218,33 @@ def describe_weights(
     quantize: str | None = None,
     catalogue: Catalogue | None = None,
     device: str | torch.device = "cpu",
+    *,
+    family: str | None = None,
 ) -> Weights:
     """Return what weights would be once loaded, from what `describe_model` reads or from a config.json's content."""
-    family, config, weights = _described(name_or_path, catalogue or Catalogue.load())
-    _refuse_quantized(family, config)
-    plan = _plan(family, config, Placement.of(device), choose_dtype(dtype, config, weights), quantize)
-    problems = Offers.of(family).problems(config, plan)
-    return Weights(family.spec(config), plan.dtype, family.weight_bytes(config, plan), tuple(problems))
+    chosen, config, weights = _described(name_or_path, catalogue or Catalogue.load(), family)
+    _refuse_quantized(chosen, config)
+    plan = _plan(chosen, config, Placement.of(device), choose_dtype(dtype, config, weights), quantize)
+    problems = Offers.of(chosen).problems(config, plan)
+    return Weights(chosen.spec(config), plan.dtype, chosen.weight_bytes(config, plan), tuple(problems))
 
 
 def _described(
-    name_or_path: str | Path | Mapping[str, Any], catalogue: Catalogue
+    name_or_path: str | Path | Mapping[str, Any], catalogue: Catalogue, family: str | None
 ) -> tuple[ModelFamily, Mapping[str, Any], Path | str | None]:
     """Return the family, the config, and where the weights are: a folder, or the hub, by their id; None if nowhere."""
+    told = Told.of(family)
     if isinstance(name_or_path, Mapping):
-        return family_of("the geometry", name_or_path, catalogue), name_or_path, None
+        config = told.applied(name_or_path)
+        return family_of("the geometry", config, catalogue, told), config, None
     name, shipped = str(name_or_path), shipped_checkpoints(catalogue)
     folder, lora = locate(name, shipped, ("config.json",))
-    config = _read_config(folder)
+    config = told.applied(_read_config(folder))
     if config.get(_MASK) is None:
-        config = _read_config(locate(name, shipped, _TOKENIZER)[0])
-    family, name = family_of(folder / "config.json", config, catalogue), base_of(lora) if lora else name
+        config = told.applied(_read_config(locate(name, shipped, _TOKENIZER)[0]))
+    chosen, name = family_of(folder / "config.json", config, catalogue, told), base_of(lora) if lora else name
     elsewhere = None if name in shipped or Path(name).expanduser().is_dir() else name
-    return family, config, folder if has_weights(folder) else elsewhere
+    return chosen, config, folder if has_weights(folder) else elsewhere
 
 
 def _plan(

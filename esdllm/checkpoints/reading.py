@@ -14,6 +14,7 @@ from esdllm.parsing import parse_json
 
 __all__ = [
     "MOST_LAYERS",
+    "class_names",
     "ends_of_text",
     "factor",
     "head_dim",
@@ -52,6 +53,18 @@ def json_object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}, where an object is needed")
     return found
+
+
+def class_names(config: Mapping[str, Any]) -> set[str]:
+    """Return the names of the classes that a config.json says make the model: its `architectures`, and those of `auto_map`.
+
+    None of them is ever imported; they tell families of one `model_type` apart. What is no name is passed over.
+    """
+    listed, mapped = config.get("architectures"), config.get("auto_map")
+    found = [*(listed if isinstance(listed, (list, tuple)) else [listed])]
+    for one in mapped.values() if isinstance(mapped, Mapping) else ():
+        found += one if isinstance(one, (list, tuple)) else [one]  # of tokenizers, slow and fast
+    return {name.rpartition(".")[2] for name in found if isinstance(name, str)}
 
 
 def need(config: Mapping[str, Any], key: str, kind: type[T]) -> T:

@@ -21,6 +21,7 @@ from esdllm.names import called_here
 __all__ = [
     "DEBUG_VARIABLE",
     "DISABLE_VARIABLE",
+    "FAMILY_VARIABLE",
     "KEY_VARIABLE",
     "MODEL_VARIABLE",
     "PRESET_VARIABLE",
@@ -42,6 +43,9 @@ PROJECT_FILE = "esdllm.toml"
 
 MODEL_VARIABLE = "ESDLLM_MODEL"
 """Environment variable: the checkpoint where --model names none."""
+
+FAMILY_VARIABLE = "ESDLLM_FAMILY"
+"""Environment variable: the model's family where --family says none."""
 
 PRESET_VARIABLE = "ESDLLM_PRESET"
 """Environment variable: the preset where the command line names none."""
@@ -65,6 +69,7 @@ _PREFIX = "ESDLLM_"
 _OTHERS = (
     DEBUG_VARIABLE,
     DISABLE_VARIABLE,
+    FAMILY_VARIABLE,
     KEY_VARIABLE,
     MODEL_VARIABLE,
     PRESET_VARIABLE,

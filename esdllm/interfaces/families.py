@@ -39,12 +39,13 @@ class TextCodec(Protocol):
 
 
 class ModelFamily(Protocol):
-    """How to recognise, describe and load the checkpoints of one `model_type`."""
+    """How to describe and load the checkpoints of one kind, by default those whose `model_type` is its name."""
 
     def spec(self, config: Mapping[str, Any]) -> ModelSpec:
         """Return the geometry from a config.json; refuse by name what is not implemented.
 
-        Where the config has no `mask_token_id` and the checkpoint's tokenizer names a mask token, its id is in `config`.
+        Where the config has no `mask_token_id` and the checkpoint's tokenizer names a mask token, its id is in `config`. What a
+        user told beside the family's name is there too: `block_size`, `mask_token_id`, `eos_token_id`.
         """
         ...
 
@@ -76,6 +77,19 @@ class ModelFamily(Protocol):
 
 class OfferingFamily(ModelFamily, Protocol):
     """What a family may offer beside. Each member is looked up by itself: one that is absent is empty, or no."""
+
+    @property
+    def model_types(self) -> Collection[str]:
+        """The `model_type`s that the configs of its checkpoints say; absent: the name that the family is offered under."""
+        ...
+
+    def claims(self, config: Mapping[str, Any]) -> bool:
+        """Return whether a config.json is surely this family's own, whatever its `model_type`, say by `architectures`.
+
+        A family that claims a config goes before those that have its `model_type` and no word of their own; two that claim it
+        are an error. One that has this method reads what it does not claim only where the user names it.
+        """
+        ...
 
     @property
     def checkpoints(self) -> Mapping[str, Path]:

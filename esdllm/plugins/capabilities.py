@@ -152,6 +152,8 @@ def _count(kind: str, name: str, component: object | None) -> int:
 class Offers:
     """What a model family offers beyond loading: see `OfferingFamily`. What it has no member for is empty, or no."""
 
+    model_types: Collection[str] = ()
+    claims: Callable[[Mapping[str, Any]], bool] | None = None
     checkpoints: Mapping[str, Path] = attrs.field(factory=dict)
     geometries: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
     quantizations: Collection[str] = ()

@@ -161,14 +161,14 @@ class Catalogue:
         listed = ", ".join(sorted(names)) or "none"
         return f"{DISABLE_VARIABLE} leaves out {', '.join(self.blocked)}, which may offer it; known without: {listed}"
 
-    def build(self, kind: str, component: ComponentConfig) -> Any:
-        """Return the component that `component` names, built from its options.
+    def build(self, kind: str, component: ComponentConfig, beside: Iterable[str] = ()) -> Any:
+        """Return the component that `component` names, built from its options; `beside` is what else could be said there.
 
         Raises:
             ConfigError: unknown name, unknown option, or a value that the option refuses.
             PluginError: a member of the component is misspelt, missing or of the wrong kind; names it.
         """
-        return self._build(self.entry(kind, component.name), component.options, where=kind)
+        return self._build(self.entry(kind, component.name), component.options, kind, beside)
 
     def _build(self, entry: Entry, options: Mapping[str, Any], where: str, beside: Iterable[str] = ()) -> Any:
         """Return the component of an entry; `where` is its place in the configuration, `beside` what else a table may say."""
