@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["called_here"]
 
 _DTYPE = "dtype, of load_model and Pipeline.from_pretrained; --dtype on the command line"
+_FAMILY = "family, of load_model and Pipeline.from_pretrained: sdar,block_size=8; --family on the command line"
 _QUANTIZE = "quantize, of load_model and Pipeline.from_pretrained: int8, int8-weight-only or int4-weight-only"
 _SEVERAL = "the same prompt as often as you want answers, with a seed each: pipe([prompt] * 3, seed=[1, 2, 3])"
 _STOPS = "decided by the checkpoint: Model.stop_ids end an answer, and early_stop = false decodes on behind one"
@@ -53,6 +54,7 @@ _HERE = {
     "batch_size": "batch, of pipe(...); --batch on the command line",
     **dict.fromkeys(("input_ids", "inputs", "messages"), "the first argument, without a name"),
     "torch_dtype": _DTYPE,
+    **dict.fromkeys(("model_type", "architectures", "hf_overrides"), _FAMILY),
     **dict.fromkeys(("load_in_8bit", "load_in_4bit", "quantization_config"), _QUANTIZE),
     "attn_implementation": "the attention backend: attention = auto, sdpa, eager or another; see esdllm plugins attention",
     "trust_remote_code": "nothing: code of a checkpoint is never run, so leave it out",

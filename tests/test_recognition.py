@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 import torch
+import typer
 from helpers import CASES, offers, read_config
 
 from esdllm import (
@@ -27,6 +28,7 @@ from esdllm.checkpoints.families import family_of
 from esdllm.checkpoints.loading import describe_weights, random_model
 from esdllm.checkpoints.reading import class_names
 from esdllm.checkpoints.told import Told
+from esdllm.cli import app, main
 from esdllm.views import BlockCausal
 from esdllm_models.llada import LladaFamily
 
@@ -219,6 +221,61 @@ def test_every_way_to_a_model_takes_the_family(tmp_path: Path) -> None:
     assert random_model(config, "cpu", catalogue=here, family="mute,eos_token_id=9").spec.eos_id == 9
     with pytest.raises(CheckpointError, match=r"the geometry: .*--family mute"):
         random_model(config, "cpu", catalogue=here)
+
+
+COMMANDS = {
+    "generate": ["hello"],
+    "chat": [],
+    "infill": ["a [MASK:4] b"],
+    "explain": [],
+    "trace": ["hello", "--html", "trace.html"],
+    "doctor": [],
+    "eval": ["--count", "1"],
+    "analyze": ["hello"],
+    "simulate": [],
+    "bench run": [],
+    "bench curve": ["--over", "batch", "1"],
+    "bench serve": [],
+    "serve": [],
+    "tune": [],
+    "config validate": ["decode.toml"],
+}
+"""Every command that takes a model, and what it cannot do without."""
+
+
+def test_every_command_that_takes_a_model_takes_its_family() -> None:
+    def with_option(group: Any, option: str, path: str = "") -> set[str]:
+        found = set()
+        for name in group.list_commands(None):
+            one, here = group.get_command(None, name), f"{path} {name}".strip()
+            found |= with_option(one, option, here) if hasattr(one, "list_commands") else set()
+            found |= {here} if any(option in param.opts for param in one.params) else set()
+        return found
+
+    group = typer.main.get_command(app)
+    assert with_option(group, "--family") == COMMANDS.keys()
+    assert with_option(group, "--model") - COMMANDS.keys() == {"conformance"}  # where it chooses among cases
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_reads_the_model_as_the_family_that_it_was_told(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "decode.toml").write_text("gen_length = 64", encoding="utf-8")
+    written(tmp_path / "made-up", {**read_config("llada-0"), "model_type": "of-my-own"})
+    assert main([*name.split(), *COMMANDS[name], "-m", "made-up", "--family", "no-such"]) == 2
+    assert "no family 'no-such'; " in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_environment_says_the_family_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(written(tmp_path / "made-up", {**read_config("llada-0"), "model_type": "of-my-own"}))
+    assert main(["explain", "-m", folder, "--gen-length", "32", "--block-length", "8"]) == 2
+    assert "the model_type 'of-my-own' is not implemented" in capsys.readouterr().err
+    monkeypatch.setenv("ESDLLM_FAMILY", "llada")
+    assert main(["explain", "-m", folder, "--gen-length", "32", "--block-length", "8"]) == 0
 
 
 def test_an_id_that_was_told_goes_before_the_tokenizers_and_the_generation_config(tmp_path: Path) -> None:

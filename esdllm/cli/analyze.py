@@ -20,6 +20,7 @@ from esdllm.cli.options import (
     Debug,
     Device,
     Dtype,
+    FamilyName,
     GenLength,
     Json,
     ModelName,
@@ -74,6 +75,7 @@ class Analyze:
     ] = None
     count: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts of each of the suite's tasks.")] = 10
     model: ModelName = None
+    family: FamilyName = None
     preset: Annotated[
         str | None,
         typer.Option(

@@ -35,7 +35,7 @@ def answer_file(run: BatchRun, catalogue: Catalogue, restart: bool, as_json: boo
 
     def watch(progress: Progress) -> None:
         if bar.last is None and run.elsewhere is None:
-            weights = describe_weights(run.setup.model, run.setup.dtype, catalogue=catalogue)
+            weights = describe_weights(run.setup.model, run.setup.dtype, catalogue=catalogue, family=run.setup.family)
             hint_dtype(resolve_device(run.setup.device), weights.dtype)
         bar.show(progress)
 

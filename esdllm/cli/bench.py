@@ -16,7 +16,7 @@ from esdllm.cli.bench_tables import print_comparison, print_curve, print_report
 from esdllm.cli.choice import fixed_sets, tell_found
 from esdllm.cli.command import command
 from esdllm.cli.geometry import GeometryName, named_model
-from esdllm.cli.options import BlockLength, Debug, Device, Dtype, GenLength, Json, ModelName, Quantize, Sets
+from esdllm.cli.options import BlockLength, Debug, Device, Dtype, FamilyName, GenLength, Json, ModelName, Quantize, Sets
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.shared import check_writable, hint_dtype, print_json, stderr
 from esdllm.config.project import current_project, environment_layers
@@ -81,6 +81,7 @@ class _Measuring:
     """What is asked of every measurement."""
 
     model: ModelName = None
+    family: FamilyName = None
     geometry_name: GeometryName = None
     prompt_length: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of each prompt.")] = 512
     gen_length: GenLength = None
@@ -118,6 +119,7 @@ class _Measuring:
             self.device,
             self.dtype,
             self.quantize,
+            family=self.family,
             **threads,
             sample=self.sample,
         )

@@ -21,6 +21,7 @@ from esdllm.cli.options import (
     Debug,
     Device,
     Dtype,
+    FamilyName,
     Json,
     ModelName,
     PresetName,
@@ -129,6 +130,7 @@ class BenchServe:
         bool, typer.Option("--static", help="Also measure static batches, of as many rows as there are slots.")
     ] = False
     model: ModelName = None
+    family: FamilyName = None
     geometry_name: GeometryName = None
     preset: PresetName = None
     profile: ProfileName = None
@@ -204,8 +206,8 @@ class BenchServe:
     def _loaded(self, catalogue: Catalogue) -> tuple[str, Model]:
         name, found = named_model(self.model, self.geometry_name, catalogue)
         if isinstance(found, str):
-            return name, load(found, self.device, self.dtype, catalogue, self.quantize)
-        model = random_model(found, self.device, self.dtype, catalogue, quantize=self.quantize)
+            return name, load(found, self.device, self.dtype, catalogue, self.quantize, self.family)
+        model = random_model(found, self.device, self.dtype, catalogue, quantize=self.quantize, family=self.family)
         hint_dtype(model.adapter.device, model.adapter.dtype)
         return name, model
 

@@ -20,6 +20,7 @@ from esdllm.cli.options import (
     Debug,
     Device,
     Dtype,
+    FamilyName,
     GenLength,
     ModelName,
     PresetName,
@@ -48,6 +49,7 @@ class Talk:
     """
 
     model: ModelName = None
+    family: FamilyName = None
     preset: PresetName = None
     profile: ProfileName = None
     config: ConfigFile = None

@@ -14,7 +14,17 @@ from rich.text import Text
 from esdllm.checkpoints.loading import describe_model
 from esdllm.cli.choice import Choice
 from esdllm.cli.command import command
-from esdllm.cli.options import BlockLength, ConfigFile, Debug, GenLength, Json, PresetName, ProfileName, Sets
+from esdllm.cli.options import (
+    BlockLength,
+    ConfigFile,
+    Debug,
+    FamilyName,
+    GenLength,
+    Json,
+    PresetName,
+    ProfileName,
+    Sets,
+)
 from esdllm.cli.shared import counted, print_json, stderr, stdout
 from esdllm.config import DEFAULT_PRESET, SECTIONS, DecodeConfig
 from esdllm.config.layers import Keys, Settled
@@ -106,12 +116,13 @@ class ConfigValidate:
             "--model", "-m", metavar="NAME", help="Also plan a run of this model, which finds contradictions."
         ),
     ] = None
+    family: FamilyName = None
     debug: Debug = False
 
     def run(self) -> None:
         """Look at every file, and print what is wrong."""
         catalogue = Catalogue.load()
-        spec = describe_model(self.model, catalogue) if self.model else None
+        spec = describe_model(self.model, catalogue, family=self.family) if self.model else None
         wrong = 0
         for file in self.files or [_project_file()]:
             problems = file_problems(file, catalogue, spec)

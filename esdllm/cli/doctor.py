@@ -19,6 +19,7 @@ from esdllm.cli.options import (
     Debug,
     Device,
     Dtype,
+    FamilyName,
     GenLength,
     Json,
     ModelName,
@@ -58,6 +59,7 @@ class Doctor:
 
     context: typer.Context
     model: ModelName = None
+    family: FamilyName = None
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts decoded together.")] = 1
     length: Annotated[
         int | None,
@@ -100,7 +102,7 @@ class Doctor:
     def _visit(self, place: Place, catalogue: Catalogue) -> Visit:
         components = Components.resolve(Choice.of(self).config(catalogue), catalogue)
         name, where = self.model or default_model(catalogue), resolve_device(self.device)
-        weights = describe_weights(name, self.dtype, self.quantize, catalogue, where)
+        weights = describe_weights(name, self.dtype, self.quantize, catalogue, where, family=self.family)
         spec, length = weights.spec, self.length or weights.spec.context
         chosen = components.config.attention.name
         if chosen == AUTO:

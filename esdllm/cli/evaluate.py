@@ -14,7 +14,7 @@ from esdllm.checkpoints.loading import Model
 from esdllm.cli.choice import fixed_sets, tell_found
 from esdllm.cli.command import command
 from esdllm.cli.evaluate_tables import print_evaluation
-from esdllm.cli.options import BlockLength, Debug, Device, Dtype, GenLength, Json, ModelName, Quantize, Sets
+from esdllm.cli.options import BlockLength, Debug, Device, Dtype, FamilyName, GenLength, Json, ModelName, Quantize, Sets
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.shared import check_writable, load_asked, print_json, stderr
 from esdllm.config.project import current_project, environment_layers
@@ -62,6 +62,7 @@ class Evaluate:
     """
 
     model: ModelName = None
+    family: FamilyName = None
     suite: SuiteName = "tiny"
     contenders: Annotated[
         list[str] | None,

@@ -25,6 +25,7 @@ from esdllm.cli.options import (
     Debug,
     Device,
     Dtype,
+    FamilyName,
     GenLength,
     Json,
     ModelName,
@@ -60,6 +61,7 @@ class Explain:
     """
 
     model: ModelName = None
+    family: FamilyName = None
     preset: PresetName = None
     profile: ProfileName = None
     config: ConfigFile = None
@@ -95,7 +97,7 @@ class Explain:
     def _print(self, choice: Choice, components: Components, catalogue: Catalogue) -> None:
         """Print the configuration, the plan and the cost."""
         name, described = named_model(self.model, self.geometry_name, catalogue)
-        weights = describe_weights(described, self.dtype, self.quantize, catalogue)
+        weights = describe_weights(described, self.dtype, self.quantize, catalogue, family=self.family)
         spec, device = weights.spec, resolve_device(self.device)
         if components.config.attention.name == AUTO:
             components = components.serving(catalogue, spec, device, weights.dtype)

@@ -21,6 +21,7 @@ from esdllm.cli.options import (
     Debug,
     Device,
     Dtype,
+    FamilyName,
     GenLength,
     Json,
     ModelName,
@@ -93,6 +94,7 @@ class Generate:
         False
     )
     model: ModelName = None
+    family: FamilyName = None
     preset: PresetName = None
     profile: ProfileName = None
     config: ConfigFile = None
@@ -133,7 +135,9 @@ class Generate:
             raise InputError(f"{named} alone; give both --input FILE and --output FILE")
         if self.prompt is not None or self.watch:
             raise InputError(f"--input and {'--watch' if self.prompt is None else 'a prompt'}: give one")
-        setup = Setup(self._named(catalogue), decode.to_dict(), self.device, self.dtype, self.quantize)
+        setup = Setup(
+            self._named(catalogue), decode.to_dict(), self.device, self.dtype, self.quantize, family=self.family
+        )
         elsewhere = None if self.ray is None else _on_ray()(setup, self.batch, self.ray, self.jobs)
         run = BatchRun(self.source, self.output, setup, self.batch, self.jobs or 1, self.chat, elsewhere)
         answer_file(run, catalogue, self.restart, self.as_json)
@@ -143,7 +147,7 @@ class Generate:
             raise InputError(
                 'there is no PROMPT; give one in quotes, such as "Sort 3 1 2.", or a file of them with --input'
             )
-        model = load(self._named(catalogue), self.device, self.dtype, catalogue, self.quantize)
+        model = load(self._named(catalogue), self.device, self.dtype, catalogue, self.quantize, self.family)
         engine = Engine.build(model, decode, catalogue)
         result = self._watched(engine, read_prompt(self.prompt), choice)
         if self.as_json:

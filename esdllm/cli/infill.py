@@ -16,6 +16,7 @@ from esdllm.cli.options import (
     Debug,
     Device,
     Dtype,
+    FamilyName,
     Json,
     ModelName,
     PresetName,
@@ -53,6 +54,7 @@ class Infill:
         ),
     ]
     model: ModelName = None
+    family: FamilyName = None
     preset: PresetName = None
     profile: ProfileName = None
     config: ConfigFile = None

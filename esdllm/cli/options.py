@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from esdllm.config import DEFAULT_PRESET
-from esdllm.config.project import MODEL_VARIABLE, PROFILE_VARIABLE, PROJECT_FILE
+from esdllm.config.project import FAMILY_VARIABLE, MODEL_VARIABLE, PROFILE_VARIABLE, PROJECT_FILE
 
 __all__ = [
     "BlockLength",
@@ -17,6 +17,7 @@ __all__ = [
     "Debug",
     "Device",
     "Dtype",
+    "FamilyName",
     "GenLength",
     "Json",
     "ModelName",
@@ -35,6 +36,15 @@ ModelName = Annotated[
         metavar="NAME",
         envvar=MODEL_VARIABLE,
         help="Checkpoint folder, hub id, or shipped name [the shipped tiny one].",
+    ),
+]
+FamilyName = Annotated[
+    str | None,
+    typer.Option(
+        "--family",
+        metavar="NAME[,KEY=VALUE]...",
+        envvar=FAMILY_VARIABLE,
+        help="Model's family, and what else its config.json lacks: sdar,block_size=8 [as config.json says].",
     ),
 ]
 PresetName = Annotated[

@@ -19,6 +19,7 @@ from esdllm.cli.options import (
     Debug,
     Device,
     Dtype,
+    FamilyName,
     GenLength,
     ModelName,
     PresetName,
@@ -56,6 +57,7 @@ class Serve:
     """
 
     model: ModelName = None
+    family: FamilyName = None
     served_name: Annotated[
         str | None,
         typer.Option("--served-model-name", metavar="NAME", help="What requests call the model [as --model does]."),

@@ -31,10 +31,17 @@ def default_model(catalogue: Catalogue) -> str:
     return DEFAULT_MODEL if DEFAULT_MODEL in shipped else next(iter(shipped))
 
 
-def load(name: str, device: str | None, dtype: str | None, catalogue: Catalogue, quantize: str | None = None) -> Model:
+def load(
+    name: str,
+    device: str | None,
+    dtype: str | None,
+    catalogue: Catalogue,
+    quantize: str | None = None,
+    family: str | None = None,
+) -> Model:
     """Return a model, with a word on standard error while it is read, and where its dtype is slow; see `load_model`."""
     with stderr().status(f"loading {escape(name)}"):
-        model = load_model(name, device, dtype, catalogue, quantize=quantize)
+        model = load_model(name, device, dtype, catalogue, quantize=quantize, family=family)
     hint_dtype(model.adapter.device, model.adapter.dtype)
     return model
 
@@ -45,6 +52,10 @@ class Loading(Protocol):
     @property
     def model(self) -> str | None:
         """of `--model`"""
+
+    @property
+    def family(self) -> str | None:
+        """of `--family`"""
 
     @property
     def device(self) -> str | None:
@@ -62,7 +73,7 @@ class Loading(Protocol):
 def load_asked(asked: Loading, catalogue: Catalogue) -> tuple[str, Model]:
     """Return the name and the model that a command is asked for, the default one where it is asked for none; see `load`."""
     name = asked.model or default_model(catalogue)
-    return name, load(name, asked.device, asked.dtype, catalogue, asked.quantize)
+    return name, load(name, asked.device, asked.dtype, catalogue, asked.quantize, asked.family)
 
 
 SLOW_BFLOAT16 = (

@@ -24,6 +24,7 @@ from esdllm.cli.options import (
     Debug,
     Device,
     Dtype,
+    FamilyName,
     Json,
     ModelName,
     PresetName,
@@ -119,6 +120,7 @@ class Simulate:
     step_ms: Annotated[float, typer.Option(metavar="X", min=0, help="Milliseconds of each step beside its cost.")] = 0.0
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of lengths and arrivals.")] = 0
     model: ModelName = None
+    family: FamilyName = None
     geometry_name: GeometryName = None
     preset: PresetName = None
     profile: ProfileName = None
@@ -179,7 +181,7 @@ class Simulate:
         name, described = named_model(self.model, self.geometry_name, catalogue)
         choice = Choice.of(self)
         components = Components.resolve(choice.config(catalogue), catalogue)
-        weights = describe_weights(described, self.dtype, self.quantize, catalogue)
+        weights = describe_weights(described, self.dtype, self.quantize, catalogue, family=self.family)
         device = resolve_device(self.device)
         peaks = roofline(self.peak_gflops, self.peak_gbs, self.measure, device, weights.dtype)
         if peaks is None:

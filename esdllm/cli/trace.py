@@ -20,6 +20,7 @@ from esdllm.cli.options import (
     Debug,
     Device,
     Dtype,
+    FamilyName,
     GenLength,
     ModelName,
     PresetName,
@@ -67,6 +68,7 @@ class Record:
         ),
     ] = None
     model: ModelName = None
+    family: FamilyName = None
     preset: PresetName = None
     profile: ProfileName = None
     config: ConfigFile = None

@@ -16,6 +16,7 @@ from esdllm.cli.options import (
     Debug,
     Device,
     Dtype,
+    FamilyName,
     GenLength,
     Json,
     ModelName,
@@ -58,6 +59,7 @@ class Tune:
         "tuned.toml"
     )
     model: ModelName = None
+    family: FamilyName = None
     suite: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="A plugin's suite, or a file of JSON lines with prompt and answer [tiny]."),

@@ -64,6 +64,7 @@ class Pipeline:
         dtype: str | torch.dtype | None = None,
         quantize: str | None = None,
         device_map: DeviceMap | None = None,
+        family: str | None = None,
         catalogue: Catalogue | None = None,
         **settings: Any,
     ) -> Pipeline:
@@ -79,7 +80,8 @@ class Pipeline:
         """
         catalogue = catalogue or Catalogue.load()
         config = _configure(catalogue, preset, settings, sets)  # a wrong setting is found before weights are read
-        model = load_model(name_or_path, device, dtype, catalogue, quantize=quantize, device_map=device_map)
+        held: Any = {"quantize": quantize, "device_map": device_map, "family": family}
+        model = load_model(name_or_path, device, dtype, catalogue, **held)
         return cls(Engine.build(model, config, catalogue), catalogue)
 
     @classmethod

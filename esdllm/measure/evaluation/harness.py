@@ -55,6 +55,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
         device: str | None = None,
         dtype: str | None = None,
         quantize: str | None = None,
+        family: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         mc_samples: int = 128,
@@ -88,7 +89,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
             self.name, self.model = pretrained.spec.family, pretrained
         else:
             self.name = str(pretrained)
-            self.model = load_model(pretrained, device, dtype, self._catalogue, quantize=quantize)
+            self.model = load_model(pretrained, device, dtype, self._catalogue, quantize=quantize, family=family)
         self._device, self._codec = self.model.adapter.device, _codec(self.model)
         self._engine = Engine.build(self.model, self._decoding.config, self._catalogue)
         seed, scale = self._decoding.config.seed, self._decoding.config.cfg_scale
@@ -259,7 +260,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
         }
 
 
-_LOADING = ("pretrained", "device", "dtype", "quantize")
+_LOADING = ("pretrained", "device", "dtype", "quantize", "family")
 _ARGUMENTS = (*_LOADING, "preset", "config", "batch_size", "mc_samples", "mc_batch_size", "until")
 
 

@@ -44,6 +44,8 @@ class ServeArguments:
     device: str | None = None
     dtype: str | None = None
     quantize: str | None = None
+    family: str | None = None
+    """of which family the model is, as `load_model` takes it; None where its config.json tells"""
     slots: int = attrs.field(default=8, validator=validators.ge(1))
     """requests that a replica decodes side by side"""
     length: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
@@ -109,7 +111,7 @@ class ServeArguments:
                 f"length = {self.length}, and gen_length = {config.gen_length}; give more, so that a prompt has room"
             )
         threads = None if self.gpus else max(1, int(self.cpus))
-        return Setup(self.model, config.to_dict(), self.device, self.dtype, self.quantize, threads)
+        return Setup(self.model, config.to_dict(), self.device, self.dtype, self.quantize, threads, self.family)
 
     def options(self) -> dict[str, Any]:
         """Return what Ray Serve is told of the deployment."""

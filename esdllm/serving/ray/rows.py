@@ -39,6 +39,7 @@ class Decoder:
         dtype: str | None = None,
         quantize: str | None = None,
         threads: int | None = None,
+        family: str | None = None,
     ) -> None:
         """Load the model; `length` are the columns of a slot, for a prompt and its answer: the model's context if None.
 
@@ -47,7 +48,7 @@ class Decoder:
         Raises:
             EsdllmError: it cannot be decoded so; see `open_session`.
         """
-        setup = Setup(model, dict(config), device, dtype, quantize, threads)
+        setup = Setup(model, dict(config), device, dtype, quantize, threads, family)
         self._chat, self._session = chat, open_session(setup, slots, length, max_queue=sys.maxsize)
 
     def __call__(self, batch: Mapping[str, Iterable[Any]]) -> dict[str, Any]:

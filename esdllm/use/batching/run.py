@@ -116,7 +116,9 @@ class BatchRun:
         elsewhere = self.elsewhere
         if elsewhere is None and self.jobs > 1:
             elsewhere = partial(decode_elsewhere, places(self.setup, self.jobs))
-        setup = Setup(self.setup.model, {}, "meta") if elsewhere else self.setup  # here only the tokenizer is needed
+        setup = self.setup
+        if elsewhere:  # here only the tokenizer is needed
+            setup = Setup(setup.model, {}, "meta", family=setup.family)
         model, config = setup.load(catalogue), DecodeConfig.from_dict(self.setup.config)
         if model.codec is None:
             raise InputError(f"text needs a tokenizer: {model.codec_error or 'this model has none'}")
@@ -155,6 +157,7 @@ class BatchRun:
         return {
             "esdllm": version("esdllm"),
             "model": self.setup.place,
+            "family": self.setup.family,
             "dtype": self.setup.dtype,
             "quantize": self.setup.quantize,
             "chat": chat,

@@ -94,6 +94,8 @@ class Setup:
     """how linear layers' weights are held"""
     threads: int | None = None
     """of the CPU; what torch takes if None"""
+    family: str | None = None
+    """of which family the model is, as `load_model` takes it; None where its config.json tells"""
 
     @property
     def place(self) -> str:
@@ -103,7 +105,7 @@ class Setup:
 
     def load(self, catalogue: Catalogue) -> Model:
         """Return the model."""
-        return load_model(self.model, self.device, self.dtype, catalogue, quantize=self.quantize)
+        return load_model(self.model, self.device, self.dtype, catalogue, quantize=self.quantize, family=self.family)
 
 
 def places(setup: Setup, jobs: int) -> list[Setup]:
