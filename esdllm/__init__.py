@@ -24,6 +24,7 @@ from esdllm.errors import (
 from esdllm.hookspecs import INTERFACE, hookimpl
 from esdllm.interfaces import (
     AttentionBackend,
+    BlockAttention,
     BlockSchedule,
     Cache,
     CacheStore,
@@ -49,7 +50,7 @@ from esdllm.interfaces import (
     UnmaskingPolicy,
 )
 from esdllm.keywords import hinting
-from esdllm.plan import Block, Drift, Moment, Phase, Scope, StepPlan, Window
+from esdllm.plan import Block, BlockCausal, Drift, Moment, Phase, Scope, StepPlan, Window
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.processor import logits_at_once, multiplies_bfloat16, runs_triton
 from esdllm.runtime.engine import Engine
@@ -62,7 +63,6 @@ from esdllm.use.frames import Frame
 from esdllm.use.pipeline import Pipeline
 from esdllm.use.streaming import Stream, StreamEvent
 from esdllm.views import (
-    BlockCausal,
     BlockView,
     CacheShape,
     CacheWrite,
@@ -90,6 +90,7 @@ __all__ = [
     "Answers",
     "AttentionBackend",
     "Block",
+    "BlockAttention",
     "BlockCausal",
     "BlockSchedule",
     "BlockView",

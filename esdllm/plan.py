@@ -7,9 +7,70 @@ The token that position p decides stands at p + s, where s is the model's logit 
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-__all__ = ["Block", "Drift", "Facts", "Layout", "Moment", "Phase", "Scope", "Step", "StepPlan", "Window"]
+import attrs
+
+from esdllm.errors import CheckpointError, brief
+
+__all__ = ["Block", "BlockCausal", "Drift", "Facts", "Layout", "Moment", "Phase", "Scope", "Step", "StepPlan", "Window"]
+
+
+Grid = Literal["start", "prompt-end"]
+"""Where blocks of attention begin: counted from a row's first token, or from its prompt's end."""
+
+
+@attrs.frozen
+class BlockCausal:
+    """Attention in which a position sees its own block and all blocks before it, and none behind.
+
+    Raises:
+        CheckpointError: a field is none that it may be.
+    """
+
+    size: int
+    """b, positions of a block"""
+    grid: Grid = "start"
+    """where blocks begin"""
+    written: int | None = None
+    """positions of a block where the keys of the prompt and of a finished block are written, a divisor of `size`: None for
+    `size` itself, 1 for keys that are written causally"""
+    leads: bool = False
+    """whether the last row that such a write computes decides the first token of the block that follows"""
+    fills: bool = False
+    """whether an answer that ends inside a block is decoded up to the block's end, and cut"""
+
+    def __attrs_post_init__(self) -> None:
+        if type(self.size) is not int or self.size < 1:
+            raise CheckpointError(
+                f"a block of attention has size {brief(self.size)}; give a whole number of at least 1"
+            )
+        if self.grid not in get_args(Grid):
+            raise CheckpointError(f"blocks of attention begin at {brief(self.grid)}; give 'start' or 'prompt-end'")
+        for name in ("leads", "fills"):
+            if type(value := getattr(self, name)) is not bool:
+                raise CheckpointError(f"{name} is {brief(value)}; give True or False")
+        if self.written is not None and (type(self.written) is not int or self.written < 1 or self.size % self.written):
+            raise CheckpointError(
+                f"keys are written in blocks of {brief(self.written)}; give a divisor of the block's size {self.size}, or None"
+            )
+
+    @property
+    def write_size(self) -> int:
+        """The positions of a block where keys are written."""
+        return self.written or self.size
+
+    def before(self, prompt: int) -> int:
+        """Return the columns of padding before a prompt of so many tokens, so that a block begins where it should."""
+        return -prompt % self.size if self.grid == "prompt-end" else 0
+
+    def behind(self, length: int) -> int:
+        """Return the masks to put behind a row of so many columns, from a block's begin on."""
+        return -length % self.size if self.fills else 0
+
+    def columns(self, length: int) -> int:
+        """Return the most columns that a row of so many tokens takes that is alone, with what is put before and behind."""
+        return length + (self.size - 1) * ((self.grid == "prompt-end") + self.fills)
 
 
 class Window(Enum):
@@ -100,6 +161,10 @@ class Layout(NamedTuple):
     """for every row, the computed positions still to be decided, ascending"""
     starts: tuple[int, ...] = ()
     """for every row, its first column that is no padding; empty if nothing is padded"""
+    attention: BlockCausal | None = None
+    """which positions a position sees; its blocks begin at the columns that its size divides"""
+    logit_shift: int = 0
+    """s, of a block-causal model"""
 
     @classmethod
     def of(cls, prompt: int, gen_length: int, logit_shift: int, rows: int = 1) -> Layout:
@@ -152,6 +217,11 @@ class StepPlan(NamedTuple):
     """whether the step compares the values that it computes with those that the cache held"""
     padded: bool = False
     """whether the step drops positions of a window that may hold padding, which then goes first"""
+    written: int | None = None
+    """positions of a block in which a window of several blocks writes keys: a query reads those up to its block's end;
+    None where all queries read the same"""
+    leads: bool = False
+    """whether the window's last row decides the token behind it, whatever the model's shift"""
 
     @property
     def skips(self) -> bool:
@@ -191,3 +261,7 @@ class Step(NamedTuple):
     """those of them that the window holds too; where none are pruned, it simply goes on"""
     keeps: tuple[tuple[int, ...], ...] | None = None
     """for every row and layer, how many of its own positions go on, as if it were alone; None if all rows keep the plan's"""
+    sight: int | None = None
+    """the first columns of the canvas, which alone are seen: up to the end of a block-causal model's block; None for all"""
+    border: int = 0
+    """the first column that sees all of those, where `plan.written` is told"""

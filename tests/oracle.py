@@ -200,3 +200,58 @@ def oracle(model: Any, prompts: list[list[int]], settings: Settings) -> tuple[li
     run = Oracle(model, prompts, settings)
     with torch.inference_mode():
         return run.run(), run.forwards, run.margin
+
+
+def block_causal_logits(model: ModelAdapter, tokens: Sequence[int], numbers: Sequence[int]) -> Tensor:
+    """Return the logits (N, V) of a whole row in which token q reads token k where `numbers[k] <= numbers[q]`."""
+    hidden = model.embed(torch.tensor([tokens]))
+    places = model.encode(torch.arange(len(tokens)).unsqueeze(0))
+    for layer in range(model.spec.n_layers):
+        made = model.project(layer, hidden, places)
+        each = [
+            attention(
+                made.queries[:, q : q + 1],
+                KeyValue(*(x[:, [k for k, number in enumerate(numbers) if number <= own]] for x in made[1:])),
+            )
+            for q, own in enumerate(numbers)
+        ]
+        hidden = model.mix(layer, hidden, torch.cat(each, 1).to(hidden.dtype))
+    return model.logits(hidden)[0].float()
+
+
+class Decoded(NamedTuple):
+    tokens: list[int]
+    margin: float
+    """the smallest difference that any decision rested on"""
+
+
+def block_causal(model: ModelAdapter, row: Sequence[int], fill: bool, each: int = 1) -> Decoded:
+    """Decode the masks of one row of a block-causal model, the `each` likeliest of the block a step, computing all anew."""
+    spec, found = model.spec, list(row)
+    kind, mask = spec.attention, spec.mask_id
+    assert kind is not None
+    first = found.index(mask)
+    before = -first % kind.size if kind.grid == "prompt-end" else 0
+    if kind.fills and fill:
+        found += [mask] * (-(before + len(found)) % kind.size)
+    written, margin = kind.written or kind.size, math.inf
+    for block in range((before + first) // kind.size, -(-(before + len(found)) // kind.size)):
+        start, stop = max(0, block * kind.size - before), min(len(found), (block + 1) * kind.size - before)
+        numbers = [(place + before) // written * written - before for place in range(start)] + [start] * (stop - start)
+        if kind.leads and start > 0 and found[start] == mask:
+            logits = block_causal_logits(model, found[:start], numbers[:start])[-1]
+            logits[mask] = -math.inf
+            top = logits.topk(2)
+            found[start], margin = int(top.indices[0]), min(margin, float(top.values[0] - top.values[1]))
+        while places := [place for place in range(start, stop) if found[place] == mask]:
+            logits = block_causal_logits(model, found[:stop], numbers)
+            chances = torch.stack([logits[place - spec.logit_shift] for place in places]).softmax(1)
+            chances[:, mask] = 0
+            best, token = chances.max(1)
+            order = best.argsort(descending=True).tolist()
+            margin = min(margin, *(float(row.topk(2).values.diff().abs()) for row in chances))
+            if len(order) > each:
+                margin = min(margin, float(best[order[each - 1]] - best[order[each]]))
+            for index in order[:each]:
+                found[places[index]] = int(token[index])
+    return Decoded(found, margin)

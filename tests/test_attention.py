@@ -295,9 +295,9 @@ def test_matmul_gives_the_same_in_parts(monkeypatch: pytest.MonkeyPatch, padding
 
 @given(case=cases())
 def test_matmul_s_shapes_are_foretold_to_the_compiler(case: Case) -> None:
-    queries, (keys, values, bias, _) = case
-    both = ("test_schema", "test_faketensor")
-    torch.library.opcheck(torch.ops.esdllm_backends.matmul_attention, (queries, keys, values, bias), test_utils=both)
+    queries, read = case
+    both, inputs = ("test_schema", "test_faketensor"), (queries, read.keys, read.values, read.shifts())
+    torch.library.opcheck(torch.ops.esdllm_backends.matmul_attention, inputs, test_utils=both)
 
 
 def test_matmul_takes_what_lies_apart() -> None:
@@ -369,11 +369,11 @@ def test_no_operator_makes_a_tensor_of_queries_by_keys(name: str, padding: Any) 
 
 
 def test_matmul_makes_no_tensor_of_more_products_than_it_may_hold() -> None:
-    queries, (keys, values, bias, _) = case(rows=1, window=1024, keys=LONG, groups=1, each=2, padding=(100,))
+    queries, read = case(rows=1, window=1024, keys=LONG, groups=1, each=2, padding=(100,))
     held = 4 * matmul_module._SCORES
     assert 4 * queries.shape[1] * queries.shape[2] * LONG >= 2 * held
     with torch.inference_mode(), Largest() as seen:
-        matmul_module._matmul_attention(queries, keys, values, bias)
+        matmul_module._matmul_attention(queries, read.keys, read.values, read.shifts())
     assert 0 < seen.nbytes <= held
 
 

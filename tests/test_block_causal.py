@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
+from oracle import block_causal
 
-from esdllm import BlockCausal, CheckpointError, ModelSpec
+from esdllm import BlockCausal, Catalogue, CheckpointError, Engine, Model, ModelSpec
+from esdllm.runtime.records import until_stop
+from esdllm.testing import tiny_model
+
+CATALOGUE = Catalogue.load()
 
 
 @pytest.mark.parametrize(
@@ -41,3 +47,38 @@ def test_a_model_says_its_attention_by_its_type_alone() -> None:
     assert ModelSpec("any", *sizes, mask_id=5, eos_id=4).attention is None
     with pytest.raises(CheckpointError, match="attention is 'block-causal'"):
         ModelSpec("any", *sizes, mask_id=5, eos_id=4, attention="block-causal")  # type: ignore[arg-type]
+
+
+FORMS = {
+    "start": (BlockCausal(4), 0),
+    "start, filled": (BlockCausal(8, fills=True), 0),
+    "prompt-end": (BlockCausal(4, "prompt-end"), 0),
+    "prompt-end, causally written": (BlockCausal(4, "prompt-end", written=1, leads=True), 0),
+    "start, shifted": (BlockCausal(4, leads=True, fills=True), 1),
+    "start, shifted, unfilled": (BlockCausal(8, leads=True), 1),
+    "one by one": (BlockCausal(1, leads=True), 1),
+    "written in halves": (BlockCausal(8, written=4), 0),
+}
+PROMPTS = [[5, 9, 2, 40, 17], [3], [11, 12, 13, 14, 15, 16, 17, 18], [8, 1, 30, 2, 2, 7, 50, 33, 21, 6, 4, 19, 44]]
+
+
+def model_of(attention: BlockCausal, shift: int = 0, seed: int = 0, device: str = "cpu") -> Model:
+    model = tiny_model("llada", device, CATALOGUE, seed=seed)
+    spec = attrs.evolve(model.spec, attention=attention, logit_shift=shift)
+    return attrs.evolve(model, adapter=attrs.evolve(model.adapter, spec=spec))
+
+
+def engine_of(model: Model, preset: str, **settings: Any) -> Engine:
+    settings = {"gen_length": 10, "block_length": 8, "early_stop": False, "attention": "eager", **settings}
+    return Engine.build(model, CATALOGUE.configure(preset, settings=settings), CATALOGUE)
+
+
+@pytest.mark.parametrize("preset", ["vanilla", "dual-cache", "prefix-cache"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_batch_is_decoded_as_each_row_alone_and_computed_anew(form: str, preset: str) -> None:
+    model = model_of(*FORMS[form])
+    made = engine_of(model, preset).generate(PROMPTS)
+    for prompt, tokens in zip(PROMPTS, made.answers, strict=True):
+        expected = block_causal(model.adapter, [*prompt, *[model.spec.mask_id] * 10], fill=True)
+        assert expected.margin > 1e-6
+        assert tokens == until_stop(expected.tokens[len(prompt) : len(prompt) + 10], model.stop_ids)

@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 import attrs
 import pytest
+import torch
 from helpers import offers
 from hypothesis import given
 from hypothesis import strategies as st
 
 import esdllm
-from esdllm import Catalogue, ComponentConfig, PluginError
+from esdllm import Catalogue, ComponentConfig, KeyValue, ModelSpec, PluginError
 from esdllm.plugins.capabilities import INTERFACES, Capabilities, Offers, closing, devices_of
 from esdllm.plugins.catalogue import KINDS
 from esdllm.plugins.members import members, near
@@ -30,7 +31,24 @@ from esdllm_policies.unmasking import ThresholdUnmasking, TopKUnmasking
 
 ROOT = Path(__file__).parent.parent
 CATALOGUE = Catalogue.load()
+
+
+@attrs.frozen
+class Bidirectional:
+    """An attention backend that was made before there were block-causal models."""
+
+    @property
+    def rank(self) -> None: ...
+
+    def problems(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[str]:
+        return []
+
+    def attend(self, queries: torch.Tensor, read: KeyValue) -> torch.Tensor:
+        return queries
+
+
 LEAST: Mapping[str, type] = {
+    "attention": Bidirectional,
     "refresh": DualCacheRefresh,
     "blocks": FixedBlocks,
     "unmasking": ThresholdUnmasking,
@@ -60,6 +78,7 @@ def built(kind: str, component: type, name: str = "bad") -> Any:
 
 
 MISSPELT = {
+    "attention": {"block_causal": ("block_casual", "blocks_causal")},
     "refresh": {"learn": ("lern", "leran"), "learned": ("lerned", "leanred")},
     "blocks": {"suffix": ("sufix", "suffixes"), "starts": ("start", "strats"), "reach": ("reech", "raech")},
     "unmasking": {

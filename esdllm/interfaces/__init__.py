@@ -13,6 +13,7 @@ named like one of its kind's is an error. Naming a protocol as a base class is w
 from esdllm.interfaces.families import ModelFamily, OfferingFamily, TextCodec
 from esdllm.interfaces.kernels import (
     AttentionBackend,
+    BlockAttention,
     ImportanceScorer,
     ModelAdapter,
     MovingBlocks,
@@ -29,6 +30,7 @@ from esdllm.planning.planners import BlockSchedule, LearningRefresh, PruningBloc
 
 __all__ = [
     "AttentionBackend",
+    "BlockAttention",
     "BlockSchedule",
     "Cache",
     "CacheStore",

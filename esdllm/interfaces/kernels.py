@@ -25,6 +25,7 @@ from esdllm.views import (
 
 __all__ = [
     "AttentionBackend",
+    "BlockAttention",
     "ImportanceScorer",
     "ModelAdapter",
     "MovingBlocks",
@@ -135,6 +136,16 @@ class AttentionBackend(Protocol):
 
     def attend(self, queries: Tensor, read: KeyValue) -> Tensor:
         """Return (R, N, H, D) from queries (R, N, H, D) and what they read: K keys and values of G heads, H a multiple of G."""
+        ...
+
+
+@runtime_checkable
+class BlockAttention(AttentionBackend, Protocol):
+    """An attention backend that serves block-causal models too: it leaves out what `KeyValue.query_blocks` says."""
+
+    @property
+    def block_causal(self) -> bool:
+        """Whether a query reads those keys alone whose number in `read.key_blocks` is no higher than its own."""
         ...
 
 

@@ -59,7 +59,8 @@ class KeepCounts:
         """
         if start is None:
             return self.next(window, block, past), None
-        real = [window - max(0, first - start) for first in self.layout.starts]
+        padding = [max(0, first - start) for first in self.layout.starts]
+        real = [window - (before if before < window else 0) for before in padding]  # all padding: a row that only waits
         if all(size == window for size in real):
             return self.next(window, block, past), None
         rows = tuple(self.next(size, block, past) for size in real)

@@ -28,6 +28,10 @@ class Past:
         self._step: tuple[Moment, Scope] | None = None
         self.learned = learned
         self.block: Block | None = None
+        self.final = 0
+        """the columns, from the first, whose keys do not change any more; in a block-causal model alone"""
+        self.begun: Block | None = None
+        """the block of attention whose positions were all computed last; likewise"""
         self.committed: range = range(1)
         """the numbers of positions that the step before may have committed"""
 
@@ -57,8 +61,11 @@ class Past:
         """Return those of a block's positions and of the suffix behind it that no step has computed yet."""
         return tuple(position for position in (*range(*block), *suffix) if position not in self._seen)
 
-    def see(self, block: Block, beyond: Sequence[int]) -> None:
-        """Take the positions that a step computes: a block, and what lies beyond."""
+    def see(self, block: Block, beyond: Sequence[int], within: Block | None, leads: bool) -> None:
+        """Take the positions that a step computes: a block, and what lies beyond, or what is `within` a block of attention."""
+        if within is not None:
+            self.final, self.begun = within.start, self.begun if leads else within
+            return
         if beyond or not self._seen.issuperset(range(*block)):
             self._seen.update(range(*block), beyond)
 

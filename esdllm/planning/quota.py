@@ -12,7 +12,7 @@ from esdllm.errors import ConfigError
 from esdllm.plan import Block, Layout
 from esdllm.planning.planners import Planners
 
-__all__ = ["Quota", "cut"]
+__all__ = ["Quota", "checked", "counted", "cut"]
 
 
 @attrs.frozen
@@ -31,6 +31,10 @@ class Quota:
     """positions before each row's own block that its window reaches back to; None if all rows share the block"""
     suffix: tuple[int, ...] | None = None
     """positions right of the block that are seen; None for all"""
+    within: Block | None = None
+    """the block of attention that holds the block, in a block-causal model: what is right of it is not seen"""
+    leads: bool = False
+    """whether the block is the first token of `within`, which the row before decides as keys are written"""
     limit: int = attrs.field(init=False)
     """the most that a row commits at one step"""
     left: tuple[tuple[int, ...], ...] = attrs.field(init=False)
@@ -46,6 +50,13 @@ class Quota:
         for counts in self.counts or ():
             found.append(tuple(max(0, rest - count) for rest, count in zip(found[-1], counts, strict=True)))
         return tuple(found)
+
+    @property
+    def sight(self) -> int | None:
+        """The first columns, which alone are seen, in a block-causal model; None in others."""
+        if self.within is None:
+            return None
+        return self.within.start if self.leads else self.within.stop
 
     def at(self, step_in_block: int) -> tuple[int, ...]:
         """Return the rows' counts at a step; past the plan's end, what is left is committed at the last rate."""
@@ -75,17 +86,17 @@ def cut(planners: Planners, layout: Layout, block_length: int) -> list[Quota]:
     if begin == end:
         return []
     if planners.moves:
-        first = _checked(planners.blocks.next_block(begin, end, block_length), begin, end)
+        first = checked(planners.blocks.next_block(begin, end, block_length), begin, end)
         length, masked = first.stop - first.start, [len(row) for row in masks]
         reach = min(planners.reach, begin)
-        counts, whole = _counts(planners, masked, 1), Block(begin, end)
+        counts, whole = counted(planners, masked, 1), Block(begin, end)
         return [Quota(0, whole, length, tuple(masked), counts, reach, _suffix(planners, whole, layout.length))]
     found = []
     ranges = _ranges(planners, begin, end, block_length)
     for number, block in enumerate(ranges):
         masked = [bisect_left(row, block.stop) - bisect_left(row, block.start) for row in masks]
         if any(masked):
-            counts = _counts(planners, masked, len(ranges))
+            counts = counted(planners, masked, len(ranges))
             suffix = _suffix(planners, block, layout.length)
             found.append(Quota(number, block, block.stop - block.start, tuple(masked), counts, suffix=suffix))
     return found
@@ -94,12 +105,17 @@ def cut(planners: Planners, layout: Layout, block_length: int) -> list[Quota]:
 def _ranges(planners: Planners, position: int, end: int, block_length: int) -> list[Block]:
     found = []
     while position < end:
-        found.append(_checked(planners.blocks.next_block(position, end, block_length), position, end))
+        found.append(checked(planners.blocks.next_block(position, end, block_length), position, end))
         position = found[-1].stop
     return found
 
 
-def _checked(block: Block, start: int, end: int) -> Block:
+def checked(block: Block, start: int, end: int) -> Block:
+    """Return a block that a schedule cut out of a range.
+
+    Raises:
+        ConfigError: it does not lie within.
+    """
     if not start <= block.start < block.stop <= end:
         raise ConfigError(f"the block schedule cut {tuple(block)} out of {(start, end)}; a block lies within it")
     return block
@@ -119,7 +135,12 @@ def _suffix(planners: Planners, block: Block, length: int) -> tuple[int, ...] | 
     return found
 
 
-def _counts(planners: Planners, masked: Sequence[int], blocks: int) -> tuple[tuple[int, ...], ...] | None:
+def counted(planners: Planners, masked: Sequence[int], blocks: int) -> tuple[tuple[int, ...], ...] | None:
+    """Return how many positions each step commits in each row, of `masked` in one of so many blocks; None if logits decide.
+
+    Raises:
+        ConfigError: the numbers do not suffice, or are told by a policy that takes decisions back.
+    """
     rows = [planners.unmasking.counts(number, blocks) if number else () for number in masked]
     if any(row is None for row in rows):
         return None

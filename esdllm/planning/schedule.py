@@ -6,13 +6,14 @@ never asked for: with one token a step, nothing is read back from the device unt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
 import attrs
 
-from esdllm.errors import ConfigError, PluginError
-from esdllm.plan import Block, Facts, Layout, Moment, Phase, Scope, Step, StepPlan, Window
+from esdllm.errors import PluginError
+from esdllm.plan import Facts, Layout, Moment, Phase, Scope, Step, StepPlan, Window
+from esdllm.planning.causal import cut_causal
+from esdllm.planning.frames import Frames
 from esdllm.planning.keeping import KeepCounts
 from esdllm.planning.past import Past
 from esdllm.planning.planners import Planners
@@ -20,20 +21,8 @@ from esdllm.planning.quota import Quota, cut
 
 __all__ = ["Planner"]
 
-
-class _Frame(NamedTuple):
-    """Where a window lies."""
-
-    start: int | None
-    """its first position; None where the device places it"""
-    size: int
-    """N"""
-    clamped: bool = False
-    """whether its head repeats the leftmost position committed at the last step"""
-    beyond: tuple[int, ...] = ()
-    """positions right of the block with which it goes on, where the suffix is pruned"""
-    shares: bool = True
-    """whether the block lies at the same place of the window in every row"""
+_FEWEST = 64
+"""columns that a block sees at least, where blocks see one of few numbers of columns"""
 
 
 @attrs.define(eq=False)
@@ -49,8 +38,15 @@ class Planner:
     check_every: int = 8
     head_lengths: int = 4
     """in how many lengths the head computes a block as it is decided; each makes plans of its own"""
+    few_sights: bool = False
+    """whether a block-causal model's blocks see one of few numbers of columns, some of them hidden, so that they share plans"""
     _quotas: list[Quota] | None = attrs.field(default=None, init=False, repr=False)
     _keeps: KeepCounts = attrs.field(init=False, repr=False)
+    _frames: Frames = attrs.field(init=False, repr=False)
+
+    @_frames.default
+    def _frames_of_the_run(self) -> Frames:
+        return Frames(self.planners, self.layout)
 
     @_keeps.default
     def _keeps_of_the_run(self) -> KeepCounts:
@@ -68,7 +64,8 @@ class Planner:
         past = Past(read, [len(row) for row in self.layout.masks], learned)
         scored = self.skip_layers()
         for quota in quotas:
-            step = -(-step // self.block_length) * self.block_length
+            if not quota.leads:
+                step = -(-step // self.block_length) * self.block_length
             step_in_block, certain = 0, True
             while not self._decided(quota, step_in_block, certain, past):
                 self._check_progress(quota, step_in_block)
@@ -83,10 +80,10 @@ class Planner:
                 made = made._replace(plan=made.plan._replace(decided=decided, scored=scored, narrow=narrow))
                 doubtful = made.plan.skips or self.delay_eos or quota.reach is not None
                 certain = certain and (quota.limit <= 1 or not doubtful)
-                past.see(quota.block, made.beyond)
+                past.see(quota.block, made.beyond, quota.within, quota.leads)
                 past.note(moment, made.scope, quota.block, made.counts, quota.committed(step_in_block, certain))
                 yield made
-                step, step_in_block = step + 1, step_in_block + 1
+                step, step_in_block = step + (not quota.leads), step_in_block + 1
 
     def forecast(self) -> list[Step]:
         """Return the steps of the run as far as they can be told without a device.
@@ -113,7 +110,12 @@ class Planner:
     def quotas(self) -> list[Quota]:
         """Return the blocks that hold a mask in any row, with what their steps commit."""
         if self._quotas is None:
-            self._quotas = cut(self.planners, self.layout, self.block_length)
+            attention = self.layout.attention
+            self._quotas = (
+                cut(self.planners, self.layout, self.block_length)
+                if attention is None
+                else cut_causal(self.planners, self.layout, attention, self.block_length)
+            )
         return self._quotas
 
     def skip_layers(self) -> tuple[int, ...]:
@@ -143,13 +145,15 @@ class Planner:
         window, refresh = self.planners.refresh.scope(moment)
         phase = self.planners.store.phase(moment.step_in_block)
         new = () if quota.suffix is None else past.unseen(quota.block, quota.suffix)
-        refresh = refresh or phase is Phase.SELECT or bool(new)  # what comes into sight is computed in every layer
-        self._check_combination(window, quota, phase)
-        frame = self._frame(window, refresh, quota, phase, past, new)
+        opens = quota.within is not None and past.begun != quota.within
+        window = Window.CANVAS if opens else window
+        # what comes into sight is computed in every layer
+        refresh = refresh or phase is Phase.SELECT or bool(new) or opens
+        frame = self._frames.of(window, refresh, quota, phase, past, new)
         keep, keeps = (frame.size,) * self.n_layers, None
         if not refresh:
             keep, keeps = self._keeps.in_rows(frame.start, frame.size, quota.length, past)
-        self._check_store(window, frame.size, keep, quota)
+        self._frames.check_store(window, frame.size, keep, quota)
         plan = StepPlan(
             frame.size,
             quota.length,
@@ -160,8 +164,10 @@ class Planner:
             clamped=frame.clamped,
             narrow=frame.shares and keep[-1] == frame.size > quota.length and phase is not Phase.SELECT,
             open=window is Window.OPEN,
-            visible=None if quota.suffix is None else (quota.suffix[-1] + 1 if quota.suffix else quota.block.stop),
-            measured=refresh and moment.step > 0 and self.planners.learning is not None,
+            visible=self._visible(quota),
+            measured=refresh and moment.step > 0 and self.planners.learning is not None and not opens,
+            written=self.layout.attention.write_size if self.layout.attention and frame.spans else None,
+            leads=quota.leads,
             padded=keeps is not None or bool(quota.reach and self.layout.starts and keep[-1] < frame.size),
         )
         counts = quota.at(moment.step_in_block)
@@ -177,7 +183,17 @@ class Planner:
             suffix=quota.suffix,
             beyond=frame.beyond,
             keeps=keeps,
+            sight=quota.sight,
+            border=0 if quota.within is None else quota.within.start,
         )
+
+    def _visible(self, quota: Quota) -> int | None:
+        """Return the first columns that attention reads; None for all."""
+        if quota.sight is not None:
+            return max(_FEWEST, 1 << quota.sight.bit_length()) if self.few_sights else quota.sight
+        if quota.suffix is None:
+            return None
+        return quota.suffix[-1] + 1 if quota.suffix else quota.block.stop
 
     def _logits(self, plan: StepPlan, quota: Quota, step_in_block: int, certain: bool, past: Past) -> int:
         """Return of how many positions of a row the logits are computed: as few as are masked, as far as that is known.
@@ -196,38 +212,6 @@ class Planner:
         part = -(-quota.length // self.head_lengths)
         return min(handed, max(1, -(-masked // part)) * part)
 
-    def _frame(
-        self,
-        window: Window,
-        refresh: bool,
-        quota: Quota,
-        phase: Phase,
-        past: Past,
-        new: Sequence[int],
-    ) -> _Frame:
-        """Return where the window lies."""
-        if window is Window.OPEN:
-            return _Frame(None, past.open, shares=False)
-        if quota.reach is not None:
-            if window in (Window.BLOCK, Window.TRAIL):
-                return _Frame(None, quota.reach + quota.length)
-            start, stop = self._range(window, quota.block, past, clamped=False)
-            return _Frame(start, stop - start, shares=False)
-        clamped = window is Window.TRAIL and refresh and phase is not Phase.SELECT and past.block is not None
-        start, stop = self._range(window, quota.block, past, clamped)
-        clamped = clamped and start < quota.block.start
-        if quota.suffix is None:
-            return _Frame(start, stop - start, clamped=clamped)
-        whole = window in (Window.CANVAS, Window.SUFFIX)
-        beyond = quota.suffix if whole else tuple(position for position in new if position >= quota.block.stop)
-        return _Frame(start, quota.block.stop - start + len(beyond), clamped=clamped, beyond=beyond)
-
-    def _range(self, window: Window, block: Block, past: Past, clamped: bool) -> tuple[int, int]:
-        start = block.start if window in (Window.BLOCK, Window.SUFFIX, Window.TRAIL) else 0
-        if window is Window.TRAIL and past.block is not None:
-            start = min(start, past.block.start if clamped else past.facts().leftmost)
-        return start, self.layout.length if window in (Window.CANVAS, Window.SUFFIX) else block.stop
-
     def _check_progress(self, quota: Quota, step_in_block: int) -> None:
         """Refuse to go on with a block for which its steps should have sufficed long ago, if each decided anything."""
         most = len(quota.counts or ()) + max(quota.masked) * (1 + self.planners.revisions)
@@ -235,27 +219,4 @@ class Planner:
             raise PluginError(
                 f"the block {tuple(quota.block)} is not decided after {most} steps; an unmasking policy selects a position of "
                 "each row that has eligible ones at every step"
-            )
-
-    def _check_store(self, window: Window, size: int, keep: tuple[int, ...], quota: Quota) -> None:
-        seen = self.layout.length if quota.suffix is None else quota.block.stop + len(quota.suffix)
-        if not self.planners.store.persistent and (size < seen or keep[-1] < size):
-            what = "early skipping" if keep[-1] < size else f"a window of '{window.value}'"
-            raise ConfigError(f'{what} reads keys that the cache store does not hold; choose cache = "dense"')
-
-    def _check_combination(self, window: Window, quota: Quota, phase: Phase) -> None:
-        """Refuse what cannot be planned together."""
-        if phase is not Phase.ALL and (quota.reach is not None or quota.suffix is not None):
-            what = "a block for every row" if quota.reach is not None else "a pruned suffix"
-            raise ConfigError(
-                f'the cache store chooses keys for one whole block, which {what} has not; choose cache = "dense"'
-            )
-        if window is Window.OPEN and (quota.suffix is not None or phase is not Phase.ALL):
-            raise ConfigError(
-                "a window of all that is undecided holds positions beyond what is seen; choose blocks without a pruned "
-                'suffix, and cache = "dense"'
-            )
-        if quota.suffix is not None and quota.reach is not None:
-            raise ConfigError(
-                "a suffix is pruned right of one block, and here every row has its own; choose one of them"
             )

@@ -12,6 +12,7 @@ from torch import Tensor
 from esdllm.config import ComponentConfig
 from esdllm.errors import ConfigError, UnavailableError
 from esdllm.interfaces import AttentionBackend
+from esdllm.plugins.capabilities import attention_problems
 from esdllm.plugins.members import has
 from esdllm.views import KeyValue, ModelSpec
 
@@ -70,7 +71,7 @@ def choose_attention(
     others: dict[str, tuple[str, ...]] = {}
     ranked, left_out = _candidates(catalogue)
     for name, backend in ranked:
-        problems = backend.problems(spec, device, dtype)
+        problems = attention_problems(backend, spec, device, dtype)
         if problems:
             others[name] = tuple(problems)
         elif chosen is None:

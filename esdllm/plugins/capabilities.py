@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 
 from esdllm.errors import PluginError
 from esdllm.interfaces import (
     AttentionBackend,
+    BlockAttention,
     BlockSchedule,
     Cache,
     CacheStore,
@@ -35,9 +37,19 @@ from esdllm.interfaces import (
     UnmaskingPolicy,
 )
 from esdllm.plugins.members import Interface, has, member_fault, members
-from esdllm.views import LoadPlan
+from esdllm.views import LoadPlan, ModelSpec
 
-__all__ = ["INTERFACES", "Capabilities", "Offers", "check_members", "closing", "devices_of", "lending", "slotted"]
+__all__ = [
+    "INTERFACES",
+    "Capabilities",
+    "Offers",
+    "attention_problems",
+    "check_members",
+    "closing",
+    "devices_of",
+    "lending",
+    "slotted",
+]
 
 INTERFACES: Mapping[str, Interface] = {
     "importance": Interface(ImportanceScorer),
@@ -47,7 +59,7 @@ INTERFACES: Mapping[str, Interface] = {
     "sampler": Interface(TokenSampler),
     "unmasking": Interface(UnmaskingPolicy, (RememberingPolicy, RevokingPolicy)),
     "attention": Interface(
-        AttentionBackend, apart=frozenset({"rank"})
+        AttentionBackend, (BlockAttention,), apart=frozenset({"rank"})
     ),  # a plugin made before there were ranks has none
     "cache": Interface(CacheStore),
     "model": Interface(
@@ -173,6 +185,22 @@ class Offers:
         check_members("model", family, _called("model", family))
         names = [field.name for field in attrs.fields(cls) if has(family, field.name)]
         return cls(**{name: getattr(family, name) for name in names})
+
+
+def attention_problems(
+    backend: AttentionBackend, spec: ModelSpec, device: torch.device, dtype: torch.dtype
+) -> list[str]:
+    """Return why a backend cannot serve a model: its own reasons, and that it knows nothing of the model's attention."""
+    found = backend.problems(spec, device, dtype)
+    blocks = _can(backend, BlockAttention, AttentionBackend)
+    if spec.attention is None or (blocks is not None and blocks.block_causal is True):
+        return found
+    return [
+        *found,
+        f"the model's attention is block-causal (blocks of {spec.attention.size}), and this backend does not say that it serves "
+        "that: a backend that leaves out what KeyValue.query_blocks and key_blocks say has block_causal = True; choose such a "
+        'one, or attention = "auto"',
+    ]
 
 
 def closing(cache: Cache) -> ClosingCache | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from esdllm.checkpoints.loading import Model
 from esdllm.errors import InputError, brief
 from esdllm.plan import Layout
+from esdllm.runtime.aligning import aligned
 from esdllm.runtime.canvas import Canvas, layout, undecided_positions
 from esdllm.runtime.components import Components
 from esdllm.runtime.prompts import Prepared, seed_list
@@ -27,6 +28,8 @@ class Beginning(NamedTuple):
     """the canvas as planning sees it"""
     room: int
     """columns of padding that were put before all rows"""
+    spans: tuple[slice, ...]
+    """the columns of each row's answer; for infilling, of the row without padding"""
 
 
 def begin(
@@ -35,6 +38,7 @@ def begin(
     prepared: Prepared,
     seed: int | Sequence[int] | None,
     has_forms: bool,
+    infill: bool,
     watched: bool = False,
 ) -> Beginning:
     """Return what a run over prompts begins with.
@@ -44,11 +48,15 @@ def begin(
     Raises:
         InputError: the seed is no whole number, or not one a row.
     """
+    attention = model.spec.attention
+    if attention is not None:
+        prepared = aligned(prepared, attention, model.spec, infill)
     room = _room(components, prepared, model, has_forms)
-    tokens, present = prepared.padded(room, model.spec)
+    tokens, present, starts, stops = prepared.padded(room, model.spec)
     seeds = _seeds(components.config.seed if seed is None else seed, tokens.shape[0])
     canvas = _canvas(model, components, tokens, present, seeds, watched=watched)
-    return Beginning(canvas, layout(tokens, present, model.spec), room)
+    spans = tuple(map(slice, starts, stops or [tokens.shape[1]] * len(starts)))
+    return Beginning(canvas, layout(tokens, present, model.spec), room, spans)
 
 
 def empty(model: Model, components: Components, rows: int, length: int) -> Canvas:
@@ -91,7 +99,7 @@ def _room(components: Components, prepared: Prepared, model: Model, has_forms: b
     first = 0
     if components.can.reach:
         first = int(undecided_positions(prepared.tokens, model.spec).long().argmax(1).min())
-    return components.room(first, prepared.tokens.shape[1], has_forms)
+    return components.room(first, prepared.tokens.shape[1], has_forms, model.spec.attention)
 
 
 def _seeds(seed: int | Sequence[int], rows: int) -> Tensor:

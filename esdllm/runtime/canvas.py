@@ -37,7 +37,7 @@ class Canvas:
     bias: Tensor | None
     """(R, L), 0 at tokens and -inf at padding; None if nothing is padded"""
     padding: Tensor | None
-    """(R,) int64, the columns of padding at each row's head; None if nothing is padded"""
+    """(R,) int64, the columns of padding at each row's head; None if nothing is padded, or rows end with padding too"""
     columns: Tensor
     """(L,) int64, 0 to L - 1"""
     seeds: Tensor
@@ -95,7 +95,7 @@ class Canvas:
             guess_confidence=torch.zeros(tokens.shape, device=device),
             logical=(attention_mask.long().cumsum(1) - 1).clamp(min=0).to(device),
             bias=None if attention_mask.all() else bias.to(device),
-            padding=None if attention_mask.all() else (~attention_mask).sum(1).repeat(branches).to(device),
+            padding=_padding(attention_mask, branches, device),
             columns=torch.arange(tokens.shape[1], device=device),
             seeds=seeds.to(device),
             poisoned=torch.full((tokens.shape[0],), -1, dtype=torch.int64, device=device),
@@ -255,4 +255,11 @@ def layout(tokens: Tensor, attention_mask: Tensor, spec: ModelSpec) -> Layout:
     """Return the layout of tokens (B, L) and attention mask (B, L) bool on the host."""
     rows = undecided_positions(tokens, spec)
     starts = () if attention_mask.all() else tuple(attention_mask.long().argmax(1).tolist())
-    return Layout(tokens.shape[1], tuple(tuple(row.nonzero()[:, 0].tolist()) for row in rows), starts)
+    masks = tuple(tuple(row.nonzero()[:, 0].tolist()) for row in rows)
+    return Layout(tokens.shape[1], masks, starts, spec.attention, spec.logit_shift)
+
+
+def _padding(attention_mask: Tensor, branches: int, device: torch.device) -> Tensor | None:
+    if attention_mask.all() or not attention_mask[:, -1].all():
+        return None
+    return (~attention_mask).sum(1).repeat(branches).to(device)

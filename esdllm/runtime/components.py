@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -24,11 +25,11 @@ from esdllm.interfaces import (
     TokenSampler,
     UnmaskingPolicy,
 )
-from esdllm.plan import Layout, Phase
+from esdllm.plan import BlockCausal, Layout, Phase
 from esdllm.planning import Planner, Planners
 from esdllm.planning.keeping import KeepCounts
 from esdllm.plugins.auto import AttentionChoice, AutoAttention, choose_attention
-from esdllm.plugins.capabilities import Capabilities
+from esdllm.plugins.capabilities import Capabilities, attention_problems
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.parts import Parts
 from esdllm.views import CacheShape, ModelSpec
@@ -134,28 +135,37 @@ class Components:
         """How many rows of the model's batch a row is: 2 under guidance."""
         return 2 if self.config.cfg_scale else 1
 
-    def room(self, first: int, length: int, forms: bool) -> int:
+    def room(self, first: int, length: int, forms: bool, attention: BlockCausal | None = None) -> int:
         """Return the columns of padding to put before rows of `length` columns whose first mask is at `first`.
 
         A moving block can then reach back, so that its window is as long for a short row alone as for the same row in a batch.
         And where a step of another form is compiled or recorded anew, `forms`, prompts of many lengths share them; not so where
-        the store chooses keys, for among equal ones it goes by their place, which padding moves.
+        the store chooses keys, for among equal ones it goes by their place, which padding moves. Blocks of `attention` go
+        on beginning where they do.
         """
         room = max(0, self.can.reach - first)
         if not forms or any(self.cache.phase(step) is Phase.SELECT for step in range(self.config.block_length)):
             return room
+        if attention is not None:
+            return -(length + -length % attention.size) % math.lcm(self.config.canvas_multiple, attention.size)
         return room + -(room + length) % self.config.canvas_multiple
 
     def layout(self, prompt: int, spec: ModelSpec, rows: int = 1, device: torch.device | None = None) -> Layout:
         """Return the canvas that `rows` prompts of `prompt` tokens get on a device, the CPU if None, with its padding."""
         recorded = self.config.cuda_graphs and device is not None and device.type == "cuda"
-        answer = self.config.gen_length
-        room = self.room(prompt - spec.logit_shift, prompt + answer, self.config.compile or recorded)
-        canvas = Layout.of(room + prompt, answer, spec.logit_shift, rows)
+        answer, attention = self.config.gen_length, spec.attention
+        before = 0 if attention is None else attention.before(prompt)
+        if attention is not None:
+            answer += attention.behind(before + prompt + answer)
+        length = before + prompt + answer
+        room = before + self.room(prompt - spec.logit_shift, length, self.config.compile or recorded, attention)
+        canvas = Layout.of(room + prompt, answer, spec.logit_shift, rows)._replace(
+            attention=attention, logit_shift=spec.logit_shift
+        )
         return canvas._replace(starts=(room,) * rows) if room else canvas
 
-    def planner(self, canvas: Layout, n_layers: int, early_stop: bool = False) -> Planner:
-        """Return the planner of a run over a canvas."""
+    def planner(self, canvas: Layout, n_layers: int, early_stop: bool = False, few_sights: bool = False) -> Planner:
+        """Return the planner of a run over a canvas; `few_sights` is for blocks that share plans (see `Planner`)."""
         return Planner(
             Planners(
                 self.skip,
@@ -176,6 +186,7 @@ class Components:
             early_stop=early_stop,
             check_every=self.config.check_every,
             head_lengths=1 if self.config.compile else 4,  # four would compile four times as many plans
+            few_sights=few_sights or self.config.compile,
         )
 
     def check_plan(self, spec: ModelSpec) -> None:
@@ -233,7 +244,8 @@ class Components:
 
         Where a step of another form is compiled or recorded anew, `forms`, a spare slot stands behind the others.
         """
-        columns = length + self.room(0, length, forms)
+        length = length if spec.attention is None else spec.attention.columns(length)
+        columns = length + self.room(0, length, forms, spec.attention)
         layers, lines = self.slot_layers(spec.n_layers, columns), count + int(forms)
         shape = self.cache_shape(spec, layers, self.branches * lines, columns, device, dtype)
         return attrs.evolve(shape, slotted=True)
@@ -252,7 +264,7 @@ class Components:
                 else self.third_party
             )
             return attrs.evolve(self, attention=choice.backend, attention_choice=choice, third_party=third_party)
-        _refuse("attention", self.config.attention.name, self.attention.problems(spec, device, dtype))
+        _refuse("attention", self.config.attention.name, attention_problems(self.attention, spec, device, dtype))
         return self
 
     def check_store(self, shape: CacheShape) -> None:

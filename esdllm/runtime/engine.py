@@ -22,7 +22,7 @@ from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
 from esdllm.plugins.capabilities import devices_of
 from esdllm.plugins.catalogue import Catalogue
-from esdllm.runtime.beginning import begin
+from esdllm.runtime.beginning import Beginning, begin
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.components import Components
 from esdllm.runtime.culprit import naming_culprits
@@ -88,7 +88,9 @@ class Engine:
 
     def planner(self, canvas: Layout, early_stop: bool = False) -> Planner:
         """Return the planner of a run over a canvas."""
-        return self.components.planner(canvas, self.model.spec.n_layers, early_stop)
+        return self.components.planner(
+            canvas, self.model.spec.n_layers, early_stop, few_sights=self.step_function.has_forms
+        )
 
     @hinting
     def generate(
@@ -117,7 +119,7 @@ class Engine:
         prepared = prepare(self.model, prompts, attention_mask, self.config.gen_length, infill, chat)
         early_stop, watching = self.config.early_stop and not infill, [*self.components.observers, *observers]
         with self._at_work():
-            run, planner, room = self._begun(prepared, seed, early_stop, watched=bool(watching))
+            run, planner, began = self._begun(prepared, seed, early_stop, infill, watched=bool(watching))
             run.denoise(planner, self.step_function, watching)
             return generation(
                 self.model,
@@ -125,8 +127,8 @@ class Engine:
                 run.canvas,
                 run.stop_ids,
                 run.effort,
-                room,
-                prepared.starts,
+                began.room,
+                began.spans,
                 fill=early_stop,
                 end=not infill,
                 complete=not self._leaves_masks,
@@ -151,9 +153,8 @@ class Engine:
         filler = torch.full((rows, length), self.model.spec.eos_id)
         prepared = prepare(self.model, filler, None, self.config.gen_length, False, None)
         with self._at_work():
-            run, planner, _ = self._begun(
-                prepared, None, self.config.early_stop, watched=bool(self.components.observers)
-            )
+            watched = bool(self.components.observers)
+            run, planner, _ = self._begun(prepared, None, self.config.early_stop, infill=False, watched=watched)
             plans = {step.plan: step for step in reversed(planner.forecast())}  # of each plan the first step
             for step in reversed(plans.values()):
                 for _ in range(2):
@@ -181,16 +182,16 @@ class Engine:
             yield
 
     def _begun(
-        self, prepared: Prepared, seed: int | Sequence[int] | None, early_stop: bool, watched: bool
-    ) -> tuple[Run, Planner, int]:
-        """Return a run over prompts before its first step, what plans it, and the columns of padding before all rows."""
+        self, prepared: Prepared, seed: int | Sequence[int] | None, early_stop: bool, infill: bool, watched: bool
+    ) -> tuple[Run, Planner, Beginning]:
+        """Return a run over prompts before its first step, what plans it, and what it began with."""
         adapter, components, function = self.model.adapter, self.components, self.step_function
-        canvas, layout, room = begin(self.model, components, prepared, seed, function.has_forms, watched)
-        planner = self.planner(layout, early_stop)
+        began = begin(self.model, components, prepared, seed, function.has_forms, infill, watched)
+        planner, canvas = self.planner(began.layout, early_stop), began.canvas
         parts = components.parts(adapter, self.allocated(canvas, planner))
         canvas, function.recording = self._standing.canvas(canvas), self._standing.shares
         stop_ids = torch.tensor(self.model.stop_ids, device=adapter.device)
-        return Run(canvas, parts, stop_ids, blocks=components.can.moving), planner, room
+        return Run(canvas, parts, stop_ids, blocks=components.can.moving), planner, began
 
     def allocated(self, canvas: Canvas, planner: Planner) -> Cache:
         """Return an empty cache of the run's shape; the last run's if it fits."""

@@ -71,6 +71,8 @@ def _extremes(x: Tensor) -> tuple[Tensor, ...]:
 def _decidable(over: ForwardPass, alive: Alive) -> tuple[Tensor, Tensor]:
     plan, canvas, inputs = over.plan, over.canvas, over.inputs
     hidden, positions = alive.hidden, alive.positions[: inputs.block.shape[0]]
+    if plan.leads:  # what the last row decides stands behind the window, or is its own position: the shift's affair
+        return hidden[:, -1:], inputs.block
     if plan.skips:
         positions, order = positions.sort(dim=1)
         hidden = take(hidden, canvas.rows(order))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import attrs
+import torch
 from torch import Tensor
 
 from esdllm.interfaces import AttentionBackend, Cache, ImportanceScorer, ModelAdapter, TokenSampler, UnmaskingPolicy
@@ -48,6 +49,8 @@ class StepInputs(NamedTuple):
     """(B, layers) int64, how many of its own positions each row keeps; None if all keep the plan's"""
     padding: Tensor | None = None
     """(R,) int64, how many of each row's first columns are hidden, where those are all that `bias` hides"""
+    border: Tensor | None = None
+    """(B, 1) int64, the first column of the last block, where the window spans several blocks of a block-causal model"""
 
 
 class Alive(NamedTuple):
@@ -101,7 +104,24 @@ class ForwardPass(NamedTuple):
         inputs = self.inputs
         block = self.canvas.rows(inputs.block)
         write = CacheWrite(layer, alive.positions, *made, inputs.bias, block, self.plan.phase, inputs.padding)
-        return self.parts.cache.update(write).first(self.plan.visible)
+        read = self.parts.cache.update(write).first(self.plan.visible)
+        if (
+            self.plan.written is None or made.queries.shape[1] < alive.positions.shape[1]
+        ):  # those of the last block alone
+            return read
+        columns = self.canvas.columns[: read.keys.shape[1]].expand(read.keys.shape[0], -1)
+        asking = self._blocks(alive.positions)
+        if self.canvas.bias is not None:  # padding asks too: it reads whatever is read, lest it be left without any key
+            hidden = self.canvas.bias.gather(1, alive.positions) < 0
+            asking = torch.where(hidden, self.canvas.columns.shape[0], asking)
+        return read._replace(query_blocks=asking, key_blocks=self._blocks(columns))
+
+    def _blocks(self, columns: Tensor) -> Tensor:
+        """Return the numbers of the blocks (R, N) int64 in which columns are computed: the first column of each."""
+        assert self.plan.written is not None
+        assert self.inputs.border is not None
+        size, border = self.plan.written, self.canvas.rows(self.inputs.border)
+        return torch.where(columns < border, columns // size * size, border)
 
 
 def take(x: Tensor, chosen: Tensor) -> Tensor:

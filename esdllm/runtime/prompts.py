@@ -28,11 +28,16 @@ class Prepared(NamedTuple):
     """(B, L) bool, False at left padding"""
     starts: tuple[int, ...]
     """first column of each row's answer; for infilling, of its first real token"""
+    stops: tuple[int, ...] = ()
+    """one beyond the last column of each row's answer; empty if all answers go to the canvas' end"""
 
-    def padded(self, columns: int, spec: ModelSpec) -> tuple[Tensor, Tensor]:
-        """Return tokens and attention mask with so many columns of padding more on the left."""
-        return F.pad(self.tokens, (columns, 0), value=spec.eos_id), F.pad(
-            self.attention_mask, (columns, 0), value=False
+    def padded(self, columns: int, spec: ModelSpec) -> Prepared:
+        """Return the canvas with so many columns of padding more on the left."""
+        return Prepared(
+            F.pad(self.tokens, (columns, 0), value=spec.eos_id),
+            F.pad(self.attention_mask, (columns, 0), value=False),
+            tuple(start + columns for start in self.starts),
+            tuple(stop + columns for stop in self.stops),
         )
 
 
@@ -159,7 +164,11 @@ def _check_tokens(tokens: Tensor, mask: Tensor, spec: ModelSpec, infill: bool) -
     if infill and not masks.any():
         raise InputError(f"there is nothing to fill in: no canvas holds the mask token {spec.mask_id}")
     first = mask.long().argmax(1, keepdim=True)
-    if infill and spec.logit_shift and masks.gather(1, first).any():
+    leads = spec.logit_shift or (spec.attention is not None and spec.attention.leads)
+    if infill and leads and masks.gather(1, first).any():
         raise InputError(
             f"a canvas begins with a mask, which a model with logit shift {spec.logit_shift} cannot fill in; put a token before"
+            if spec.logit_shift
+            else "a canvas begins with a mask, and the model decides a block's first token from what is before; put a token "
+            "before"
         )

@@ -24,13 +24,13 @@ def generation(
     stop_ids: Tensor,
     effort: Effort,
     room: int,
-    starts: Sequence[int],
+    spans: Sequence[slice],
     *,
     fill: bool,
     end: bool,
     complete: bool = True,
 ) -> Generation:
-    """Return what was made behind `room`, the answers from the columns `starts` of that, and if `end` up to their first stop.
+    """Return what was made behind `room`, the answers in the columns `spans`, and if `end` up to their first stop.
 
     `fill` writes end-of-text behind the first stop, so that a row is the same in any batch. Unless it is to be `complete`, masks
     may be left.
@@ -51,7 +51,7 @@ def generation(
         if complete:
             _check_decided((tokens == model.spec.mask_id) & ~canvas.given, components)
         tokens = tokens.cpu()
-        answers = [row[room + start :] for row, start in zip(tokens.tolist(), starts, strict=True)]
+        answers = [row[span] for row, span in zip(tokens.tolist(), spans, strict=True)]
         answers = [until_stop(row, model.stop_ids) for row in answers] if end else answers
     vanilla = effort.steps * model.spec.n_layers * canvas.tokens.shape[1]
     return Generation(

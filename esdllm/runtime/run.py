@@ -19,7 +19,7 @@ from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.graphs import Capture, StepGraphs
 from esdllm.runtime.parts import Parts, StepInputs
 from esdllm.runtime.records import Effort
-from esdllm.runtime.sharing import own_blocks, placed, pruned, reads_what_it_sees, sent
+from esdllm.runtime.sharing import hidden, own_blocks, placed, sent
 from esdllm.runtime.step import denoise
 from esdllm.views import CacheShape, StepRecord
 
@@ -103,7 +103,7 @@ class Run:
     """what places each row's block; None if all rows share theirs"""
     _block: Block = Block(0, 0)
     _sent: dict[tuple[int, ...], Tensor] = attrs.field(factory=dict)
-    _pruned: dict[tuple[int, tuple[int, ...]], Tensor] = attrs.field(factory=dict)
+    _hidden: dict[tuple[int | None, ...], tuple[Tensor | None, Tensor | None]] = attrs.field(factory=dict)
 
     def denoise(self, planner: Planner, step_function: StepFunction, observers: Sequence[StepObserver]) -> None:
         """Make all steps."""
@@ -149,6 +149,7 @@ class Run:
             bias=bias,
             keeps=None if step.keeps is None else self._keeps_on_device(step.keeps),
             padding=padding,
+            border=None if step.plan.written is None else self._on_device((step.border,)).expand(len(canvas.tokens), 1),
         )
 
     def _rows(self, x: Tensor) -> Tensor:
@@ -172,13 +173,10 @@ class Run:
 
     def _seen(self, step: Step) -> tuple[Tensor | None, Tensor | None]:
         """Return the bias (R, L) of what attention may read, and the padding (R,) if that is all it hides."""
-        canvas = self.canvas
-        if reads_what_it_sees(step):
-            return canvas.bias, canvas.padding
-        key = step.block.stop, step.suffix or ()
-        if key not in self._pruned:
-            self._pruned[key] = pruned(canvas, [step], self.parts.model.dtype)
-        return self._pruned[key], None
+        key = step.sight, step.plan.visible, *(() if step.suffix is None else (step.block.stop, *step.suffix))
+        if key not in self._hidden:
+            self._hidden[key] = hidden(self.canvas, [step], self.parts.model.dtype)
+        return self._hidden[key]
 
     def _show(self, step: Step, padding: tuple[int, ...] | None, observers: Iterable[StepObserver]) -> None:
         canvas = self.canvas

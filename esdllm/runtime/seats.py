@@ -48,8 +48,8 @@ class Seat:
     """columns of padding that were put before it"""
     padded: bool
     """whether any column of it is padding"""
-    start: int
-    """first column of the answer, counted behind `room`"""
+    span: slice
+    """the columns of the answer"""
     fill: bool
     """whether end-of-text is written behind its first stop"""
     end: bool
@@ -77,24 +77,23 @@ class Seat:
         cls,
         slot: int,
         began: Beginning,
-        start: int,
         n_layers: int,
         components: Components,
         infill: bool,
         read: Callable[[int], Facts],
     ) -> Seat:
-        """Return the seat of a row that begins; `start` is the first column of its answer, without padding."""
+        """Return the seat of a row that begins."""
         early_stop = components.config.early_stop and not infill
         return cls(
             slot,
             began.layout.length,
             began.room,
             padded=bool(began.layout.starts),
-            start=start,
+            span=began.spans[0],
             fill=early_stop,
             end=not infill,
             components=components,
-            planner=components.planner(began.layout, n_layers, early_stop),
+            planner=components.planner(began.layout, n_layers, early_stop, few_sights=True),
             read=read,
         )
 

@@ -14,7 +14,7 @@ from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.parts import StepInputs
 from esdllm.views import BlockView
 
-__all__ = ["form", "own_blocks", "placed", "pruned", "reads_what_it_sees", "sent", "shared_inputs"]
+__all__ = ["form", "hidden", "own_blocks", "placed", "sent", "shared_inputs"]
 
 
 def form(step: Step) -> Hashable:
@@ -23,11 +23,19 @@ def form(step: Step) -> Hashable:
     Of how many positions the logits are computed is no part of it: more than a row needs change nothing.
     """
     lies = step.block if step.start is None or step.reach is not None else step.block.start - step.start
-    sees = None if step.suffix is None else (len(step.suffix), reads_what_it_sees(step))
-    return step.plan._replace(decided=0), lies, step.reach, len(step.beyond), sees, step.keeps is None
+    sees = None if step.suffix is None else (len(step.suffix), _reads_what_it_sees(step))
+    return (
+        step.plan._replace(decided=0),
+        lies,
+        step.reach,
+        len(step.beyond),
+        sees,
+        step.keeps is None,
+        step.sight is None,
+    )
 
 
-def reads_what_it_sees(step: Step) -> bool:
+def _reads_what_it_sees(step: Step) -> bool:
     """Return whether attention reads no column beyond those that the step sees."""
     return step.suffix is None or step.plan.visible == step.block.stop + len(step.suffix)
 
@@ -43,7 +51,7 @@ def placed(step: Step, block: Tensor, columns: Tensor, window: Callable[[], Tens
     if step.start is None:
         first = step.reach or 0
         return block[:, :1] - first + columns[: plan.window], columns[first : first + plan.block]
-    first = step.block.start - step.start
+    first = plan.window - 1 if plan.leads else step.block.start - step.start
     return window(), columns[first : first + plan.block] if step.reach is None else block - step.start
 
 
@@ -59,8 +67,7 @@ def shared_inputs(canvas: Canvas, steps: Sequence[Step], blocks: MovingBlocks | 
         return torch.cat([found, sent([each.beyond for each in steps], columns.device)], 1) if step.beyond else found
 
     window, readers = placed(step, block, columns, begun)
-    whole = reads_what_it_sees(step)
-    bias, padding = (canvas.bias, canvas.padding) if whole else (pruned(canvas, steps, dtype), None)
+    bias, padding = hidden(canvas, steps, dtype)
     keeps = [tuple(chain.from_iterable(each.keeps)) for each in steps if each.keeps is not None]
     return StepInputs(
         window=window,
@@ -71,6 +78,7 @@ def shared_inputs(canvas: Canvas, steps: Sequence[Step], blocks: MovingBlocks | 
         bias=bias,
         keeps=sent(keeps, columns.device) if keeps else None,
         padding=padding,
+        border=None if plan.written is None else sent([(each.border,) for each in steps], columns.device),
     )
 
 
@@ -96,13 +104,47 @@ def own_blocks(canvas: Canvas, step: Step, blocks: MovingBlocks | None) -> Tenso
     return starts.unsqueeze(1) + canvas.columns[: step.plan.block]
 
 
-def pruned(canvas: Canvas, steps: Sequence[Step], dtype: torch.dtype) -> Tensor:
+def hidden(canvas: Canvas, steps: Sequence[Step], dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+    """Return the bias (R, L) of what attention may read, and the padding (R,) if that is all it hides.
+
+    `steps` is each row's, or one for all rows; `dtype` the model's.
+    """
+    if steps[0].sight is not None:
+        return _sighted(canvas, steps, steps[0].sight, dtype)
+    whole = _reads_what_it_sees(steps[0])
+    return (canvas.bias, canvas.padding) if whole else (_pruned(canvas, steps, dtype), None)
+
+
+def _sighted(
+    canvas: Canvas, steps: Sequence[Step], first: int, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return what of a block-causal model's canvas is hidden.
+
+    A row all of which that is seen is padding reads that: it decides nothing, and would be left without any key.
+    """
+    bias, padding, exact = canvas.bias, canvas.padding, steps[0].plan.visible == first
+    if bias is None and exact:
+        return None, None
+    sights = canvas.rows(
+        sent([(step.sight or 0,) for step in steps], canvas.columns.device).expand(len(canvas.tokens), 1)
+    )
+    seen = canvas.columns < sights  # (R, L)
+    if bias is None:
+        bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    else:
+        lost = ~((bias == 0) & seen).any(1, keepdim=True)
+        bias = bias.masked_fill(lost, 0.0)
+        padding = None if padding is None else padding.masked_fill(lost.squeeze(1), 0)
+    return (bias, padding) if exact else (bias.masked_fill(~seen, float("-inf")), None)
+
+
+def _pruned(canvas: Canvas, steps: Sequence[Step], dtype: torch.dtype) -> Tensor:
     """Return (R, L), -inf at padding and at what right of the block a row's step does not see; one step is that of all rows."""
     columns = canvas.columns
     stops = sent([(step.block.stop,) for step in steps], columns.device)
-    hidden = columns >= stops
+    out = columns >= stops
     if steps[0].suffix:
-        hidden = hidden.scatter(1, sent([step.suffix or () for step in steps], columns.device), False)
-    hidden = canvas.rows(hidden.expand(canvas.tokens.shape))
-    bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device) if canvas.bias is None else canvas.bias
-    return bias.masked_fill(hidden, float("-inf"))
+        out = out.scatter(1, sent([step.suffix or () for step in steps], columns.device), False)
+    out = canvas.rows(out.expand(canvas.tokens.shape))
+    bias = torch.zeros(out.shape, dtype=dtype, device=out.device) if canvas.bias is None else canvas.bias
+    return bias.masked_fill(out, float("-inf"))

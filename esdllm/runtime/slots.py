@@ -143,8 +143,8 @@ class Slots:
         if len(prepared.starts) != 1:
             raise InputError(f"{len(prepared.starts)} prompts for one slot; admit them one by one")
         with self._at_work() as gathering:
-            began = begin(model, components, prepared, seed, self.step_function.has_forms)
-            seat = Seat.of(slot, began, prepared.starts[0], model.spec.n_layers, components, infill, self._read)
+            began = begin(model, components, prepared, seed, self.step_function.has_forms, infill)
+            seat = Seat.of(slot, began, model.spec.n_layers, components, infill, self._read)
             gathering.check_layers(seat.planner.skip_layers())
             if began.layout.length > gathering.length:
                 raise ContextError(
@@ -236,7 +236,7 @@ class Slots:
                 self._stop_ids,
                 seat.effort,
                 seat.room,
-                [seat.start],
+                [seat.span],
                 fill=seat.fill,
                 end=seat.end,
             )

@@ -43,7 +43,7 @@ def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
         undecided=canvas.undecided,
     )
     view = _remembering(parts.unmasking, canvas, view)
-    selected = parts.unmasking.select(view)
+    selected = eligible if plan.leads else parts.unmasking.select(view)
     counted = (masked if canvas.spec.remembers_forbidden else eligible) & ~selected
     revoked = _revoked(parts.unmasking, canvas, view, inputs.block)
     _note(canvas, positions, found, counted if revoked is None else counted | revoked)

@@ -112,6 +112,8 @@ class _Read(NamedTuple):
     values: Tensor
     bias: Tensor | None
     padding: Tensor | None
+    query_blocks: Tensor | None
+    key_blocks: Tensor | None
 
 
 def _attending(backend: AttentionBackend) -> None:

@@ -8,14 +8,13 @@ G key-value heads, D head dimension, C hidden, V vocabulary, F features of a sco
 
 from esdllm.views.kernels import BlockView, Candidates, ImportanceView, Projection, SampleView, Site, UnmaskingView
 from esdllm.views.loading import LoadPlan
-from esdllm.views.models import BlockCausal, Message, ModelSpec
+from esdllm.views.models import Message, ModelSpec
 from esdllm.views.observers import StepRecord
 from esdllm.views.presets import Preset
 from esdllm.views.stores import CacheShape, CacheWrite, KeyValue, Memory
 from esdllm.views.suites import Problem
 
 __all__ = [
-    "BlockCausal",
     "BlockView",
     "CacheShape",
     "CacheWrite",

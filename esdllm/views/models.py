@@ -3,57 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal
 
 import attrs
 
 from esdllm.errors import CheckpointError, brief
+from esdllm.plan import BlockCausal
 
-__all__ = ["BlockCausal", "Grid", "Message", "ModelSpec"]
+__all__ = ["Message", "ModelSpec"]
 
 Message = Mapping[Literal["role", "content"], str]
 """One turn of a conversation."""
-
-Grid = Literal["start", "prompt-end"]
-"""Where blocks of attention begin: counted from a row's first token, or from its prompt's end."""
-
-
-@attrs.frozen
-class BlockCausal:
-    """Attention in which a position sees its own block and all blocks before it, and none behind.
-
-    Raises:
-        CheckpointError: a field is none that it may be.
-    """
-
-    size: int
-    """b, positions of a block"""
-    grid: Grid = "start"
-    """where blocks begin"""
-    written: int | None = None
-    """positions of a block where the keys of the prompt and of a finished block are written, a divisor of `size`: None for
-    `size` itself, 1 for keys that are written causally"""
-    leads: bool = False
-    """whether the last row that such a write computes decides the first token of the block that follows"""
-
-    def __attrs_post_init__(self) -> None:
-        if type(self.size) is not int or self.size < 1:
-            raise CheckpointError(
-                f"a block of attention has size {brief(self.size)}; give a whole number of at least 1"
-            )
-        if self.grid not in get_args(Grid):
-            raise CheckpointError(f"blocks of attention begin at {brief(self.grid)}; give 'start' or 'prompt-end'")
-        if type(self.leads) is not bool:
-            raise CheckpointError(f"leads is {brief(self.leads)}; give True or False")
-        if self.written is not None and (type(self.written) is not int or self.written < 1 or self.size % self.written):
-            raise CheckpointError(
-                f"keys are written in blocks of {brief(self.written)}; give a divisor of the block's size {self.size}, or None"
-            )
-
-    @property
-    def write_size(self) -> int:
-        """The positions of a block where keys are written."""
-        return self.written or self.size
 
 
 @attrs.frozen
@@ -101,4 +61,10 @@ class ModelSpec:
         if self.attention is not None and not isinstance(self.attention, BlockCausal):
             raise CheckpointError(
                 f"the model's attention is {brief(self.attention)}; give a BlockCausal, or None where every position sees all"
+            )
+        if self.attention is not None and (self.logit_shift > 1 or (self.logit_shift and not self.attention.leads)):
+            raise CheckpointError(
+                f"a block-causal model has the logit shift {self.logit_shift}, and its blocks have leads = "
+                f"{self.attention.leads}; give a shift of 0, or one of 1 with leads = True, for then the row before a block "
+                "decides the block's first token"
             )

@@ -94,6 +94,11 @@ class KeyValue(NamedTuple):
     """(R, K), of the queries' dtype, added to the logits of each key: 0 or -inf; None if all keys are read"""
     padding: Tensor | None = None
     """(R,) int64, the first keys of each row, which alone are left out; None where `bias` says more, or nothing"""
+    query_blocks: Tensor | None = None
+    """(R, N) int64, in a block-causal model the numbers of the queries' blocks: a query reads the keys whose number is no
+    higher than its own; None if all queries read the same"""
+    key_blocks: Tensor | None = None
+    """(R, K) int64, the numbers of the keys' blocks; None likewise"""
 
     def first(self, count: int | None) -> KeyValue:
         """Return the first `count` of the keys, without a copy; all if None, or if there are no more."""
@@ -101,3 +106,15 @@ class KeyValue(NamedTuple):
             return self
         bias = None if self.bias is None else self.bias[:, :count]
         return KeyValue(self.keys[:, :count], self.values[:, :count], bias, self.padding)
+
+    def shifts(self) -> Tensor | None:
+        """Return (R, 1, K), or (R, N, K) where queries read different keys: 0 or -inf, as `bias`; None if all are read.
+
+        For a backend that takes a mask by query and no numbers of blocks.
+        """
+        bias = None if self.bias is None else self.bias.unsqueeze(1)
+        if self.query_blocks is None or self.key_blocks is None:
+            return bias
+        hidden = self.key_blocks.unsqueeze(1) > self.query_blocks.unsqueeze(2)
+        bias = self.keys.new_zeros(()) if bias is None else bias
+        return bias.expand(hidden.shape).masked_fill(hidden, float("-inf"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import attrs
 import torch
 from torch import Tensor
@@ -12,6 +14,8 @@ from esdllm import KeyValue, ModelSpec
 @attrs.frozen
 class EagerAttention:
     """Softmax of scaled products in float32, written out; the oracle for the others."""
+
+    block_causal: ClassVar[bool] = True
 
     @property
     def rank(self) -> None:
@@ -26,7 +30,7 @@ class EagerAttention:
         """Return softmax(q k / sqrt(D) + bias) v, (R, N, H, D)."""
         grouped = queries.unflatten(2, (read.keys.shape[2], -1)).float()  # (R, N, G, H / G, D)
         scores = torch.einsum("rngjd,rkgd->rgjnk", grouped, read.keys.float()) * queries.shape[-1] ** -0.5
-        if read.bias is not None:
-            scores = scores + read.bias.float()[:, None, None, None, :]
+        if (shifts := read.shifts()) is not None:
+            scores = scores + shifts.float()[:, None, None]
         mixed = torch.einsum("rgjnk,rkgd->rngjd", scores.softmax(-1), read.values.float())
         return mixed.flatten(2, 3).to(queries.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import ClassVar
 
 import attrs
 import torch
@@ -20,6 +21,8 @@ _SMALLEST_HEAD = 16  # that torch's Triton kernel takes
 class FlexAttention:
     """torch's flex_attention, compiled; grouped queries and padding without a mask; for CUDA, not measured on a GPU."""
 
+    block_causal: ClassVar[bool] = True
+
     @property
     def rank(self) -> None:
         """Only by name: it takes seconds to compile, and sdpa serves wherever it does."""
@@ -34,12 +37,13 @@ class FlexAttention:
         return list(_problems(spec, device, dtype))
 
     def attend(self, queries: Tensor, read: KeyValue) -> Tensor:
-        """Return (R, N, H, D). The kernel adds the bias (R, K) to each score as it makes it; no tensor of N x K is made.
+        """Return (R, N, H, D). The kernel adds the bias (R, K) to each score as it makes it, and compares the numbers of blocks
+        where there are several; no tensor of N x K is made.
 
         Inside a compiled step it is a part of the step's graph; outside it compiles itself, once for shapes in general.
         """
         attend = _attend if torch.compiler.is_compiling() else _compiled()
-        return attend(queries, read.keys, read.values, read.bias)
+        return attend(queries, read.keys, read.values, read.bias, read.query_blocks, read.key_blocks)
 
 
 def _problems(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Iterator[str]:
@@ -55,23 +59,33 @@ def _problems(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Iter
         yield f"the model's head size is {spec.head_dim}; {_SMALLEST_HEAD} or above is served"
 
 
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+def _attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    query_blocks: Tensor | None,
+    key_blocks: Tensor | None,
+) -> Tensor:
     from torch.nn.attention.flex_attention import flex_attention  # imports sympy, which others do not need
 
-    def biased(score: Tensor, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        assert bias is not None
-        return score + bias[row, key]
+    def changed(score: Tensor, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        if bias is not None:
+            score = score + bias[row, key]
+        if query_blocks is not None and key_blocks is not None:
+            score = torch.where(key_blocks[row, key] > query_blocks[row, query], float("-inf"), score)
+        return score
 
     attended: Tensor = flex_attention(
         queries.transpose(1, 2),
         keys.transpose(1, 2),
         values.transpose(1, 2),
-        score_mod=None if bias is None else biased,
+        score_mod=None if bias is None and query_blocks is None else changed,
         enable_gqa=keys.shape[2] != queries.shape[2],
     )
     return attended.transpose(1, 2)
 
 
 @lru_cache(maxsize=1)
-def _compiled() -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
+def _compiled() -> Callable[..., Tensor]:
     return torch.compile(_attend, dynamic=True, fullgraph=True)

@@ -5,6 +5,8 @@ To the compiler it is an operator of its own, or it would put the fused kernel i
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import attrs
 import torch
 from torch import Tensor
@@ -21,6 +23,8 @@ class MatmulAttention:
 
     The products of queries and keys are rounded to bfloat16 before the softmax, which torch's fused kernel does not do.
     """
+
+    block_causal: ClassVar[bool] = True
 
     @property
     def rank(self) -> int:
@@ -41,9 +45,9 @@ class MatmulAttention:
     def attend(self, queries: Tensor, read: KeyValue) -> Tensor:
         """Return (R, N, H, D), some rows at a time."""
         if torch.compiler.is_compiling():
-            found: Tensor = torch.ops.esdllm_backends.matmul_attention(queries, read.keys, read.values, read.bias)
+            found: Tensor = torch.ops.esdllm_backends.matmul_attention(queries, read.keys, read.values, read.shifts())
             return found
-        return _matmul_attention(queries, read.keys, read.values, read.bias)
+        return _matmul_attention(queries, read.keys, read.values, read.shifts())
 
 
 def _matmul_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
@@ -65,9 +69,13 @@ def _rows(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) ->
     lined = scaled.permute(0, 2, 3, 1, 4).reshape(rows * groups, -1, dim)
     keys = keys.transpose(1, 2).contiguous().flatten(0, 1).transpose(1, 2)  # (R G, D, K), each head's in one piece
     values = values.transpose(1, 2).flatten(0, 1)
-    shifts = None if bias is None else bias.repeat_interleave(groups, 0).unsqueeze(1)
+    shifts = None if bias is None else bias.repeat_interleave(groups, 0)
+    if shifts is not None and shifts.shape[1] > 1:
+        shifts = shifts.repeat(1, heads // groups, 1)
     at_once = max(1, _SCORES // (rows * groups * length))
-    attended = _joined([_attend(some, keys, values, shifts) for some in lined.split(at_once, 1)], 1)
+    parts = lined.split(at_once, 1)
+    each = [shifts] * len(parts) if shifts is None or shifts.shape[1] == 1 else shifts.split(at_once, 1)
+    attended = _joined([_attend(some, keys, values, left) for some, left in zip(parts, each, strict=True)], 1)
     turned = attended.view(rows, groups, -1, window, dim).permute(0, 3, 1, 2, 4)
     return turned.reshape(rows, window, heads, dim).contiguous()
 
@@ -77,7 +85,7 @@ def _joined(parts: list[Tensor], dim: int) -> Tensor:
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-    """Return (B, N, D) of queries (B, N, D), keys (B, D, K), values (B, K, D) and a bias (B, 1, K)."""
+    """Return (B, N, D) of queries (B, N, D), keys (B, D, K), values (B, K, D) and a bias (B, 1 or N, K)."""
     scores = torch.bmm(queries, keys)
     if bias is not None:
         scores = scores + bias

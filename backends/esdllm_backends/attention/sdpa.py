@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import attrs
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,9 @@ from esdllm import KeyValue, ModelSpec
 
 @attrs.frozen
 class SdpaAttention:
-    """torch.nn.functional.scaled_dot_product_attention; no (N, K) mask, no repeated keys."""
+    """torch.nn.functional.scaled_dot_product_attention; no repeated keys, a mask by query only where they differ."""
+
+    block_causal: ClassVar[bool] = True
 
     @property
     def rank(self) -> int:
@@ -28,9 +32,11 @@ class SdpaAttention:
         rows, window, heads, dim = queries.shape
         keys, values = read.keys.transpose(1, 2), read.values.transpose(1, 2)
         groups = keys.shape[1]
-        mask = None if read.bias is None else read.bias[:, None, None, :]
+        mask = None if (shifts := read.shifts()) is None else shifts.unsqueeze(1)
         if groups == heads:
             return F.scaled_dot_product_attention(queries.transpose(1, 2), keys, values, attn_mask=mask).transpose(1, 2)
+        if mask is not None and mask.shape[2] > 1:
+            mask = mask.repeat(1, 1, heads // groups, 1)
         lined = queries.view(rows, window, groups, heads // groups, dim).permute(0, 2, 3, 1, 4)
         attended = F.scaled_dot_product_attention(lined.reshape(rows, groups, -1, dim), keys, values, attn_mask=mask)
         return attended.view(rows, groups, -1, window, dim).permute(0, 3, 1, 2, 4).reshape(rows, window, heads, dim)

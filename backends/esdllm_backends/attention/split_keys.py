@@ -24,12 +24,20 @@ _WHERE_INTERPRETED = 132  # multiprocessors of an H100
 
 
 def attend_splitting(
-    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, padding: Tensor | None, splits: int = 0
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    padding: Tensor | None,
+    splits: int = 0,
+    query_blocks: Tensor | None = None,
+    key_blocks: Tensor | None = None,
 ) -> Tensor:
     """Return attention (R, N, H, D) of queries (R, N, H, D) over keys and values (R, K, G, D) of any strides.
 
     Of a row the first `padding` (R,) int64 keys are left out; where that is not told, those whose `bias` (R, K)
-    is not 0. A key that is left out is not read. `splits` says between how many programs a row's keys are split;
+    is not 0. A key that is left out is not read. With `query_blocks` (R, N) and `key_blocks` (R, K) int64 a query leaves out the
+    keys whose number is higher than its own, too. `splits` says between how many programs a row's keys are split;
     0 goes by the device and the shapes. Products, softmax and sums are float32, the weights rounded to the values' dtype.
     """
     queries, keys, values = (x if x.stride(3) == 1 else x.contiguous() for x in (queries, keys, values))
@@ -46,8 +54,10 @@ def attend_splitting(
     sums = queries.new_empty((parts, rows, window, heads), dtype=torch.float32)
     bias = None if padding is not None else bias
     _attend[(tiles, pairs, parts)](
-        queries, keys, values, bias, padding, found, sums,
+        queries, keys, values, bias, padding, query_blocks, key_blocks, found, sums,
         *queries.stride()[:3], *keys.stride()[:3], *values.stride()[:3], *((0, 0) if bias is None else bias.stride()),
+        *((0, 0) if query_blocks is None else query_blocks.stride()),
+        *((0, 0) if key_blocks is None else key_blocks.stride()),
         rows, window, heads, each, length, chunk, dim, dim**-0.5 * math.log2(math.e),
         lines, _KEYS // 2 if large else _KEYS, size, num_warps=4, num_stages=2 if large else 3,
     )  # fmt: skip
@@ -79,15 +89,15 @@ def _multiprocessors(device: torch.device) -> int:
 
 @triton.jit
 def _attend(
-    queries, keys, values, bias, padding, found, sums,
+    queries, keys, values, bias, padding, query_blocks, key_blocks, found, sums,
     query_row, query_step, query_head, key_row, key_step, key_head, value_row, value_step, value_head, bias_row, bias_step,
-    rows, window, heads, each, length, chunk, dim, scale, LINES: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr,
+    asked_row, asked_step, block_row, block_step, rows, window, heads, each, length, chunk, dim, scale,
+    LINES: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
     # a line is a query head's query: those of a group stand in line, and read its keys together
     row, group = tl.program_id(1).to(tl.int64) // (heads // each), tl.program_id(1) % (heads // each)
-    part = tl.program_id(2).to(tl.int64)
+    part, feature = tl.program_id(2).to(tl.int64), tl.arange(0, DIM)
     line = tl.program_id(0) * LINES + tl.arange(0, LINES)
-    feature = tl.arange(0, DIM)
     step, head = line // each, group * each + line % each
     there, whole = (line < window * each)[:, None], (feature < dim)[None, :]
     place = queries + row * query_row + step[:, None].to(tl.int64) * query_step + head[:, None] * query_head
@@ -95,6 +105,8 @@ def _attend(
     first, end = part * chunk, tl.minimum((part + 1) * chunk, length)
     if padding is not None:
         first = tl.maximum(first, tl.load(padding + row))
+    if query_blocks is not None:
+        asked = tl.load(query_blocks + row * asked_row + step * asked_step, line < window * each, 0)
     top = tl.full((LINES,), float("-inf"), tl.float32)
     total = tl.zeros((LINES,), tl.float32)
     attended = tl.zeros((LINES, DIM), tl.float32)
@@ -107,6 +119,9 @@ def _attend(
         key = tl.load(at_keys, read[None, :] & (feature < dim)[:, None], 0.0)
         score = tl.dot(query, key, input_precision="ieee") * scale  # to base 2
         score = tl.where(read[None, :], score, float("-inf"))
+        if query_blocks is not None:
+            behind = tl.load(key_blocks + row * block_row + number * block_step, read, 0)[None, :] > asked[:, None]
+            score = tl.where(behind, float("-inf"), score)
         higher = tl.maximum(top, tl.max(score, 1))
         level = tl.where(higher == float("-inf"), 0.0, higher)  # where nothing has been read yet
         weight = tl.exp2(score - level[:, None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import ClassVar
 
 import attrs
 import torch
@@ -20,6 +21,8 @@ _LARGEST_HEAD = 256
 class TritonAttention:
     """Triton kernels that split the keys of few queries between programs; for CUDA, not measured on a GPU."""
 
+    block_causal: ClassVar[bool] = True
+
     @property
     def rank(self) -> None:
         """Only by name, as long as it has not been measured."""
@@ -34,9 +37,9 @@ class TritonAttention:
         """Return (R, N, H, D). Heads of a group read one copy of the keys; no tensor of N x K is made, and no mask.
 
         The keys of a row that are padding are known by their number and not read; where a store chose keys, the bias (R, K) is
-        read. A compiled step calls it as one operator.
+        read. Where queries are of several blocks, the numbers of blocks are compared. A compiled step calls it as one operator.
         """
-        inputs = (queries, read.keys, read.values, read.bias, read.padding)
+        inputs = (queries, read.keys, read.values, read.bias, read.padding, read.query_blocks, read.key_blocks)
         return _operator(*inputs) if torch.compiler.is_compiling() else _attend(*inputs)
 
 
@@ -55,24 +58,48 @@ def _trial(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Iterato
     keys = torch.zeros(1, 1, spec.n_kv_heads, spec.head_dim, device=device, dtype=dtype)
     try:
         with torch.cuda.device(device):
-            _attend(queries, keys, keys, None, None)
+            _attend(queries, keys, keys, None, None, None, None)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         yield f"triton fails here: {type(error).__name__}: {reason}; it needs a C compiler, and to be the one of your torch"
 
 
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, padding: Tensor | None) -> Tensor:
+def _attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    padding: Tensor | None,
+    query_blocks: Tensor | None,
+    key_blocks: Tensor | None,
+) -> Tensor:
     from esdllm_backends.attention.split_keys import attend_splitting  # imports triton, which only GPUs have
 
-    return attend_splitting(queries, keys, values, bias, padding)
+    return attend_splitting(queries, keys, values, bias, padding, query_blocks=query_blocks, key_blocks=key_blocks)
 
 
 @torch.library.custom_op("esdllm::triton_attention", mutates_args=())
-def _operator(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, padding: Tensor | None) -> Tensor:
+def _operator(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    padding: Tensor | None,
+    query_blocks: Tensor | None,
+    key_blocks: Tensor | None,
+) -> Tensor:
     """Return the same as one operator, which a compiled step does not look into."""
-    return _attend(queries, keys, values, bias, padding)
+    return _attend(queries, keys, values, bias, padding, query_blocks, key_blocks)
 
 
 @_operator.register_fake
-def _shape(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, padding: Tensor | None) -> Tensor:
+def _shape(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    padding: Tensor | None,
+    query_blocks: Tensor | None,
+    key_blocks: Tensor | None,
+) -> Tensor:
     return queries.new_empty(queries.shape)

@@ -66,10 +66,12 @@ class _Case(NamedTuple):
     values: Tensor
     bias: Tensor | None
     padding: Tensor | None
+    query_blocks: Tensor | None = None
+    key_blocks: Tensor | None = None
 
     @property
     def read(self) -> KeyValue:
-        return KeyValue(self.keys, self.values, self.bias, self.padding)
+        return KeyValue(*self[1:])
 
 
 def _cases() -> Iterator[_Case]:
