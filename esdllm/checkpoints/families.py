@@ -16,7 +16,7 @@ from esdllm.plugins.catalogue import Catalogue
 from esdllm.plugins.elsewhere import offer
 from esdllm.plugins.loader import blaming
 
-__all__ = ["families", "family_of", "geometries", "model_types", "shipped_checkpoints"]
+__all__ = ["families", "family_of", "geometries", "model_types", "recognised", "shipped_checkpoints"]
 
 
 def families(catalogue: Catalogue) -> dict[str, ModelFamily]:
@@ -64,7 +64,9 @@ def family_of(
             that was told reads other configs, or did not follow what was told beside.
     """
     told = told or Told()
-    family = _told(source, config, catalogue, told) if told.family else _recognised(source, config, catalogue)
+    if not told.family:
+        return families(catalogue)[recognised(source, config, catalogue)]
+    family = _told(source, config, catalogue, told)
     if told.over:
         told.check(family.spec(config))
     return family
@@ -87,15 +89,19 @@ def _told(source: str | Path, config: Mapping[str, Any], catalogue: Catalogue, t
     return built
 
 
-def _recognised(source: str | Path, config: Mapping[str, Any], catalogue: Catalogue) -> ModelFamily:
-    """Return the family that a config tells."""
+def recognised(source: str | Path, config: Mapping[str, Any], catalogue: Catalogue) -> str:
+    """Return the name of the family that a config tells.
+
+    Raises:
+        CheckpointError: none on offer, or several; see `family_of`.
+    """
     found, said = families(catalogue), config.get("model_type")
     readers = [name for name, family in found.items() if said in model_types(name, family)]
     claims = {name: Offers.of(family).claims for name, family in found.items()}
     sure = [name for name, claim in claims.items() if claim is not None and _claimed(name, claim, config, catalogue)]
     chosen = sure or [name for name in readers if claims[name] is None]
     if len(chosen) == 1:
-        return found[chosen[0]]
+        return chosen[0]
     if chosen:
         raise CheckpointError(
             f"{source}: {_listed(chosen)} all read this config.json (model_type {brief(said)}), which does not tell them "
