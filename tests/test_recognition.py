@@ -14,6 +14,7 @@ import typer
 from helpers import CASES, offers, read_config
 
 from esdllm import (
+    BlockCausal,
     Catalogue,
     CheckpointError,
     ConfigError,
@@ -29,7 +30,6 @@ from esdllm.checkpoints.loading import describe_weights, random_model
 from esdllm.checkpoints.reading import class_names
 from esdllm.checkpoints.told import Told
 from esdllm.cli import app, main
-from esdllm.views import BlockCausal
 from esdllm_models.llada import LladaFamily
 
 CLASS = "CousinModelLM"
