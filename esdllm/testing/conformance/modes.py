@@ -29,6 +29,8 @@ _FILES = ("cases.json", "official.json")
 
 def mode_cases(root: Path, ground: Ground) -> list[Case]:
     """Return the cases of a folder that has a list of them, and its checkpoints' logits before them; none elsewhere."""
+    if (root / "config.json").is_file():  # a checkpoint with its own cases
+        return []
     found = [
         Case(f"{name}/{LOGITS}", name, LOGITS, partial(_logits, ground, root / name)) for name in _with_logits(root)
     ]
