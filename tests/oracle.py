@@ -202,21 +202,31 @@ def oracle(model: Any, prompts: list[list[int]], settings: Settings) -> tuple[li
         return run.run(), run.forwards, run.margin
 
 
-def block_causal_logits(model: ModelAdapter, tokens: Sequence[int], numbers: Sequence[int]) -> Tensor:
-    """Return the logits (N, V) of a whole row in which token q reads token k where `numbers[k] <= numbers[q]`."""
-    hidden = model.embed(torch.tensor([tokens]))
-    places = model.encode(torch.arange(len(tokens)).unsqueeze(0))
+class Whole(NamedTuple):
+    """What a whole row computes at once."""
+
+    logits: Tensor
+    """(N, V) float32"""
+    keys: list[Tensor]
+    """(N, G, D), one a layer"""
+    values: list[Tensor]
+
+
+def whole(model: ModelAdapter, tokens: Sequence[int], numbers: Sequence[int]) -> Whole:
+    """Compute a whole row in which token q reads token k where `numbers[k] <= numbers[q]`; attention in float64."""
+    hidden, places = model.embed(torch.tensor([tokens])), model.encode(torch.arange(len(tokens)).unsqueeze(0))
+    hides = torch.tensor(numbers).unsqueeze(0) > torch.tensor(numbers).unsqueeze(1)
+    keys, values = [], []
     for layer in range(model.spec.n_layers):
-        made = model.project(layer, hidden, places)
-        each = [
-            attention(
-                made.queries[:, q : q + 1],
-                KeyValue(*(x[:, [k for k, number in enumerate(numbers) if number <= own]] for x in made[1:])),
-            )
-            for q, own in enumerate(numbers)
-        ]
-        hidden = model.mix(layer, hidden, torch.cat(each, 1).to(hidden.dtype))
-    return model.logits(hidden)[0].float()
+        q, k, v = (x[0] for x in model.project(layer, hidden, places))
+        wide_k, wide_v = (x.double().repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        scores = torch.einsum("nhd,khd->hnk", q.double(), wide_k) / math.sqrt(q.shape[-1])
+        weights = scores.masked_fill(hides, -math.inf).softmax(-1)
+        attended = torch.einsum("hnk,khd->nhd", weights, wide_v).to(hidden.dtype)
+        hidden = model.mix(layer, hidden, attended.unsqueeze(0))
+        keys.append(k)
+        values.append(v)
+    return Whole(model.logits(hidden)[0].float(), keys, values)
 
 
 class Decoded(NamedTuple):
@@ -239,12 +249,12 @@ def block_causal(model: ModelAdapter, row: Sequence[int], fill: bool, each: int 
         start, stop = max(0, block * kind.size - before), min(len(found), (block + 1) * kind.size - before)
         numbers = [(place + before) // written * written - before for place in range(start)] + [start] * (stop - start)
         if kind.leads and start > 0 and found[start] == mask:
-            logits = block_causal_logits(model, found[:start], numbers[:start])[-1]
+            logits = whole(model, found[:start], numbers[:start]).logits[-1]
             logits[mask] = -math.inf
             top = logits.topk(2)
             found[start], margin = int(top.indices[0]), min(margin, float(top.values[0] - top.values[1]))
         while places := [place for place in range(start, stop) if found[place] == mask]:
-            logits = block_causal_logits(model, found[:stop], numbers)
+            logits = whole(model, found[:stop], numbers).logits
             chances = torch.stack([logits[place - spec.logit_shift] for place in places]).softmax(1)
             chances[:, mask] = 0
             best, token = chances.max(1)

@@ -6,11 +6,16 @@ from typing import Any
 
 import attrs
 import pytest
+import torch
 from oracle import block_causal
+from runs import compiled
 
 from esdllm import BlockCausal, Catalogue, CheckpointError, Engine, Model, ModelSpec
 from esdllm.runtime.records import until_stop
-from esdllm.testing import tiny_model
+from esdllm.testing import check_generation, full_logits, tiny_model
+from esdllm.testing.contracts.families import _adapter_laws as adapter_laws
+from esdllm.testing.contracts.families import _decoding_laws as decoding_laws
+from esdllm.testing.tape import record_steps
 
 CATALOGUE = Catalogue.load()
 
@@ -82,3 +87,52 @@ def test_a_batch_is_decoded_as_each_row_alone_and_computed_anew(form: str, prese
         expected = block_causal(model.adapter, [*prompt, *[model.spec.mask_id] * 10], fill=True)
         assert expected.margin > 1e-6
         assert tokens == until_stop(expected.tokens[len(prompt) : len(prompt) + 10], model.stop_ids)
+
+
+@pytest.mark.parametrize("preset", ["vanilla", "dual-cache", "es-dllm"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_row_in_a_slot_is_decoded_as_alone_whatever_its_block(form: str, preset: str) -> None:
+    engine = engine_of(model_of(*FORMS[form]), preset)
+    alone = [engine.generate([prompt]).answers[0] for prompt in PROMPTS]
+    slots = engine.slots(len(PROMPTS), 24)
+    taken = [slots.admit([prompt]) for prompt in PROMPTS]
+    while groups := slots.groups():
+        slots.step(groups[-1])
+    assert [slots.take(slot).answers[0] for slot in taken] == alone
+
+
+@pytest.mark.parametrize("preset", ["vanilla", "dual-cache", "es-dllm"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_whole_run_reads_nothing_back_and_branches_on_no_value(form: str, preset: str) -> None:
+    made = engine_of(model_of(*FORMS[form], device="meta"), preset, attention="sdpa").generate(PROMPTS)
+    assert made.forwards == engine_of(model_of(*FORMS[form]), preset).generate(PROMPTS).forwards
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_steps_that_are_replayed_give_the_same(form: str) -> None:
+    model = model_of(*FORMS[form])
+    expected = engine_of(model, "es-dllm").generate(PROMPTS).answers
+    engine = engine_of(model, "es-dllm")
+    tape = record_steps(engine)
+    for _ in range(3):
+        assert engine.generate(PROMPTS).answers == expected
+    assert sum(tape.replays) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["prompt-end", "start, shifted"])
+def test_steps_compile_to_one_graph_for_each_plan_and_blocks_share_plans(form: str) -> None:
+    model = model_of(*FORMS[form])
+    rows = torch.tensor([PROMPTS[2], PROMPTS[3][:8]])
+    expected = engine_of(model, "dual-cache", gen_length=24).generate(rows)
+    found, graphs, plans = compiled(engine_of(model, "dual-cache", gen_length=24, compile=True, attention="sdpa"), rows)
+    assert found.answers == expected.answers
+    assert graphs == len(plans) <= 6
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_contracts_of_families_and_generations_hold(form: str) -> None:
+    model = model_of(*FORMS[form])
+    adapter_laws("the family", model.adapter, 1e-4)
+    decoding_laws("the family", model.adapter, lambda tokens: full_logits(model.adapter, tokens), 1e-4)
+    check_generation(model=model)

@@ -155,26 +155,45 @@ def _decoding_laws(who: str, adapter: ModelAdapter, reference: Callable[[Tensor]
     catalogue, model = Catalogue.load(), Model(adapter)
     settings = {**SHORT, "refresh": "every-step", "skip": "none", "delay_eos": False}
     engine = Engine.build(model, catalogue.configure("vanilla", settings=settings), catalogue)
-    row = prompts(model, (9,))
+    attention = adapter.spec.attention
+    if attention is not None and attention.write_size != attention.size:
+        return  # no one pass gives what its steps compute
+    row = prompts(model, (9 if attention is None else attention.size * -(-9 // attention.size),))
     decoded = engine.generate(row).tokens
     by_hand = _by_hand(adapter.spec, reference, row[0])
     law(
-        torch.equal(decoded[0], by_hand),
+        torch.equal(decoded[0, : len(by_hand)], by_hand),
         f"{who}: vanilla decoding gives {decoded[0].tolist()}, and by hand with the reference {by_hand.tolist()}",
     )
 
 
 def _by_hand(spec: ModelSpec, reference: Callable[[Tensor], Tensor], prompt: list[int]) -> Tensor:
-    """Return the canvas (L,) decoded block by block, at each step the one most confident candidate (LLaDA's sampling)."""
-    length, block = SHORT["gen_length"], SHORT["block_length"]
+    """Return the canvas (L,) decoded block by block, at each step the one most confident candidate (LLaDA's sampling).
+
+    Of a block-causal model it ends where the answer's last whole block does; before each block its first token, if it is led.
+    """
+    length, block, attention = SHORT["gen_length"], SHORT["block_length"], spec.attention
+    if attention is not None:
+        block = min(block, attention.size)
+        length = max(attention.size, length // attention.size * attention.size)
     canvas = torch.tensor(prompt + [spec.mask_id] * length)
     undecided = torch.arange(len(canvas)) >= len(prompt)
     for start in range(len(prompt), len(canvas), block):
         columns = range(start, min(start + block, len(canvas)))
+        if attention is not None and attention.leads and start % attention.size == 0:
+            canvas[start] = _candidates(reference(canvas[None, :start])[0, -1], spec)[1]
+            undecided[start] = False
         while undecided[list(columns)].any():
-            logits = reference(canvas.unsqueeze(0))[0].float()
-            confidence, tokens = logits.softmax(-1).max(-1)
+            confidence, tokens = _candidates(reference(canvas.unsqueeze(0))[0], spec)
             at = max((c for c in columns if undecided[c]), key=lambda c: float(confidence[c - spec.logit_shift]))
             canvas[at] = tokens[at - spec.logit_shift]
             undecided[at] = False
     return canvas
+
+
+def _candidates(logits: Tensor, spec: ModelSpec) -> tuple[Tensor, Tensor]:
+    """Return the probability and the token of the likeliest candidates, of which the mask is none."""
+    chances = logits.float().softmax(-1)
+    chances[..., spec.mask_id] = 0
+    confidence, tokens = chances.max(-1)
+    return confidence, tokens

@@ -16,10 +16,12 @@ from torch import Tensor
 from esdllm.checkpoints.loading import Model
 from esdllm.config import DEFAULT_PRESET, SECTIONS, DecodeConfig
 from esdllm.errors import InputError, UnavailableError, known
-from esdllm.plan import Layout, Phase, Window
+from esdllm.plan import Phase, Window
 from esdllm.plugins.catalogue import Catalogue
+from esdllm.runtime.beginning import begin
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.engine import Engine
+from esdllm.runtime.prompts import prepare
 from esdllm.runtime.records import Generation
 from esdllm.runtime.run import StepFunction
 from esdllm.testing.contracts.laws import law
@@ -106,7 +108,7 @@ def _engine(model: Model, config: DecodeConfig, catalogue: Catalogue, components
         _skip_if(
             components["attention"], engine.components.attention.problems(adapter.spec, adapter.device, adapter.dtype)
         )
-    layout = Layout.of(13, config.gen_length, adapter.spec.logit_shift)
+    layout = engine.components.layout(13, adapter.spec)
     planner = engine.planner(layout)
     planner.forecast()  # finds contradictions
     if "cache" in components:
@@ -140,7 +142,7 @@ def generation_laws(engine: Engine, on_meta: Callable[[], Engine] | None = None,
 
     with _facts(noted):
         found = engine.generate(rows, observers=[_Standing()])
-    _decided(found, rows, engine.config.gen_length)
+    _decided(found, rows, engine)
     again = engine.generate(rows)
     law(
         torch.equal(again.tokens, found.tokens),
@@ -184,7 +186,7 @@ class _Standing:
 
 def _rows_are_apart(engine: Engine) -> bool:
     """Return whether no row has a say in what another computes."""
-    steps = engine.planner(Layout.of(13, engine.config.gen_length, engine.model.spec.logit_shift)).forecast()
+    steps = engine.planner(engine.components.layout(13, engine.model.spec)).forecast()
     if engine.components.can.learning is not None:  # drift is the largest over the rows, and so are the periods
         return False
     shared = any(step.scope.window in (Window.TRAIL, Window.OPEN) for step in steps)
@@ -203,11 +205,15 @@ def _where(found: Tensor, expected: Tensor) -> str:
     return f" at row {row}, column {column}: {int(found[row, column])}, then {int(expected[row, column])}"
 
 
-def _decided(found: Generation, rows: Sequence[Sequence[int]], gen_length: int) -> None:
-    wanted, length = gen_length * len(rows), max(map(len, rows))
+def _decided(found: Generation, rows: Sequence[Sequence[int]], engine: Engine) -> None:
+    filled = engine.model.spec.attention is not None and engine.model.spec.attention.fills
+    given = prepare(engine.model, [list(row) for row in rows], None, engine.config.gen_length, False, None)
+    began = begin(engine.model, engine.components, given, 0, engine.step_function.has_forms, infill=False)
+    wanted = sum(map(len, began.layout.masks)) if filled else engine.config.gen_length * len(rows)
     law(found.committed == wanted, f"{found.committed} positions of {wanted} are decided at the end")
-    for number, row in enumerate(rows):
-        kept = found.tokens[number, length - len(row) : length].tolist()
+    for number, (row, span) in enumerate(zip(rows, began.spans, strict=True)):
+        stop = span.start - began.room
+        kept = found.tokens[number, stop - len(row) : stop].tolist()
         law(kept == list(row), f"the prompt of row {number} became {kept}, from {list(row)}; what is given stays")
 
 
