@@ -177,7 +177,7 @@ class Facts(NamedTuple):
     """What planning may ask of the device between two steps."""
 
     undecided: int
-    """masked positions of the block, the largest number over the rows"""
+    """masked positions of the block, one more where it may still be edited; the largest number over the rows"""
     committed: int
     """positions committed at the last step, the largest number over the rows"""
     leftmost: int

@@ -24,10 +24,12 @@ from esdllm.testing import check_block_schedule, check_refresh_policy, check_unm
 from esdllm_backends.cache.dense import DenseCache, DenseStore
 from esdllm_models.llada import LladaFamily
 from esdllm_policies.blocks import FixedBlocks, SlidingBlocks
+from esdllm_policies.editing import EditingUnmasking
 from esdllm_policies.importance import ConfidenceScorer
 from esdllm_policies.refreshing import DriftRefresh, DualCacheRefresh
 from esdllm_policies.revoking import WinoUnmasking
-from esdllm_policies.unmasking import ThresholdUnmasking, TopKUnmasking
+from esdllm_policies.schedules import TimeScheduleUnmasking
+from esdllm_policies.unmasking import ThresholdUnmasking
 
 ROOT = Path(__file__).parent.parent
 CATALOGUE = Catalogue.load()
@@ -51,7 +53,7 @@ LEAST: Mapping[str, type] = {
     "attention": Bidirectional,
     "refresh": DualCacheRefresh,
     "blocks": FixedBlocks,
-    "unmasking": ThresholdUnmasking,
+    "unmasking": TimeScheduleUnmasking,
     "cache": DenseStore,
     "model": LladaFamily,
 }
@@ -86,6 +88,9 @@ MISSPELT = {
         "remember": ("remeber", "remembers"),
         "revisions": ("revision", "revisons"),
         "revoke": ("revok", "revokes"),
+        "edit": ("edits", "edti"),
+        "editing_steps": ("editing_step", "edting_steps"),
+        "block_counts": ("block_count", "blockcounts"),
     },
 }
 
@@ -173,6 +178,8 @@ HALVES = [
     ("unmasking", {"remember": method("view")}, "lacks 'memory' of RememberingPolicy, and has 'remember'"),
     ("unmasking", {"revoke": method("view")}, "lacks 'revisions' of RevokingPolicy, and has 'revoke'"),
     ("unmasking", {"revisions": value(1)}, "lacks 'revoke(view)' of RevokingPolicy, and has 'revisions'"),
+    ("unmasking", {"edit": method("view")}, "lacks 'editing_steps' of EditingPolicy, and has 'edit'"),
+    ("unmasking", {"editing_steps": value(1)}, "lacks 'edit(view)' of EditingPolicy, and has 'editing_steps'"),
 ]
 
 
@@ -227,6 +234,7 @@ WRONG = [
     ("refresh", {"learned": value(()), "learn": method("a", "b", "c")}, "is called as learn(moment, drift)"),
     ("refresh", {"learned": method(), "learn": method("a", "b")}, "'learned' as a method where a value is needed"),
     ("unmasking", {"revisions": method(), "revoke": method("view")}, "'revisions' as a method where a value is needed"),
+    ("unmasking", {"block_counts": method("length")}, "is called as block_counts(length, blocks)"),
     ("unmasking", {"counts": method("masked")}, "is called as counts(masked, blocks)"),
     ("blocks", {"suffix": (1, 2)}, "'suffix' = (1, 2) where a method is needed"),
     ("blocks", {"suffix": staticmethod(lambda block: ())}, "is called as suffix(block, length)"),
@@ -271,12 +279,16 @@ def test_a_protocol_that_is_named_as_a_base_class_gives_no_member() -> None:
 
 
 def test_a_run_can_do_what_its_components_have_members_for() -> None:
-    least = Capabilities.of(DualCacheRefresh(), FixedBlocks(), TopKUnmasking())
+    least = Capabilities.of(DualCacheRefresh(), FixedBlocks(), TimeScheduleUnmasking())
     assert set(attrs.astuple(least, recurse=False)) == {None, 0}
     refresh, blocks, unmasking = DriftRefresh(), SlidingBlocks(reach=5), WinoUnmasking(revisions=3)
     most = Capabilities.of(refresh, blocks, unmasking)
     assert (most.learning, most.moving, most.revoking) == (refresh, blocks, unmasking)
     assert (most.pruning, most.remembering, most.reach, most.revisions, most.memory) == (None, None, 5, 3, 0)
+    threshold, editing = ThresholdUnmasking(), EditingUnmasking(editing_steps=4)
+    assert Capabilities.of(refresh, blocks, threshold).by_block is threshold
+    assert (Capabilities.of(refresh, blocks, editing).editing, most.editing) == (editing, None)
+    assert (Capabilities.of(refresh, blocks, editing).edits, most.edits) == (4, None)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         most.reach = 6  # type: ignore[misc]
 

@@ -29,7 +29,8 @@ from esdllm import (
 )
 from esdllm_policies import gpus
 from esdllm_policies.sampling import GumbelSampler
-from esdllm_policies.unmasking import ThresholdUnmasking, TimeScheduleUnmasking, TopKUnmasking
+from esdllm_policies.schedules import TimeScheduleUnmasking
+from esdllm_policies.unmasking import ThresholdUnmasking, TopKUnmasking
 
 SHORT: dict[str, Any] = {"gen_length": 16, "block_length": 8, "early_stop": False}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from helpers import CASES, offers
@@ -12,6 +13,7 @@ from runs import MODELS, Build, Watch, prompts
 from torch import Tensor
 
 from esdllm import Catalogue, ConfigError, Engine, Model, UnmaskingView, load_model
+from esdllm.runtime.plain import full_logits
 
 
 def wino(**options: Any) -> dict[str, Any]:
@@ -103,3 +105,24 @@ def test_a_policy_that_revokes_cannot_plan_its_counts(llada: Model) -> None:
     catalogue = Catalogue.load({"p": offers("esdllm_unmasking_policies", {"planned": Planned})})
     with pytest.raises(ConfigError, match="may take decisions back, so the steps of a block cannot be planned"):
         Engine.build(llada, catalogue.configure("es-dllm", settings={"unmasking": "planned"}), catalogue)
+
+
+def test_p2_is_its_rule_written_plainly(build: Build) -> None:
+    """Open-dLLM's loop in NumPy: of all n answer positions the floor of n (1 - (i + 1) / S) least confident are masks."""
+    for steps in (1, 4, 7, 24):
+        engine = build("llada-0", "vanilla", unmasking={"name": "p2", "steps_per_block": steps}, block_length=24)
+        engine = Engine.build(engine.model, attrs.evolve(engine.config, delay_eos=False))
+        for prompt in prompts(2, seed=5).tolist():
+            tokens = np.array(prompt + [254] * 24)
+            for step in range(steps):
+                with torch.inference_mode():
+                    logits = full_logits(engine.model.adapter, torch.tensor(tokens)[None])[0, 12:].double().numpy()
+                odds = np.exp(logits - logits.max(1, keepdims=True))
+                odds /= odds.sum(1, keepdims=True)
+                odds[:, 254] = 0
+                number = int(np.floor(np.float32(24) * np.float32(1 - (step + 1) / steps)))
+                least = np.isin(np.arange(24), odds.max(1).argsort(kind="stable")[:number])
+                kept = np.where(tokens[12:] == 254, odds.argmax(1), tokens[12:])
+                tokens[12:] = np.where(least, 254, kept)
+            result = engine.generate([prompt])
+            assert (result.tokens[0].tolist(), result.forwards) == (tokens.tolist(), steps)

@@ -14,6 +14,7 @@ from esdllm.interfaces.families import ModelFamily, OfferingFamily, TextCodec
 from esdllm.interfaces.kernels import (
     AttentionBackend,
     BlockAttention,
+    EditingPolicy,
     ImportanceScorer,
     ModelAdapter,
     MovingBlocks,
@@ -26,15 +27,24 @@ from esdllm.interfaces.kernels import (
 from esdllm.interfaces.observers import StepObserver
 from esdllm.interfaces.stores import Cache, CacheStore, ClosingCache, LendingCache, SlottedCache
 from esdllm.interfaces.suites import Suite
-from esdllm.planning.planners import BlockSchedule, LearningRefresh, PruningBlocks, RefreshPolicy, SkipSchedule
+from esdllm.planning.planners import (
+    BlockCounts,
+    BlockSchedule,
+    LearningRefresh,
+    PruningBlocks,
+    RefreshPolicy,
+    SkipSchedule,
+)
 
 __all__ = [
     "AttentionBackend",
     "BlockAttention",
+    "BlockCounts",
     "BlockSchedule",
     "Cache",
     "CacheStore",
     "ClosingCache",
+    "EditingPolicy",
     "ImportanceScorer",
     "LearningRefresh",
     "LendingCache",

@@ -26,6 +26,7 @@ from esdllm.views import (
 __all__ = [
     "AttentionBackend",
     "BlockAttention",
+    "EditingPolicy",
     "ImportanceScorer",
     "ModelAdapter",
     "MovingBlocks",
@@ -99,6 +100,20 @@ class RevokingPolicy(UnmaskingPolicy, Protocol):
 
     def revoke(self, view: UnmaskingView) -> Tensor:
         """Return (B, N) bool, the positions that become masks again, a subset of `view.revocable`."""
+        ...
+
+
+@runtime_checkable
+class EditingPolicy(UnmaskingPolicy, Protocol):
+    """An unmasking policy that may replace a token that it has decided. Its `counts` returns None."""
+
+    @property
+    def editing_steps(self) -> int:
+        """How many more steps a block gets once no mask is left in it; fewer if one of them replaces nothing."""
+        ...
+
+    def edit(self, view: UnmaskingView) -> Tensor:
+        """Return (B, N) bool, the positions whose token becomes the candidate, a subset of `view.editable`."""
         ...
 
 

@@ -67,9 +67,9 @@ def cut_causal(planners: Planners, layout: Layout, attention: BlockCausal, block
     number, quotas = sum(not part.leads for part in parts), list[Quota]()
     behind = 0
     for leads, block, within, masked in parts:
-        counts = (masked,) if leads else counted(planners, masked, number)
         length = block.stop - block.start
-        quotas.append(Quota(behind, block, length, masked, counts, within=within, leads=leads))
+        counts, least = ((masked,), ()) if leads else counted(planners, masked, length, number)
+        quotas.append(Quota(behind, block, length, masked, counts, within=within, leads=leads, least=least))
         behind += not leads
     return quotas
 

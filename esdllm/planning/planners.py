@@ -12,6 +12,7 @@ import attrs
 from esdllm.plan import Block, Drift, Moment, Phase, Scope
 
 __all__ = [
+    "BlockCounts",
     "BlockSchedule",
     "LearningRefresh",
     "Planners",
@@ -90,6 +91,19 @@ class StepCounts(Protocol):
         ...
 
 
+@runtime_checkable
+class BlockCounts(StepCounts, Protocol):
+    """The half of an unmasking policy that goes by a block's length, whichever of its positions are decided already."""
+
+    def block_counts(self, length: int, blocks: int) -> tuple[int, ...] | None:
+        """Return how many positions each step of a block of `length` commits, of `blocks` blocks in all: `view.quota`.
+
+        Together they suffice for the whole block; one of which fewer are masked ends sooner. Where `counts` returns None, a step
+        commits at least as many. None if it goes by the masks alone, as `counts` says. Host integers only.
+        """
+        ...
+
+
 class StepPhases(Protocol):
     """What is read of the cache at each step: the half of a cache store that plans."""
 
@@ -122,3 +136,12 @@ class Planners:
     """how many positions before it the window of a block that moves begins"""
     revisions: int = 0
     """how often the unmasking policy may put a position back (see `esdllm.RevokingPolicy`)"""
+    by_block: BlockCounts | None = None
+    """the unmasking policy, if it may go by a block's length"""
+    edits: int | None = None
+    """how many steps of a block without masks may still replace tokens; None if none ever does (see `esdllm.EditingPolicy`)"""
+
+    @property
+    def revises(self) -> bool:
+        """Whether the unmasking policy looks again at what is decided."""
+        return self.revisions > 0 or self.edits is not None

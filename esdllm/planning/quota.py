@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import attrs
 
@@ -35,6 +35,8 @@ class Quota:
     """the block of attention that holds the block, in a block-causal model: what is right of it is not seen"""
     leads: bool = False
     """whether the block is the first token of `within`, which the row before decides as keys are written"""
+    least: tuple[int, ...] = ()
+    """by step, the least that each row commits, where `counts` is None; empty if that depends on the logits too"""
     limit: int = attrs.field(init=False)
     """the most that a row commits at one step"""
     left: tuple[tuple[int, ...], ...] = attrs.field(init=False)
@@ -61,7 +63,8 @@ class Quota:
     def at(self, step_in_block: int) -> tuple[int, ...]:
         """Return the rows' counts at a step; past the plan's end, what is left is committed at the last rate."""
         if self.counts is None:
-            return (0,) * len(self.masked)
+            least = self.least[min(step_in_block, len(self.least) - 1)] if self.least else 0
+            return (least,) * len(self.masked)
         if step_in_block < len(self.counts):
             return self.counts[step_in_block]
         return tuple(max(1, count) for count in self.counts[-1])
@@ -89,16 +92,20 @@ def cut(planners: Planners, layout: Layout, block_length: int) -> list[Quota]:
         first = checked(planners.blocks.next_block(begin, end, block_length), begin, end)
         length, masked = first.stop - first.start, [len(row) for row in masks]
         reach = min(planners.reach, begin)
-        counts, whole = counted(planners, masked, 1), Block(begin, end)
-        return [Quota(0, whole, length, tuple(masked), counts, reach, _suffix(planners, whole, layout.length))]
+        whole = Block(begin, end)
+        counts, least = counted(planners, masked, end - begin, 1)
+        return [
+            Quota(0, whole, length, tuple(masked), counts, reach, _suffix(planners, whole, layout.length), least=least)
+        ]
     found = []
     ranges = _ranges(planners, begin, end, block_length)
     for number, block in enumerate(ranges):
         masked = [bisect_left(row, block.stop) - bisect_left(row, block.start) for row in masks]
         if any(masked):
-            counts = counted(planners, masked, len(ranges))
+            length = block.stop - block.start
+            counts, least = counted(planners, masked, length, len(ranges))
             suffix = _suffix(planners, block, layout.length)
-            found.append(Quota(number, block, block.stop - block.start, tuple(masked), counts, suffix=suffix))
+            found.append(Quota(number, block, length, tuple(masked), counts, suffix=suffix, least=least))
     return found
 
 
@@ -135,19 +142,27 @@ def _suffix(planners: Planners, block: Block, length: int) -> tuple[int, ...] | 
     return found
 
 
-def counted(planners: Planners, masked: Sequence[int], blocks: int) -> tuple[tuple[int, ...], ...] | None:
-    """Return how many positions each step commits in each row, of `masked` in one of so many blocks; None if logits decide.
+def counted(
+    planners: Planners, masked: Sequence[int], length: int, blocks: int
+) -> tuple[tuple[tuple[int, ...], ...] | None, tuple[int, ...]]:
+    """Return how many positions each step commits in each row, of `masked` in one of so many blocks of `length`.
+
+    None if the logits decide, and the least that each step commits then, empty if that depends on them too.
 
     Raises:
-        ConfigError: the numbers do not suffice, or are told by a policy that takes decisions back.
+        ConfigError: the numbers do not suffice, or are told by a policy that takes decisions back or replaces them.
     """
+    least = _by_block(planners, length, blocks)
     rows = [planners.unmasking.counts(number, blocks) if number else () for number in masked]
     if any(row is None for row in rows):
-        return None
-    if planners.revisions:
+        return None, least
+    if planners.revises:
+        what = "take decisions back" if planners.revisions else "replace what it has decided"
         raise ConfigError(
-            "the unmasking policy may take decisions back, so the steps of a block cannot be planned; its counts return None"
+            f"the unmasking policy may {what}, so the steps of a block cannot be planned; its counts return None"
         )
+    if least:
+        rows = [_sufficing(least, number) for number in masked]
     planned = [row for row in rows if row is not None]
     for number, row in zip(masked, planned, strict=True):
         if sum(row) < number or any(count < 0 for count in row):
@@ -155,4 +170,22 @@ def counted(planners: Planners, masked: Sequence[int], blocks: int) -> tuple[tup
                 f"the unmasking policy planned {row} for {number} masks; counts are >= 0 and suffice for them"
             )
     steps = max(len(row) for row in planned)
-    return tuple(tuple(row[min(step, len(row) - 1)] if row else 0 for row in planned) for step in range(steps))
+    return tuple(tuple(row[min(step, len(row) - 1)] if row else 0 for row in planned) for step in range(steps)), ()
+
+
+def _by_block(planners: Planners, length: int, blocks: int) -> tuple[int, ...]:
+    """Return what the steps of a block commit by its length; empty if the masks alone count (see `BlockCounts`)."""
+    found = None if planners.by_block is None else planners.by_block.block_counts(length, blocks)
+    if found is None:
+        return ()
+    if sum(found) < length or min(found) < 1:
+        raise ConfigError(
+            f"the unmasking policy planned {found} for a block of {length}; its steps commit at least one each, and suffice"
+        )
+    return tuple(found)
+
+
+def _sufficing(counts: Sequence[int], masked: int) -> tuple[int, ...]:
+    """Return the first counts that suffice for `masked` masks."""
+    steps = next(step for step, total in enumerate(accumulate(counts, initial=0)) if total >= masked)
+    return tuple(counts[:steps])

@@ -131,6 +131,8 @@ class Planner:
     def _stops(self, step: int, step_in_block: int, past: Past) -> bool:
         """Return whether every row has ended, looking every `check_every` steps, and where the facts are known anyway."""
         looks = past.known or step_in_block % self.check_every == 0
+        if self.planners.edits is not None and step_in_block > 0:
+            return False  # what ends the answer may yet be replaced
         return self.early_stop and step > 0 and looks and past.facts().finished
 
     def _learn(self, past: Past) -> None:
@@ -201,7 +203,7 @@ class Planner:
         Rounded up to one of a few lengths, so that a block has not a plan for each step.
         """
         handed = plan.keep[-1] if plan.skips or plan.open else quota.length
-        if plan.open or quota.reach is not None or self.planners.revisions > 0:
+        if plan.open or quota.reach is not None or self.planners.revises:
             return handed  # where every row has its own block, or what is decided is looked at again
         if step_in_block == 0:
             masked = max(quota.masked)
@@ -214,7 +216,8 @@ class Planner:
 
     def _check_progress(self, quota: Quota, step_in_block: int) -> None:
         """Refuse to go on with a block for which its steps should have sufficed long ago, if each decided anything."""
-        most = len(quota.counts or ()) + max(quota.masked) * (1 + self.planners.revisions)
+        planners = self.planners
+        most = len(quota.counts or ()) + max(quota.masked) * (1 + planners.revisions) + (planners.edits or 0)
         if step_in_block > most:
             raise PluginError(
                 f"the block {tuple(quota.block)} is not decided after {most} steps; an unmasking policy selects a position of "

@@ -13,10 +13,12 @@ from esdllm.errors import PluginError
 from esdllm.interfaces import (
     AttentionBackend,
     BlockAttention,
+    BlockCounts,
     BlockSchedule,
     Cache,
     CacheStore,
     ClosingCache,
+    EditingPolicy,
     ImportanceScorer,
     LearningRefresh,
     LendingCache,
@@ -36,6 +38,7 @@ from esdllm.interfaces import (
     TokenSampler,
     UnmaskingPolicy,
 )
+from esdllm.planning.planners import StepCounts
 from esdllm.plugins.members import Interface, has, member_fault, members
 from esdllm.views import LoadPlan, ModelSpec
 
@@ -57,7 +60,7 @@ INTERFACES: Mapping[str, Interface] = {
     "refresh": Interface(RefreshPolicy, (LearningRefresh,)),
     "blocks": Interface(BlockSchedule, (PruningBlocks, MovingBlocks)),
     "sampler": Interface(TokenSampler),
-    "unmasking": Interface(UnmaskingPolicy, (RememberingPolicy, RevokingPolicy)),
+    "unmasking": Interface(UnmaskingPolicy, (BlockCounts, RememberingPolicy, RevokingPolicy, EditingPolicy)),
     "attention": Interface(
         AttentionBackend, (BlockAttention,), apart=frozenset({"rank"})
     ),  # a plugin made before there were ranks has none
@@ -114,10 +117,16 @@ class Capabilities:
     """the unmasking policy, if it remembers"""
     revoking: RevokingPolicy | None
     """the unmasking policy, if it takes decisions back"""
+    editing: EditingPolicy | None
+    """the unmasking policy, if it replaces what it has decided"""
+    by_block: BlockCounts | None
+    """the unmasking policy, if it may go by a block's length"""
     memory: int
     """M, the floats that the unmasking policy remembers of each position"""
     revisions: int
     """how often the unmasking policy may put a position back"""
+    edits: int | None
+    """how many steps of a block without masks may still replace tokens; None if none ever does"""
     reach: int
     """how many positions before its block the window of a block that moves begins"""
 
@@ -134,14 +143,18 @@ class Capabilities:
         moving = _can(blocks, MovingBlocks, BlockSchedule)
         remembering = _can(unmasking, RememberingPolicy, UnmaskingPolicy)
         revoking = _can(unmasking, RevokingPolicy, UnmaskingPolicy)
+        editing = _can(unmasking, EditingPolicy, UnmaskingPolicy)
         return cls(
             learning=_can(refresh, LearningRefresh, RefreshPolicy),
             pruning=_can(blocks, PruningBlocks, BlockSchedule),
             moving=moving,
             remembering=remembering,
             revoking=revoking,
+            editing=editing,
+            by_block=_can(unmasking, BlockCounts, StepCounts),
             memory=_count("unmasking", "memory", remembering),
             revisions=_count("unmasking", "revisions", revoking),
+            edits=None if editing is None else _count("unmasking", "editing_steps", editing),
             reach=_count("blocks", "reach", moving),
         )
 

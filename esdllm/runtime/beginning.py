@@ -13,8 +13,9 @@ from esdllm.checkpoints.loading import Model
 from esdllm.errors import InputError, brief
 from esdllm.plan import Layout
 from esdllm.runtime.aligning import aligned
-from esdllm.runtime.canvas import Canvas, layout, undecided_positions
+from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.components import Components
+from esdllm.runtime.layouts import layout, undecided_positions
 from esdllm.runtime.prompts import Prepared, seed_list
 
 __all__ = ["Beginning", "begin", "empty"]
@@ -88,6 +89,7 @@ def _canvas(
         dtype=adapter.dtype,
         memory=can.memory,
         revisions=can.revisions,
+        edits=can.edits,
         measures=can.learning is not None,
         watched=watched,
         apart=apart,

@@ -8,10 +8,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm.plan import Block, Drift, Facts, Layout
+from esdllm.plan import Block, Drift, Facts
+from esdllm.runtime.layouts import undecided_positions
 from esdllm.views import ModelSpec
 
-__all__ = ["Canvas", "layout", "undecided_positions"]
+__all__ = ["Canvas"]
 
 
 @attrs.frozen(eq=False)
@@ -50,6 +51,10 @@ class Canvas:
     """(B, L) bool, put back at the last step; None if the policy never revokes"""
     revisions: Tensor | None
     """(B, L) int64, how often a position may still be put back; None likewise"""
+    edited: Tensor | None
+    """(B, L) bool, replaced at the last step; None if the policy never edits"""
+    edits_left: Tensor | None
+    """(B,) int64, how many more steps may edit each row's block once no mask is left in it; None likewise"""
     computed: Tensor | None
     """(B, L) bool, had logits at the last step; None if nobody watches"""
     drift: Tensor | None
@@ -57,6 +62,8 @@ class Canvas:
     spec: ModelSpec
     branches: int
     """1, or 2 under guidance: the prompt, and the prompt masked"""
+    edits: int = 0
+    """how many steps may edit a block once no mask is left in it"""
     apart: bool = False
     """whether each row goes by itself; if not, windows go by what any row of the batch committed, as published"""
 
@@ -72,25 +79,24 @@ class Canvas:
         dtype: torch.dtype,
         memory: int = 0,
         revisions: int = 0,
+        edits: int | None = None,
         measures: bool = False,
         watched: bool = False,
         apart: bool = False,
     ) -> Canvas:
         """Return the canvas of tokens (B, L) int64 and attention mask (B, L) bool, both on the host.
 
-        `memory` is the number of floats that the unmasking policy remembers of each position, `revisions` how often it
-        may put one back; `measures` says whether refreshes measure drift, `watched` whether observers are told which
-        positions had logits, `apart` whether each row goes by itself.
+        `memory` is the number of floats that the unmasking policy remembers of each position, `revisions` how often it may put
+        one back, `edits` how many steps may edit a block without masks, None if it never edits; `measures` says whether refreshes
+        measure drift, `watched` whether observers are told which positions had logits, `apart` whether each row goes by itself.
         """
-        masked = tokens == spec.mask_id
-        undecided = undecided_positions(tokens, spec)
         bias = torch.zeros(tokens.shape, dtype=dtype).masked_fill(~attention_mask, float("-inf")).repeat(branches, 1)
         return cls(
             tokens=tokens.to(device, copy=True),
-            given=(~masked).to(device),
-            undecided=undecided.to(device),
+            given=(tokens != spec.mask_id).to(device),
+            undecided=undecided_positions(tokens, spec).to(device),
             confidence=torch.zeros(tokens.shape, device=device),
-            committed=torch.zeros_like(masked, device=device),
+            committed=torch.zeros_like(attention_mask, device=device),
             guess=torch.full_like(tokens, -1, device=device),
             guess_confidence=torch.zeros(tokens.shape, device=device),
             logical=(attention_mask.long().cumsum(1) - 1).clamp(min=0).to(device),
@@ -100,12 +106,15 @@ class Canvas:
             seeds=seeds.to(device),
             poisoned=torch.full((tokens.shape[0],), -1, dtype=torch.int64, device=device),
             memory=torch.zeros(*tokens.shape, memory, device=device) if memory else None,
-            revoked=torch.zeros_like(masked, device=device) if revisions else None,
+            revoked=torch.zeros_like(attention_mask, device=device) if revisions else None,
             revisions=torch.full_like(tokens, revisions, device=device) if revisions else None,
-            computed=torch.zeros_like(masked, device=device) if watched else None,
+            edited=None if edits is None else torch.zeros_like(attention_mask, device=device),
+            edits_left=None if edits is None else torch.zeros_like(seeds, device=device),
+            computed=torch.zeros_like(attention_mask, device=device) if watched else None,
             drift=torch.zeros(tokens.shape[0], 2, device=device) if measures else None,
             spec=spec,
             branches=branches,
+            edits=edits or 0,
             apart=apart,
         )
 
@@ -155,17 +164,21 @@ class Canvas:
 
     def commit(self, positions: Tensor, tokens: Tensor, selected: Tensor) -> None:
         """Write tokens (B, N) where selected (B, N), at distinct computed positions (B, N)."""
+        self._write(self.committed.zero_().scatter_(1, positions, selected), positions, tokens)
+        self.undecided.logical_and_(~self.committed)
+
+    def _write(self, chosen: Tensor, positions: Tensor, tokens: Tensor) -> None:
+        """Write tokens (B, N), which computed positions (B, N) decide, where `chosen` (B, L)."""
         shift = self.spec.logit_shift
         written = self.columns.shape[0] - shift
-        self.committed.zero_().scatter_(1, positions, selected)
-        self.undecided.logical_and_(~self.committed)
         candidates = torch.zeros_like(self.tokens).scatter(1, positions, tokens)
         target = self.tokens[:, shift:]
-        target.copy_(torch.where(self.committed[:, :written], candidates[:, :written], target))
+        target.copy_(torch.where(chosen[:, :written], candidates[:, :written], target))
 
     def changed(self) -> Tensor:
-        """Return (B, L) bool, the positions that were committed or put back at the last step."""
-        return self.committed if self.revoked is None else self.committed | self.revoked
+        """Return (B, L) bool, the positions that were committed, put back or replaced at the last step."""
+        found = self.committed if self.revoked is None else self.committed | self.revoked
+        return found if self.edited is None else found | self.edited
 
     def held(self, positions: Tensor) -> Tensor:
         """Return (B, N) int64, the tokens that computed positions (B, N) decide."""
@@ -173,10 +186,23 @@ class Canvas:
 
     def revocable(self, positions: Tensor) -> Tensor | None:
         """Return (B, N) bool, the positions (B, N) decided in this run that may be put back; None if none ever is."""
-        if self.revisions is None:
+        return None if self.revisions is None else (self._own() & (self.revisions > 0)).gather(1, positions)
+
+    def editable(self, positions: Tensor, masked: Tensor) -> Tensor | None:
+        """Return (B, N) bool, the positions (B, N) decided in this run, if the row's block may be edited; None if none ever is.
+
+        `masked` (B, N) are the masks among them. Where there are any, the steps that may edit it without one begin anew.
+        """
+        if self.edits_left is None:
             return None
-        own = ~self.given.roll(-self.spec.logit_shift, 1) & ~self.undecided & (self.revisions > 0)
-        return own.gather(1, positions)
+        unfinished = masked.any(1)
+        open_ = (unfinished | (self.edits_left > 0)).unsqueeze(1)
+        self.edits_left.sub_(1).clamp_(min=0).masked_fill_(unfinished, self.edits)
+        return self._own().gather(1, positions) & open_
+
+    def _own(self) -> Tensor:
+        """Return (B, L) bool, the positions that were decided in this run."""
+        return ~self.given.roll(-self.spec.logit_shift, 1) & ~self.undecided
 
     def revoke(self, positions: Tensor, selected: Tensor) -> None:
         """Make masks again of what is selected (B, N), at distinct computed positions (B, N) that are revocable."""
@@ -186,6 +212,16 @@ class Canvas:
         self.undecided.logical_or_(self.revoked)
         self.revisions.sub_(self.revoked.long())
         self.tokens.masked_fill_(self.by_column(self.revoked), self.spec.mask_id)
+
+    def edit(self, positions: Tensor, tokens: Tensor, selected: Tensor, masked: Tensor) -> None:
+        """Write tokens (B, N) where selected (B, N), at distinct computed positions (B, N) that are editable.
+
+        A row that had none of `masked` (B, N), and of which nothing is selected, is not edited again in this block.
+        """
+        if self.edited is None or self.edits_left is None:
+            return
+        self._write(self.edited.zero_().scatter_(1, positions, selected), positions, tokens)
+        self.edits_left.masked_fill_(~(masked | selected).any(1), 0)
 
     def by_column(self, x: Tensor) -> Tensor:
         """Return x (B, L), which goes by computed position, by the column that each position decides."""
@@ -233,6 +269,8 @@ class Canvas:
         going_on = (first_stop >= first_undecided) & (first_undecided < length)
         in_block = (self.columns >= start) & (self.columns < stop)
         counted = torch.stack([self.undecided & in_block, self.committed, self.undecided | self.committed]).sum(2)
+        if self.edits_left is not None:
+            counted[0] += self.edits_left > 0
         found = torch.stack([length - leftmost, going_on.long(), *counted], 1)
         return found if self.drift is None else torch.cat([found.double(), self.drift.double()], 1)
 
@@ -241,22 +279,6 @@ class Canvas:
         leftmost = self.columns.shape[0] - int(from_end)
         measured = Drift(drift[0], None if drift[1] < 0 else drift[1]) if drift else None
         return Facts(int(undecided), int(committed), leftmost, not going_on, int(open_), measured)
-
-
-def undecided_positions(tokens: Tensor, spec: ModelSpec) -> Tensor:
-    """Return (B, L) bool, the computed positions whose token is still a mask."""
-    masked = tokens == spec.mask_id
-    undecided = torch.zeros_like(masked)
-    undecided[:, : masked.shape[1] - spec.logit_shift] = masked[:, spec.logit_shift :]
-    return undecided
-
-
-def layout(tokens: Tensor, attention_mask: Tensor, spec: ModelSpec) -> Layout:
-    """Return the layout of tokens (B, L) and attention mask (B, L) bool on the host."""
-    rows = undecided_positions(tokens, spec)
-    starts = () if attention_mask.all() else tuple(attention_mask.long().argmax(1).tolist())
-    masks = tuple(tuple(row.nonzero()[:, 0].tolist()) for row in rows)
-    return Layout(tokens.shape[1], masks, starts, spec.attention, spec.logit_shift)
 
 
 def _padding(attention_mask: Tensor, branches: int, device: torch.device) -> Tensor | None:

@@ -104,12 +104,12 @@ class Components:
         names = [name for name in SHARED if getattr(self.config, name) != getattr(other.config, name)]
         if {self.branches, other.branches} == {1, 2}:
             names.append("cfg_scale, which is 0 for all rows or for none")
-        mine, theirs = self.importance, other.importance
+        mine, theirs, can, others = self.importance, other.importance, self.can, other.can
         if (mine.site, mine.keeps_history) != (theirs.site, theirs.keeps_history):
             names.append("importance, which scores at another site or remembers otherwise")
-        if (self.can.memory, self.can.revisions) != (other.can.memory, other.can.revisions):
-            names.append("unmasking, which remembers or puts back otherwise")
-        if (self.can.learning is None) != (other.can.learning is None):
+        if (can.memory, can.revisions, can.edits) != (others.memory, others.revisions, others.edits):
+            names.append("unmasking, which remembers, puts back or replaces otherwise")
+        if (can.learning is None) != (others.learning is None):
             names.append("refresh, which learns from drift in one alone")
         return names
 
@@ -178,6 +178,8 @@ class Components:
                 moves=self.can.moving is not None,
                 reach=self.can.reach,
                 revisions=self.can.revisions,
+                by_block=self.can.by_block,
+                edits=self.can.edits,
             ),
             canvas,
             n_layers,

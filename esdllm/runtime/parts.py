@@ -43,6 +43,8 @@ class StepInputs(NamedTuple):
     """(B,) int64"""
     step: Tensor
     """(B,) int64, the steps that each row has behind it"""
+    step_in_block: Tensor
+    """(B,) int64, those that its block has behind it"""
     bias: Tensor | None = None
     """(R, L), 0 at what attention may read and -inf elsewhere; None if it may read everything"""
     keeps: Tensor | None = None

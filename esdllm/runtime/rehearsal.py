@@ -98,18 +98,20 @@ def _sampling(sampler: Any, spec: ModelSpec, put: Put) -> str:
 
 
 def _unmasking(policy: Any, can: Capabilities, spec: ModelSpec, put: Put) -> str:
-    size, revokes = can.memory, can.revoking is not None
-    view = put(unmasking_view(rows=2, window=3, quota=1, vocab=spec.vocab, memory=size, revokes=revokes))
+    size, revokes, edits = can.memory, can.revoking is not None, can.editing is not None
+    view = put(unmasking_view(rows=2, window=3, quota=1, vocab=spec.vocab, memory=size, revokes=revokes, edits=edits))
     if size:
         kept, changed = _pure(policy.remember, view)
         if fault := changed or memory_fault(kept, view, size):
             return fault
         view = view._replace(memory=kept)
-    chosen, changed = _pure(policy.select, view._replace(held=None, revocable=None))
-    if (fault := changed or selection_fault(chosen, view.eligible)) or not revokes:
-        return fault
-    revoked, changed = _pure(policy.revoke, view)
-    return changed or (tensor_fault("what it puts back", revoked, view.eligible.shape, torch.bool))
+    chosen, changed = _pure(policy.select, view)
+    fault = changed or selection_fault(chosen, view.eligible)
+    for what, does, call in (("puts back", revokes, "revoke"), ("replaces", edits, "edit")):
+        if does and not fault:
+            found, changed = _pure(getattr(policy, call), view)
+            fault = changed or tensor_fault(f"what it {what}", found, view.eligible.shape, torch.bool)
+    return fault
 
 
 def _placing(blocks: Any, put: Put) -> str:

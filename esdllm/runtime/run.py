@@ -145,7 +145,8 @@ class Run:
             block=block,
             readers=readers,
             counts=self._on_device(step.counts),
-            step=torch.full(canvas.seeds.shape, step.moment.step, dtype=torch.int64, device=columns.device),
+            step=self._everywhere(step.moment.step),
+            step_in_block=self._everywhere(step.moment.step_in_block),
             bias=bias,
             keeps=None if step.keeps is None else self._keeps_on_device(step.keeps),
             padding=padding,
@@ -154,6 +155,10 @@ class Run:
 
     def _rows(self, x: Tensor) -> Tensor:
         return x.expand(self.canvas.tokens.shape[0], -1)
+
+    def _everywhere(self, number: int) -> Tensor:
+        """Return (B,) int64, one number for all rows."""
+        return torch.full_like(self.canvas.seeds, number)
 
     def _on_device(self, numbers: tuple[int, ...]) -> Tensor:
         """Return integers as a tensor, sent once."""
@@ -192,6 +197,7 @@ class Run:
             canvas.by_column(canvas.guess),
             None if canvas.computed is None else canvas.by_column(canvas.computed),
             canvas.by_column(canvas.guess_confidence),
+            None if canvas.edited is None else canvas.by_column(canvas.edited),
         )
         for observer in observers:
             observer.step(record)

@@ -98,10 +98,12 @@ def unmasking_view(
     padding: int = 0,
     memory: int = 0,
     revokes: bool = False,
+    edits: bool = False,
 ) -> UnmaskingView:
     """Return what an unmasking policy may read, on a canvas with three columns before and after, and `padding` at its head.
 
-    With `memory` it remembers so many numbers of each position, all 0; with `revokes` some positions may be put back.
+    With `memory` it remembers so many numbers of each position, all 0; with `revokes` some positions may be put back,
+    with `edits` replaced.
     """
     draw = generator(seed)
     logits = sharp * torch.randn(rows, window, vocab, generator=draw)
@@ -129,8 +131,11 @@ def unmasking_view(
         columns=columns,
         undecided=undecided,
         memory=torch.zeros(rows, window, memory) if memory else None,
-        held=held if revokes else None,
+        held=held if revokes or edits else None,
         revocable=revocable if revokes else None,
+        editable=revocable if edits else None,
+        step_in_block=torch.arange(rows),
+        block=columns,
     )
 
 

@@ -58,7 +58,7 @@ def placed(step: Step, block: Tensor, columns: Tensor, window: Callable[[], Tens
 def shared_inputs(canvas: Canvas, steps: Sequence[Step], blocks: MovingBlocks | None, dtype: torch.dtype) -> StepInputs:
     """Return the inputs of one step over a canvas whose row r makes `steps[r]`, all of one form; `dtype` is the model's."""
     columns, step = canvas.columns, steps[0]
-    starts, begins, counts, moments = _numbers(steps, columns.device)
+    starts, begins, counts, moments, moments_in_block = _numbers(steps, columns.device)
     plan = step.plan
     block = begins + columns[: plan.block] if step.reach is None else own_blocks(canvas, step, blocks)
 
@@ -75,6 +75,7 @@ def shared_inputs(canvas: Canvas, steps: Sequence[Step], blocks: MovingBlocks | 
         readers=readers,
         counts=counts,
         step=moments,
+        step_in_block=moments_in_block,
         bias=bias,
         keeps=sent(keeps, columns.device) if keeps else None,
         padding=padding,
@@ -82,11 +83,14 @@ def shared_inputs(canvas: Canvas, steps: Sequence[Step], blocks: MovingBlocks | 
     )
 
 
-def _numbers(steps: Sequence[Step], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the first positions of windows and of blocks (B, 1), the counts and the steps behind each row (B,), all int64."""
-    rows = [(step.start or 0, step.block.start, step.counts[0], step.moment.step) for step in steps]
-    starts, begins, counts, moments = sent(rows, device).unbind(1)
-    return starts.unsqueeze(1), begins.unsqueeze(1), counts, moments
+def _numbers(steps: Sequence[Step], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the first positions of windows and blocks (B, 1), and (B,) counts and the steps behind each row and its block."""
+    rows = [
+        (step.start or 0, step.block.start, step.counts[0], step.moment.step, step.moment.step_in_block)
+        for step in steps
+    ]
+    starts, begins, counts, moments, moments_in_block = sent(rows, device).unbind(1)
+    return starts.unsqueeze(1), begins.unsqueeze(1), counts, moments, moments_in_block
 
 
 def sent(rows: Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> Tensor:

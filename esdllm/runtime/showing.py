@@ -25,8 +25,8 @@ def shown(home: Canvas, seats: Sequence[Seat]) -> dict[int, StepRecord]:
     if not seats:
         return {}
     index = sent([seat.slot for seat in seats], home.tokens.device)
-    revoked = torch.zeros_like(home.committed) if home.revoked is None else home.revoked
-    whole = [home.tokens, *(home.by_column(x) for x in (home.committed, home.guess, revoked))]
+    revoked, edited = (torch.zeros_like(home.committed) if x is None else x for x in (home.revoked, home.edited))
+    whole = [home.tokens, *(home.by_column(x) for x in (home.committed, home.guess, revoked, edited))]
     numbers = torch.stack([x.index_select(0, index).long() for x in whole]).cpu()
     sure = torch.stack(
         [x.index_select(0, index) for x in (home.confidence, home.by_column(home.guess_confidence))]
@@ -35,11 +35,11 @@ def shown(home: Canvas, seats: Sequence[Seat]) -> dict[int, StepRecord]:
 
 
 def _record(home: Canvas, seat: Seat, numbers: Tensor, sure: Tensor) -> StepRecord:
-    """Return a row's record of what was read of it, (4, 1, L) and (2, 1, L)."""
+    """Return a row's record of what was read of it, (5, 1, L) and (2, 1, L)."""
     if seat.made is None:
         raise InputError(f"the row in slot {seat.slot} has made no step yet")
     made, room = seat.made, seat.room
-    tokens, committed, guess, revoked = numbers[:, :, room : seat.length].unbind()
+    tokens, committed, guess, revoked, edited = numbers[:, :, room : seat.length].unbind()
     confidence, guess_confidence = sure[:, :, room : seat.length].unbind()
     return StepRecord(
         made.moment,
@@ -51,4 +51,5 @@ def _record(home: Canvas, seat: Seat, numbers: Tensor, sure: Tensor) -> StepReco
         None if home.revoked is None else revoked.bool(),
         guess=guess,
         guess_confidence=guess_confidence,
+        edited=None if home.edited is None else edited.bool(),
     )

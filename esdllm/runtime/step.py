@@ -27,7 +27,8 @@ def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
     places = canvas.logical.gather(1, positions)
     found = _candidates(parts.sampler, SampleView(logits, canvas.seeds, inputs.step, places), canvas.spec.mask_id)
     masked = canvas.masked(positions, inputs.block)
-    eligible = masked & ~_forbidden(canvas, positions, inputs.block, found.tokens) if parts.delay_eos else masked
+    forbidden = _forbidden(canvas, positions, inputs.block, found.tokens) if parts.delay_eos else None
+    eligible = masked if forbidden is None else masked & ~forbidden
     view = UnmaskingView(
         raw=logits,
         tokens=found.tokens,
@@ -41,16 +42,20 @@ def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
         seeds=canvas.seeds,
         columns=positions,
         undecided=canvas.undecided,
+        step_in_block=inputs.step_in_block,
+        block=inputs.block,
     )
-    view = _remembering(parts.unmasking, canvas, view)
+    view = _remembering(parts.unmasking, canvas, _revising(canvas, view, masked, forbidden))
     selected = eligible if plan.leads else parts.unmasking.select(view)
     counted = (masked if canvas.spec.remembers_forbidden else eligible) & ~selected
-    revoked = _revoked(parts.unmasking, canvas, view, inputs.block)
+    revoked, edited = _changed(parts.unmasking, view)
     _note(canvas, positions, found, counted if revoked is None else counted | revoked)
     _check(canvas, inputs.step, largest, found.confidence)
     canvas.commit(positions, found.tokens, selected)
     if revoked is not None:
         canvas.revoke(positions, revoked)
+    if edited is not None:
+        canvas.edit(positions, found.tokens, edited, masked)
 
 
 def _candidates(sampler: TokenSampler, view: SampleView, mask_id: int) -> Candidates:
@@ -75,17 +80,28 @@ def _remembering(policy: Any, canvas: Canvas, view: UnmaskingView) -> UnmaskingV
     return view._replace(memory=memory)
 
 
-def _revoked(policy: Any, canvas: Canvas, view: UnmaskingView, block: Tensor) -> Tensor | None:
-    """Return (B, N) bool, the decided positions of the block that the policy puts back; None if it never does."""
-    if (mine := canvas.revocable(view.columns)) is None:
-        return None
-    unfinished = canvas.undecided.gather(1, block).any(
-        1, keepdim=True
-    )  # or what is put back would depend on other rows
-    revocable = mine & (view.columns >= block[:, :1]) & (view.columns <= block[:, -1:]) & unfinished
-    seen = view._replace(held=canvas.held(view.columns), revocable=revocable)
-    revoked: Tensor = policy.revoke(seen) & revocable
-    return revoked
+def _revising(canvas: Canvas, view: UnmaskingView, masked: Tensor, forbidden: Tensor | None) -> UnmaskingView:
+    """Return the view with what of the block may be put back or replaced, where the policy ever does; `masked` are its masks."""
+    mine, editable = canvas.revocable(view.columns), canvas.editable(view.columns, masked)
+    if (block := view.block) is None or (mine is None and editable is None):
+        return view
+    inside = (view.columns >= block[:, :1]) & (view.columns <= block[:, -1:])
+    if mine is not None:
+        unfinished = canvas.undecided.gather(1, block).any(
+            1, keepdim=True
+        )  # or what is put back would go by other rows
+        mine = mine & inside & unfinished
+    if editable is not None:
+        editable = editable & inside if forbidden is None else editable & inside & ~forbidden
+    return view._replace(held=canvas.held(view.columns), revocable=mine, editable=editable)
+
+
+def _changed(policy: Any, view: UnmaskingView) -> tuple[Tensor | None, Tensor | None]:
+    """Return (B, N) bool each, what the policy puts back and what it replaces; None where it never does."""
+    return (
+        None if view.revocable is None else policy.revoke(view) & view.revocable,
+        None if view.editable is None else policy.edit(view) & view.editable,
+    )
 
 
 def _guide(logits: Tensor, scale: float) -> Tensor:

@@ -87,13 +87,14 @@ def _cure(components: Components, section: str, catalogue: Catalogue | None) -> 
 def _attempts(components: Components) -> Iterator[tuple[str, Callable[[], None]]]:
     """Yield each section with what tries it."""
     can, scorer, policy = components.can, components.importance, components.unmasking
-    view = unmasking_view(memory=can.memory, revokes=can.revoking is not None)
-    plain = view._replace(held=None, revocable=None)
+    view = unmasking_view(memory=can.memory, revokes=can.revoking is not None, edits=can.editing is not None)
     yield "importance", lambda: row_laws("its scores", scorer.score, importance_view())
     yield "sampler", lambda: row_laws("its candidates", components.sampler.sample, sample_view())
-    yield "unmasking", lambda: row_laws("what it selects", lambda one: selected(policy, one), plain)
+    yield "unmasking", lambda: row_laws("what it selects", lambda one: selected(policy, one), view)
     if (revoking := can.revoking) is not None:
         yield "unmasking", lambda: row_laws("what it puts back", revoking.revoke, view)
+    if (editing := can.editing) is not None:
+        yield "unmasking", lambda: row_laws("what it replaces", editing.edit, view)
     if (moving := can.moving) is not None:
         yield "blocks", lambda: row_laws("where its blocks begin", moving.starts, block_view())
     if not components.attention.problems(SPEC, _CPU, torch.float32):

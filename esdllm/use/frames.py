@@ -35,7 +35,7 @@ class Frame(NamedTuple):
     plan: StepPlan | None
     """what the step computed; None before the first"""
     revises: bool
-    """whether what is decided in the block may become a mask again"""
+    """whether what is decided in the block may become a mask or another token again"""
     mask: int
     """the mask's id"""
     length: int
@@ -48,7 +48,7 @@ class Frame(NamedTuple):
 
     @property
     def settled(self) -> int:
-        """Length of the beginning that has no mask, and none of which can become a mask again."""
+        """Length of the beginning that has no mask, and none of which can change again."""
         gap = next((i for i, token in enumerate(self.tokens) if token == self.mask), len(self.tokens))
         return min(gap, max(0, self.block.start)) if self.revises else gap
 
@@ -86,7 +86,7 @@ class Frames:
             block=range(record.block.start + shift, record.block.stop + shift),
             number=record.moment.block,
             plan=record.plan,
-            revises=record.revoked is not None,
+            revises=record.revoked is not None or record.edited is not None,
             mask=self._spec.mask_id,
             length=record.tokens.shape[1],
         )

@@ -95,7 +95,8 @@ class UnmaskingView(NamedTuple):
     previous_confidence: Tensor
     """float32, their confidence; 0 if never"""
     quota: Tensor
-    """(B,) int64, the planned number; meaningless where `counts` returned None"""
+    """(B,) int64, the planned number; where `counts` returned None the least, or meaningless if
+    the policy knows none"""
     step: Tensor
     """(B,) int64, the steps that each row has behind it"""
     seeds: Tensor
@@ -107,9 +108,15 @@ class UnmaskingView(NamedTuple):
     memory: Tensor | None = None
     """(B, N, M) float32, what the policy remembers of each position; None if it remembers nothing"""
     held: Tensor | None = None
-    """int64, the tokens that stand there now, the mask's id where undecided; None unless the policy may revoke"""
+    """int64, the tokens that stand there now, the mask's id where undecided; None unless the policy may revoke or edit"""
     revocable: Tensor | None = None
     """bool, decided in this run, in the block, and not yet put back as often as may be; None unless the policy may revoke"""
+    editable: Tensor | None = None
+    """bool, decided in this run, in a block that may still be edited; None unless the policy may edit"""
+    step_in_block: Tensor | None = None
+    """(B,) int64, the steps that each row's block has behind it; None where a view was made by hand"""
+    block: Tensor | None = None
+    """(B, M) int64, the columns of each row's block; likewise"""
 
     @property
     def logits(self) -> Tensor:

@@ -36,3 +36,5 @@ class StepRecord(NamedTuple):
     """(B, L) bool, columns whose token had logits at this step; None if the run does not tell"""
     guess_confidence: Tensor | None = None
     """(B, L) float32, by column: the confidence of `guess`; of a token that was just committed, that with which it was"""
+    edited: Tensor | None = None
+    """(B, L) bool, columns whose token was replaced at this step; None if the policy never edits"""

@@ -1,4 +1,4 @@
-"""First-party policies: what to skip, when to refresh, what to put where. One module a hook, three for unmasking."""
+"""First-party policies: what to skip, when to refresh, what to put where. One module a hook, five for unmasking."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from esdllm import (
     hookimpl,
 )
 from esdllm_policies.blocks import FixedBlocks, OwnBlocks, PrunedBlocks, SlidingBlocks
+from esdllm_policies.editing import EditingUnmasking
 from esdllm_policies.importance import (
     ConfidenceScorer,
     EntropyScorer,
@@ -42,10 +43,11 @@ from esdllm_policies.refreshing import (
     PeriodicRefresh,
     PrefixCacheRefresh,
 )
-from esdllm_policies.revoking import WinoUnmasking
+from esdllm_policies.revoking import P2Unmasking, WinoUnmasking
 from esdllm_policies.sampling import GumbelSampler
+from esdllm_policies.schedules import LinearScheduleUnmasking, LowestEntropyUnmasking, TimeScheduleUnmasking
 from esdllm_policies.skipping import AdaptiveSkip, BudgetSkip, DecaySkip, DepthSkip, NoSkip
-from esdllm_policies.unmasking import ThresholdUnmasking, TimeScheduleUnmasking, TopKUnmasking
+from esdllm_policies.unmasking import ThresholdUnmasking, TopKUnmasking
 
 
 @hookimpl
@@ -107,12 +109,16 @@ def esdllm_unmasking_policies() -> Mapping[str, Callable[..., UnmaskingPolicy]]:
         "top-k": TopKUnmasking,
         "threshold": ThresholdUnmasking,
         "time-schedule": TimeScheduleUnmasking,
+        "linear-schedule": LinearScheduleUnmasking,
+        "lowest-entropy": LowestEntropyUnmasking,
         "factor": FactorUnmasking,
         "entropy-bound": EntropyBoundUnmasking,
         "klass": KlassUnmasking,
         "credit": CreditUnmasking,
         "longest-prefix": LongestPrefixUnmasking,
         "wino": WinoUnmasking,
+        "p2": P2Unmasking,
+        "editing": EditingUnmasking,
         "prophet": ProphetUnmasking,
     }
 

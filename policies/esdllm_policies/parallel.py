@@ -11,7 +11,7 @@ from attrs import validators
 from torch import Tensor
 
 from esdllm import UnmaskingView, option
-from esdllm_policies.unmasking import Order, chosen_or_best, entropy, ranking
+from esdllm_policies.unmasking import Order, chosen_or_best, entropy, ranking, steps_per_block_option
 
 _PAST = 1e-12  # what a probability of 0 counts as in a divergence
 
@@ -75,6 +75,7 @@ class EntropyBoundUnmasking(_Deciding):
         validators.in_(("confidence", "margin", "entropy", "random")),
         default="entropy",
     )
+    steps_per_block: int | None = steps_per_block_option("the last of which commits all that is left (RND1)")
 
     def select(self, view: UnmaskingView) -> Tensor:
         """Return the longest beginning of the order that the bound allows."""
@@ -84,6 +85,9 @@ class EntropyBoundUnmasking(_Deciding):
         doubt = doubt.masked_fill(~view.eligible, 0.0).clamp(min=0.0).gather(1, order)  # rounding can leave -0.0...01
         taken = doubt.cumsum(1) - doubt.cummax(1).values <= self.gamma
         taken = taken | (torch.arange(taken.shape[1], device=taken.device) == 0)
+        if self.steps_per_block is not None:
+            assert view.step_in_block is not None
+            taken = taken | (view.step_in_block + 1 >= self.steps_per_block).unsqueeze(1)
         return _placed(taken, order, view.eligible)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import torch
 from attrs import validators
 from torch import Tensor
 
@@ -47,3 +48,43 @@ class WinoUnmasking:
         logits = view.logits
         now = logits.gather(-1, view.held.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
         return view.revocable & (now.exp() < self.verify)
+
+
+@attrs.frozen
+class P2Unmasking:
+    """After step i of S the floor of n (1 - i / S) of a block's n positions are masks: the least confident, decided or not.
+
+    P2, arXiv 2502.03540, as Open-dLLM's `p2` decodes: what is decided keeps its token while it is among the others. A step that
+    would decide nothing new, as with more steps than positions, takes the best mask all the same.
+    """
+
+    steps_per_block: int = option("S, denoising steps of a block", validators.ge(1), default=256)
+
+    @property
+    def revisions(self) -> int:
+        """Every step may put a position back."""
+        return self.steps_per_block
+
+    def counts(self, masked: int, blocks: int) -> None:
+        """Return None: positions are decided more than once."""
+        return
+
+    def select(self, view: UnmaskingView) -> Tensor:
+        """Return the masks that are not among the least confident."""
+        return chosen_or_best(~self._least_confident(view), view.confidence, view.eligible)
+
+    def revoke(self, view: UnmaskingView) -> Tensor:
+        """Return what is decided and among the least confident."""
+        assert view.revocable is not None
+        return view.revocable & self._least_confident(view)
+
+    def _least_confident(self, view: UnmaskingView) -> Tensor:
+        """Return (B, N) bool, as many positions of the block as are to be masks after this step."""
+        assert view.revocable is not None
+        assert view.step_in_block is not None
+        among = view.eligible | view.revocable
+        share = 1 - (view.step_in_block + 1).clamp(max=self.steps_per_block).double() / self.steps_per_block
+        masks = (among.sum(1) * share.float()).floor()  # rounded as the public code has it
+        order = view.confidence.masked_fill(~among, float("inf")).sort(dim=1, stable=True).indices
+        least = torch.arange(order.shape[1], device=order.device) < masks.unsqueeze(1)
+        return torch.zeros_like(among).scatter(1, order, least)

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from esdllm import ConfigError, UnmaskingView, option, uniform
 
-Order = Literal["confidence", "margin", "entropy", "random"]
-_ORDERS: tuple[Order, ...] = ("confidence", "margin", "entropy", "random")
+Order = Literal["confidence", "margin", "entropy", "random", "sequential"]
+_ORDERS: tuple[Order, ...] = ("confidence", "margin", "entropy", "random", "sequential")
 _STREAM = 1  # of noise; the sampler draws from stream 0
 
 
-def _order() -> Any:
-    help = "which come first: highest confidence, margin (first minus second probability), lowest entropy, or random"
+def order_option() -> Any:
+    """Return the option that says which positions are committed first."""
+    help = "which come first: highest confidence, margin (first minus second probability), lowest entropy, random or leftmost"
     return option(help, validators.in_(_ORDERS), default="confidence")
 
 
@@ -29,19 +30,22 @@ def ranking(view: UnmaskingView, order: Order) -> Tensor:
         return uniform(view.seeds, view.step, view.positions, 1, stream=_STREAM).squeeze(-1)
     if order == "entropy":
         return -entropy(view)
+    if order == "sequential":
+        return -view.columns.float()
     first, second = view.logits.softmax(-1).topk(2, dim=-1).values.unbind(-1)
     return first - second
 
 
-def entropy(view: UnmaskingView) -> Tensor:
-    """Return (B, N) float32, the entropy of each position's distribution, in nats."""
-    log_probability = view.logits.log_softmax(-1)
+def entropy(view: UnmaskingView, temperature: float = 1.0) -> Tensor:
+    """Return (B, N) float32, the entropy of each position's distribution at a temperature, in nats."""
+    logits = view.logits if temperature == 1 else view.logits / temperature
+    log_probability = logits.log_softmax(-1)
     return -(log_probability.exp() * log_probability).nan_to_num(0.0).sum(-1)
 
 
-def best(view: UnmaskingView, order: Order) -> Tensor:
-    """Return (B, N) bool: each row's `quota` highest eligible positions, fewer if there are fewer."""
-    score = ranking(view, order).masked_fill(~view.eligible, float("-inf"))
+def best(view: UnmaskingView, score: Tensor) -> Tensor:
+    """Return (B, N) bool: each row's `quota` eligible positions of the highest score (B, N), fewer if there are fewer."""
+    score = score.masked_fill(~view.eligible, float("-inf"))
     ordered = score.sort(dim=1, descending=True, stable=True)  # of equal ones the leftmost
     taken = torch.arange(score.shape[1], device=score.device) < view.quota.unsqueeze(1)
     return torch.zeros_like(view.eligible).scatter(1, ordered.indices, taken) & view.eligible
@@ -55,46 +59,69 @@ def chosen_or_best(chosen: Tensor, score: Tensor, eligible: Tensor) -> Tensor:
     return chosen | (first & eligible & ~chosen.any(1, keepdim=True))
 
 
-def _spread(masked: int, steps: int) -> tuple[int, ...]:
+def spread(masked: int, steps: int) -> tuple[int, ...]:
     """Return `masked` spread evenly over `steps`, the first ones taking one more (LLaDA)."""
     return tuple(masked // steps + (step < masked % steps) for step in range(steps))
 
 
-def _per_block(steps: int, blocks: int) -> int:
+def shared_steps(steps: int, blocks: int) -> int:
     """Return the steps of each block."""
     if steps % blocks:
         raise ConfigError(f"unmasking steps = {steps} cannot be shared evenly by {blocks} blocks; give a multiple")
     return steps // blocks
 
 
+def steps_per_block_option(what: str) -> Any:
+    """Return the option of how many steps a block gets, if it is told; `what` goes on about them."""
+    return option(f"denoising steps of a block, {what}", validators.optional(validators.ge(1)), default=None)
+
+
 @attrs.frozen
 class TopKUnmasking:
-    """A fixed number a step: tokens_per_step, or the answer spread evenly over `steps` (LLaDA)."""
+    """A fixed number a step: tokens_per_step, or what a block holds spread evenly over its steps, more at first (LLaDA)."""
 
     tokens_per_step: int | None = option(
-        "positions to commit a step; 1 if steps is not given either",
+        "positions to commit a step; 1 if no steps are given either",
         validators.optional(validators.ge(1)),
         default=None,
     )
     steps: int | None = option(
         "denoising steps in all, the same number for every block", validators.optional(validators.ge(1)), default=None
     )
-    order: Order = _order()
+    order: Order = order_option()
+    steps_per_block: int | None = steps_per_block_option(
+        "in place of `steps`; those that would commit nothing are left out"
+    )
+    spread: Literal["masks", "block"] = option(
+        "what is spread over steps_per_block: a block's masks, or all its positions, of which the prompt may hold some (SDAR)",
+        validators.in_(("masks", "block")),
+        default="masks",
+    )
 
     def __attrs_post_init__(self) -> None:
-        if self.tokens_per_step is not None and self.steps is not None:
-            raise ValueError(f"tokens_per_step = {self.tokens_per_step} and steps = {self.steps} contradict; give one")
+        given = {name: getattr(self, name) for name in ("tokens_per_step", "steps", "steps_per_block")}
+        told = [f"{name} = {value}" for name, value in given.items() if value is not None]
+        if len(told) > 1:
+            raise ValueError(f"{' and '.join(told)} contradict; give one")
+        if self.spread == "block" and self.steps_per_block is None:
+            raise ValueError("spread = block says what is spread over steps_per_block; give that too")
 
     def counts(self, masked: int, blocks: int) -> tuple[int, ...]:
         """Return tokens_per_step until all are committed, or the even schedule."""
+        if self.steps_per_block is not None:
+            return spread(masked, min(masked, self.steps_per_block))
         if self.steps is None:
             rate = self.tokens_per_step or 1
             return (rate,) * -(-masked // rate)
-        return _spread(masked, _per_block(self.steps, blocks))
+        return spread(masked, shared_steps(self.steps, blocks))
+
+    def block_counts(self, length: int, blocks: int) -> tuple[int, ...] | None:
+        """Return the even schedule of a whole block, if that is what is spread."""
+        return self.counts(length, blocks) if self.spread == "block" else None
 
     def select(self, view: UnmaskingView) -> Tensor:
         """Return the best of the order."""
-        return best(view, self.order)
+        return best(view, ranking(view, self.order))
 
 
 @attrs.frozen
@@ -108,38 +135,21 @@ class ThresholdUnmasking:
         default=0.9,
         tune=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
     )
+    steps_per_block: int | None = steps_per_block_option(
+        "over which its positions are spread evenly, more at first: as many of the best are always committed (SDAR, LLaDA2)"
+    )
 
     def counts(self, masked: int, blocks: int) -> None:
         """Return None: the logits decide."""
         return
 
-    def select(self, view: UnmaskingView) -> Tensor:
-        """Return the confident ones (arXiv 2505.22618, section 3.3)."""
-        return chosen_or_best(view.confidence > self.threshold, view.confidence, view.eligible)
-
-
-def _in_time(instance: Any, attribute: Any, value: float) -> None:
-    if not 0 < value < 1:
-        raise ValueError(f"{attribute.name} = {value} must be between 0 and 1")
-
-
-@attrs.frozen
-class TimeScheduleUnmasking:
-    """Dream's: at step i of `steps` the share 1 - t[i+1] / t[i] of what is left, t falling evenly from 1 to eps."""
-
-    steps: int = option("denoising steps in all, the same number for every block", validators.ge(1), default=256)
-    eps: float = option("time at the end", _in_time, default=1e-3)
-    order: Order = _order()
-
-    def counts(self, masked: int, blocks: int) -> tuple[int, ...]:
-        """Return the schedule; the last step takes what is left."""
-        steps = _per_block(self.steps, blocks)
-        times = [1 + (self.eps - 1) * step / steps for step in range(steps + 1)]
-        found: list[int] = []
-        for now, then in zip(times[:-2], times[1:-1], strict=True):
-            found.append(int((masked - sum(found)) * (1 - then / now)))
-        return (*found, masked - sum(found))
+    def block_counts(self, length: int, blocks: int) -> tuple[int, ...] | None:
+        """Return the even schedule of a whole block, if the steps of one are given."""
+        return None if self.steps_per_block is None else spread(length, min(length, self.steps_per_block))
 
     def select(self, view: UnmaskingView) -> Tensor:
-        """Return the best of the order."""
-        return best(view, self.order)
+        """Return the confident ones (arXiv 2505.22618, section 3.3), or the quota's best."""
+        confident = view.confidence > self.threshold
+        if self.steps_per_block is None:
+            return chosen_or_best(confident, view.confidence, view.eligible)
+        return (confident & view.eligible) | best(view, view.confidence)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from esdllm.errors import ConfigError
-from esdllm.interfaces import ImportanceScorer, RememberingPolicy, RevokingPolicy, TokenSampler, UnmaskingPolicy
+from esdllm.interfaces import (
+    BlockCounts,
+    EditingPolicy,
+    ImportanceScorer,
+    RememberingPolicy,
+    RevokingPolicy,
+    TokenSampler,
+    UnmaskingPolicy,
+)
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.faults import candidates_fault, memory_fault, numbers, score_fault, selection_fault
 from esdllm.runtime.samples import importance_view, sample_view, unmasking_view
@@ -122,7 +132,8 @@ def check_unmasking_policy(policy: UnmaskingPolicy) -> None:
     What it selects is (B, N) bool, a subset of the eligible; as many as planned where it plans, and at least one where it
     does not, if any is eligible; the same wherever padding stands; a row's as for the row alone. `counts` suffice for the
     masks, or are None whatever is asked. A policy with a memory returns it as (B, N, M) float32 and leaves the old one as
-    it was; one that revokes puts back a subset of the revocable, and plans nothing. And what every kernel holds to.
+    it was; one that revokes or edits does so with a subset of what it may, and plans nothing; one that
+    goes by the block and by the logits commits at least as many as the block asks for. And what every kernel holds to.
 
     Raises:
         AssertionError: a law fails; says which.
@@ -130,24 +141,35 @@ def check_unmasking_policy(policy: UnmaskingPolicy) -> None:
     who = member_laws("unmasking", policy)
     planned, size = _count_laws(who, policy), policy.memory if isinstance(policy, RememberingPolicy) else 0
     law(isinstance(size, int) and size >= 0, f"{who}: memory = {size!r}; give a number of floats")
-    view = unmasking_view(memory=size)
+    made = partial(
+        unmasking_view,
+        memory=size,
+        revokes=isinstance(policy, RevokingPolicy),
+        edits=isinstance(policy, EditingPolicy),
+    )
+    view = made()
     if size:
         view = _memory_laws(who, policy, view, size)
     kernel_laws(who, policy.select, view)
-    row_laws(who, lambda one: selected(policy, one), unmasking_view(memory=size))
+    row_laws(who, lambda one: selected(policy, one), made())
     for seed, quota in ((1, 1), (2, 3), (3, 20)):
-        other = unmasking_view(seed, quota=quota, memory=size, sharp=0.5 if seed == 1 else 9.0)
+        other = made(seed, quota=quota, sharp=0.5 if seed == 1 else 9.0)
         _selection_laws(who, policy, other, planned)
-        padded = unmasking_view(seed, quota=quota, memory=size, sharp=0.5 if seed == 1 else 9.0, padding=5)
+        padded = made(seed, quota=quota, sharp=0.5 if seed == 1 else 9.0, padding=5)
         law(
             torch.equal(selected(policy, padded), selected(policy, other)),
             f"{who} selects others where 5 columns of padding stand before; `positions` are counted without padding",
         )
-    none = unmasking_view(4, memory=size)
+    none = made(4)
     _selection_laws(who, policy, none._replace(eligible=torch.zeros_like(none.eligible)), planned)
     if isinstance(policy, RevokingPolicy):
-        law(not planned, f"{who} revokes, so how many steps a block takes is not known; its counts return None")
-        _revoking_laws(who, policy, size)
+        least = type(policy.revisions) is int and policy.revisions >= 1
+        law(least, f"{who}: revisions = {policy.revisions!r}; give 1 or more")
+        _changing_laws(who, "revokes", policy.revoke, made(5), made(5).revocable, planned)
+    if isinstance(policy, EditingPolicy):
+        least = type(policy.editing_steps) is int and policy.editing_steps >= 0
+        law(least, f"{who}: editing_steps = {policy.editing_steps!r}; give 0 or more")
+        _changing_laws(who, "edits", policy.edit, made(5), made(5).editable, planned)
     check_generation(unmasking=policy)
     if not planned:  # rows are apart only where nothing is skipped
         check_generation(short_config(Catalogue.load(), skips=False), unmasking=policy)
@@ -175,6 +197,8 @@ def _count_laws(who: str, policy: UnmaskingPolicy) -> bool:
             plain = isinstance(counts, tuple) and all(type(count) is int and count >= 0 for count in counts)
             law(plain, f"{who}.counts({masked}, {blocks}) = {counts!r:.80}; give a tuple of whole numbers, or None")
             law(sum(counts) >= masked, f"{who}.counts({masked}, {blocks}) = {counts!r:.80} do not suffice for {masked}")
+    if isinstance(policy, BlockCounts):
+        _block_count_laws(who, policy)
     law(bool(answers), f"{who}.counts refuses every number of masks and blocks that was tried")
     law(
         len(set(answers)) == 1, f"{who}.counts is None for some numbers of masks and not for others; it is one or other"
@@ -191,6 +215,11 @@ def _selection_laws(who: str, policy: UnmaskingPolicy, view: UnmaskingView, plan
             torch.equal(number, torch.minimum(view.quota, eligible)),
             f"{who} selected {numbers(number)} in each row; planned are {numbers(view.quota)} of {numbers(eligible)} "
             "eligible, and fewer only where fewer are eligible",
+        )
+    if not planned and isinstance(policy, BlockCounts) and policy.block_counts(8, 1) is not None:
+        law(
+            bool((number >= torch.minimum(view.quota, eligible)).all()),
+            f"{who} selected {numbers(number)} in each row; planned are {numbers(view.quota)} of {numbers(eligible)} eligible",
         )
     law(
         bool((number >= eligible.clamp(max=1)).all()),
@@ -209,13 +238,33 @@ def _memory_laws(who: str, policy: Any, view: UnmaskingView, size: int) -> Unmas
     return view
 
 
-def _revoking_laws(who: str, policy: Any, memory: int) -> None:
-    law(
-        type(policy.revisions) is int and policy.revisions >= 1,
-        f"{who}: revisions = {policy.revisions!r}; give 1 or more",
-    )
-    view = unmasking_view(5, memory=memory, revokes=True)
-    revoked = kernel_laws(f"{who}.revoke", policy.revoke, view)
-    allowed = torch.zeros_like(view.eligible) if view.revocable is None else view.revocable
-    law(not (fault := selection_fault(revoked, allowed, "puts back", "revocable")), f"{who} {fault}")
-    row_laws(f"{who}.revoke", policy.revoke, view)
+def _block_count_laws(who: str, policy: BlockCounts) -> None:
+    for length in (1, 2, 7, 8, 64):
+        for blocks in (1, 2, 4):
+            found = policy.block_counts(length, blocks)
+            plain = found is None or (isinstance(found, tuple) and all(type(n) is int and n >= 1 for n in found))
+            law(
+                plain,
+                f"{who}.block_counts({length}, {blocks}) = {found!r:.80}; give a tuple of whole numbers above 0, or None",
+            )
+            law(
+                found is None or sum(found) >= length,
+                f"{who}.block_counts({length}, {blocks}) = {found!r:.80} do not suffice for {length}",
+            )
+
+
+def _changing_laws(
+    who: str,
+    verb: str,
+    call: Callable[[UnmaskingView], Tensor],
+    view: UnmaskingView,
+    allowed: Tensor | None,
+    planned: bool,
+) -> None:
+    """What is put back, or replaced, is a subset of what may be, and a row's own."""
+    law(not planned, f"{who} {verb}, so how many steps a block takes is not known; its counts return None")
+    name, does, may = {"revokes": ("revoke", "puts back", "revocable"), "edits": ("edit", "replaces", "editable")}[verb]
+    changed = kernel_laws(f"{who}.{name}", call, view)
+    allowed = torch.zeros_like(view.eligible) if allowed is None else allowed
+    law(not (fault := selection_fault(changed, allowed, does, may)), f"{who} {fault}")
+    row_laws(f"{who}.{name}", call, view)
