@@ -13,9 +13,9 @@ import attrs
 from esdllm.errors import PluginError
 from esdllm.plan import Facts, Layout, Moment, Phase, Scope, Step, StepPlan, Window
 from esdllm.planning.causal import cut_causal
-from esdllm.planning.frames import Frames
 from esdllm.planning.keeping import KeepCounts
 from esdllm.planning.past import Past
+from esdllm.planning.places import WindowPlaces
 from esdllm.planning.planners import Planners
 from esdllm.planning.quota import Quota, cut
 
@@ -42,11 +42,11 @@ class Planner:
     """whether a block-causal model's blocks see one of few numbers of columns, some of them hidden, so that they share plans"""
     _quotas: list[Quota] | None = attrs.field(default=None, init=False, repr=False)
     _keeps: KeepCounts = attrs.field(init=False, repr=False)
-    _frames: Frames = attrs.field(init=False, repr=False)
+    _places: WindowPlaces = attrs.field(init=False, repr=False)
 
-    @_frames.default
-    def _frames_of_the_run(self) -> Frames:
-        return Frames(self.planners, self.layout)
+    @_places.default
+    def _places_of_windows(self) -> WindowPlaces:
+        return WindowPlaces(self.planners, self.layout)
 
     @_keeps.default
     def _keeps_of_the_run(self) -> KeepCounts:
@@ -151,39 +151,39 @@ class Planner:
         window = Window.CANVAS if opens else window
         # what comes into sight is computed in every layer
         refresh = refresh or phase is Phase.SELECT or bool(new) or opens
-        frame = self._frames.of(window, refresh, quota, phase, past, new)
-        keep, keeps = (frame.size,) * self.n_layers, None
+        placed = self._places.of(window, refresh, quota, phase, past, new)
+        keep, keeps = (placed.size,) * self.n_layers, None
         if not refresh:
-            keep, keeps = self._keeps.in_rows(frame.start, frame.size, quota.length, past)
-        self._frames.check_store(window, frame.size, keep, quota)
+            keep, keeps = self._keeps.in_rows(placed.start, placed.size, quota.length, past)
+        self._places.check_store(window, placed.size, keep, quota)
         plan = StepPlan(
-            frame.size,
+            placed.size,
             quota.length,
             quota.length,
             keep,
             (),
             phase,
-            clamped=frame.clamped,
-            narrow=frame.shares and keep[-1] == frame.size > quota.length and phase is not Phase.SELECT,
+            clamped=placed.clamped,
+            narrow=placed.shares and keep[-1] == placed.size > quota.length and phase is not Phase.SELECT,
             open=window is Window.OPEN,
             visible=self._visible(quota),
             measured=refresh and moment.step > 0 and self.planners.learning is not None and not opens,
-            written=self.layout.attention.write_size if self.layout.attention and frame.spans else None,
+            written=self.layout.attention.write_size if self.layout.attention and placed.spans else None,
             leads=quota.leads,
-            padded=keeps is not None or bool(quota.reach and self.layout.starts and keep[-1] < frame.size),
+            padded=keeps is not None or bool(quota.reach and self.layout.starts and keep[-1] < placed.size),
         )
         counts = quota.at(moment.step_in_block)
         scope = Scope(window, refresh)
         return Step(
             plan,
             moment,
-            frame.start,
+            placed.start,
             quota.block,
             counts,
             scope,
             reach=quota.reach,
             suffix=quota.suffix,
-            beyond=frame.beyond,
+            beyond=placed.beyond,
             keeps=keeps,
             sight=quota.sight,
             border=0 if quota.within is None else quota.within.start,

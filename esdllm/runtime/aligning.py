@@ -14,7 +14,7 @@ from esdllm.views import ModelSpec
 __all__ = ["aligned"]
 
 
-class _Row(NamedTuple):
+class _Unplaced(NamedTuple):
     """One row before it is placed."""
 
     tokens: Tensor
@@ -48,7 +48,7 @@ def aligned(prepared: Prepared, attention: BlockCausal, spec: ModelSpec, infill:
     return Prepared(tokens, present, tuple(start for start, _ in answers), tuple(stop for _, stop in answers))
 
 
-def _row(prepared: Prepared, number: int, attention: BlockCausal, spec: ModelSpec, infill: bool) -> _Row:
+def _row(prepared: Prepared, number: int, attention: BlockCausal, spec: ModelSpec, infill: bool) -> _Unplaced:
     present = prepared.attention_mask[number]
     tokens = prepared.tokens[number, present]
     answer = range(prepared.starts[number] - int(present.long().argmax()), len(tokens))
@@ -57,4 +57,4 @@ def _row(prepared: Prepared, number: int, attention: BlockCausal, spec: ModelSpe
     before = attention.before(prompt)
     if not infill:
         tokens = torch.cat([tokens, tokens.new_full((attention.behind(before + len(tokens)),), spec.mask_id)])
-    return _Row(tokens, before, answer)
+    return _Unplaced(tokens, before, answer)

@@ -14,10 +14,10 @@ from esdllm.planning.past import Past
 from esdllm.planning.planners import Planners
 from esdllm.planning.quota import Quota
 
-__all__ = ["Frame", "Frames"]
+__all__ = ["WindowPlace", "WindowPlaces"]
 
 
-class Frame(NamedTuple):
+class WindowPlace(NamedTuple):
     """Where a window lies."""
 
     start: int | None
@@ -35,7 +35,7 @@ class Frame(NamedTuple):
 
 
 @attrs.frozen
-class Frames:
+class WindowPlaces:
     """Places the windows of one run over one canvas."""
 
     planners: Planners
@@ -49,7 +49,7 @@ class Frames:
         phase: Phase,
         past: Past,
         new: Sequence[int],
-    ) -> Frame:
+    ) -> WindowPlace:
         """Return where the window of a step lies.
 
         Raises:
@@ -57,24 +57,24 @@ class Frames:
         """
         self._check(window, quota, phase)
         if window is Window.OPEN:
-            return Frame(None, past.open, shares=False)
+            return WindowPlace(None, past.open, shares=False)
         if quota.within is not None:
             return self._within(window, refresh, quota, quota.within, past)
         if quota.reach is not None:
             if window in (Window.BLOCK, Window.TRAIL):
-                return Frame(None, quota.reach + quota.length)
+                return WindowPlace(None, quota.reach + quota.length)
             start, stop = self._range(window, quota.block, self._canvas, past, clamped=False)
-            return Frame(start, stop - start, shares=False)
+            return WindowPlace(start, stop - start, shares=False)
         clamped = window is Window.TRAIL and refresh and phase is not Phase.SELECT and past.block is not None
         start, stop = self._range(window, quota.block, self._canvas, past, clamped)
         clamped = clamped and start < quota.block.start
         if quota.suffix is None:
-            return Frame(start, stop - start, clamped=clamped)
+            return WindowPlace(start, stop - start, clamped=clamped)
         whole = window in (Window.CANVAS, Window.SUFFIX)
         beyond = quota.suffix if whole else tuple(position for position in new if position >= quota.block.stop)
-        return Frame(start, quota.block.stop - start + len(beyond), clamped=clamped, beyond=beyond)
+        return WindowPlace(start, quota.block.stop - start + len(beyond), clamped=clamped, beyond=beyond)
 
-    def _within(self, window: Window, refresh: bool, quota: Quota, within: Block, past: Past) -> Frame:
+    def _within(self, window: Window, refresh: bool, quota: Quota, within: Block, past: Past) -> WindowPlace:
         """Return where the window lies in a block-causal model: in its block of attention.
 
         The first step there also makes final what lies before and is not yet; each step computes all that is seen where the
@@ -83,11 +83,11 @@ class Frames:
         opens, keeps = past.begun != within, self.planners.store.persistent
         canvas = Block((past.final if opens else within.start) if keeps else 0, within.stop)
         if quota.leads:
-            return Frame(canvas.start, within.start - canvas.start, spans=True)
+            return WindowPlace(canvas.start, within.start - canvas.start, spans=True)
         clamped = window is Window.TRAIL and refresh
         block = Block(quota.block.start, min(quota.block.stop + self.layout.logit_shift, within.stop))
         start, stop = self._range(window, block, canvas, past, clamped)
-        return Frame(start, stop - start, clamped=clamped and start < block.start, spans=start < within.start)
+        return WindowPlace(start, stop - start, clamped=clamped and start < block.start, spans=start < within.start)
 
     @property
     def _canvas(self) -> Block:
