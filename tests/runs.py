@@ -44,6 +44,7 @@ class Watch:
         self.records: list[StepRecord] = []
         self.committed: list[torch.Tensor] = []
         self.revoked: list[torch.Tensor] = []
+        self.edited: list[torch.Tensor] = []
         self.ended = False
 
     def start(self, tokens: torch.Tensor, spec: Any) -> None:
@@ -57,6 +58,8 @@ class Watch:
         self.committed.append(record.committed.clone())
         if record.revoked is not None:
             self.revoked.append(record.revoked.clone())
+        if record.edited is not None:
+            self.edited.append(record.edited.clone())
 
     def end(self) -> None:
         """Note that the run is over."""

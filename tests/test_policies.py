@@ -48,16 +48,19 @@ def rows_of(padded: bool) -> list[list[int]]:
 
 
 def check(engine: Engine, rows: list[list[int]], length: int = BRIEF["gen_length"]) -> Generation:
-    """Check that a run ends in time with no mask left, and that no committed token changes but what is put back."""
+    """Check that a run ends in time with no mask left, and that no committed token changes but what is put back or replaced."""
     watch = Watch()
     found = engine.generate(rows, observers=[watch])
     assert found.committed == length * len(rows)
     assert not (found.tokens == engine.model.spec.mask_id).any()
-    revisions = getattr(engine.components.unmasking, "revisions", 0)
-    assert 1 <= found.forwards <= length * (1 + revisions)
-    revoked = watch.revoked if revisions else [torch.zeros_like(committed) for committed in watch.committed]
-    for before, after, committed, back in zip(watch.tokens, watch.tokens[1:], watch.committed, revoked, strict=False):
-        assert torch.equal(before[~committed & ~back], after[~committed & ~back])
+    revisions, edits = engine.components.can.revisions, engine.components.can.edits or 0
+    blocks = -(-length // engine.config.block_length)
+    assert 1 <= found.forwards <= length * (1 + revisions) + edits * blocks
+    nothing = [torch.zeros_like(committed) for committed in watch.committed]
+    changes = zip(watch.committed, watch.revoked or nothing, watch.edited or nothing, strict=True)
+    for before, after, (committed, back, edited) in zip(watch.tokens, watch.tokens[1:], changes, strict=False):
+        kept = ~committed & ~back & ~edited
+        assert torch.equal(before[kept], after[kept])
         assert (after[back] == engine.model.spec.mask_id).all()
         assert (before[committed] == engine.model.spec.mask_id).all()
     return found
