@@ -22,7 +22,7 @@ from esdllm.plugins.catalogue import KINDS
 from esdllm.plugins.members import members, near
 from esdllm.testing import check_block_schedule, check_refresh_policy, check_unmasking_policy
 from esdllm_backends.cache.dense import DenseCache, DenseStore
-from esdllm_models.llada import LladaFamily
+from esdllm_models.families.llada import LladaFamily
 from esdllm_policies.blocks import FixedBlocks, SlidingBlocks
 from esdllm_policies.editing import EditingUnmasking
 from esdllm_policies.importance import ConfidenceScorer

@@ -38,7 +38,7 @@ from esdllm.testing import (
 )
 from esdllm_backends.attention.eager import EagerAttention
 from esdllm_backends.cache.dense import DenseCache, DenseStore
-from esdllm_models.llada import LladaFamily
+from esdllm_models.families.llada import LladaFamily
 from esdllm_models.suite import TinySuite
 from esdllm_policies.blocks import FixedBlocks
 from esdllm_policies.parallel import CreditUnmasking

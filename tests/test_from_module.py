@@ -102,7 +102,7 @@ def test_no_weight_is_copied(module: Any, catalogue: Catalogue) -> None:
     used = {adapter.embedding.data_ptr(), adapter.norm.data_ptr(), adapter.head.weight.data_ptr()}
     for layer in adapter.layers:
         used |= {layer.attn_norm.data_ptr(), layer.mlp_norm.data_ptr()}
-        dense = [*layer.qkv.parts, layer.out, *layer.gate_up.parts, layer.down]
+        dense = [*layer.qkv.parts, layer.out, *layer.mlp.gate_up.parts, layer.mlp.down]
         used |= {x.data_ptr() for one in dense for x in (one.weight, one.bias) if x is not None}
         assert [part.weight.data_ptr() for part in (layer.q, *layer.kv.parts)] == [
             part.weight.data_ptr() for part in layer.qkv.parts
@@ -226,8 +226,10 @@ def test_a_module_that_says_not_what_it_is_is_refused(catalogue: Catalogue) -> N
 
 def test_rope_that_is_not_implemented_is_refused(catalogue: Catalogue) -> None:
     model = remote_dream()
-    model.config.rope_parameters = {"rope_type": "yarn", "rope_theta": 1.0}
-    with pytest.raises(CheckpointError, match="rope_type = 'yarn' is not implemented; only 'default' is"):
+    model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1.0, "factor": 2.0}
+    with pytest.raises(
+        CheckpointError, match="rope_type = 'dynamic' is not implemented; only 'default' or 'linear' or"
+    ):
         from_module(model, catalogue=catalogue)
 
 

@@ -117,7 +117,7 @@ def test_a_torch_without_onednn_packs_nothing(monkeypatch: pytest.MonkeyPatch) -
 def test_a_model_of_packed_weights_gives_a_plain_one_s_logits(name: str, catalogue: Catalogue, dense: Load) -> None:
     packed: Any = load_model(CASES / name, "cpu", "bfloat16", catalogue).adapter
     plain: Any = dense(load_model, CASES / name).adapter
-    kinds = [(type(one.qkv), type(one.out), type(one.gate_up), type(one.down)) for one in packed.layers]
+    kinds = [(type(one.qkv), type(one.out), type(one.mlp.gate_up), type(one.mlp.down)) for one in packed.layers]
     assert kinds[:-1] == [(Packed,) * 4] * (len(kinds) - 1)
     assert kinds[-1] == (Split, Packed, Packed, Packed)
     assert (type(packed.head), type(plain.head)) == (Packed, Dense)
@@ -188,5 +188,5 @@ def test_a_module_that_is_taken_over_stays_as_it_is(catalogue: Catalogue) -> Non
     adapter: Any = from_module(module, catalogue=catalogue).adapter
     held = {weight.data_ptr() for weight in module.parameters()}
     for layer in adapter.layers:
-        parts = [*layer.qkv.parts, layer.out, *layer.gate_up.parts, layer.down]
+        parts = [*layer.qkv.parts, layer.out, *layer.mlp.gate_up.parts, layer.mlp.down]
         assert all(isinstance(part, Dense) and part.weight.data_ptr() in held for part in parts)

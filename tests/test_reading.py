@@ -31,7 +31,7 @@ from esdllm.checkpoints.loading import describe_weights, random_model, shipped_c
 from esdllm.checkpoints.reading import head_dim, json_object, mask_token_id, need, rope_theta, token
 from esdllm.checkpoints.text import CHATML, Codec
 from esdllm.checkpoints.weights import Checkpoint, compare
-from esdllm_models.llada import LladaFamily
+from esdllm_models.families.llada import LladaFamily
 
 MASK = "<|mask|>"
 

@@ -30,7 +30,7 @@ from esdllm.checkpoints.loading import describe_weights, random_model
 from esdllm.checkpoints.reading import class_names
 from esdllm.checkpoints.told import Told
 from esdllm.cli import app, main
-from esdllm_models.llada import LladaFamily
+from esdllm_models.families.llada import LladaFamily
 
 CLASS = "CousinModelLM"
 

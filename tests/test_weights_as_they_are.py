@@ -288,8 +288,8 @@ UNREAD: list[tuple[dict[str, Any], str]] = [
     ),
     ({**read_config("dream-0"), "is_causal": True}, "is_causal = True is not implemented"),
     (
-        {**read_config("dream-0"), "rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
-        "rope_scaling: rope_type = 'yarn' is not implemented; only 'default' is",
+        {**read_config("dream-0"), "rope_scaling": {"rope_type": "dynamic", "factor": 4.0}},
+        "rope_scaling: rope_type = 'dynamic' is not implemented; only 'default' or 'linear' or 'llama3' or 'yarn' is",
     ),
     (
         {**read_config("dream-0"), "rope_scaling": {"rope_type": "default", "factor": 4.0}},

@@ -21,6 +21,7 @@ __all__ = [
     "json_object",
     "mask_token_id",
     "need",
+    "neutral",
     "refuse",
     "refuse_quantized",
     "refuse_unread",
@@ -204,7 +205,7 @@ def _default_rope(key: str, told: Any) -> Mapping[str, Any]:
     for name, value in told.items():
         if name in ("rope_type", "type"):
             refuse({f"{key}: {name}": value}, {f"{key}: {name}": ("default",)})
-        elif name != "rope_theta" and not _neutral(value):
+        elif name != "rope_theta" and not neutral(value):
             raise CheckpointError(f"config.json: {key}: {name} = {brief(value)} is not implemented")
     return told
 
@@ -225,7 +226,7 @@ def refuse_unread(config: Mapping[str, Any], read: Collection[str]) -> None:
     unread = [
         f"{brief(key)[1:-1]} = {brief(value)}"
         for key, value in config.items()
-        if key not in read and _NUMBERS.search(key) and not _neutral(value)
+        if key not in read and _NUMBERS.search(key) and not neutral(value)
     ]
     if unread:
         raise CheckpointError(
@@ -233,8 +234,8 @@ def refuse_unread(config: Mapping[str, Any], read: Collection[str]) -> None:
         )
 
 
-def _neutral(value: Any) -> bool:
-    """Return whether a value says no: nothing, a factor of 1, or full attention in every layer."""
+def neutral(value: Any) -> bool:
+    """Return whether a config's value says no: nothing, a factor of 1, or full attention in every layer."""
     if isinstance(value, list):
         return set(map(str, value)) <= {"full_attention"}
     return value is None or value is False or (value is not True and value in (0, 1, "", {}))

@@ -8,7 +8,7 @@ G key-value heads, D head dimension, C hidden, V vocabulary, F features of a sco
 
 from esdllm.views.kernels import BlockView, Candidates, ImportanceView, Projection, SampleView, Site, UnmaskingView
 from esdllm.views.loading import LoadPlan
-from esdllm.views.models import Message, ModelSpec
+from esdllm.views.models import ExpertLayers, Message, ModelSpec
 from esdllm.views.observers import StepRecord
 from esdllm.views.presets import Preset
 from esdllm.views.stores import CacheShape, CacheWrite, KeyValue, Memory
@@ -19,6 +19,7 @@ __all__ = [
     "CacheShape",
     "CacheWrite",
     "Candidates",
+    "ExpertLayers",
     "ImportanceView",
     "KeyValue",
     "LoadPlan",

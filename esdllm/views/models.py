@@ -10,10 +10,26 @@ import attrs
 from esdllm.errors import CheckpointError, brief
 from esdllm.plan import BlockCausal
 
-__all__ = ["Message", "ModelSpec"]
+__all__ = ["ExpertLayers", "Message", "ModelSpec"]
 
 Message = Mapping[Literal["role", "content"], str]
 """One turn of a conversation."""
+
+
+@attrs.frozen
+class ExpertLayers:
+    """The layers that have experts in place of one feed-forward, and how much of them a position goes through."""
+
+    layers: tuple[int, ...]
+    """numbers of the layers"""
+    experts: int
+    """E, feed-forwards of such a layer"""
+    chosen: int
+    """how many of them a position goes through"""
+    intermediate: int
+    """features inside one of them"""
+    shared: int = 0
+    """features inside those that all positions go through beside"""
 
 
 @attrs.frozen
@@ -51,6 +67,8 @@ class ModelSpec:
     Dream) or counts it as 0 (for LLaDA)"""
     attention: BlockCausal | None = None
     """which positions a position sees; None for all of them"""
+    experts: ExpertLayers | None = None
+    """which layers have experts; None without any"""
 
     def __attrs_post_init__(self) -> None:
         if self.mask_id in (self.eos_id, *self.stop_ids):
@@ -68,3 +86,13 @@ class ModelSpec:
                 f"{self.attention.leads}; give a shift of 0, or one of 1 with leads = True, for then the row before a block "
                 "decides the block's first token"
             )
+
+    def routes(self, layer: int) -> bool:
+        """Return whether a layer has experts."""
+        return self.experts is not None and layer in self.experts.layers
+
+    def inside(self, layer: int) -> int:
+        """Return the features inside the feed-forward of a layer that a position goes through; 0 if not told."""
+        if self.experts is None or layer not in self.experts.layers:
+            return self.intermediate
+        return self.experts.chosen * self.experts.intermediate + self.experts.shared

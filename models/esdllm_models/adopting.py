@@ -7,53 +7,70 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esdllm import CheckpointError, ModelAdapter, ModelSpec, UnavailableError
-from esdllm_models.building import Names, made_of
+from esdllm import CheckpointError, ModelAdapter, UnavailableError
+from esdllm_models.building import made_of
+from esdllm_models.decoder import Decoder
+from esdllm_models.feedforward import Mlp
 from esdllm_models.inspecting import check_called, check_dtype, check_embedding, check_norm, check_rest, hooked
+from esdllm_models.layout import Layout, Names
 from esdllm_models.linear import Dense, Linear, Split
 from esdllm_models.spread import Spread
-from esdllm_models.transformer import Geometry, Transformer
 
 __all__ = ["adopt"]
 
 
-def adopt(spec: ModelSpec, geometry: Geometry, names: Names, module: nn.Module, tied: bool = False) -> ModelAdapter:
+def adopt(layout: Layout, module: nn.Module) -> ModelAdapter:
     """Return a model over a module's weights, found by the names that a checkpoint has for them.
 
     A plain `nn.Linear` gives its tensors; any other module in its place (a quantised one, one with a LoRA beside it, one with
     hooks) is called. What is changed in place later is seen, what is put in a tensor's place is not. What the module does
-    beside that is looked for, and refused. With `tied` weights a module without a head has the embedding for it.
+    beside that is looked for, and refused. Where the head is tied, a module without one has the embedding for it.
 
     Raises:
         CheckpointError: a module is missing, or a weight has another shape than the config says.
         UnavailableError: the embedding or a norm is not a plain one, weights are of several dtypes or not there yet (on
             `meta`), or the module has hooks, parameters or dropout that would be left out.
     """
+    spec, geometry, names = layout.spec, layout.geometry, layout.names
+    if spec.experts is not None:
+        raise UnavailableError(
+            f"the experts' weights of a {type(module).__name__} lie apart, and cannot be computed with side by side without a "
+            "copy; save the module with save_pretrained(), and load its folder"
+        )
     heads, kv_heads = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
     found = _Found(module, names)
     embedding = found.embedding(spec.vocab, spec.hidden)
 
-    def split(layer: int, **sizes: int) -> Split:
+    def split(layer: int, joint: str, **sizes: int) -> Linear:
+        if joint in names.inner:
+            return found.linear(layer, joint, sum(sizes.values()), spec.hidden)
         parts = tuple(found.linear(layer, name, size, spec.hidden) for name, size in sizes.items())
         return Split(parts, tuple(sizes.values()))
+
+    def head_norm(layer: int, name: str) -> Tensor | None:
+        return found.norm(layer, name, spec.head_dim, geometry.norm_eps) if geometry.qk_norm else None
 
     layers = tuple(
         made_of(
             spec,
             attn_norm=found.norm(layer, "attn_norm", spec.hidden, geometry.norm_eps),
-            qkv=split(layer, q=heads, k=kv_heads, v=kv_heads),
+            qkv=split(layer, "qkv", q=heads, k=kv_heads, v=kv_heads),
             out=found.linear(layer, "out", spec.hidden, heads),
             mlp_norm=found.norm(layer, "mlp_norm", spec.hidden, geometry.norm_eps),
-            gate_up=split(layer, gate=spec.intermediate, up=spec.intermediate),
-            down=found.linear(layer, "down", spec.hidden, spec.intermediate),
+            mlp=Mlp(
+                split(layer, "gate_up", gate=spec.intermediate, up=spec.intermediate),
+                found.linear(layer, "down", spec.hidden, spec.intermediate),
+            ),
+            q_norm=head_norm(layer, "q_norm"),
+            k_norm=head_norm(layer, "k_norm"),
         )
         for layer in range(spec.n_layers)
     )
     norm = found.norm(None, "norm", spec.hidden, geometry.norm_eps)
-    alone = tied and not found.has(None, "head")
+    alone = names.tied and not found.has(None, "head")
     head = Dense(embedding) if alone else found.linear(None, "head", spec.vocab, spec.hidden)
     check_rest(module, spec, geometry, found.taken, found.called)
-    whole = Transformer(spec, geometry, embedding, layers, norm, head)
+    whole = Decoder(spec, geometry, embedding, layers, norm, head)
     devices = tuple(layer.attn_norm.device for layer in layers)
     together = {embedding.device, norm.device, *devices} == {embedding.device}
     return whole if together else Spread(whole, embedding.device, devices, norm.device)
@@ -71,11 +88,11 @@ class _Found:
         """paths of the parts that are called"""
 
     def has(self, layer: int | None, name: str) -> bool:
-        path = self._names.of(layer, name).rpartition(".")[0]
+        path = self._names.module(layer, name)
         return any(path == held for held, _ in self._module.named_modules(remove_duplicate=False))
 
     def part(self, layer: int | None, name: str) -> tuple[str, Any]:
-        path = self._names.of(layer, name).rpartition(".")[0]
+        path = self._names.module(layer, name)
         try:
             return path, self._module.get_submodule(path)
         except AttributeError as error:

@@ -1,4 +1,4 @@
-"""Building a transformer by a plan, layer by layer: a layer's weights are filled and quantised, and the next's take their place.
+"""Building a decoder by a plan, layer by layer: a layer's weights are filled and quantised, and the next's take their place.
 
 So the most memory that loading takes is the finished model's and one layer's in full; or what the embedding takes and the head
 twice, full and quantised or packed, where the layers are smaller than the head.
@@ -6,93 +6,28 @@ twice, full and quantised or packed, where the layers are smaller than the head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
+from math import prod
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import attrs
 import torch
 from torch import Tensor
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, UnavailableError
-from esdllm.checkpoints.weights import Checkpoint, Shape, Stated
+from esdllm.checkpoints.weights import Checkpoint
+from esdllm_models.decoder import Decoder, Layer
+from esdllm_models.feedforward import Experts, Mlp, Router
+from esdllm_models.grouped import Stacked
+from esdllm_models.layout import Layout
 from esdllm_models.linear import Dense, Linear, Split, sliced
 from esdllm_models.quantized import quantizer
 from esdllm_models.spread import Spread
-from esdllm_models.transformer import Geometry, Layer, Transformer
 
-__all__ = ["Names", "Sizes", "load", "made_of", "problems", "weight_bytes"]
+__all__ = ["load", "made_of", "problems", "weight_bytes"]
 
-
-@attrs.frozen
-class Names:
-    """What a family's checkpoints call the weights."""
-
-    outer: Mapping[str, str]
-    """by our names embedding, norm, head"""
-    layer: str
-    """how the names of a layer begin, with {} for its number"""
-    inner: Mapping[str, str]
-    """by our names attn_norm, q, k, v, out, mlp_norm, gate, up, down, and q_bias, k_bias, v_bias if there are any: the rest"""
-
-    unread: tuple[str, ...] = ()
-    """what may be there and is not read"""
-
-    def of(self, layer: int | None, name: str) -> str:
-        """Return the checkpoint's name of one of our weights; `layer` is None for the outer ones."""
-        return self.outer[name] if layer is None else self.layer.format(layer) + self.inner[name]
-
-    def shapes(self, sizes: Sizes) -> dict[str, Shape]:
-        """Return the shapes of all weights, by the checkpoint's names."""
-        by, layers = sizes.shapes(), range(sizes.layers.value)
-        outer: dict[str, Shape] = {self.of(None, name): by[name] for name in self.outer}
-        return outer | {self.of(layer, name): by[name] for layer in layers for name in self.inner}
-
-    def tied(self) -> Names:
-        """Return the names where the head is the embedding."""
-        return attrs.evolve(self, outer={**self.outer, "head": self.outer["embedding"]}, unread=(self.outer["head"],))
-
-
-@attrs.frozen
-class Sizes:
-    """The sizes of a family's weights, as config.json states them."""
-
-    layers: Stated
-    hidden: Stated
-    queries: Stated
-    """features of all heads"""
-    keys: Stated
-    """features of all key-value heads"""
-    vocab: Stated
-    intermediate: Stated
-
-    def shapes(self) -> dict[str, tuple[Stated, ...]]:
-        """Return the shapes of weights, by our names."""
-        hidden, queries, keys, inner = self.hidden, self.queries, self.keys, self.intermediate
-        words, gate = (self.vocab, hidden), (inner, hidden)
-        return {
-            "embedding": words,
-            "head": words,
-            "norm": (hidden,),
-            "attn_norm": (hidden,),
-            "mlp_norm": (hidden,),
-            "q": (queries, hidden),
-            "k": (keys, hidden),
-            "v": (keys, hidden),
-            "out": (hidden, queries),
-            "q_bias": (queries,),
-            "k_bias": (keys,),
-            "v_bias": (keys,),
-            "gate": gate,
-            "up": gate,
-            "down": (hidden, inner),
-        }
-
-
-_Make = Callable[[Tensor, Tensor | None], Linear]
-_Room = dict[tuple[torch.device, str], Tensor]
-"""where matrices stand in full until they are quantised or packed, by device and name; freed with each layer, it left holes"""
+_Shape = tuple[int, ...]
 
 
 class _Fill(Protocol):
@@ -101,155 +36,226 @@ class _Fill(Protocol):
         ...
 
 
-def load(spec: ModelSpec, geometry: Geometry, names: Names, sizes: Sizes, folder: Path, plan: LoadPlan) -> ModelAdapter:
+def load(layout: Layout, folder: Path, plan: LoadPlan) -> ModelAdapter:
     """Return the model of a plan, with a folder's weights or random ones.
 
     Raises:
         UnavailableError: the plan cannot be followed on this machine or with this model; gives all reasons.
         CheckpointError: the folder's weights are not the model's.
     """
-    if reasons := problems(spec, plan):
+    if reasons := problems(layout, plan):
         raise UnavailableError(f"quantisation '{plan.quantize}' cannot serve here: {'; '.join(reasons)}")
     if plan.seed is not None:
-        return _build(spec, geometry, plan, _drawing(plan.seed))
-    weights = Checkpoint(folder, names.shapes(sizes), names.unread, plan.lora, sizes.layers)
+        return _Building(layout, plan, _drawing(plan.seed)).whole()
+    names = layout.names
+    weights = Checkpoint(folder, layout.shapes(), names.unread, plan.lora, layout.sizes.layers)
 
     def fill(layer: int | None, slots: Mapping[str, Tensor]) -> None:
         for name, slot in slots.items():
             weights.read(names.of(layer, name), slot)
 
-    return _build(spec, geometry, plan, fill)
+    return _Building(layout, plan, fill).whole()
 
 
-def problems(spec: ModelSpec, plan: LoadPlan) -> list[str]:
+def problems(layout: Layout, plan: LoadPlan) -> list[str]:
     """Return why the weights cannot be held as a plan says, on its devices; empty if they can."""
-    chosen = quantizer(plan.quantize)
+    chosen, spec = quantizer(plan.quantize), layout.spec
     reasons = list(dict.fromkeys(reason for device in plan.devices for reason in chosen.problems(device, plan.dtype)))
+    every = {name: shape for layer in range(spec.n_layers) for name, shape in _matrices(spec, layer).items()}
     reasons += [
         f"the weight '{name}' has {inputs} inputs, which do not divide by {chosen.group}"
-        for name, (_, inputs) in _shapes(spec).items()
+        for name, (*_, inputs) in {**every, "head": (spec.vocab, spec.hidden)}.items()
         if inputs % chosen.group
     ]
     return reasons
 
 
-def weight_bytes(spec: ModelSpec, geometry: Geometry, plan: LoadPlan) -> int:
+def weight_bytes(layout: Layout, plan: LoadPlan) -> int:
     """Return what the weights of a plan take, on all devices together."""
-    size, held = plan.dtype.itemsize, quantizer(plan.quantize).bytes
-    shapes = _shapes(spec)
-    biases = shapes["qkv"][0] if geometry.qkv_bias else 0
-    layer = sum(held(*shapes[name], size) for name in ("qkv", "out", "gate_up", "down"))
-    kept = spec.n_layers * (2 * spec.hidden + biases) + spec.hidden + spec.vocab * spec.hidden
-    return spec.n_layers * layer + held(*shapes["head"], size) + kept * size
+    spec, size, chosen = layout.spec, plan.dtype.itemsize, quantizer(plan.quantize)
+    held = chosen.bytes(spec.vocab, spec.hidden, size) + (spec.vocab + 1) * spec.hidden * size
+    for layer in range(spec.n_layers):
+        for shape in _matrices(spec, layer).values():
+            outputs, inputs = shape[-2:]
+            held += (
+                chosen.bytes(outputs, inputs, size)
+                if len(shape) == 2
+                else shape[0] * chosen.part(outputs, inputs, size)
+            )
+        for name, shape in _others(layout, layer).items():
+            held += prod(shape) * _dtype(name, plan).itemsize
+    return held
 
 
 def made_of(
-    spec: ModelSpec, attn_norm: Tensor, qkv: Linear, out: Linear, mlp_norm: Tensor, gate_up: Linear, down: Linear
+    spec: ModelSpec,
+    attn_norm: Tensor,
+    qkv: Linear,
+    out: Linear,
+    mlp_norm: Tensor,
+    mlp: Mlp | Experts,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
 ) -> Layer:
     """Return a layer of its weights."""
     queries, joint = spec.n_heads * spec.head_dim, (spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim
-    return Layer(
-        attn_norm=attn_norm,
-        qkv=qkv,
-        q=sliced(qkv, 0, queries),
-        kv=sliced(qkv, queries, joint),
-        out=out,
-        mlp_norm=mlp_norm,
-        gate_up=gate_up,
-        down=down,
-    )
+    q, kv = sliced(qkv, 0, queries), sliced(qkv, queries, joint)
+    return Layer(attn_norm, qkv, q, kv, out, mlp_norm, mlp, q_norm, k_norm)
 
 
-def _shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
-    """Return outputs and inputs of the linear layers."""
+def _matrices(spec: ModelSpec, layer: int) -> dict[str, _Shape]:
+    """Return the shapes (O, I) of a layer's matrices, and (E, O, I) of its experts'."""
     joint, attended = (spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim, spec.n_heads * spec.head_dim
-    return {
-        "qkv": (joint, spec.hidden),
-        "out": (spec.hidden, attended),
-        "gate_up": (2 * spec.intermediate, spec.hidden),
-        "down": (spec.hidden, spec.intermediate),
-        "head": (spec.vocab, spec.hidden),
-    }
+    found: dict[str, _Shape] = {"qkv": (joint, spec.hidden), "out": (spec.hidden, attended)}
+    if not spec.routes(layer) or spec.experts is None:
+        return {**found, "gate_up": (2 * spec.intermediate, spec.hidden), "down": (spec.hidden, spec.intermediate)}
+    count, inside, shared = spec.experts.experts, spec.experts.intermediate, spec.experts.shared
+    found |= {"experts.gate_up": (count, 2 * inside, spec.hidden), "experts.down": (count, spec.hidden, inside)}
+    if shared:
+        found |= {"shared_gate_up": (2 * shared, spec.hidden), "shared_down": (spec.hidden, shared)}
+    return found
 
 
-def _build(spec: ModelSpec, geometry: Geometry, plan: LoadPlan, fill: _Fill) -> ModelAdapter:
-    """Return the model of a plan, its weights written by `fill`."""
-    head_device = plan.head or plan.device
-    with torch.no_grad():
-        embedding = torch.empty(spec.vocab, spec.hidden, device=plan.device, dtype=plan.dtype)
-        norm = torch.empty(spec.hidden, device=head_device, dtype=plan.dtype)
-        full = torch.empty(spec.vocab, spec.hidden, device=head_device, dtype=plan.dtype)
-        fill(None, {"embedding": embedding, "norm": norm, "head": full})
-        head = quantizer(plan.quantize).make(full, None)
-        del full  # before the layers come
-        room: _Room = {}
-        layers = tuple(_layer(spec, geometry, plan, number, fill, room) for number in range(spec.n_layers))
-    whole = Transformer(spec, geometry, embedding, layers, norm, head)
-    if len(plan.devices) == 1:
-        return whole
-    return Spread(whole, plan.device, tuple(plan.layer(number) for number in range(spec.n_layers)), head_device)
+def _others(layout: Layout, layer: int) -> dict[str, _Shape]:
+    """Return the shapes of what a layer has beside its matrices, and is never quantised: norms, biases, the router."""
+    spec, geometry = layout.spec, layout.geometry
+    found: dict[str, _Shape] = {"attn_norm": (spec.hidden,), "mlp_norm": (spec.hidden,)}
+    if geometry.qk_norm:
+        found |= {"q_norm": (spec.head_dim,), "k_norm": (spec.head_dim,)}
+    if geometry.qkv_bias:
+        found["qkv_bias"] = ((spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim,)
+    if geometry.out_bias:
+        found["out_bias"] = (spec.hidden,)
+    if spec.experts is not None and spec.routes(layer):
+        found["router"] = (spec.experts.experts, spec.hidden)
+        if geometry.routing is not None and geometry.routing.bias != "none":
+            found["router_bias"] = (spec.experts.experts,)
+    elif geometry.mlp_bias:
+        found |= {"gate_up_bias": (2 * spec.intermediate,), "down_bias": (spec.hidden,)}
+    return found
 
 
-def _layer(spec: ModelSpec, geometry: Geometry, plan: LoadPlan, number: int, fill: _Fill, room: _Room) -> Layer:
-    """Return one layer, filled and then quantised, one matrix after the other."""
-    device, make, shapes = plan.layer(number), quantizer(plan.quantize).make, _shapes(spec)
-    last = number == spec.n_layers - 1
-
-    def empty(*size: int) -> Tensor:
-        return torch.empty(*size, device=device, dtype=plan.dtype)
-
-    names = ("qkv", "out", "gate_up", "down")
-    full = {name: room.pop((device, name)) if (device, name) in room else empty(*shapes[name]) for name in names}
-    norms = {name: empty(spec.hidden) for name in ("attn_norm", "mlp_norm")}
-    sizes = [spec.n_heads * spec.head_dim, *[spec.n_kv_heads * spec.head_dim] * 2]
-    slots = {**norms, "out": full["out"], "down": full["down"]}
-    slots.update(zip(("q", "k", "v"), full["qkv"].split(sizes), strict=True))
-    slots.update(zip(("gate", "up"), full["gate_up"].chunk(2), strict=True))
-    bias = empty(sum(sizes)) if geometry.qkv_bias else None
-    if bias is not None:
-        slots.update(zip(("q_bias", "k_bias", "v_bias"), bias.split(sizes), strict=True))
-    fill(number, slots)
-    slots.clear()  # which holds what `made` is to free
-
-    def made(name: str, bias: Tensor | None = None) -> Linear:
-        weight = full.pop(name)
-        found = _joint(make, weight, bias, sizes[0] if last and name == "qkv" else None)
-        if not last and not isinstance(found, Dense):  # which keeps it
-            room[device, name] = weight
-        return found
-
-    return made_of(
-        spec,
-        attn_norm=norms["attn_norm"],
-        qkv=made("qkv", bias),
-        out=made("out"),
-        mlp_norm=norms["mlp_norm"],
-        gate_up=made("gate_up"),
-        down=made("down"),
-    )
+def _dtype(name: str, plan: LoadPlan) -> torch.dtype:
+    return torch.float32 if name.startswith("router") else plan.dtype
 
 
-def _joint(make: _Make, weight: Tensor, bias: Tensor | None, queries: int | None) -> Linear:
-    """Return the layer of queries, keys and values; two side by side if `queries` tells where to part them.
+def _slots(layout: Layout, full: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return where a layer's weights go, by the names of a layout, in matrices and others in full."""
+    spec, found = layout.spec, dict[str, Tensor]()
+    heads = [spec.n_heads * spec.head_dim, *[spec.n_kv_heads * spec.head_dim] * 2]
+    for name, whole in full.items():
+        base, bias = name.removesuffix("_bias"), "_bias" if name.endswith("_bias") else ""
+        if base == "qkv" and "qkv" not in layout.names.inner:
+            found |= zip((f"q{bias}", f"k{bias}", f"v{bias}"), whole.split(heads), strict=True)
+        elif base.endswith("gate_up"):
+            prefix = base.removesuffix("gate_up")
+            for own, part in zip(("gate", "up"), whole.chunk(2, dim=whole.dim() - 2 if not bias else 0), strict=True):
+                found |= _by_expert(prefix, own, part) if prefix == "experts." else {f"{prefix}{own}{bias}": part}
+        elif base == "experts.down":
+            found |= _by_expert("experts.", "down", whole)
+        else:
+            found[name] = whole
+    return found
 
-    The last layer's are computed apart at a refresh, and what is quantised or packed cannot be sliced once it is made.
-    """
-    whole = make(weight, bias)
-    if queries is None or isinstance(whole, Dense):
-        return whole
-    del whole
-    sizes = (queries, len(weight) - queries)
-    biases = (None, None) if bias is None else bias.split(sizes)
-    return Split(tuple(make(part, own) for part, own in zip(weight.split(sizes), biases, strict=True)), sizes)
+
+def _by_expert(prefix: str, name: str, whole: Tensor) -> dict[str, Tensor]:
+    return {f"{prefix}{number}.{name}": own for number, own in enumerate(whole)}
+
+
+class _Building:
+    """A model being built."""
+
+    def __init__(self, layout: Layout, plan: LoadPlan, fill: _Fill) -> None:
+        self._layout, self._plan, self._fill = layout, plan, fill
+        self._room: dict[tuple[torch.device, str], Tensor] = {}
+        """where matrices stand in full until they are quantised or packed, by device and name; freed each time, it left holes"""
+        self._last = {
+            (plan.layer(layer), name): layer
+            for layer in range(layout.spec.n_layers)
+            for name in _matrices(layout.spec, layer)
+        }
+        """the last layer that needs it"""
+
+    def whole(self) -> ModelAdapter:
+        spec, plan = self._layout.spec, self._plan
+        head_device, make = plan.head or plan.device, quantizer(plan.quantize).make
+        with torch.no_grad():
+            embedding = torch.empty(spec.vocab, spec.hidden, device=plan.device, dtype=plan.dtype)
+            norm = torch.empty(spec.hidden, device=head_device, dtype=plan.dtype)
+            full = torch.empty(spec.vocab, spec.hidden, device=head_device, dtype=plan.dtype)
+            self._fill(None, {"embedding": embedding, "norm": norm, "head": full})
+            head = make(full, None)
+            del full  # before the layers come
+            layers = tuple(self._layer(number) for number in range(spec.n_layers))
+        whole = Decoder(spec, self._layout.geometry, embedding, layers, norm, head)
+        if len(plan.devices) == 1:
+            return whole
+        return Spread(whole, plan.device, tuple(plan.layer(number) for number in range(spec.n_layers)), head_device)
+
+    def _layer(self, number: int) -> Layer:
+        """Return one layer, filled and then quantised, one matrix after the other."""
+        spec, plan = self._layout.spec, self._plan
+        device = plan.layer(number)
+        full = {name: self._empty(device, name, shape) for name, shape in _matrices(spec, number).items()}
+        others = {
+            name: torch.empty(shape, device=device, dtype=_dtype(name, plan))
+            for name, shape in _others(self._layout, number).items()
+        }
+        self._fill(number, _slots(self._layout, {**full, **others}))
+
+        def made(name: str) -> Any:
+            weight = full.pop(name)
+            found = self._made(number, name, weight, others.get(f"{name}_bias"))
+            if not _keeps(found) and self._last[device, name] > number:
+                self._room[device, name] = weight
+            return found
+
+        qkv, out = made("qkv"), made("out")
+        if "router" in others:
+            assert self._layout.geometry.routing is not None  # so that the spec has experts
+            router = Router(self._layout.geometry.routing, others["router"], others.get("router_bias"))
+            experts = made("experts.gate_up"), made("experts.down")
+            shared = Mlp(made("shared_gate_up"), made("shared_down")) if "shared_down" in full else None
+            mlp: Mlp | Experts = Experts(router, *experts, shared)
+        else:
+            mlp = Mlp(made("gate_up"), made("down"))
+        norms = {name: others.get(name) for name in ("q_norm", "k_norm")}
+        return made_of(spec, others["attn_norm"], qkv, out, others["mlp_norm"], mlp, **norms)
+
+    def _empty(self, device: torch.device, name: str, shape: _Shape) -> Tensor:
+        held = self._room.pop((device, name), None)
+        return torch.empty(shape, device=device, dtype=self._plan.dtype) if held is None else held
+
+    def _made(self, layer: int, name: str, weight: Tensor, bias: Tensor | None) -> Linear | Stacked:
+        """Return the layer of a weight; for the last layer's queries, keys and values, two side by side.
+
+        The last layer's are computed apart at a refresh, and what is quantised or packed cannot be sliced once it is made.
+        """
+        if weight.dim() == 3:
+            return Stacked.of(weight, self._plan.quantize)
+        make, spec = quantizer(self._plan.quantize).make, self._layout.spec
+        whole = make(weight, bias)
+        if name != "qkv" or layer < spec.n_layers - 1 or isinstance(whole, Dense):
+            return whole
+        del whole
+        queries = spec.n_heads * spec.head_dim
+        sizes = (queries, len(weight) - queries)
+        biases = (None, None) if bias is None else bias.split(sizes)
+        return Split(tuple(make(part, own) for part, own in zip(weight.split(sizes), biases, strict=True)), sizes)
+
+
+def _keeps(made: Linear | Stacked) -> bool:
+    """Return whether it computes with the weight that it was made of."""
+    return isinstance(made, Dense) or (isinstance(made, Stacked) and not made.kind)
 
 
 def _drawing(seed: int) -> _Fill:
-    """Return what draws weights that keep the hidden states of one size: norms 1, the others even around 0."""
+    """Return what draws weights that keep the hidden states of one size: norms 1, routers' biases 0, the others even around 0."""
 
     def fill(layer: int | None, slots: Mapping[str, Tensor]) -> None:
         for name, slot in slots.items():
-            if name.endswith("norm"):
-                slot.fill_(1)
+            if name.endswith("norm") or name == "router_bias":
+                slot.fill_(name != "router_bias")
                 continue
             if slot.is_meta:  # which has no numbers to draw
                 continue

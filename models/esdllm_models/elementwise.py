@@ -6,6 +6,8 @@ input: a quarter of the step's time at LLaDA-8B's size.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import attrs
@@ -15,7 +17,15 @@ from torch import Tensor
 
 from esdllm import runs_triton
 
-__all__ = ["PLAIN", "Elementwise", "Plain", "Rotation", "elementwise"]
+__all__ = ["ACTIVATIONS", "PLAIN", "Elementwise", "Plain", "Rotation", "elementwise"]
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
+"""Of a feed-forward's gate, by the names that transformers has for them."""
 
 
 class Rotation(NamedTuple):
@@ -23,6 +33,18 @@ class Rotation(NamedTuple):
 
     cos: Tensor
     sin: Tensor
+    scale: Tensor | None = None
+    """(R, N, 1, 1) float32, what queries are multiplied with beside; None for nothing"""
+
+    def at(self, readers: Tensor) -> Rotation:
+        """Return that of some of the positions, by index into N, (M,) int64."""
+        scale = None if self.scale is None else self.scale[:, readers]
+        return Rotation(self.cos[:, readers], self.sin[:, readers], scale)
+
+    def to(self, device: torch.device) -> Rotation:
+        """Return it on another device."""
+        scale = None if self.scale is None else self.scale.to(device)
+        return Rotation(self.cos.to(device), self.sin.to(device), scale)
 
 
 class Elementwise(Protocol):
@@ -48,7 +70,7 @@ class Plain:
     def rotate(self, x: Tensor, places: Rotation) -> Tensor:
         """Return x (R, N, H, D) rotated."""
         first, second = x.float().chunk(2, dim=-1)
-        cos, sin = places
+        cos, sin = places.cos, places.sin
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
     def add_norm(self, x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

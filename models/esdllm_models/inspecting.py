@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esdllm import CheckpointError, ModelSpec, UnavailableError
-from esdllm_models.transformer import Geometry
+from esdllm_models.decoder import Geometry
 
 __all__ = ["check_called", "check_dtype", "check_embedding", "check_norm", "check_rest", "hooked"]
 
@@ -146,13 +146,12 @@ def check_rest(
                 f"'{name}' has no place in a model of the family {spec.family} and would be left out; merge or remove it first"
             )
     for name, found in _frequencies(module, inside):
-        powers = torch.arange(0, spec.head_dim, 2, dtype=torch.float64) / spec.head_dim
-        expected = geometry.rope_theta**-powers
+        expected = geometry.rope.frequencies().double()
         if found.shape != expected.shape or not torch.allclose(
             found.double().cpu(), expected, rtol=max(1e-3, torch.finfo(found.dtype).eps)
         ):
             raise CheckpointError(
-                f"'{name}' are not RoPE's frequencies for the config's theta of {geometry.rope_theta}"
+                f"'{name}' are not RoPE's frequencies for the config's theta of {geometry.rope.theta}"
             )
 
 

@@ -147,6 +147,12 @@ class Quantizer:
     """why it cannot serve there; empty if it can"""
     bytes: Callable[[int, int, int], int]
     """what a weight of O x I takes without its bias, from O, I and the size of a value of the model's dtype"""
+    hold: Callable[[Tensor], tuple[Tensor, ...]]
+    """the tensors that hold a weight (O, I) of many that are held in one: of experts"""
+    layer: Callable[..., Linear]
+    """the linear layer without a bias, of O and such tensors"""
+    part: Callable[[int, int, int], int]
+    """what they take, as `bytes` tells it"""
     group: int = 1
     """what I must divide by"""
 
@@ -190,19 +196,59 @@ def _lacks_kernels(types: tuple[str, ...], device: torch.device) -> list[str]:
     return [] if device.type in types else [f"its kernels are for {' and '.join(types)}, not for {device.type}"]
 
 
-_WHOLE = Quantizer(_whole, lambda device, dtype: [], lambda outputs, inputs, size: outputs * inputs * size)
+def _int8_bytes(outputs: int, inputs: int, size: int) -> int:
+    return (outputs + -outputs % 8) * (inputs + -inputs % 8) + 4 * outputs
+
+
+def _int8_weight_only_bytes(outputs: int, inputs: int, size: int) -> int:
+    return outputs * (inputs + size)
+
+
+def _int4_bytes(outputs: int, inputs: int, size: int) -> int:
+    return (outputs + -outputs % 16) * (inputs // 2 + 4 * (inputs // GROUP))
+
+
+def _whole_bytes(outputs: int, inputs: int, size: int) -> int:
+    return outputs * inputs * size
+
+
+def _levels(made: Int8Matmul | Int8WeightOnly) -> tuple[Tensor, ...]:
+    return made.levels, made.scale
+
+
+_WHOLE = Quantizer(
+    _whole,
+    lambda device, dtype: [],
+    _whole_bytes,
+    hold=lambda weight: (weight,),
+    layer=lambda outputs, weight: Dense(weight),
+    part=_whole_bytes,
+)
 
 QUANTIZERS: Mapping[str, Quantizer] = {
-    "int8": Quantizer(_int8, _int8_problems, lambda outputs, inputs, size: outputs * (inputs + 4 + 8)),
+    "int8": Quantizer(
+        _int8,
+        _int8_problems,
+        lambda outputs, inputs, size: outputs * (inputs + 4 + 8),
+        hold=lambda weight: _levels(Int8Matmul.of(weight)),
+        layer=lambda outputs, levels, scale: Int8Matmul(levels, scale, None),
+        part=_int8_bytes,
+    ),
     "int8-weight-only": Quantizer(
         Int8WeightOnly.of,
         lambda device, dtype: _lacks_kernels(("cpu", "cuda"), device),
-        lambda outputs, inputs, size: outputs * (inputs + size),
+        _int8_weight_only_bytes,
+        hold=lambda weight: _levels(Int8WeightOnly.of(weight)),
+        layer=lambda outputs, levels, scale: Int8WeightOnly(levels, scale, None),
+        part=_int8_weight_only_bytes,
     ),
     "int4-weight-only": Quantizer(
         Int4WeightOnly.of,
         _int4_problems,
-        lambda outputs, inputs, size: (outputs + -outputs % 16) * (inputs // 2 + 4 * (inputs // GROUP)),
+        _int4_bytes,
+        hold=lambda weight: pack_four(weight),
+        layer=lambda outputs, packed, ranges: Int4WeightOnly(packed, ranges, outputs, None),
+        part=_int4_bytes,
         group=GROUP,
     ),
 }

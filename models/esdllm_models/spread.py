@@ -1,4 +1,4 @@
-"""A transformer whose layers lie on several devices."""
+"""A decoder whose layers lie on several devices."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from esdllm import ModelSpec, Projection
+from esdllm_models.decoder import Decoder
 from esdllm_models.elementwise import PLAIN, Rotation
-from esdllm_models.transformer import Transformer
 
 __all__ = ["Spread"]
 
 
 @attrs.frozen(eq=False)
 class Spread:
-    """A ModelAdapter over a transformer whose layers, final norm and head may each lie elsewhere than the embedding.
+    """A ModelAdapter over a decoder whose layers, final norm and head may each lie elsewhere than the embedding.
 
     What goes in and what comes out lies where the embedding does; a layer's input goes over to its weights, and what they
     make of it comes back. So the runtime sees one device, and holds the whole cache there.
     """
 
-    whole: Transformer
+    whole: Decoder
     device: torch.device
     """where the embedding lies"""
     layers: tuple[torch.device, ...]
@@ -55,8 +55,8 @@ class Spread:
 
     def encode(self, positions: Tensor) -> Mapping[torch.device, Rotation]:
         """Return the rotation of positions (R, N), on every device: sent once, not for each layer."""
-        cos, sin = self.whole.encode(positions)
-        return {device: Rotation(cos.to(device), sin.to(device)) for device in {self.device, *self.layers}}
+        places = self.whole.encode(positions)
+        return {device: places.to(device) for device in {self.device, *self.layers}}
 
     def project(
         self, layer: int, hidden: Tensor, places: Mapping[torch.device, Rotation], readers: Tensor | None = None

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from esdllm import Catalogue, Engine, Model, ModelSpec, StepRecord
 from esdllm.checkpoints.loading import random_model
+from esdllm_models.decoder import Decoder, Layer
 from esdllm_models.linear import Dense, Linear
-from esdllm_models.transformer import Layer, Transformer
 
 CATALOGUE = Catalogue.load()
 VOCAB, MASK, EOS = 48, 47, 46
@@ -75,17 +75,19 @@ def model_of(shape: Shape) -> Model:
     return Model(in_double(random_model(config, "cpu", catalogue=CATALOGUE, seed=shape.seed).adapter))
 
 
-def in_double(model: Any) -> Transformer:
+def in_double(model: Any) -> Decoder:
     """Return a transformer with its weights in float64."""
 
     def turned(x: Any) -> Any:
-        if isinstance(x, Tensor):
-            return x.double()
+        if x is None or isinstance(x, Tensor):
+            return x if x is None else x.double()
+        if isinstance(x, tuple):
+            return type(x)(*map(turned, x))
         assert isinstance(x, Dense)
         return Dense(x.weight.double(), None if x.bias is None else x.bias.double())
 
-    assert isinstance(model, Transformer)
-    layers = tuple(Layer(*map(turned, layer)) for layer in model.layers)
+    assert isinstance(model, Decoder)
+    layers: tuple[Layer, ...] = tuple(map(turned, model.layers))
     head: Linear = turned(model.head)
     return attrs.evolve(model, embedding=turned(model.embedding), norm=turned(model.norm), head=head, layers=layers)
 

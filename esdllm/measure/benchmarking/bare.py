@@ -52,9 +52,16 @@ class BareWeights(NamedTuple):
         Raises:
             InputError: they do not lie in it as in LLaDA's and Dream's adapters on one device.
         """
+        if switched := getattr(adapter, "switched", ()):
+            raise InputError(
+                f"the bare loop computes no model with {' and '.join(switched)}, as a {adapter.spec.family} is: leave out bare"
+            )
         try:
-            layers = tuple(BareLayer(*(getattr(layer, name) for name in BareLayer._fields)) for layer in adapter.layers)
-            theta, eps = adapter.geometry.rope_theta, adapter.geometry.norm_eps
+            layers = tuple(
+                BareLayer(one.attn_norm, one.qkv, one.q, one.kv, one.out, one.mlp_norm, one.mlp.gate_up, one.mlp.down)
+                for one in adapter.layers
+            )
+            theta, eps = adapter.geometry.rope.theta, adapter.geometry.norm_eps
             return cls(adapter.embedding, layers, adapter.norm, adapter.head, theta, eps)
         except AttributeError as error:
             raise InputError(

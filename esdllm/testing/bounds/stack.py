@@ -95,12 +95,17 @@ class StackWeights:
 
     @classmethod
     def of(cls, adapter: Any) -> StackWeights:
-        """Return those of a model adapter that shows dense weights under the names that `esdllm_models.Transformer` has.
+        """Return those of a model adapter that shows dense weights under the names that esdllm_models.decoder has.
 
         Raises:
             InputError: it does not; names what is missing.
         """
         heads, dim = adapter.spec.n_heads, adapter.spec.head_dim
+        if switched := getattr(adapter, "switched", ()):
+            raise InputError(
+                f"no bound for a {adapter.spec.family}: its layers have {' and '.join(switched)}, and the bound's have not; pass "
+                "bound=False"
+            )
         try:
             layers = tuple(_layer(layer, heads, dim) for layer in adapter.layers)
             head = adapter.head.weight.double() * adapter.norm.double()
@@ -113,10 +118,10 @@ class StackWeights:
 
 
 def _layer(layer: Any, heads: int, dim: int) -> LayerWeights:
-    gate, up = (layer.gate_up.weight.double() * layer.mlp_norm.double()).chunk(2)
+    gate, up = (layer.mlp.gate_up.weight.double() * layer.mlp_norm.double()).chunk(2)
     query = (layer.q.weight.double() * layer.attn_norm.double()).unflatten(0, (heads, dim))
     out = layer.out.weight.double().unflatten(1, (heads, dim)).transpose(0, 1)
-    return LayerWeights(query, out, gate, up, layer.down.weight.double())
+    return LayerWeights(query, out, gate, up, layer.mlp.down.weight.double())
 
 
 class Attended(NamedTuple):

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec
+from esdllm import ModelSpec, TextCodec
 from esdllm.checkpoints.reading import (
     MOST_LAYERS,
     factor,
     head_dim,
     refuse,
     refuse_unread,
-    rope_theta,
     size,
     stop_ids,
     token,
 )
 from esdllm.checkpoints.text import Codec
 from esdllm.checkpoints.weights import Stated
-from esdllm_models.adopting import adopt
-from esdllm_models.building import Names, Sizes, load, problems, weight_bytes
-from esdllm_models.quantized import QUANTIZERS
+from esdllm_models.decoder import Geometry
+from esdllm_models.families.common import ROPE_KEYS, DecoderFamily
+from esdllm_models.layout import Layout, Names, Sizes
+from esdllm_models.rope import rope_of
 from esdllm_models.tokenizers import LLADA_TEMPLATE, tokenizer_of
-from esdllm_models.transformer import Geometry
 
 _IMPLEMENTED = {
     "alibi": (False,),
@@ -47,7 +46,7 @@ _IMPLEMENTED = {
     "scale_logits": (False,),
     "weight_tying": (False, True),
 }
-_READ = {*_IMPLEMENTED, "alibi_bias_max", "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"}
+_READ = {*_IMPLEMENTED, *ROPE_KEYS, "alibi_bias_max"}
 """keys that may say how the model computes, because they are read"""
 
 _LLADA_8B = {
@@ -69,60 +68,48 @@ _LLADA_8B = {
 
 NAMES = Names(
     outer={
-        "embedding": "model.transformer.wte.weight",
-        "norm": "model.transformer.ln_f.weight",
-        "head": "model.transformer.ff_out.weight",
+        "embedding": "model.transformer.wte",
+        "norm": "model.transformer.ln_f",
+        "head": "model.transformer.ff_out",
     },
     layer="model.transformer.blocks.{}.",
     inner={
-        "attn_norm": "attn_norm.weight",
-        "q": "q_proj.weight",
-        "k": "k_proj.weight",
-        "v": "v_proj.weight",
-        "out": "attn_out.weight",
-        "mlp_norm": "ff_norm.weight",
-        "gate": "ff_proj.weight",
-        "up": "up_proj.weight",
-        "down": "ff_out.weight",
+        "attn_norm": "attn_norm",
+        "q": "q_proj",
+        "k": "k_proj",
+        "v": "v_proj",
+        "out": "attn_out",
+        "mlp_norm": "ff_norm",
+        "gate": "ff_proj",
+        "up": "up_proj",
+        "down": "ff_out",
     },
 )
-"""What the checkpoints call the weights."""
+"""What the checkpoints call the modules that hold weights."""
 
 
 @attrs.frozen
-class LladaFamily:
+class LladaFamily(DecoderFamily):
     """LLaDA and its fine-tunes."""
 
     @property
     def checkpoints(self) -> Mapping[str, Path]:
         """The tiny trained checkpoint of this package."""
-        return {"tiny-llada": Path(__file__).parent / "tiny" / "llada"}
+        return {"tiny-llada": Path(__file__).parents[1] / "tiny" / "llada"}
 
     @property
     def geometries(self) -> Mapping[str, Mapping[str, Any]]:
         """LLaDA-8B's."""
         return {"llada-8b": _LLADA_8B}
 
-    @property
-    def quantizations(self) -> Collection[str]:
-        """Of the linear layers, as they are loaded."""
-        return QUANTIZERS
-
-    spreads = True
-    """Layers may lie on several devices."""
-    draws = True
-    """Random weights are made from a seed."""
-    merges = True
-    """LoRA adapters are merged into the weights that are read."""
-
-    def spec(self, config: Mapping[str, Any]) -> ModelSpec:
-        """Return the geometry of a LLaDA config.json."""
+    def layout(self, config: Mapping[str, Any]) -> Layout:
+        """Return what a LLaDA config.json describes."""
         refuse_unread(config, _READ)
         refuse(config, _IMPLEMENTED)
-        _geometry(config)  # refuses what is out of range
         sizes = _sizes(config)
         vocab = sizes.vocab.value
-        return ModelSpec(
+        geometry = Geometry(rope_of(config, sizes.keys.each, kinds=("default",)), factor(config, "rms_norm_eps"))
+        spec = ModelSpec(
             family="llada",
             n_layers=sizes.layers.value,
             hidden=sizes.hidden.value,
@@ -136,23 +123,7 @@ class LladaFamily:
             stop_ids=stop_ids(config, vocab)[1:],
             intermediate=sizes.intermediate.size,
         )
-
-    def load(self, folder: Path, config: Mapping[str, Any], plan: LoadPlan) -> ModelAdapter:
-        """Return the model of a plan, with a folder's weights."""
-        names = NAMES.tied() if config.get("weight_tying") else NAMES
-        return load(self.spec(config), _geometry(config), names, _sizes(config), folder, plan)
-
-    def weight_bytes(self, config: Mapping[str, Any], plan: LoadPlan) -> int:
-        """Return what the weights take."""
-        return weight_bytes(self.spec(config), _geometry(config), plan)
-
-    def problems(self, config: Mapping[str, Any], plan: LoadPlan) -> list[str]:
-        """Return why the weights cannot be held as a plan says; empty if they can."""
-        return problems(self.spec(config), plan)
-
-    def from_module(self, module: Any, config: Mapping[str, Any]) -> ModelAdapter:
-        """Return a model that computes with the module's own weights."""
-        return adopt(self.spec(config), _geometry(config), NAMES, module, bool(config.get("weight_tying")))
+        return Layout(spec, geometry, attrs.evolve(NAMES, tied=bool(config.get("weight_tying"))), sizes)
 
     def codec(self, source: Any, spec: ModelSpec) -> TextCodec:
         """Return the tokenizer of a folder's tokenizer.json, with LLaDA's chat template if it brings none."""
@@ -176,12 +147,4 @@ def _sizes(config: Mapping[str, Any]) -> Sizes:
             if told
             else Stated("mlp_ratio", size(config, "mlp_ratio"), hidden, "d_model")
         ),
-    )
-
-
-def _geometry(config: Mapping[str, Any]) -> Geometry:
-    return Geometry(
-        rope_theta=rope_theta(config),
-        norm_eps=factor(config, "rms_norm_eps"),
-        qkv_bias=False,
     )
