@@ -140,16 +140,18 @@ def test_every_tensor_crosses_to_its_layer_and_back(catalogue: Catalogue, reader
     hidden, places = whole.embed(TOKENS), whole.encode(TOKENS)
     some = hidden if readers is None else hidden[:, readers]
     with Pretended() as pretended:
-        pretended.put(SECOND, whole.embedding, whole.frequencies, hidden, some, TOKENS, *places)
+        pretended.put(SECOND, whole.embedding, whole.frequencies, hidden, some, TOKENS, places.cos, places.sin)
         pretended.put(FIRST, whole.norm, whole.head)
         for number, layer in enumerate(whole.layers):
-            pretended.put(FIRST if number < 4 else SECOND, *layer)
+            pretended.put(FIRST if number < 4 else SECOND, *layer[:-3], *layer.mlp)
         if readers is not None:
             pretended.put(SECOND, readers)
         spread = Spread(whole, SECOND, (FIRST,) * 4 + (SECOND,) * 4, FIRST)
         assert spread.devices == {FIRST, SECOND}
         everywhere = spread.encode(TOKENS)
-        assert {device: pretended.places[x] for device, (x, _) in everywhere.items()} == {d: d for d in (FIRST, SECOND)}
+        assert {device: pretended.places[x] for device, (x, *_) in everywhere.items()} == {
+            d: d for d in (FIRST, SECOND)
+        }
         for number in (0, 7):
             made = spread.project(number, hidden, everywhere, readers)
             found = (*made, spread.mix(number, some, made.queries), spread.logits(hidden))

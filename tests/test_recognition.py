@@ -19,7 +19,6 @@ from esdllm import (
     CheckpointError,
     ConfigError,
     ModelFamily,
-    ModelSpec,
     PluginError,
     describe_model,
     from_module,
@@ -30,6 +29,7 @@ from esdllm.checkpoints.loading import describe_weights, random_model
 from esdllm.checkpoints.reading import class_names
 from esdllm.checkpoints.told import Told
 from esdllm.cli import app, main
+from esdllm_models.blueprint import Blueprint
 from esdllm_models.families.llada import LladaFamily
 
 CLASS = "CousinModelLM"
@@ -63,13 +63,10 @@ class Blocks(LladaFamily):
     checkpoints: ClassVar[Mapping[str, Path]] = {}
     written: int | None = attrs.field(default=None, metadata={"help": "block of written keys"})
 
-    def spec(self, config: Mapping[str, Any]) -> ModelSpec:
-        plain = {key: value for key, value in config.items() if key != "block_size"}
-        return attrs.evolve(
-            LladaFamily.spec(self, plain),
-            family="blocks",
-            attention=BlockCausal(config.get("block_size", 4), written=self.written),
-        )
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
+        found = LladaFamily.blueprint(self, {key: value for key, value in config.items() if key != "block_size"})
+        attention = BlockCausal(config.get("block_size", 4), written=self.written)
+        return attrs.evolve(found, spec=attrs.evolve(found.spec, family="blocks", attention=attention))
 
 
 def catalogue(**families: type[ModelFamily]) -> Catalogue:
@@ -108,11 +105,13 @@ def test_a_family_that_claims_a_config_goes_before_one_that_has_its_model_type(
 def test_a_config_that_does_not_tell_is_refused_with_the_families_that_could_read_it() -> None:
     message = (
         r"^here: a config.json of the model_type 'qwen2' does not tell that the model decodes by diffusion; if it does, say "
-        r"so with family='mute' \(--family mute\)$"
+        r"so with family='mute' \(--family mute\), or 'open-dcoder'$"
     )
     with pytest.raises(CheckpointError, match=message):
         chosen({"model_type": "qwen2"}, mute=Mute)
-    with pytest.raises(CheckpointError, match=r"say so with family='mute' \(--family mute\), or 'other'$"):
+    with pytest.raises(
+        CheckpointError, match=r"say so with family='mute' \(--family mute\), or 'open-dcoder' or 'other'$"
+    ):
         chosen({"model_type": "qwen2"}, other=Mute, mute=Mute)
     assert chosen({"model_type": "qwen2"}, "mute", mute=Mute) == "Mute"
 

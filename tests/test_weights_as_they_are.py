@@ -262,7 +262,7 @@ def test_two_sets_of_weights_are_refused_and_an_index_of_the_one_file_is_read(
     assert logits(folder, catalogue).equal(logits(CASES / "llada-0", catalogue))
 
 
-LLADA_MOE = {"model_type": "llada", "architectures": ["LLaDAMoEModelLM"], "hidden_size": 2048, "num_experts": 64}
+LLADA_MOE = {"model_type": "Dream", "hidden_size": 2048, "num_experts": 64}
 LLADA_MOE |= {"num_experts_per_tok": 8, "expert_intermediate_size": 1024, "qk_layernorm": True}
 
 UNREAD: list[tuple[dict[str, Any], str]] = [

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from esdllm import CheckpointError, ModelAdapter, UnavailableError
+from esdllm_models.blueprint import Blueprint, Names
 from esdllm_models.building import made_of
-from esdllm_models.decoder import Decoder
+from esdllm_models.decoder import Layer, Transformer
 from esdllm_models.feedforward import Mlp
 from esdllm_models.inspecting import check_called, check_dtype, check_embedding, check_norm, check_rest, hooked
-from esdllm_models.layout import Layout, Names
 from esdllm_models.linear import Dense, Linear, Split
 from esdllm_models.spread import Spread
 
 __all__ = ["adopt"]
 
 
-def adopt(layout: Layout, module: nn.Module) -> ModelAdapter:
+def adopt(blueprint: Blueprint, module: nn.Module) -> ModelAdapter:
     """Return a model over a module's weights, found by the names that a checkpoint has for them.
 
     A plain `nn.Linear` gives its tensors; any other module in its place (a quantised one, one with a LoRA beside it, one with
@@ -31,49 +31,49 @@ def adopt(layout: Layout, module: nn.Module) -> ModelAdapter:
         UnavailableError: the embedding or a norm is not a plain one, weights are of several dtypes or not there yet (on
             `meta`), or the module has hooks, parameters or dropout that would be left out.
     """
-    spec, geometry, names = layout.spec, layout.geometry, layout.names
+    spec, geometry, names = blueprint.spec, blueprint.geometry, blueprint.names
     if spec.experts is not None:
         raise UnavailableError(
             f"the experts' weights of a {type(module).__name__} lie apart, and cannot be computed with side by side without a "
             "copy; save the module with save_pretrained(), and load its folder"
         )
-    heads, kv_heads = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
     found = _Found(module, names)
     embedding = found.embedding(spec.vocab, spec.hidden)
-
-    def split(layer: int, joint: str, **sizes: int) -> Linear:
-        if joint in names.inner:
-            return found.linear(layer, joint, sum(sizes.values()), spec.hidden)
-        parts = tuple(found.linear(layer, name, size, spec.hidden) for name, size in sizes.items())
-        return Split(parts, tuple(sizes.values()))
-
-    def head_norm(layer: int, name: str) -> Tensor | None:
-        return found.norm(layer, name, spec.head_dim, geometry.norm_eps) if geometry.qk_norm else None
-
-    layers = tuple(
-        made_of(
-            spec,
-            attn_norm=found.norm(layer, "attn_norm", spec.hidden, geometry.norm_eps),
-            qkv=split(layer, "qkv", q=heads, k=kv_heads, v=kv_heads),
-            out=found.linear(layer, "out", spec.hidden, heads),
-            mlp_norm=found.norm(layer, "mlp_norm", spec.hidden, geometry.norm_eps),
-            mlp=Mlp(
-                split(layer, "gate_up", gate=spec.intermediate, up=spec.intermediate),
-                found.linear(layer, "down", spec.hidden, spec.intermediate),
-            ),
-            q_norm=head_norm(layer, "q_norm"),
-            k_norm=head_norm(layer, "k_norm"),
-        )
-        for layer in range(spec.n_layers)
-    )
+    layers = tuple(_layer(blueprint, found, number) for number in range(spec.n_layers))
     norm = found.norm(None, "norm", spec.hidden, geometry.norm_eps)
     alone = names.tied and not found.has(None, "head")
     head = Dense(embedding) if alone else found.linear(None, "head", spec.vocab, spec.hidden)
     check_rest(module, spec, geometry, found.taken, found.called)
-    whole = Decoder(spec, geometry, embedding, layers, norm, head)
+    whole = Transformer(spec, geometry, embedding, layers, norm, head)
     devices = tuple(layer.attn_norm.device for layer in layers)
     together = {embedding.device, norm.device, *devices} == {embedding.device}
     return whole if together else Spread(whole, embedding.device, devices, norm.device)
+
+
+def _layer(blueprint: Blueprint, found: _Found, number: int) -> Layer:
+    spec, geometry = blueprint.spec, blueprint.geometry
+    heads, kv_heads, dim = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim, spec.head_dim
+
+    def linear(name: str, outputs: int, inputs: int = spec.hidden) -> Linear:
+        return found.linear(number, name, outputs, inputs)
+
+    def norm(name: str, size: int = spec.hidden) -> Tensor:
+        return found.norm(number, name, size, geometry.norm_eps)
+
+    def split(**sizes: int) -> Split:
+        return Split(tuple(linear(name, size) for name, size in sizes.items()), tuple(sizes.values()))
+
+    joint = "qkv" in blueprint.names.inner
+    return made_of(
+        spec,
+        attn_norm=norm("attn_norm"),
+        qkv=linear("qkv", heads + 2 * kv_heads) if joint else split(q=heads, k=kv_heads, v=kv_heads),
+        out=linear("out", spec.hidden, heads),
+        mlp_norm=norm("mlp_norm"),
+        mlp=Mlp(split(gate=spec.intermediate, up=spec.intermediate), linear("down", spec.hidden, spec.intermediate)),
+        q_norm=norm("q_norm", dim) if geometry.qk_norm else None,
+        k_norm=norm("k_norm", dim) if geometry.qk_norm else None,
+    )
 
 
 class _Found:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, UnavailableError
 from esdllm.checkpoints.weights import Checkpoint
-from esdllm_models.decoder import Decoder, Layer
+from esdllm_models.blueprint import Blueprint
+from esdllm_models.decoder import Layer, Transformer
 from esdllm_models.feedforward import Experts, Mlp, Router
 from esdllm_models.grouped import Stacked
-from esdllm_models.layout import Layout
 from esdllm_models.linear import Dense, Linear, Split, sliced
 from esdllm_models.quantized import quantizer
 from esdllm_models.spread import Spread
@@ -36,30 +36,30 @@ class _Fill(Protocol):
         ...
 
 
-def load(layout: Layout, folder: Path, plan: LoadPlan) -> ModelAdapter:
+def load(blueprint: Blueprint, folder: Path, plan: LoadPlan) -> ModelAdapter:
     """Return the model of a plan, with a folder's weights or random ones.
 
     Raises:
         UnavailableError: the plan cannot be followed on this machine or with this model; gives all reasons.
         CheckpointError: the folder's weights are not the model's.
     """
-    if reasons := problems(layout, plan):
+    if reasons := problems(blueprint, plan):
         raise UnavailableError(f"quantisation '{plan.quantize}' cannot serve here: {'; '.join(reasons)}")
     if plan.seed is not None:
-        return _Building(layout, plan, _drawing(plan.seed)).whole()
-    names = layout.names
-    weights = Checkpoint(folder, layout.shapes(), names.unread, plan.lora, layout.sizes.layers)
+        return _Building(blueprint, plan, _drawing(plan.seed)).whole()
+    names = blueprint.names
+    weights = Checkpoint(folder, blueprint.shapes(), names.unread, plan.lora, blueprint.sizes.layers)
 
     def fill(layer: int | None, slots: Mapping[str, Tensor]) -> None:
         for name, slot in slots.items():
             weights.read(names.of(layer, name), slot)
 
-    return _Building(layout, plan, fill).whole()
+    return _Building(blueprint, plan, fill).whole()
 
 
-def problems(layout: Layout, plan: LoadPlan) -> list[str]:
+def problems(blueprint: Blueprint, plan: LoadPlan) -> list[str]:
     """Return why the weights cannot be held as a plan says, on its devices; empty if they can."""
-    chosen, spec = quantizer(plan.quantize), layout.spec
+    chosen, spec = quantizer(plan.quantize), blueprint.spec
     reasons = list(dict.fromkeys(reason for device in plan.devices for reason in chosen.problems(device, plan.dtype)))
     every = {name: shape for layer in range(spec.n_layers) for name, shape in _matrices(spec, layer).items()}
     reasons += [
@@ -70,9 +70,9 @@ def problems(layout: Layout, plan: LoadPlan) -> list[str]:
     return reasons
 
 
-def weight_bytes(layout: Layout, plan: LoadPlan) -> int:
+def weight_bytes(blueprint: Blueprint, plan: LoadPlan) -> int:
     """Return what the weights of a plan take, on all devices together."""
-    spec, size, chosen = layout.spec, plan.dtype.itemsize, quantizer(plan.quantize)
+    spec, size, chosen = blueprint.spec, plan.dtype.itemsize, quantizer(plan.quantize)
     held = chosen.bytes(spec.vocab, spec.hidden, size) + (spec.vocab + 1) * spec.hidden * size
     for layer in range(spec.n_layers):
         for shape in _matrices(spec, layer).values():
@@ -82,7 +82,7 @@ def weight_bytes(layout: Layout, plan: LoadPlan) -> int:
                 if len(shape) == 2
                 else shape[0] * chosen.part(outputs, inputs, size)
             )
-        for name, shape in _others(layout, layer).items():
+        for name, shape in _others(blueprint, layer).items():
             held += prod(shape) * _dtype(name, plan).itemsize
     return held
 
@@ -116,9 +116,9 @@ def _matrices(spec: ModelSpec, layer: int) -> dict[str, _Shape]:
     return found
 
 
-def _others(layout: Layout, layer: int) -> dict[str, _Shape]:
+def _others(blueprint: Blueprint, layer: int) -> dict[str, _Shape]:
     """Return the shapes of what a layer has beside its matrices, and is never quantised: norms, biases, the router."""
-    spec, geometry = layout.spec, layout.geometry
+    spec, geometry = blueprint.spec, blueprint.geometry
     found: dict[str, _Shape] = {"attn_norm": (spec.hidden,), "mlp_norm": (spec.hidden,)}
     if geometry.qk_norm:
         found |= {"q_norm": (spec.head_dim,), "k_norm": (spec.head_dim,)}
@@ -139,13 +139,13 @@ def _dtype(name: str, plan: LoadPlan) -> torch.dtype:
     return torch.float32 if name.startswith("router") else plan.dtype
 
 
-def _slots(layout: Layout, full: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return where a layer's weights go, by the names of a layout, in matrices and others in full."""
-    spec, found = layout.spec, dict[str, Tensor]()
+def _slots(blueprint: Blueprint, full: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return where a layer's weights go, by the names of a blueprint, in matrices and others in full."""
+    spec, found = blueprint.spec, dict[str, Tensor]()
     heads = [spec.n_heads * spec.head_dim, *[spec.n_kv_heads * spec.head_dim] * 2]
     for name, whole in full.items():
         base, bias = name.removesuffix("_bias"), "_bias" if name.endswith("_bias") else ""
-        if base == "qkv" and "qkv" not in layout.names.inner:
+        if base == "qkv" and "qkv" not in blueprint.names.inner:
             found |= zip((f"q{bias}", f"k{bias}", f"v{bias}"), whole.split(heads), strict=True)
         elif base.endswith("gate_up"):
             prefix = base.removesuffix("gate_up")
@@ -165,19 +165,19 @@ def _by_expert(prefix: str, name: str, whole: Tensor) -> dict[str, Tensor]:
 class _Building:
     """A model being built."""
 
-    def __init__(self, layout: Layout, plan: LoadPlan, fill: _Fill) -> None:
-        self._layout, self._plan, self._fill = layout, plan, fill
+    def __init__(self, blueprint: Blueprint, plan: LoadPlan, fill: _Fill) -> None:
+        self._blueprint, self._plan, self._fill = blueprint, plan, fill
         self._room: dict[tuple[torch.device, str], Tensor] = {}
         """where matrices stand in full until they are quantised or packed, by device and name; freed each time, it left holes"""
         self._last = {
             (plan.layer(layer), name): layer
-            for layer in range(layout.spec.n_layers)
-            for name in _matrices(layout.spec, layer)
+            for layer in range(blueprint.spec.n_layers)
+            for name in _matrices(blueprint.spec, layer)
         }
         """the last layer that needs it"""
 
     def whole(self) -> ModelAdapter:
-        spec, plan = self._layout.spec, self._plan
+        spec, plan = self._blueprint.spec, self._plan
         head_device, make = plan.head or plan.device, quantizer(plan.quantize).make
         with torch.no_grad():
             embedding = torch.empty(spec.vocab, spec.hidden, device=plan.device, dtype=plan.dtype)
@@ -187,21 +187,21 @@ class _Building:
             head = make(full, None)
             del full  # before the layers come
             layers = tuple(self._layer(number) for number in range(spec.n_layers))
-        whole = Decoder(spec, self._layout.geometry, embedding, layers, norm, head)
+        whole = Transformer(spec, self._blueprint.geometry, embedding, layers, norm, head)
         if len(plan.devices) == 1:
             return whole
         return Spread(whole, plan.device, tuple(plan.layer(number) for number in range(spec.n_layers)), head_device)
 
     def _layer(self, number: int) -> Layer:
         """Return one layer, filled and then quantised, one matrix after the other."""
-        spec, plan = self._layout.spec, self._plan
+        spec, plan = self._blueprint.spec, self._plan
         device = plan.layer(number)
         full = {name: self._empty(device, name, shape) for name, shape in _matrices(spec, number).items()}
         others = {
             name: torch.empty(shape, device=device, dtype=_dtype(name, plan))
-            for name, shape in _others(self._layout, number).items()
+            for name, shape in _others(self._blueprint, number).items()
         }
-        self._fill(number, _slots(self._layout, {**full, **others}))
+        self._fill(number, _slots(self._blueprint, {**full, **others}))
 
         def made(name: str) -> Any:
             weight = full.pop(name)
@@ -212,8 +212,8 @@ class _Building:
 
         qkv, out = made("qkv"), made("out")
         if "router" in others:
-            assert self._layout.geometry.routing is not None  # so that the spec has experts
-            router = Router(self._layout.geometry.routing, others["router"], others.get("router_bias"))
+            assert self._blueprint.geometry.routing is not None  # so that the spec has experts
+            router = Router(self._blueprint.geometry.routing, others["router"], others.get("router_bias"))
             experts = made("experts.gate_up"), made("experts.down")
             shared = Mlp(made("shared_gate_up"), made("shared_down")) if "shared_down" in full else None
             mlp: Mlp | Experts = Experts(router, *experts, shared)
@@ -233,7 +233,7 @@ class _Building:
         """
         if weight.dim() == 3:
             return Stacked.of(weight, self._plan.quantize)
-        make, spec = quantizer(self._plan.quantize).make, self._layout.spec
+        make, spec = quantizer(self._plan.quantize).make, self._blueprint.spec
         whole = make(weight, bias)
         if name != "qkv" or layer < spec.n_layers - 1 or isinstance(whole, Dense):
             return whole

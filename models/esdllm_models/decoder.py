@@ -20,7 +20,7 @@ from esdllm_models.feedforward import Experts, Mlp, Routing
 from esdllm_models.linear import Dense, Linear
 from esdllm_models.rope import Rope
 
-__all__ = ["Decoder", "Geometry", "Layer"]
+__all__ = ["Geometry", "Layer", "Transformer"]
 
 
 @attrs.frozen
@@ -63,7 +63,7 @@ class Layer(NamedTuple):
 
 
 @attrs.define(eq=False, slots=False)
-class Decoder:
+class Transformer:
     """A ModelAdapter whose weights lie on one device.
 
     Shapes: R rows, N positions, C hidden, H heads, G key-value heads, D head dimension, V vocabulary.

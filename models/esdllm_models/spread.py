@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from esdllm import ModelSpec, Projection
-from esdllm_models.decoder import Decoder
+from esdllm_models.decoder import Transformer
 from esdllm_models.elementwise import PLAIN, Rotation
 
 __all__ = ["Spread"]
@@ -23,7 +23,7 @@ class Spread:
     make of it comes back. So the runtime sees one device, and holds the whole cache there.
     """
 
-    whole: Decoder
+    whole: Transformer
     device: torch.device
     """where the embedding lies"""
     layers: tuple[torch.device, ...]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from esdllm import Catalogue, Engine, Model, ModelSpec, StepRecord
 from esdllm.checkpoints.loading import random_model
-from esdllm_models.decoder import Decoder, Layer
+from esdllm_models.decoder import Layer, Transformer
 from esdllm_models.linear import Dense, Linear
 
 CATALOGUE = Catalogue.load()
@@ -75,7 +75,7 @@ def model_of(shape: Shape) -> Model:
     return Model(in_double(random_model(config, "cpu", catalogue=CATALOGUE, seed=shape.seed).adapter))
 
 
-def in_double(model: Any) -> Decoder:
+def in_double(model: Any) -> Transformer:
     """Return a transformer with its weights in float64."""
 
     def turned(x: Any) -> Any:
@@ -86,7 +86,7 @@ def in_double(model: Any) -> Decoder:
         assert isinstance(x, Dense)
         return Dense(x.weight.double(), None if x.bias is None else x.bias.double())
 
-    assert isinstance(model, Decoder)
+    assert isinstance(model, Transformer)
     layers: tuple[Layer, ...] = tuple(map(turned, model.layers))
     head: Linear = turned(model.head)
     return attrs.evolve(model, embedding=turned(model.embedding), norm=turned(model.norm), head=head, layers=layers)

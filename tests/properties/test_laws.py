@@ -39,7 +39,7 @@ from hypothesis import strategies as st
 from sampling import examples
 
 from esdllm import Model
-from esdllm_models.decoder import Decoder
+from esdllm_models.decoder import Transformer
 from esdllm_models.linear import Dense
 
 pytestmark = pytest.mark.no_cover  # thousands of small generations, which measuring slows fivefold
@@ -92,7 +92,7 @@ def test_refreshing_everything_at_every_step_is_vanilla(
 def deaf(model: Model) -> Model:
     """Return the model with all tokens from QUIET on embedded as the mask is, and no other ever the most probable."""
     adapter: Any = model.adapter
-    assert isinstance(adapter, Decoder)
+    assert isinstance(adapter, Transformer)
     embedding, head = adapter.embedding.clone(), adapter.head.weight.clone()  # type: ignore[attr-defined]
     embedding[QUIET:] = embedding[MASK]
     head[:QUIET] = 0.0

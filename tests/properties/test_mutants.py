@@ -31,7 +31,7 @@ from esdllm.runtime.run import Run
 from esdllm_backends.attention.sdpa import SdpaAttention
 from esdllm_backends.cache.dense import DenseCache
 from esdllm_backends.cache.streamed import _Near
-from esdllm_models.decoder import Decoder
+from esdllm_models.decoder import Transformer
 from esdllm_policies.refreshing import EveryStepRefresh
 
 pytestmark = pytest.mark.no_cover
@@ -125,7 +125,7 @@ def look_for_plugins(original: Any, *a: Any, **k: Any) -> Any:
     return original(*a, **k)
 
 
-def another_norm(original: Any, model: Decoder, x: Any, weight: Any) -> torch.Tensor:
+def another_norm(original: Any, model: Transformer, x: Any, weight: Any) -> torch.Tensor:
     return torch.nn.functional.rms_norm(x, weight.shape, weight, 0.1)
 
 
@@ -200,7 +200,7 @@ MUTANTS = {
     ),
     "equal to recorded runs of the public implementations": Mutant(
         test_conformance.test_cases_are_equal_token_for_token,
-        around(Decoder, "_normed", another_norm),
+        around(Transformer, "_normed", another_norm),
         ("llada-0",),
     ),
 }

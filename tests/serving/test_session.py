@@ -22,7 +22,7 @@ from esdllm.errors import ClosedError, ConfigError, ContextError, InputError, Qu
 from esdllm.serving.requests import Completion, FinishReason, Request, Update
 from esdllm.serving.scheduler import OldestFirst
 from esdllm.serving.session import Session, Ticket
-from esdllm_models.decoder import Decoder
+from esdllm_models.decoder import Transformer
 
 PROMPTS = [
     "What is 2 + 3?",
@@ -300,13 +300,13 @@ def test_what_cannot_be_decoded_is_refused_at_once(
 def test_nan_in_one_row_fails_that_request_alone(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = build("llada-0", "es-dllm", gen_length=8, block_length=8)
     good, bad = prompts(2, 6).tolist()
-    marked, embed = bad[0], Decoder.embed
+    marked, embed = bad[0], Transformer.embed
 
-    def poisoned(self: Decoder, tokens: torch.Tensor) -> torch.Tensor:
+    def poisoned(self: Transformer, tokens: torch.Tensor) -> torch.Tensor:
         return embed(self, tokens).masked_fill((tokens == marked).any(1, keepdim=True).unsqueeze(-1), float("nan"))
 
     expected = engine.generate([good])
-    monkeypatch.setattr(Decoder, "embed", poisoned)
+    monkeypatch.setattr(Transformer, "embed", poisoned)
     with Session.open(engine, slots=4, length=40) as session:
         told = [ask(session, prompt=prompt)[1] for prompt in (good, bad, good)]
         assert isinstance(told[1].completion.error, NumericsError)
@@ -318,12 +318,12 @@ def test_a_step_that_fails_fails_one_request_and_the_others_are_as_alone(
 ) -> None:
     engine = build("llada-0", "es-dllm", gen_length=8, block_length=8)
     good, bad, other = prompts(3, 6).tolist()
-    marked, embed, calls = bad[0], Decoder.embed, [0]
+    marked, embed, calls = bad[0], Transformer.embed, [0]
     assert marked not in good
     assert marked not in other
     expected = [engine.generate([prompt]).answers[0] for prompt in (good, other)]
 
-    def failing(self: Decoder, tokens: torch.Tensor) -> torch.Tensor:
+    def failing(self: Transformer, tokens: torch.Tensor) -> torch.Tensor:
         calls[0] += int((tokens == self.spec.mask_id).any())
         if calls[0] > 2 and len(tokens) > 1:
             raise ZeroDivisionError("of three rows")
@@ -331,7 +331,7 @@ def test_a_step_that_fails_fails_one_request_and_the_others_are_as_alone(
             raise ZeroDivisionError("of its own")
         return embed(self, tokens)
 
-    monkeypatch.setattr(Decoder, "embed", failing)
+    monkeypatch.setattr(Transformer, "embed", failing)
     with Session.open(engine, slots=4, length=40) as session:
         told = [ask(session, prompt=prompt, stream=True)[1] for prompt in (good, bad, other)]
         assert isinstance(told[1].completion.error, PluginError)

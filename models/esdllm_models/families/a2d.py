@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import attrs
 
 from esdllm import BlockCausal
+from esdllm_models.blueprint import Blueprint
 from esdllm_models.families.common import DecoderFamily, block_size, check, flag, stock
-from esdllm_models.layout import Layout
 
 _QWEN3_06B = {
     "model_type": "a2d-qwen3",
@@ -56,7 +56,7 @@ class _A2D(DecoderFamily):
     base: ClassVar[str]
     bd3lm: ClassVar[bool] = False
 
-    def _stock(self, config: Mapping[str, Any], own_head_dim: bool | None, **switches: Any) -> Layout:
+    def _stock(self, config: Mapping[str, Any], own_head_dim: bool | None, **switches: Any) -> Blueprint:
         check(config, {}, windows=True)
         attention = (
             BlockCausal(block_size(config, "block_size", _PUBLISHED_BLOCK), "prompt-end") if self.bd3lm else None
@@ -78,7 +78,7 @@ class A2DQwen3(_A2D):
         """That of Qwen3-0.6B."""
         return {"a2d-qwen3-0.6b": _QWEN3_06B}
 
-    def layout(self, config: Mapping[str, Any]) -> Layout:
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
         biased = flag(config, "attention_bias")
         return self._stock(config, True, qk_norm=True, qkv_bias=biased, out_bias=biased)
@@ -97,7 +97,7 @@ class A2DQwen2(_A2D):
         """That of Qwen2.5-Coder-0.5B."""
         return {"a2d-qwen2-0.5b": _QWEN2_05B}
 
-    def layout(self, config: Mapping[str, Any]) -> Layout:
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
         return self._stock(config, None, qkv_bias=True)
 
@@ -110,7 +110,7 @@ class A2DLlama(_A2D):
     model_types = ("a2d-llama",)
     """What config.json says."""
 
-    def layout(self, config: Mapping[str, Any]) -> Layout:
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
         biased = flag(config, "attention_bias")
         return self._stock(config, None, qkv_bias=biased, out_bias=biased, mlp_bias=flag(config, "mlp_bias"))

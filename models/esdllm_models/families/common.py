@@ -24,11 +24,11 @@ from esdllm.checkpoints.text import CHATML, Codec
 from esdllm.checkpoints.weights import Stated
 from esdllm.errors import brief
 from esdllm_models.adopting import adopt
+from esdllm_models.blueprint import Blueprint, Names, Sizes
 from esdllm_models.building import load, problems, weight_bytes
 from esdllm_models.decoder import Geometry
 from esdllm_models.elementwise import ACTIVATIONS
 from esdllm_models.feedforward import Routing
-from esdllm_models.layout import Layout, Names, Sizes
 from esdllm_models.quantized import QUANTIZERS
 from esdllm_models.rope import Rope, rope_of
 from esdllm_models.tokenizers import tokenizer_of
@@ -76,24 +76,24 @@ class DecoderFamily:
     """LoRA adapters are merged into the weights that are read."""
 
     @abstractmethod
-    def layout(self, config: Mapping[str, Any]) -> Layout:
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes; refuse by name what is not implemented."""
 
     def spec(self, config: Mapping[str, Any]) -> ModelSpec:
         """Return the geometry of a config.json."""
-        return self.layout(config).spec
+        return self.blueprint(config).spec
 
     def load(self, folder: Path, config: Mapping[str, Any], plan: LoadPlan) -> ModelAdapter:
         """Return the model of a plan, with a folder's weights."""
-        return load(self.layout(config), folder, plan)
+        return load(self.blueprint(config), folder, plan)
 
     def weight_bytes(self, config: Mapping[str, Any], plan: LoadPlan) -> int:
         """Return what the weights take."""
-        return weight_bytes(self.layout(config), plan)
+        return weight_bytes(self.blueprint(config), plan)
 
     def problems(self, config: Mapping[str, Any], plan: LoadPlan) -> list[str]:
         """Return why the weights cannot be held as a plan says; empty if they can."""
-        return problems(self.layout(config), plan)
+        return problems(self.blueprint(config), plan)
 
     def codec(self, source: Any, spec: ModelSpec) -> TextCodec:
         """Return the tokenizer of a folder, or the one that is given, with ChatML if it brings no template."""
@@ -101,7 +101,7 @@ class DecoderFamily:
 
     def from_module(self, module: Any, config: Mapping[str, Any]) -> ModelAdapter:
         """Return a model that computes with the module's own weights."""
-        return adopt(self.layout(config), module)
+        return adopt(self.blueprint(config), module)
 
 
 @attrs.frozen
@@ -207,10 +207,9 @@ def stock(
     mask_id: int | None = None,
     logit_shift: int = 0,
     attention: BlockCausal | None = None,
-    remembers_forbidden: bool = False,
     **switches: bool,
-) -> Layout:
-    """Return the layout of a decoder with transformers' keys, once it is checked.
+) -> Blueprint:
+    """Return the blueprint of a decoder with transformers' keys, once it is checked.
 
     `own_head_dim` says whether the config has a key for the features of a head: True for must, None for may, False for no;
     `inside_key` is that for the features inside a feed-forward, which may be absent where all layers have experts.
@@ -220,50 +219,62 @@ def stock(
     Raises:
         CheckpointError: a size, factor or token is missing or out of range.
     """
-    hidden, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
-    kv_heads = size(config, "num_key_value_heads")
-    told = own_head_dim or (own_head_dim is None and config.get("head_dim") is not None)
-    dim = head_dim(hidden, heads, kv_heads, size(config, "head_dim") if told else None)
-    vocab, layers = size(config, "vocab_size"), size(config, "num_hidden_layers", MOST_LAYERS)
-    dense = mixture is None or len(mixture.spec.layers) < layers
-    inside = size(config, inside_key) if dense or config.get(inside_key) is not None else 0
-    masked = {**config, "mask_token_id": mask_id} if config.get("mask_token_id") is None else config
-    share = "head_dim" if told else "hidden_size / num_attention_heads"
+    sizes = _sizes(config, own_head_dim, inside_key, mixture)
+    vocab, dim = sizes.vocab.value, sizes.keys.each
     spec = ModelSpec(
         family=family,
-        n_layers=layers,
-        hidden=hidden,
-        n_heads=heads,
-        n_kv_heads=kv_heads,
+        n_layers=sizes.layers.value,
+        hidden=sizes.hidden.value,
+        n_heads=size(config, "num_attention_heads"),
+        n_kv_heads=sizes.keys.value,
         head_dim=dim,
         vocab=vocab,
         context=size(config, "max_position_embeddings"),
-        mask_id=token(masked, "mask_token_id", vocab),
-        eos_id=token(config, "eos_token_id", vocab),
-        stop_ids=stop_ids(config, vocab)[1:],
+        **_tokens(config, vocab, mask_id),
         logit_shift=logit_shift,
-        intermediate=inside,
-        remembers_forbidden=remembers_forbidden,
+        intermediate=sizes.intermediate.value,
+        remembers_forbidden=logit_shift > 0,
         attention=attention,
-        experts=None if mixture is None else mixture.spec,
-    )
-    sizes = Sizes(
-        layers=Stated("num_hidden_layers", layers),
-        hidden=Stated("hidden_size", hidden),
-        queries=Stated("num_attention_heads", heads, dim, "head_dim") if told else Stated("hidden_size", hidden),
-        keys=Stated("num_key_value_heads", kv_heads, dim, share),
-        vocab=Stated("vocab_size", vocab),
-        intermediate=Stated(inside_key, inside),
-        head_dim=Stated("head_dim", dim) if told else None,
-        experts=None if mixture is None else mixture.experts,
-        expert=None if mixture is None else mixture.expert,
-        shared=None if mixture is None else mixture.shared,
+        experts=mixture and mixture.spec,
     )
     geometry = Geometry(
         rope=rope(config, dim),
         norm_eps=factor(config, "rms_norm_eps"),
         activation=config.get("hidden_act", "silu"),
-        routing=None if mixture is None else mixture.routing,
+        routing=mixture and mixture.routing,
         **switches,
     )
-    return Layout(spec, geometry, attrs.evolve(names, tied=flag(config, "tie_word_embeddings")), sizes)
+    return Blueprint(spec, geometry, attrs.evolve(names, tied=flag(config, "tie_word_embeddings")), sizes)
+
+
+def _tokens(config: Mapping[str, Any], vocab: int, mask_id: int | None) -> dict[str, Any]:
+    masked = {**config, "mask_token_id": mask_id} if config.get("mask_token_id") is None else config
+    return {
+        "mask_id": token(masked, "mask_token_id", vocab),
+        "eos_id": token(config, "eos_token_id", vocab),
+        "stop_ids": stop_ids(config, vocab)[1:],
+    }
+
+
+def _sizes(config: Mapping[str, Any], own_head_dim: bool | None, inside_key: str, mixture: Mixture | None) -> Sizes:
+    hidden, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
+    kv_heads, layers = size(config, "num_key_value_heads"), size(config, "num_hidden_layers", MOST_LAYERS)
+    told = own_head_dim or (own_head_dim is None and config.get("head_dim") is not None)
+    dim = head_dim(hidden, heads, kv_heads, size(config, "head_dim") if told else None)
+    if not told:
+        refuse(config, {"head_dim": (None, dim)})
+    dense = mixture is None or len(mixture.spec.layers) < layers
+    inside = size(config, inside_key) if dense or config.get(inside_key) is not None else 0
+    share = "head_dim" if told else "hidden_size / num_attention_heads"
+    return Sizes(
+        layers=Stated("num_hidden_layers", layers),
+        hidden=Stated("hidden_size", hidden),
+        queries=Stated("num_attention_heads", heads, dim, share) if told else Stated("hidden_size", hidden),
+        keys=Stated("num_key_value_heads", kv_heads, dim, share),
+        vocab=Stated("vocab_size", size(config, "vocab_size")),
+        intermediate=Stated(inside_key, inside),
+        head_dim=Stated("head_dim", dim) if told else None,
+        experts=mixture and mixture.experts,
+        expert=mixture and mixture.expert,
+        shared=mixture and mixture.shared,
+    )

@@ -8,8 +8,8 @@ from typing import Any
 
 import attrs
 
+from esdllm_models.blueprint import Blueprint
 from esdllm_models.families.common import DecoderFamily, check, stock
-from esdllm_models.layout import Layout
 
 _DREAM_7B = {
     "model_type": "Dream",
@@ -42,7 +42,7 @@ class DreamFamily(DecoderFamily):
         """Dream-7B's."""
         return {"dream-7b": _DREAM_7B}
 
-    def layout(self, config: Mapping[str, Any]) -> Layout:
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a Dream config.json describes."""
         check(config, {"use_mrope": (False,)})
-        return stock(config, "Dream", qkv_bias=True, logit_shift=1, remembers_forbidden=True)
+        return stock(config, "Dream", qkv_bias=True, logit_shift=1)

@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 
 from esdllm import BlockCausal
+from esdllm_models.blueprint import Blueprint
 from esdllm_models.families.common import DecoderFamily, block_size, check, stock
-from esdllm_models.layout import Layout
 
 _BLOCK = 32
 _MASK = 151665  # a default of the published code
@@ -43,7 +43,7 @@ class FastDllmFamily(DecoderFamily):
         """That of the model of 7B."""
         return {"fast-dllm-v2-7b": _7B}
 
-    def layout(self, config: Mapping[str, Any]) -> Layout:
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
         check(config, {})
         return stock(

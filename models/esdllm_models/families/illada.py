@@ -8,8 +8,8 @@ from typing import Any
 
 import attrs
 
+from esdllm_models.blueprint import Blueprint
 from esdllm_models.families.common import DecoderFamily, check, flag, stock
-from esdllm_models.layout import Layout
 from esdllm_models.rope import rope_of
 
 _MASK = 5  # as its README says
@@ -41,7 +41,7 @@ class ILladaFamily(DecoderFamily):
         """That of iLLaDA-8B."""
         return {"illada-8b": _8B}
 
-    def layout(self, config: Mapping[str, Any]) -> Layout:
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
         check(config, {"layer_norm_eps": (None,)})  # a number would be for LayerNorm in place of RMSNorm
         biased = flag(config, "attention_bias")

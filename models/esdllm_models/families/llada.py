@@ -21,9 +21,9 @@ from esdllm.checkpoints.reading import (
 )
 from esdllm.checkpoints.text import Codec
 from esdllm.checkpoints.weights import Stated
+from esdllm_models.blueprint import Blueprint, Names, Sizes
 from esdllm_models.decoder import Geometry
 from esdllm_models.families.common import ROPE_KEYS, DecoderFamily
-from esdllm_models.layout import Layout, Names, Sizes
 from esdllm_models.rope import rope_of
 from esdllm_models.tokenizers import LLADA_TEMPLATE, tokenizer_of
 
@@ -102,7 +102,7 @@ class LladaFamily(DecoderFamily):
         """LLaDA-8B's."""
         return {"llada-8b": _LLADA_8B}
 
-    def layout(self, config: Mapping[str, Any]) -> Layout:
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a LLaDA config.json describes."""
         refuse_unread(config, _READ)
         refuse(config, _IMPLEMENTED)
@@ -123,7 +123,7 @@ class LladaFamily(DecoderFamily):
             stop_ids=stop_ids(config, vocab)[1:],
             intermediate=sizes.intermediate.size,
         )
-        return Layout(spec, geometry, attrs.evolve(NAMES, tied=bool(config.get("weight_tying"))), sizes)
+        return Blueprint(spec, geometry, attrs.evolve(NAMES, tied=bool(config.get("weight_tying"))), sizes)
 
     def codec(self, source: Any, spec: ModelSpec) -> TextCodec:
         """Return the tokenizer of a folder's tokenizer.json, with LLaDA's chat template if it brings none."""

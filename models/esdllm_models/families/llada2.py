@@ -11,9 +11,9 @@ import attrs
 from esdllm import BlockCausal
 from esdllm.checkpoints.reading import factor, size
 from esdllm.checkpoints.weights import Stated
+from esdllm_models.blueprint import Blueprint, Names
 from esdllm_models.families.common import DecoderFamily, Mixture, block_size, check, flag, stock
 from esdllm_models.feedforward import Routing
-from esdllm_models.layout import Layout, Names
 from esdllm_models.rope import rope_of
 
 _BLOCK = 32
@@ -92,7 +92,7 @@ class Llada2Family(DecoderFamily):
         """That of LLaDA2.0-mini, 16B in experts of which 1.4B are active."""
         return {"llada2-mini": _MINI}
 
-    def layout(self, config: Mapping[str, Any]) -> Layout:
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
         check(config, {"norm_head": (False, None)}, (*_IGNORED, *_READ))
         return stock(

@@ -11,9 +11,9 @@ import attrs
 from esdllm import CheckpointError
 from esdllm.checkpoints.reading import MOST_LAYERS, class_names, size
 from esdllm.checkpoints.weights import Stated
+from esdllm_models.blueprint import Blueprint
 from esdllm_models.families.common import LLAMA_NAMES, DecoderFamily, Mixture, check, flag, numbers, stock
 from esdllm_models.feedforward import Routing
-from esdllm_models.layout import Layout
 from esdllm_models.rope import rope_of
 
 _MASK = 156895
@@ -81,7 +81,7 @@ class LladaMoeFamily(DecoderFamily):
         named = any("LLaDAMoE" in name for name in class_names(config))
         return named or (config.get("model_type") == "llada" and config.get("num_experts") is not None)
 
-    def layout(self, config: Mapping[str, Any]) -> Layout:
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
         check(config, {"clip_qkv": (None,)}, (*_IGNORED, *_READ))
         biased = flag(config, "attention_bias")

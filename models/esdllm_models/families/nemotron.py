@@ -9,8 +9,8 @@ from typing import Any
 import attrs
 
 from esdllm import BlockCausal
+from esdllm_models.blueprint import Blueprint
 from esdllm_models.families.common import LLAMA_NAMES, DecoderFamily, block_size, check, stock
-from esdllm_models.layout import Layout
 from esdllm_models.rope import rope_of
 
 _BLOCK = 32
@@ -59,7 +59,7 @@ class NemotronFamily(DecoderFamily):
         """Those of the models of 3B and 8B."""
         return {"nemotron-labs-diffusion-3b": _3B, "nemotron-labs-diffusion-8b": _8B}
 
-    def layout(self, config: Mapping[str, Any]) -> Layout:
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
         check(
             config,

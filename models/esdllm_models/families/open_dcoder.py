@@ -10,8 +10,8 @@ from typing import Any
 
 import attrs
 
+from esdllm_models.blueprint import Blueprint
 from esdllm_models.families.common import DecoderFamily, check, stock
-from esdllm_models.layout import Layout
 
 
 @attrs.frozen
@@ -25,7 +25,7 @@ class OpenDCoderFamily(DecoderFamily):
         """Return False: a plain Qwen2 says the same."""
         return False
 
-    def layout(self, config: Mapping[str, Any]) -> Layout:
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
         check(config, {})
-        return stock(config, "open-dcoder", own_head_dim=None, qkv_bias=True, logit_shift=1, remembers_forbidden=True)
+        return stock(config, "open-dcoder", own_head_dim=None, qkv_bias=True, logit_shift=1)

@@ -7,9 +7,9 @@ from typing import Any
 
 import attrs
 
+from esdllm_models.blueprint import Blueprint
 from esdllm_models.families.common import DecoderFamily, check, flag, stock
 from esdllm_models.families.qwen3_moe import EXPERT_KEYS, qwen3_experts
-from esdllm_models.layout import Layout
 
 _RND1 = {
     "model_type": "rnd1",
@@ -42,7 +42,7 @@ class Rnd1Family(DecoderFamily):
         """RND1's own."""
         return {"rnd1-30b": _RND1}
 
-    def layout(self, config: Mapping[str, Any]) -> Layout:
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
         check(config, {"is_causal": (False, None)}, ("moe_backend", *EXPERT_KEYS))
         biased = flag(config, "attention_bias")
@@ -56,5 +56,4 @@ class Rnd1Family(DecoderFamily):
             out_bias=biased,
             mask_id=151669,
             logit_shift=1,
-            remembers_forbidden=True,
         )

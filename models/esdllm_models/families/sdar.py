@@ -8,9 +8,9 @@ from typing import Any
 import attrs
 
 from esdllm import BlockCausal
+from esdllm_models.blueprint import Blueprint
 from esdllm_models.families.common import DecoderFamily, block_size, check, flag, stock
 from esdllm_models.families.qwen3_moe import EXPERT_KEYS, qwen3_experts
-from esdllm_models.layout import Layout
 
 _IGNORED = ("debug", "ep_size", "fuse_cross_entropy", "micro_forward", "skip_checkpoint", "use_deepep")
 """switches of the training code"""
@@ -47,7 +47,7 @@ class SdarFamily(DecoderFamily):
         """Those of SDAR-4B and SDAR-8B."""
         return {"sdar-4b": _SDAR_4B, "sdar-8b": _SDAR_8B}
 
-    def layout(self, config: Mapping[str, Any]) -> Layout:
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
         check(config, {}, _IGNORED)
         return _stock(config, "sdar")
@@ -57,13 +57,13 @@ class SdarFamily(DecoderFamily):
 class SdarMoeFamily(DecoderFamily):
     """SDAR's models with Qwen3-MoE's experts."""
 
-    def layout(self, config: Mapping[str, Any]) -> Layout:
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
         check(config, {}, (*_IGNORED, *EXPERT_KEYS))
         return _stock(config, "sdar_moe", mixture=qwen3_experts(config))
 
 
-def _stock(config: Mapping[str, Any], name: str, **more: Any) -> Layout:
+def _stock(config: Mapping[str, Any], name: str, **more: Any) -> Blueprint:
     biased = flag(config, "attention_bias")
     return stock(
         config,

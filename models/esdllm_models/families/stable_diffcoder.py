@@ -9,8 +9,8 @@ import attrs
 
 from esdllm import BlockCausal
 from esdllm.checkpoints.reading import class_names
+from esdllm_models.blueprint import Blueprint
 from esdllm_models.families.common import DecoderFamily, block_size, check, flag, stock
-from esdllm_models.layout import Layout
 
 _BLOCK = 4  # in all published examples; no config.json says it
 _MASK = 5  # a default of the published code
@@ -49,7 +49,7 @@ class StableDiffCoderFamily(DecoderFamily):
         """Return whether `architectures` or `auto_map` name its classes."""
         return any("StableDiffcoder" in name for name in class_names(config))
 
-    def layout(self, config: Mapping[str, Any]) -> Layout:
+    def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
         check(config, {})
         biased = flag(config, "attention_bias")

@@ -10,7 +10,7 @@ from esdllm import ModelSpec
 from esdllm.checkpoints.weights import Shape, Stated
 from esdllm_models.decoder import Geometry
 
-__all__ = ["Layout", "Names", "Sizes"]
+__all__ = ["Blueprint", "Names", "Sizes"]
 
 
 @attrs.frozen
@@ -76,7 +76,7 @@ class Sizes:
 
 
 @attrs.frozen
-class Layout:
+class Blueprint:
     """A model and where its weights are found."""
 
     spec: ModelSpec
