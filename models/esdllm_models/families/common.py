@@ -213,8 +213,7 @@ def stock(
 
     `own_head_dim` says whether the config has a key for the features of a head: True for must, None for may, False for no;
     `inside_key` is that for the features inside a feed-forward, which may be absent where all layers have experts.
-    `rope` reads RoPE of a config and D; `mask_id` is the mask token's id where neither config nor tokenizer has it; `switches`
-    are those of Geometry.
+    `rope` reads RoPE of a config and D; `mask_id` is the mask token's where nothing tells it; `switches` are Geometry's.
 
     Raises:
         CheckpointError: a size, factor or token is missing or out of range.
@@ -235,13 +234,13 @@ def stock(
         intermediate=sizes.intermediate.value,
         remembers_forbidden=logit_shift > 0,
         attention=attention,
-        experts=mixture and mixture.spec,
+        experts=mixture.spec if mixture else None,
     )
     geometry = Geometry(
         rope=rope(config, dim),
         norm_eps=factor(config, "rms_norm_eps"),
         activation=config.get("hidden_act", "silu"),
-        routing=mixture and mixture.routing,
+        routing=mixture.routing if mixture else None,
         **switches,
     )
     return Blueprint(spec, geometry, attrs.evolve(names, tied=flag(config, "tie_word_embeddings")), sizes)
@@ -274,7 +273,7 @@ def _sizes(config: Mapping[str, Any], own_head_dim: bool | None, inside_key: str
         vocab=Stated("vocab_size", size(config, "vocab_size")),
         intermediate=Stated(inside_key, inside),
         head_dim=Stated("head_dim", dim) if told else None,
-        experts=mixture and mixture.experts,
-        expert=mixture and mixture.expert,
-        shared=mixture and mixture.shared,
+        experts=mixture.experts if mixture else None,
+        expert=mixture.expert if mixture else None,
+        shared=mixture.shared if mixture else None,
     )
