@@ -19,6 +19,7 @@ from curve import draw_curve, read_log, smoothed
 from decoding import check_up, decode_batch, read
 from dialects import DIALECTS
 from export import export, load_average
+from layouts import LAYOUTS
 from model import SIZES, Size, TinyModel
 from problems import TASKS, held_out_problems, make_problem, split_of, training_problem
 from suite import COUNT, SUITE, TUNE, suite_lines
@@ -31,7 +32,7 @@ from words import CITIES, JOBS, NAMES, THINGS
 from esdllm import Catalogue, Engine, Model, load_model
 from esdllm.runtime.plain import full_logits
 
-FAMILIES = ("llada", "dream")
+FAMILIES = ("llada", "dream", "sdar")
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +214,7 @@ def test_a_token_is_read_off_its_position_less_the_shift(original: TinyModel, fa
     ids = torch.randint(0, original.size.vocab_size, (3, 9), generator=generator)
     wanted = torch.rand(3, 9, generator=generator) < 0.5
     wanted[:, 0] = False
-    logits, shift = original.head(original.features(ids)), {"llada": 0, "dream": 1}[family]
+    logits, shift = original.head(original.features(ids)), int(family == "dream")
     expected = torch.stack([logits[row, place - shift] for row, place in wanted.nonzero().tolist()])
     torch.testing.assert_close(original.logits_at(ids, wanted), expected)
 
@@ -315,6 +316,10 @@ def test_an_export_has_the_public_names_and_files(runs: dict[str, Path], family:
         assert weights["model.transformer.blocks.1.ff_proj.weight"].shape == (32, 16)
         assert len(weights) == 2 * 9 + 3
         assert files == {*common, "tokenizer.json", "README.md", "loss.png"}
+    elif family == "sdar":
+        assert weights["model.layers.1.self_attn.k_norm.weight"].shape == (8,)
+        assert len(weights) == 2 * 11 + 3
+        assert files == {*common, "tokenizer.json", "README.md", "loss.png"}
     else:
         assert weights["model.layers.1.self_attn.k_proj.bias"].shape == (8,)
         assert len(weights) == 2 * 12 + 3
@@ -380,7 +385,7 @@ def test_the_card_says_what_the_run_recorded(runs: dict[str, Path], family: str)
     shares = {"vanilla": {task: place / 10 for place, task in enumerate(TASKS)}}
     text = card(state, 1_234_567, log, Scores(shares, 50, {"gen_length": 64, "block_length": 16}))
     losses = [json.loads(line)["loss"] for line in log.read_text().splitlines()]
-    assert f"# Tiny {'LLaDA' if family == 'llada' else 'Dream'}\n" in text
+    assert f"# Tiny {LAYOUTS[family].title}\n" in text
     assert "1.2 million parameters" in text
     assert " 20 steps of about 256," in text
     assert f"last 20 steps: {losses[-1]:.3f}" in text

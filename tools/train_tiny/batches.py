@@ -17,6 +17,8 @@ from torch import Tensor
 from vocabulary import token_id
 
 LENGTHS = (48, 64, 80, 112)
+BLOCK_LENGTHS = (48, 64, 96, 128)
+"""Lengths for models that decode in blocks: several block sizes divide each."""
 TAIL_WEIGHT = 0.3
 """Weight in the loss of the end-of-text after the end of turn, which is learned at once."""
 
@@ -37,26 +39,33 @@ def make_chunk(
     batch_tokens: int,
     shares: dict[str, float] | None = None,
     batches: int = 16,
+    block_causal: bool = False,
 ) -> list[Batch]:
-    """About `batches` batches of `batch_tokens` tokens; most rows barely fit, some have a tail."""
-    rows: dict[int, list[tuple[list[int], int, int]]] = {length: [] for length in LENGTHS}
+    """About `batches` batches of `batch_tokens` tokens; most rows barely fit, some have a tail.
+
+    For a block-causal model a batch's answers start at about the same place, since its noised text begins where the first does.
+    """
+    lengths = BLOCK_LENGTHS if block_causal else LENGTHS
+    rows: dict[int, list[tuple[list[int], int, int]]] = {length: [] for length in lengths}
     problems = [training_problem(rng, progress, shares) for _ in range(batches * batch_tokens // 60)]
     prompts = tokenizer.encode_batch([dialect.prompt(problem.prompt) for problem in problems])
     answers = tokenizer.encode_batch([problem.answer + dialect.end_of_turn for problem in problems])
     for prompt, answer in zip(prompts, answers, strict=True):
         ids = prompt.ids + answer.ids
-        fitting = [length for length in LENGTHS if length >= len(ids)]
+        fitting = [length for length in lengths if length >= len(ids)]
         draw = rng.random()
         length = fitting[-1] if draw < 0.08 else fitting[draw < 0.2 and len(fitting) > 1]
         rows[length].append((ids, len(prompt.ids), len(ids)))
     fill = token_id(tokenizer, dialect.end_of_text)
     made = []
     left: list[tuple[list[int], int, int]] = []
-    for length in LENGTHS:
+    for length in lengths:
         waiting, size = rows[length] + left, batch_tokens // length
         whole = len(waiting) // size * size
-        made += [_batch(waiting[i : i + size], length, fill) for i in range(0, whole, size)]
-        left = waiting[whole:]
+        taken, left = waiting[:whole], waiting[whole:]
+        if block_causal:
+            taken.sort(key=lambda row: row[1])
+        made += [_batch(taken[i : i + size], length, fill) for i in range(0, whole, size)]
     rng.shuffle(made)
     return made
 

@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
-from batches import LENGTHS
+from batches import BLOCK_LENGTHS, LENGTHS
 from curve import read_log
 from layouts import LAYOUTS
 from model import Size
 from problems import SHARES, TASKS, held_out_problems
 from train import Place, Recipe
+
+_ADOPTED = """\
+- **Begun with:** the weights of Tiny LLaDA, each word's row at the word's new id; the norms of queries and keys, which
+  LLaDA lacks, began with the size of what they norm. SDAR itself was made from a model that writes from left to right.
+- **Blocks:** each batch has blocks of 4, 8, 16, 32 or 64, so that one checkpoint serves all of them
+  (`--family sdar,block_size=16`). A row is its clean text and, in line with it, its noised text, each block of which sees
+  itself and the clean blocks before it.
+"""
 
 
 class Scores(NamedTuple):
@@ -25,8 +33,10 @@ class Scores(NamedTuple):
     """the first preset's configuration"""
 
 
+_WHOLE_WORDS = "a word, or a number from 0 to 99, is one token; everything else falls to bytes, so any text encodes."
 _TOKENIZERS = {
-    "llada": "a word, or a number from 0 to 99, is one token; everything else falls to bytes, so any text encodes.",
+    "llada": _WHOLE_WORDS,
+    "sdar": _WHOLE_WORDS,
     "dream": "as Qwen2's: a word is one token, a number one token a digit; everything else falls to bytes, so any text\n"
     "  encodes.",
 }
@@ -59,7 +69,8 @@ def card(state: dict[str, Any], parameters: int, log: Path, scores: Scores | Non
         parameters=parameters / 1e6,
         examples="\n".join(_example(task) for task in TASKS),
         scores=_score_table(scores) if scores else "",
-        longest=LENGTHS[-1],
+        longest=(BLOCK_LENGTHS if Size(**state["size"]).block_causal else LENGTHS)[-1],
+        origin=_origin(recipe),
         size=Size(**state["size"]),
         megabytes=2 * parameters / 1e6,
         tokenizer=_TOKENIZERS[recipe.family],
@@ -68,9 +79,7 @@ def card(state: dict[str, Any], parameters: int, log: Path, scores: Scores | Non
         budget=recipe.tokens / 1e6,
         steps=place.step,
         hours=place.seconds / 3600,
-        shallow=Size(**state["size"]).layers // 2,
-        share=100 * recipe.grow_at,
-        whose="that run's" if recipe.first else "the",
+        depth=_depth(recipe, Size(**state["size"])),
         shares=", ".join(f"{task} {100 * share:g} %" for task, share in recipe.shares.items()),
         last=20 * len(last),
         loss=sum(row["loss"] for row in last) / len(last),
@@ -107,9 +116,30 @@ def _score_table(scores: Scores) -> str:
     return "\n".join([*lines, ""])
 
 
+def _adopted(recipe: Recipe) -> bool:
+    """Whether the first run began with the weights of the LLaDA checkpoint that ships with the package."""
+    return "checkpoint" in (_runs(recipe)[0][0].first or {})
+
+
+def _origin(recipe: Recipe) -> str:
+    """What the training began with, as the first sentence says it."""
+    return "on from the weights of [Tiny LLaDA](../llada/README.md)" if _adopted(recipe) else "from nothing"
+
+
+def _depth(recipe: Recipe, size: Size) -> str:
+    """A line on how the model came to its layers."""
+    if _adopted(recipe):
+        return f"all {size.layers} layers from the first step."
+    whose = "that run's" if recipe.first else "the"
+    return (
+        f"{size.layers // 2} layers for {100 * recipe.grow_at:g} % of {whose} tokens; then a layer that changes nothing yet "
+        "was put after each, and all were trained on."
+    )
+
+
 def _runs(recipe: Recipe) -> list[tuple[Recipe, Place | None]]:
     """The runs that a run began with, the first one first, and itself, whose place is None."""
-    if not recipe.first:
+    if not recipe.first or "checkpoint" in recipe.first:
         return [(recipe, None)]
     *before, (began, _) = _runs(Recipe(**recipe.first["recipe"]))
     return [*before, (began, Place(**recipe.first["place"])), (recipe, None)]
@@ -117,13 +147,13 @@ def _runs(recipe: Recipe) -> list[tuple[Recipe, Place | None]]:
 
 def _before(recipe: Recipe, size: Size) -> str:
     """A line on each run that this one began with; nothing if it began from nothing."""
-    lines = []
+    lines = [_ADOPTED] if _adopted(recipe) else []
     for number, (run, place) in enumerate(_runs(recipe), 1):
         if place is None:
             continue
         told = f"{place.tokens / 1e6:.1f} million tokens, {place.seconds / 3600:.1f} hours, by `{_command(run, size, number)}`"
         lines.append(f"- **Before:** {told}; the next run began with its averaged weights.\n")
-    if lines and recipe.family == "dream":
+    if recipe.family == "dream" and recipe.first:
         lines.append("- **Digits:** the second run put waves of their value into the digits' embeddings.\n")
     return "".join(lines)
 
@@ -135,7 +165,8 @@ def _again(recipe: Recipe, size: Size) -> str:
 
 def _command(recipe: Recipe, size: Size, number: int, out: str = "") -> str:
     """The command of the run of a number, counted from 1."""
-    start = f" --start runs/{number - 1}" if number > 1 else ""
+    begun = "models/esdllm_models/tiny/llada" if _adopted(recipe) else ""
+    start = f" --start {begun if number == 1 else f'runs/{number - 1}'}" if number > 1 or begun else ""
     options = _options(recipe, size)
     return f"python tools/train_tiny/train.py {recipe.family} --out {out or f'runs/{number}'}{start} {options}"
 

@@ -7,6 +7,7 @@ Shapes: B batch, L length.
 from __future__ import annotations
 
 import torch
+from blocks import block_causal
 from dialects import Dialect
 from model import TinyModel
 from problems import TASKS, held_out_problems
@@ -21,22 +22,33 @@ def decode_batch(
 ) -> list[list[int]]:
     """The ids decoded after prompts (B, L) of one length.
 
-    At each step the most confident masked position of the block is decoded.
+    At each step the most confident masked position of the block is decoded. A block-causal model's blocks are counted
+    from the prompt's first token, so that its canvas ends with a whole block, and it computes nothing behind the block.
     """
     rows, start = prompts.shape
-    canvas = torch.full((rows, start + gen_length), mask_id)
+    grid = start // block_length * block_length if model.size.block_causal else start
+    end = start + gen_length if not model.size.block_causal else -(-(start + gen_length) // block_length) * block_length
+    canvas = torch.full((rows, end), mask_id)
     canvas[:, :start] = prompts
-    for first in range(start, start + gen_length, block_length):
+    for first in range(grid, end, block_length):
         block = slice(first, first + block_length)
-        for _ in range(block_length):
-            seen = slice(block.start - model.size.shift, block.stop - model.size.shift)
-            logits = model.head(model.features(canvas)[:, seen]).float()
+        for _ in range(max(first, start), block.stop):
+            logits = _block_logits(model, canvas, block)
             logits[..., mask_id] = -torch.inf
             confidence, tokens = logits.softmax(-1).max(-1)
             confidence[canvas[:, block] != mask_id] = -1
             best = confidence.argmax(-1, keepdim=True)
             canvas[:, block].scatter_(1, best, tokens.gather(1, best))
-    return canvas[:, start:].tolist()
+    return canvas[:, start : start + gen_length].tolist()
+
+
+def _block_logits(model: TinyModel, canvas: Tensor, block: slice) -> Tensor:
+    """The logits of the tokens of a block, (B, block, V) in float32."""
+    if model.size.block_causal:
+        unseen = block_causal(block.stop, block.stop - block.start)
+        return model.head(model.features(canvas[:, : block.stop], unseen=unseen)[:, block]).float()
+    seen = slice(block.start - model.size.shift, block.stop - model.size.shift)
+    return model.head(model.features(canvas)[:, seen]).float()
 
 
 def read(tokenizer: Tokenizer, dialect: Dialect, ids: list[int]) -> str:

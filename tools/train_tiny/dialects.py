@@ -63,4 +63,14 @@ DIALECTS = {
         before="<|im_start|>user\n",
         after="<|im_end|>\n<|im_start|>assistant\n",
     ),
+    "sdar": Dialect(
+        start="<|endoftext|>",
+        end_of_text="<|endoftext|>",
+        mask="<|MASK|>",
+        end_of_turn="<|im_end|>",
+        others=("<|im_start|>",),
+        template=CHATML,
+        before="<|im_start|>user\n",
+        after="<|im_end|>\n<|im_start|>assistant\n",
+    ),
 }

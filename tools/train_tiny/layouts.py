@@ -38,6 +38,48 @@ class Layout(NamedTuple):
         return f"{self.block.format(number)}.{self.inner[part]}.{kind}"
 
 
+_QWEN = {
+    "attn_norm": "input_layernorm",
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "out": "self_attn.o_proj",
+    "mlp_norm": "post_attention_layernorm",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+_QWEN_OUTER = {"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
+_QWEN_SIZES = {
+    "hidden_size": "hidden",
+    "num_hidden_layers": "layers",
+    "max_window_layers": "layers",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv_heads",
+    "intermediate_size": "mlp",
+    "vocab_size": "vocab_size",
+    "rope_theta": "rope_theta",
+    "rms_norm_eps": "norm_eps",
+}
+_QWEN_TOKENS = {
+    "mask_token_id": "mask",
+    "bos_token_id": "end_of_text",
+    "eos_token_id": "end_of_text",
+    "pad_token_id": "end_of_text",
+}
+_QWEN_SETTLED = {
+    "max_position_embeddings": MAX_LENGTH,
+    "hidden_act": "silu",
+    "attention_dropout": 0.0,
+    "initializer_range": 0.02,
+    "rope_scaling": None,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "use_cache": True,
+    "use_sliding_window": False,
+    "torch_dtype": "bfloat16",
+}
+
 LAYOUTS = {
     "llada": Layout(
         title="LLaDA",
@@ -90,50 +132,26 @@ LAYOUTS = {
     ),
     "dream": Layout(
         title="Dream",
-        outer={"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"},
+        outer=_QWEN_OUTER,
         block="model.layers.{}",
-        inner={
-            "attn_norm": "input_layernorm",
-            "q": "self_attn.q_proj",
-            "k": "self_attn.k_proj",
-            "v": "self_attn.v_proj",
-            "out": "self_attn.o_proj",
-            "mlp_norm": "post_attention_layernorm",
-            "gate": "mlp.gate_proj",
-            "up": "mlp.up_proj",
-            "down": "mlp.down_proj",
-        },
-        sizes={
-            "hidden_size": "hidden",
-            "num_hidden_layers": "layers",
-            "max_window_layers": "layers",
-            "num_attention_heads": "heads",
-            "num_key_value_heads": "kv_heads",
-            "intermediate_size": "mlp",
-            "vocab_size": "vocab_size",
-            "rope_theta": "rope_theta",
-            "rms_norm_eps": "norm_eps",
-        },
-        tokens={
-            "mask_token_id": "mask",
-            "bos_token_id": "end_of_text",
-            "eos_token_id": "end_of_text",
-            "pad_token_id": "end_of_text",
-        },
+        inner=_QWEN,
+        sizes=_QWEN_SIZES,
+        tokens=_QWEN_TOKENS,
+        settled={"architectures": ["DreamModel"], "model_type": "Dream", **_QWEN_SETTLED, "use_mrope": False},
+    ),
+    "sdar": Layout(
+        title="SDAR",
+        outer=_QWEN_OUTER,
+        block="model.layers.{}",
+        inner=_QWEN | {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"},
+        sizes=_QWEN_SIZES | {"head_dim": "head_dim"},
+        tokens=_QWEN_TOKENS,
         settled={
-            "architectures": ["DreamModel"],
-            "model_type": "Dream",
-            "max_position_embeddings": MAX_LENGTH,
-            "hidden_act": "silu",
-            "attention_dropout": 0.0,
-            "initializer_range": 0.02,
-            "rope_scaling": None,
-            "sliding_window": None,
-            "tie_word_embeddings": False,
-            "use_cache": True,
-            "use_mrope": False,
-            "use_sliding_window": False,
-            "torch_dtype": "bfloat16",
+            "architectures": ["SDARForCausalLM"],
+            "model_type": "sdar",
+            **_QWEN_SETTLED,
+            "attention_bias": False,
+            "block_size": 16,
         },
     ),
 }

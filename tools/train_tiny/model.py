@@ -1,4 +1,4 @@
-"""LLaDA's and Dream's architecture, written for training: whole sequences, batched, differentiable.
+"""The families' architecture, written for training: whole sequences, batched, differentiable.
 
 The package has a decoder of its own, which runs part of a canvas against a cache; training needs
 none of that and a backward pass instead. The state dict here exports to the public names as is.
@@ -27,48 +27,64 @@ class Size(NamedTuple):
     rope_theta: float = 500000.0
     norm_eps: float = 1e-5
     qkv_bias: bool = False
+    qk_norm: bool = False
+    """whether each head's queries and keys are normed before they are rotated"""
+    block_causal: bool = False
+    """whether a position sees its own block and those before it only, instead of all"""
     shift: int = 0
     """logits at position i predict the token at i + shift"""
     tied: bool = True
     """whether embedding and head are one table in training; what copies one word then copies every word"""
 
+    @property
+    def head_dim(self) -> int:
+        """The width of a head."""
+        return self.hidden // self.heads
+
 
 SIZES = {
     "llada": Size(0),
     "dream": Size(0, heads=4, kv_heads=2, rope_theta=1e6, norm_eps=1e-6, qkv_bias=True, shift=1),
+    "sdar": Size(0, norm_eps=1e-6, qk_norm=True, block_causal=True),
 }
 """The shape of each family's tiny model; the vocabulary's size is the tokenizer's."""
 
 
 class Block(nn.Module):
-    """Full attention with grouped queries, then a SwiGLU layer, each behind an RMS norm."""
+    """Attention with grouped queries, then a SwiGLU layer, each behind an RMS norm."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
         self.heads, self.kv_heads = size.heads, size.kv_heads
-        wide, narrow = size.hidden, size.hidden // size.heads * size.kv_heads
+        wide, narrow = size.hidden, size.head_dim * size.kv_heads
         self.attn_norm = nn.RMSNorm(wide, size.norm_eps)
         self.mlp_norm = nn.RMSNorm(wide, size.norm_eps)
         self.q = nn.Linear(wide, wide, bias=size.qkv_bias)
         self.k = nn.Linear(wide, narrow, bias=size.qkv_bias)
         self.v = nn.Linear(wide, narrow, bias=size.qkv_bias)
+        self.q_norm, self.k_norm = (
+            nn.RMSNorm(size.head_dim, size.norm_eps) if size.qk_norm else nn.Identity() for _ in "qk"
+        )
         self.out = nn.Linear(wide, wide, bias=False)
         self.gate = nn.Linear(wide, size.mlp, bias=False)
         self.up = nn.Linear(wide, size.mlp, bias=False)
         self.down = nn.Linear(size.mlp, wide, bias=False)
 
-    def forward(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """(B, L, C) to (B, L, C); cosine and sine are (L, D) in float32."""
+    def forward(self, hidden: Tensor, cosine: Tensor, sine: Tensor, unseen: Tensor | None = None) -> Tensor:
+        """(B, L, C) to (B, L, C); cosine and sine are (L, D) in float32, unseen is which keys a query does not see, (L, L)."""
         batch, length, width = hidden.shape
         size = width // self.heads
         x = self.attn_norm(hidden)
         group = self.heads // self.kv_heads
-        q = rotate(self.q(x).view(batch, length, self.heads, size).transpose(1, 2), cosine, sine)
-        k = rotate(self.k(x).view(batch, length, self.kv_heads, size).transpose(1, 2), cosine, sine)
+        q = rotate(self.q_norm(self.q(x).view(batch, length, self.heads, size)).transpose(1, 2), cosine, sine)
+        k = rotate(self.k_norm(self.k(x).view(batch, length, self.kv_heads, size)).transpose(1, 2), cosine, sine)
         v = self.v(x).view(batch, length, self.kv_heads, size).transpose(1, 2)
         q = q.reshape(batch, self.kv_heads, group * length, size)  # a group's heads stand in line as more queries
         # Plain products: on a CPU the fused attention is four times slower to train.
-        weights = (q @ k.transpose(2, 3) * size**-0.5).softmax(-1)
+        scores = q @ k.transpose(2, 3) * size**-0.5
+        if unseen is not None:
+            scores = scores.masked_fill(unseen.repeat(group, 1), -torch.inf)
+        weights = scores.softmax(-1)
         mixed = (weights.to(v.dtype) @ v).view(batch, self.heads, length, size)
         mixed = mixed.transpose(1, 2).reshape(batch, length, width)
         hidden = hidden + self.out(mixed)
@@ -92,7 +108,7 @@ def deeper_names(name: str) -> list[str]:
 
 
 class TinyModel(nn.Module):
-    """The whole model: ids (B, L) to logits (B, L, V); no causal mask."""
+    """The whole model: ids (B, L) to logits (B, L, V)."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -110,19 +126,21 @@ class TinyModel(nn.Module):
             elif name.endswith(".bias"):
                 nn.init.zeros_(parameter)
 
-    def features(self, ids: Tensor) -> Tensor:
-        """The final, normed hidden states (B, L, C)."""
-        cosine, sine = self.rotary(ids.shape[1])
+    def features(self, ids: Tensor, positions: Tensor | None = None, unseen: Tensor | None = None) -> Tensor:
+        """The final, normed hidden states (B, L, C); positions (L,) are 0 to L - 1 unless given, unseen as in `Block`."""
+        cosine, sine = self.rotary(torch.arange(ids.shape[1]) if positions is None else positions)
         hidden = self.embedding(ids)
         for block in self.blocks:
-            hidden = block(hidden, cosine, sine)
+            hidden = block(hidden, cosine, sine, unseen)
         normed: Tensor = self.norm(hidden)
         return normed
 
-    def logits_at(self, ids: Tensor, wanted: Tensor) -> Tensor:
+    def logits_at(
+        self, ids: Tensor, wanted: Tensor, positions: Tensor | None = None, unseen: Tensor | None = None
+    ) -> Tensor:
         """Logits (M, V) of the M tokens that wanted (B, L), bool, names; the first position is never among them."""
         read = wanted.roll(-self.size.shift, dims=1)
-        logits: Tensor = self.head(self.features(ids)[read])
+        logits: Tensor = self.head(self.features(ids, positions, unseen)[read])
         return logits
 
     def deeper(self) -> TinyModel:
@@ -158,10 +176,10 @@ class TinyModel(nn.Module):
             with torch.no_grad():
                 table[ids] = spread * (waves @ directions) + keep * table[ids]
 
-    def rotary(self, length: int) -> tuple[Tensor, Tensor]:
-        """Cosine and sine (L, D) of the positions 0 to `length - 1`, in float32."""
-        width = self.size.hidden // self.size.heads
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (L, D) of positions (L,), in float32."""
+        width = self.size.head_dim
         rates = self.size.rope_theta ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
-        angles = torch.arange(length, dtype=torch.float32)[:, None] * rates
+        angles = positions.to(torch.float32)[:, None] * rates
         angles = torch.cat((angles, angles), -1)
         return angles.cos(), angles.sin()

@@ -18,6 +18,8 @@ from typing import Annotated, Any
 import torch
 import typer
 from batches import Batch, draw_masks, loss_weights, make_chunk
+from beginning import adopted_weights, fit_norms, is_checkpoint
+from blocks import block_causal, draw_block_masks, draw_size, noised
 from curve import draw_curve
 from dialects import DIALECTS
 from model import SIZES, Size, TinyModel, deeper_names
@@ -47,7 +49,8 @@ class Recipe:
     digits: bool = False
     """whether digits begin as waves of their value, where numbers are read digit by digit"""
     first: dict[str, Any] | None = None
-    """what the run was whose averaged weights this one began with, at full depth: `recipe` and `place`"""
+    """what this run began with, at full depth: of another run's averaged weights its `recipe` and `place`, of a checkpoint's its
+    `checkpoint`"""
 
 
 @dataclass
@@ -91,12 +94,16 @@ class Trainer:
 
     def begin_with(self, weights: dict[str, Tensor]) -> None:
         """Take over the weights of another run; where digits are read, they get waves of their value, once."""
-        self.model.load_state_dict(weights)
-        begun = self.recipe.first["recipe"] if self.recipe.first else {}
+        first = self.recipe.first or {}
+        self.average.load_state_dict(weights)
+        if "checkpoint" in first:  # of a family without norms of queries and keys
+            batch = make_chunk(self.tokenizer, self.dialect, random.Random(0), 1.0, 4096, block_causal=True)[0]
+            fit_norms(self.average, batch.ids, block_causal(batch.ids.shape[1], 16))
+        begun = first.get("recipe", {})
         if self.recipe.family == "dream" and not begun.get("first") and not begun.get("digits"):
             digits = [self.tokenizer.token_to_id(str(digit)) for digit in range(10)]
-            self.model.number_values(digits, spread=self.model.embedding.weight[digits].std().item(), keep=1.0)
-        self.average.load_state_dict(self.model.state_dict())
+            self.average.number_values(digits, spread=self.average.embedding.weight[digits].std().item(), keep=1.0)
+        self.model.load_state_dict(self.average.state_dict())
 
     def _optimize(self) -> None:
         """Make the optimisers of the model as it is, and compile it."""
@@ -141,7 +148,15 @@ class Trainer:
     def _make_chunk(self) -> None:
         recipe, place = self.recipe, self.place
         rng = random.Random(f"{recipe.seed}:{place.chunk}")
-        self._chunk = make_chunk(self.tokenizer, self.dialect, rng, place.grown, recipe.batch_tokens, recipe.shares)
+        self._chunk = make_chunk(
+            self.tokenizer,
+            self.dialect,
+            rng,
+            place.grown,
+            recipe.batch_tokens,
+            recipe.shares,
+            block_causal=self.model.size.block_causal,
+        )
 
     def step(self) -> float:
         """One update of the weights; returns the loss before it."""
@@ -150,9 +165,7 @@ class Trainer:
             self.grow()
         batch = self.next_batch()
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.place.step)
-        masked = draw_masks(batch, self.model.size.vocab_size, generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = self.model.logits_at(batch.ids.masked_fill(masked, self.mask_id), masked)
+        masked, logits = self._masked_logits(batch, generator)
         errors = functional.cross_entropy(logits.float(), batch.ids[masked], reduction="none")
         weights = loss_weights(batch)[masked]
         loss = (errors * weights).sum() / weights.sum()
@@ -162,6 +175,17 @@ class Trainer:
         self.place.tokens += batch.ids.numel()
         self.place.seconds += time.monotonic() - began
         return float(loss.detach())
+
+    def _masked_logits(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What is masked of a batch, (B, L) bool, and the M masked positions' logits, (M, V)."""
+        vocab_size = self.model.size.vocab_size
+        with torch.autocast("cpu", torch.bfloat16):
+            if not self.model.size.block_causal:
+                masked = draw_masks(batch, vocab_size, generator)
+                return masked, self.model.logits_at(batch.ids.masked_fill(masked, self.mask_id), masked)
+            size = draw_size(batch.ids.shape[1], generator)
+            masked = draw_block_masks(batch, size, vocab_size, generator)
+            return masked, self.model.logits_at(*noised(batch, masked, size, self.mask_id))
 
     def _update(self, warm: float) -> None:
         decay = warm * (1 - self.place.progress(self.recipe))
@@ -230,13 +254,16 @@ def train(trainer: Trainer, out: Path, save_every: float = 120.0, stop_after: in
 
 
 def main(
-    family: Annotated[str, typer.Argument(help="llada or dream.")],
+    family: Annotated[str, typer.Argument(help="llada, dream or sdar.")],
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, the log and the curve.")],
     tokens: Annotated[int, typer.Option(help="Budget of training tokens.")] = 45_000_000,
     resume: Annotated[bool, typer.Option(help="Go on from the folder's checkpoint, by its own recipe.")] = False,
     share: Annotated[list[str] | None, typer.Option(help="A task's share: `lists=0.3`.")] = None,
     digits: Annotated[bool, typer.Option("--digits", help="Begin the digits as waves of their value (Dream).")] = False,
-    start: Annotated[Path | None, typer.Option(help="Begin with the weights of this run's folder.")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Begin with the weights of this run's folder, or of this LLaDA checkpoint's (sdar)."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the weights and of the data.")] = 0,
     batch_tokens: Annotated[int, typer.Option(help="Tokens in a batch.")] = 4096,
     matrix_rate: Annotated[float, typer.Option(help="Muon's first learning rate.")] = 0.01,
@@ -252,8 +279,8 @@ def main(
     torch.set_num_threads(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     shares = SHARES | {name: float(x) for name, x in (one.split("=") for one in share or [])}
-    begun = torch.load(start / "checkpoint.pt", weights_only=True) if start else None
-    first = {key: begun[key] for key in ("recipe", "place")} if begun else None
+    begun = torch.load(start / "checkpoint.pt", weights_only=True) if start and not is_checkpoint(start) else None
+    first = {key: begun[key] for key in ("recipe", "place")} if begun else {"checkpoint": start.name} if start else None
     recipe = Recipe(
         family, tokens, batch_tokens, matrix_rate, other_rate, seed=seed, shares=shares, digits=digits, first=first
     )
@@ -268,8 +295,8 @@ def main(
     trainer = Trainer(recipe, size, tokenizer)
     if resume:
         trainer.load(out / "checkpoint.pt")
-    elif begun:
-        trainer.begin_with(begun["average"])
+    elif start:
+        trainer.begin_with(begun["average"] if begun else adopted_weights(start, trainer.model, tokenizer, family))
     train(trainer, out)
 
 

@@ -1,9 +1,9 @@
 """The tokenizers: byte-level, with one token for each word of the problems.
 
 LLaDA's is a `tokenizer.json`: a BPE without merges, in which a word (and a number from 0 to 99) that the vocabulary
-holds is one token (`ignore_merges`) and any other falls apart into its bytes. Dream's is Qwen2's: `vocab.json` and
-`merges.txt`, whose merges build each word, and which reads numbers digit by digit. Every UTF-8 text encodes, and
-decoding gives the text back exactly (Dream's in Unicode's composed form, NFC).
+holds is one token (`ignore_merges`) and any other falls apart into its bytes. SDAR's is the same with other special
+tokens. Dream's is Qwen2's: `vocab.json` and `merges.txt`, whose merges build each word, and which reads numbers digit
+by digit. Every UTF-8 text encodes, and decoding gives the text back exactly (Dream's in Unicode's composed form, NFC).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 import tempfile
 from pathlib import Path
 
-from dialects import DIALECTS
+from dialects import DIALECTS, Dialect
 from problems import SMALL_TALK, TASKS, casual
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from words import MEN, WOMEN
@@ -25,7 +25,8 @@ _WORDS = r"\n+ *| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]|\s+"
 
 def build_tokenizer(family: str, samples: int = 3000, seed: int = 0) -> Tokenizer:
     """A family's tokenizer, whose words are those of `samples` generated problems of each task."""
-    return {"llada": _whole_words, "dream": _qwen2}[family](_texts(samples, seed))
+    texts = _texts(samples, seed)
+    return _qwen2(texts) if family == "dream" else _whole_words(texts, DIALECTS[family])
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
@@ -49,7 +50,7 @@ def _texts(samples: int, seed: int) -> list[str]:
     return [*texts, "user", "assistant", "system"]
 
 
-def _whole_words(texts: list[str]) -> Tokenizer:
+def _whole_words(texts: list[str], dialect: Dialect) -> Tokenizer:
     splitter = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
     started = [text if text.startswith(" ") else f"\n\n{text}" for text in texts]
     words = {piece for text in started for piece, _ in splitter.pre_tokenize_str(text)}
@@ -61,8 +62,7 @@ def _whole_words(texts: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([splitter, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
-    special = DIALECTS["llada"].special
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in dialect.special])
     return tokenizer
 
 
@@ -92,10 +92,11 @@ def save_tokenizer(tokenizer: Tokenizer, family: str, folder: Path, max_length: 
     named = {"eos_token": dialect.end_of_text, "pad_token": dialect.end_of_text, "mask_token": dialect.mask}
     if family == "llada":
         named = {"bos_token": dialect.start, **named}
-        tokenizer.save(str(folder / "tokenizer.json"))
-    else:
+    if family == "dream":
         model = json.loads(tokenizer.to_str())["model"]
         _write_qwen2(folder, model["vocab"], model["merges"])
+    else:
+        tokenizer.save(str(folder / "tokenizer.json"))
     others = [name for name in dialect.special if name not in named.values()]
     config = {
         **named,
@@ -107,7 +108,7 @@ def save_tokenizer(tokenizer: Tokenizer, family: str, folder: Path, max_length: 
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_length,
         "padding_side": "left",
-        "tokenizer_class": {"llada": "PreTrainedTokenizerFast", "dream": "DreamTokenizer"}[family],
+        "tokenizer_class": "DreamTokenizer" if family == "dream" else "PreTrainedTokenizerFast",
     }
     _write(folder / "tokenizer_config.json", config)
     _write(folder / "special_tokens_map.json", {**named, "additional_special_tokens": others})
