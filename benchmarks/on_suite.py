@@ -21,12 +21,13 @@ def measured(
     batch: int,
     catalogue: Catalogue,
     out: Path,
+    family: str | None = None,
 ) -> Evaluation:
-    """Return a model's evaluation, with a bar meanwhile; it is in OUT.json too."""
+    """Return a model's evaluation, with a bar meanwhile; it is in OUT.json too. `family` is as for `load_model`."""
     with Progress(console=Console(stderr=True)) as bar:
         shown = bar.add_task("decoding", total=len(problems) * len(contenders))
         evaluation = evaluate(
-            load_model(model, catalogue=catalogue),
+            load_model(model, catalogue=catalogue, family=family),
             suite,
             problems,
             contenders,

@@ -36,6 +36,7 @@ NOT_RUN: dict[str, tuple[str, ...]] = {
         "esdllm tune -m tiny-llada --batch 1 --count 30 --test-count 60 --trials 30 --search block_length=16,32,64 "
         "--plot tune.png",
         "pytest tests/properties --hypothesis-show-statistics",
+        "python benchmarks/blocks.py",
         "python benchmarks/bounds.py",
         "python benchmarks/gpu.py --out gpu",
         "python benchmarks/importance.py",
