@@ -1,9 +1,9 @@
-"""Whether early skipping pays on a block-causal model: against the exact prefix cache, at several block sizes, in one run.
+"""Whether early skipping pays on a block-causal model: against the exact prefix cache, at several block sizes.
 
-    python benchmarks/blocks.py --out docs/assets/blocks
+    python benchmarks/blocks.py quality --out blocks   # right answers of tiny-sdar on held-out problems
+    python benchmarks/blocks.py speed --out blocks     # FLOPs and time at the geometry `small` in SDAR's form, random weights
 
-What is computed and how long it takes, at the geometry `small` in SDAR's form with random weights; and right answers of tiny-sdar
-on held-out problems. Prints a Markdown table; writes OUT.json.
+Each prints a Markdown table and writes what it measured into the folder.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ from esdllm import Catalogue
 from esdllm.measure.benchmarking import SCALED, Report, Setting, bench, contenders_named
 from esdllm.measure.evaluation import Contender, Evaluation, load_suite, of_split, taken
 
-EXACT = "dual-cache"
-"""every position of the block at every step, over keys that are final"""
-SKIPS = {"es-dllm": "es-dllm", "es-dllm, deeper": "es-dllm skip.keep=[[0,1],[0.125,0.25],[0.25,0.125]]"}
+SIZES = (4, 16, 32, 64)
+EXACT, SKIPPING = "dual-cache", "es-dllm"
+"""every position of the block at every step, over keys that are final; and those alone that early skipping leaves"""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+Out = Annotated[Path, typer.Option(help="Folder to write into.")]
+Sizes = Annotated[list[int] | None, typer.Option("--size", help="Block size, 4, 16, 32 and 64 by default; repeatable.")]
 
 
 def sdar(size: int) -> Mapping[str, Any]:
@@ -47,60 +51,73 @@ def sdar(size: int) -> Mapping[str, Any]:
     }
 
 
-def speed(size: int, batch: int, rounds: int, threads: int, catalogue: Catalogue) -> Report:
-    """Return what each contender takes at a block size; the exact prefix cache is the first."""
-    setting = Setting("small, sdar", sdar(size), batch=batch, threads=threads, device="cpu")
-    contenders = contenders_named([EXACT, *SKIPS.values()], catalogue, [f"block_length={size}", "gen_length=256"])
-    return bench(setting, contenders, rounds=rounds, peak=lambda model: None, catalogue=catalogue)
+@app.command()
+def quality(
+    out: Out, sizes: Sizes = None, count: Annotated[int, typer.Option(help="Held-out problems of each task.")] = 100
+) -> None:
+    """Measure the right answers of tiny-sdar with skipping, and what it computes, against the exact prefix cache."""
+    catalogue = Catalogue.load()
+    print("| block | exact prefix, right | with skipping, right | lost [95 %] | forwards | computation |")
+    print("|---|---|---|---|---|---|")
+    for size in sizes or SIZES:
+        print(quality_row(size, evaluated(size, count, catalogue, out)), flush=True)
 
 
-def quality(size: int, count: int, catalogue: Catalogue, out: Path) -> Evaluation:
-    """Return the right answers of each contender at a block size; the exact prefix cache is the reference."""
+def evaluated(size: int, count: int, catalogue: Catalogue, out: Path) -> Evaluation:
+    """Return the evaluation of both at a block size; the exact prefix cache is the reference."""
     suite = load_suite("tiny", catalogue)
     problems = taken(of_split(suite.problems(), "test"), count, ())
     settings = {**suite.settings, "block_length": size}
-    contenders = [Contender.of(text, catalogue, settings=settings) for text in (EXACT, *SKIPS.values())]
-    where = out.with_name(f"{out.name}-{size}")
+    contenders = [Contender.of(text, catalogue, settings=settings) for text in (EXACT, SKIPPING)]
+    where = out / f"quality-{size}"
     return measured("tiny-sdar", suite, problems, contenders, 50, catalogue, where, family=f"sdar,block_size={size}")
 
 
-def table(speeds: Mapping[tuple[int, int], Report], qualities: Mapping[int, Evaluation]) -> str:
-    """Return what was measured as Markdown: a row for each block size and each way to skip."""
-    batches = sorted({batch for _, batch in speeds})
-    heads = ["block", "", *(f"FLOPs, batch {batch}" for batch in batches)]
-    heads += [f"time, batch {batch} [quartiles]" for batch in batches]
-    lines = [f"| {' | '.join([*heads, 'right, %', 'lost [95 %]'])} |", "|---" * (len(heads) + 2) + "|"]
-    for size, evaluation in qualities.items():
-        exact, *skipping = evaluation.outcomes
-        blank = " | ".join([""] * (2 * len(batches)))
-        lines.append(f"| {size} | exact prefix | {blank} | {100 * evaluation.score(exact).value:.1f} | |")
-        for number, (name, outcome) in enumerate(zip(SKIPS, skipping, strict=True), 1):
-            score, loss = evaluation.score(outcome), evaluation.loss(outcome)
-            reports = [speeds[size, batch] for batch in batches]
-            flops = [f"{report.flops_ratio(report.timings[number]):.2f}" for report in reports]
-            times = [report.speedup(report.timings[number]) for report in reports]
-            told = [f"{time.median:.2f} [{time.low:.2f}, {time.high:.2f}]" for time in times]
-            lost = f"{100 * loss.value:+.1f} [{100 * loss.low:+.1f}, {100 * loss.high:+.1f}]"
-            lines.append(f"| {size} | {name} | {' | '.join([*flops, *told])} | {100 * score.value:.1f} | {lost} |")
-    return "\n".join(lines)
+def quality_row(size: int, evaluation: Evaluation) -> str:
+    """Return a row of the table of right answers."""
+    exact, skipping = evaluation.outcomes
+    loss = evaluation.loss(skipping)
+    return (
+        f"| {size} | {100 * evaluation.score(exact).value:.1f} % | {100 * evaluation.score(skipping).value:.1f} % "
+        f"| {100 * loss.value:+.1f} [{100 * loss.low:+.1f}, {100 * loss.high:+.1f}] "
+        f"| {exact.forwards_per_answer:.1f}, {skipping.forwards_per_answer:.1f} "
+        f"| {100 * evaluation.compute_share(skipping):.1f} % |"
+    )
 
 
-def main(
-    out: Annotated[Path, typer.Option(help="Where to write, without the ending.")],
-    size: Annotated[list[int] | None, typer.Option(help="Block size; repeatable.")] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="Prompts timed together; repeatable.")] = None,
-    rounds: Annotated[int, typer.Option(help="Times that the contenders take turns.")] = 5,
-    threads: Annotated[int, typer.Option(help="CPU threads of what is timed.")] = 2,
-    count: Annotated[int, typer.Option(help="Held-out problems of each task.")] = 100,
+@app.command()
+def speed(
+    out: Out,
+    sizes: Sizes = None,
+    batches: Annotated[
+        list[int] | None, typer.Option("--batch", help="Prompts at once, 1 and 8 by default; repeatable.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Times that both take turns.")] = 5,
+    sample: Annotated[int, typer.Option(help="Steps of each plan that are made.")] = 2,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
-    """Measure early skipping within the blocks of a block-causal model."""
-    catalogue, sizes = Catalogue.load(), size or [4, 16, 32, 64]
-    qualities = {size: quality(size, count, catalogue, out) for size in sizes}
-    speeds = {(size, many): speed(size, many, rounds, threads, catalogue) for size in sizes for many in batch or [1, 8]}
-    reports = [report.to_dict() for report in speeds.values()]
-    out.with_suffix(".json").write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
-    print(table(speeds, qualities))
+    """Measure how many times as fast skipping decodes as the exact prefix cache, and how many times as few FLOPs it takes."""
+    catalogue, batches = Catalogue.load(), batches or [1, 8]
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"| block | FLOPs | {' | '.join(f'time, batch {batch} [quartiles]' for batch in batches)} |")
+    print("|---" * (2 + len(batches)) + "|")
+    for size in sizes or SIZES:
+        reports = []
+        for batch in batches:
+            setting = Setting("small, sdar", sdar(size), batch=batch, device="cpu", threads=threads, sample=sample)
+            contenders = contenders_named([EXACT, SKIPPING], catalogue, [f"block_length={size}", "gen_length=256"])
+            reports.append(bench(setting, contenders, rounds=rounds, peak=lambda _: None, catalogue=catalogue))
+            told = json.dumps(reports[-1].to_dict(), indent=1) + "\n"
+            (out / f"speed-{size}-{batch}.json").write_text(told, encoding="utf-8")
+        print(speed_row(size, reports), flush=True)
+
+
+def speed_row(size: int, reports: list[Report]) -> str:
+    """Return a row of the table of speed."""
+    times = [report.speedup(report.timings[1]) for report in reports]
+    told = " | ".join(f"{time.median:.2f} [{time.low:.2f}, {time.high:.2f}]" for time in times)
+    return f"| {size} | {reports[0].flops_ratio(reports[0].timings[1]):.2f} | {told} |"
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

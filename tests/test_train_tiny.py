@@ -14,6 +14,7 @@ import typer
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "train_tiny"))
 
 from batches import draw_masks, make_chunk
+from blocks import block_causal
 from card import Scores, card, read_scores
 from curve import draw_curve, read_log, smoothed
 from decoding import check_up, decode_batch, read
@@ -21,6 +22,7 @@ from dialects import DIALECTS
 from export import export, load_average
 from layouts import LAYOUTS
 from model import SIZES, Size, TinyModel
+from oracle import block_causal_logits
 from problems import TASKS, held_out_problems, make_problem, split_of, training_problem
 from suite import COUNT, SUITE, TUNE, suite_lines
 from tokenizers import Tokenizer
@@ -341,23 +343,31 @@ def test_an_export_of_the_trained_size_is_at_most_12_megabytes(
 
 def test_an_export_has_the_logits_of_the_trained_model(original: TinyModel, exported: Model) -> None:
     ids = torch.randint(0, original.size.vocab_size, (2, 40), generator=torch.Generator().manual_seed(0))
-    expected = original.head(original.features(ids))
+    attention = exported.spec.attention
+    assert (attention is not None) == original.size.block_causal
+    if attention is None:
+        expected, found = original.head(original.features(ids)), full_logits(exported.adapter, ids)
+    else:
+        expected = original.head(original.features(ids, unseen=block_causal(40, attention.size)))
+        blocks = [place // attention.size for place in range(40)]
+        found = torch.stack([block_causal_logits(exported.adapter, row, blocks) for row in ids.tolist()])
     assert expected.std() > 0.5
-    torch.testing.assert_close(full_logits(exported.adapter, ids), expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
 
 
 def test_the_package_decodes_an_export_as_the_check_ups_do(
     original: TinyModel, exported: Model, catalogue: Catalogue
 ) -> None:
-    lengths = {"gen_length": 24, "block_length": 8}
+    lengths = {"gen_length": 24, "block_length": exported.spec.attention.size if exported.spec.attention else 8}
     config = catalogue.configure("vanilla", settings={**lengths, "delay_eos": False, "early_stop": False})
     prompts = torch.randint(0, original.size.vocab_size // 2, (4, 11), generator=torch.Generator().manual_seed(0))
     mask_id = exported.spec.mask_id
     expected = decode_batch(original, prompts, mask_id, **lengths)
-    found = Engine.build(exported, config, catalogue).generate(prompts).tokens[:, 11:]
+    found = Engine.build(exported, config, catalogue).generate(prompts).tokens[:, 11:35]
     assert found.tolist() == expected
     assert len(set(found.flatten().tolist())) > 8  # says something
-    original.size = original.size._replace(shift=1 - original.size.shift)
+    other = {"block_causal": False} if original.size.block_causal else {"shift": 1 - original.size.shift}
+    original.size = original.size._replace(**other)
     assert decode_batch(original, prompts, mask_id, **lengths) != expected
 
 
