@@ -2,6 +2,7 @@
 
 import random
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from batches import BLOCK_LENGTHS, Batch, make_chunk
 from beginning import adopted_weights, fit_norms
 from blocks import SIZES as BLOCK_SIZES
 from blocks import block_causal, draw_block_masks, draw_size, noised
+from card import card
 from decoding import decode_batch
 from dialects import DIALECTS
 from model import SIZES, TinyModel
 from tokenizers import Tokenizer
+from train import Place, Recipe
 from vocabulary import build_tokenizer, token_id
 
 from esdllm import load_model
@@ -160,3 +163,23 @@ def test_a_block_causal_canvas_ends_with_a_whole_block_and_shows_nothing_behind_
     short, long = (decode_batch(model, prompts, MASK, length, 8) for length in (5, 21))
     assert [row[:5] for row in long] == short
     assert all(len(row) == 21 and MASK not in row for row in long)
+
+
+def test_the_card_of_a_run_begun_with_a_checkpoint_says_so_and_how_it_is_made_again(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    first = asdict(Recipe("sdar", 4_000_000, 2048, first={"checkpoint": "llada"}))
+    recipe = Recipe("sdar", 760_000, 2048, first={"recipe": first, "place": asdict(Place(414, 841_376, 1594.0))})
+    size = SIZES["sdar"]._replace(vocab_size=tokenizer.get_vocab_size())
+    state = {"recipe": asdict(recipe), "place": asdict(Place(374, 760_000, 1300.0)), "size": size._asdict()}
+    (tmp_path / "log.jsonl").write_text('{"loss": 0.04, "step": 20, "tokens": 40000}\n')
+    told = card(state, 5_000_000, tmp_path / "log.jsonl")
+    assert "trained on from Tiny LLaDA's weights\nfor this package" in told
+    assert "0.8 million tokens of a budget of 4, then stopped, 0.4 hours" in told
+    assert "sdar --out runs/1 --start models/esdllm_models/tiny/llada --tokens 4000000 --batch-tokens 2048`" in told
+    assert (
+        "`python tools/train_tiny/train.py sdar --out runs/sdar --start runs/1 --tokens 760000 --batch-tokens 2048`"
+        in told
+    )
+    assert "all 16 layers from the first step" in told
+    assert "longer than 128 tokens" in told

@@ -15,8 +15,9 @@ from problems import SHARES, TASKS, held_out_problems
 from train import Place, Recipe
 
 _ADOPTED = """\
-- **Begun with:** the weights of Tiny LLaDA, each word's row at the word's new id; the norms of queries and keys, which
-  LLaDA lacks, began with the size of what they norm. SDAR itself was made from a model that writes from left to right.
+- **Begun with:** the weights of [Tiny LLaDA](../llada/README.md), each word's row at the word's new id; the norms of
+  queries and keys, which LLaDA lacks, began with the size of what they norm. SDAR itself was made from a model that
+  writes from left to right.
 - **Blocks:** each batch has blocks of 4, 8, 16, 32 or 64, so that one checkpoint serves all of them
   (`--family sdar,block_size=16`). A row is its clean text and, in line with it, its noised text, each block of which sees
   itself and the clean blocks before it.
@@ -123,7 +124,7 @@ def _adopted(recipe: Recipe) -> bool:
 
 def _origin(recipe: Recipe) -> str:
     """What the training began with, as the first sentence says it."""
-    return "on from the weights of [Tiny LLaDA](../llada/README.md)" if _adopted(recipe) else "from nothing"
+    return "on from Tiny LLaDA's weights" if _adopted(recipe) else "from nothing"
 
 
 def _depth(recipe: Recipe, size: Size) -> str:
@@ -151,7 +152,9 @@ def _before(recipe: Recipe, size: Size) -> str:
     for number, (run, place) in enumerate(_runs(recipe), 1):
         if place is None:
             continue
-        told = f"{place.tokens / 1e6:.1f} million tokens, {place.seconds / 3600:.1f} hours, by `{_command(run, size, number)}`"
+        left = f" of a budget of {run.tokens / 1e6:g}, then stopped" if place.tokens < run.tokens else ""
+        done = f"{place.tokens / 1e6:.1f} million tokens{left}, {place.seconds / 3600:.1f} hours"
+        told = f"{done}, by `{_command(run, size, number)}`"
         lines.append(f"- **Before:** {told}; the next run began with its averaged weights.\n")
     if recipe.family == "dream" and recipe.first:
         lines.append("- **Digits:** the second run put waves of their value into the digits' embeddings.\n")
