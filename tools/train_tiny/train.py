@@ -148,15 +148,8 @@ class Trainer:
     def _make_chunk(self) -> None:
         recipe, place = self.recipe, self.place
         rng = random.Random(f"{recipe.seed}:{place.chunk}")
-        self._chunk = make_chunk(
-            self.tokenizer,
-            self.dialect,
-            rng,
-            place.grown,
-            recipe.batch_tokens,
-            recipe.shares,
-            block_causal=self.model.size.block_causal,
-        )
+        told = (self.tokenizer, self.dialect, rng, place.grown, recipe.batch_tokens, recipe.shares)
+        self._chunk = make_chunk(*told, block_causal=self.model.size.block_causal)
 
     def step(self) -> float:
         """One update of the weights; returns the loss before it."""
