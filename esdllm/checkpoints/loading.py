@@ -14,6 +14,7 @@ from esdllm.checkpoints.families import family_of, geometries, shipped_checkpoin
 from esdllm.checkpoints.finding import locate
 from esdllm.checkpoints.lora import base_of
 from esdllm.checkpoints.placing import DeviceMap, Placement, resolve_device, resolve_dtype
+from esdllm.checkpoints.published import told_of
 from esdllm.checkpoints.reading import ends_of_text, json_object, mask_token_id, refuse_quantized
 from esdllm.checkpoints.stored import has_weights
 from esdllm.checkpoints.told import Told
@@ -124,9 +125,12 @@ def load_model(
         UnavailableError: the device, dtype or quantisation is not available.
         ConfigError: `device_map` is no map of this model's layers; `family` cannot be read.
     """
-    catalogue, told = catalogue or Catalogue.load(), Told.of(family)
+    catalogue = catalogue or Catalogue.load()
     placement = Placement.of(device, device_map)
+    told = told_of(family, str(name_or_path), catalogue)  # wrong words, before anything is fetched
     folder, lora = locate(str(name_or_path), shipped_checkpoints(catalogue), _FILES)
+    if lora:
+        told = told_of(family, base_of(lora), catalogue)
     config = told.applied(_read_config(folder))
     chosen = family_of(folder / "config.json", config, catalogue, told)
     _refuse_quantized(chosen, config)
@@ -233,17 +237,19 @@ def _described(
     name_or_path: str | Path | Mapping[str, Any], catalogue: Catalogue, family: str | None
 ) -> tuple[ModelFamily, Mapping[str, Any], Path | str | None]:
     """Return the family, the config, and where the weights are: a folder, or the hub, by their id; None if nowhere."""
-    told = Told.of(family)
     if isinstance(name_or_path, Mapping):
+        told = Told.of(family)
         config = told.applied(name_or_path)
         return family_of("the geometry", config, catalogue, told), config, None
     name, shipped = str(name_or_path), shipped_checkpoints(catalogue)
     folder, lora = locate(name, shipped, ("config.json",))
+    base = base_of(lora) if lora else name
+    told = told_of(family, base, catalogue)
     config = told.applied(_read_config(folder))
     if config.get(_MASK) is None:
         config = told.applied(_read_config(locate(name, shipped, _TOKENIZER)[0]))
-    chosen, name = family_of(folder / "config.json", config, catalogue, told), base_of(lora) if lora else name
-    elsewhere = None if name in shipped or Path(name).expanduser().is_dir() else name
+    chosen = family_of(folder / "config.json", config, catalogue, told)
+    elsewhere = None if base in shipped or Path(base).expanduser().is_dir() else base
     return chosen, config, folder if has_weights(folder) else elsewhere
 
 

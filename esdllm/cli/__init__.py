@@ -23,6 +23,7 @@ from esdllm.cli import (
     explain,
     generate,
     infill,
+    models,
     new_plugin,
     plugins,
     simulate,
@@ -65,6 +66,7 @@ for _name, _command in _COMMANDS.items():
     app.command(_name, cls=OptionalValues)(_command)
 app.add_typer(bench.app)
 app.add_typer(config.app)
+app.add_typer(models.app)
 
 
 def _show_version(wanted: bool) -> None:

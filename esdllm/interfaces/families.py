@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from esdllm.interfaces.kernels import ModelAdapter
-from esdllm.views import LoadPlan, Message, ModelSpec
+from esdllm.views import LoadPlan, Message, ModelSpec, Published
 
 __all__ = ["ModelFamily", "OfferingFamily", "TextCodec"]
 
@@ -99,6 +99,21 @@ class OfferingFamily(ModelFamily, Protocol):
     @property
     def geometries(self) -> Mapping[str, Mapping[str, Any]]:
         """The config.json of well-known checkpoints by a short name, for models of that size with random weights."""
+        ...
+
+    @property
+    def published(self) -> Mapping[str, Published]:
+        """Public checkpoints that the family reads, by hub id: `load_model` then needs no word of the user on them."""
+        ...
+
+    @property
+    def verified(self) -> str:
+        """What was compared with the public code, and what was not, in a few words."""
+        ...
+
+    @property
+    def suits(self) -> Collection[str]:
+        """The presets of its published procedures: their names, or what those begin with, as in `sdar/`."""
         ...
 
     @property

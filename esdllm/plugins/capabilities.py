@@ -40,7 +40,7 @@ from esdllm.interfaces import (
 )
 from esdllm.planning.planners import StepCounts
 from esdllm.plugins.members import Interface, has, member_fault, members
-from esdllm.views import LoadPlan, ModelSpec
+from esdllm.views import LoadPlan, ModelSpec, Published
 
 __all__ = [
     "INTERFACES",
@@ -181,6 +181,9 @@ class Offers:
     claims: Callable[[Mapping[str, Any]], bool] | None = None
     checkpoints: Mapping[str, Path] = attrs.field(factory=dict)
     geometries: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    published: Mapping[str, Published] = attrs.field(factory=dict)
+    verified: str = ""
+    suits: Collection[str] = ()
     quantizations: Collection[str] = ()
     spreads: bool = False
     draws: bool = False

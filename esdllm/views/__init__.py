@@ -11,6 +11,7 @@ from esdllm.views.loading import LoadPlan
 from esdllm.views.models import ExpertLayers, Message, ModelSpec
 from esdllm.views.observers import StepRecord
 from esdllm.views.presets import Preset
+from esdllm.views.published import Published
 from esdllm.views.stores import CacheShape, CacheWrite, KeyValue, Memory
 from esdllm.views.suites import Problem
 
@@ -29,6 +30,7 @@ __all__ = [
     "Preset",
     "Problem",
     "Projection",
+    "Published",
     "SampleView",
     "Site",
     "StepRecord",
