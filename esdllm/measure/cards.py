@@ -20,7 +20,7 @@ from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.views import ModelSpec
 
-__all__ = ["Card", "Held", "presets_that_suit"]
+__all__ = ["Card", "HeldAs", "presets_that_suit"]
 
 _LENGTH, _BLOCK = 1024, 64
 _DTYPES = ("float32", "bfloat16")
@@ -29,7 +29,7 @@ _GENERAL = ("vanilla", "prefix-cache", "dual-cache", "es-dllm")
 
 
 @attrs.frozen
-class Held:
+class HeldAs:
     """What a run takes with the weights held in one way."""
 
     dtype: str
@@ -57,7 +57,7 @@ class Card:
     batch: int
     length: int
     """columns of the canvas"""
-    held: tuple[Held, ...]
+    held: tuple[HeldAs, ...]
     presets: tuple[tuple[str, str], ...]
     """those that suit, each with a line on what it is"""
 
@@ -146,7 +146,7 @@ def _held(
     batch: int,
     device: torch.device,
     catalogue: Catalogue,
-) -> Held:
+) -> HeldAs:
     """Return what a run of the default preset takes in one way, half of the canvas prompt."""
     size = max(1, length // 2)
     config = catalogue.configure(DEFAULT_PRESET, settings={"gen_length": size, "block_length": min(size, _BLOCK)})
@@ -154,7 +154,7 @@ def _held(
     found = fits(catalogue, components, weights.spec, batch, length, device, weights.dtype, weights.bytes)
     fit = next(one for one in found if one.store == config.cache.name)
     here = not weights.problems and fit.fits(machine.device(device), machine.devices[0])
-    return Held(dtype, quantize, fit, here, (*weights.problems, *fit.problems))
+    return HeldAs(dtype, quantize, fit, here, (*weights.problems, *fit.problems))
 
 
 def presets_that_suit(catalogue: Catalogue, suits: Iterable[str]) -> list[tuple[str, str]]:
