@@ -23,7 +23,7 @@ from esdllm.checkpoints.published import hub_id, known_checkpoints, told_of
 from esdllm.checkpoints.pulling import Download
 from esdllm.cli import main
 from esdllm.measure.cards import Card, presets_that_suit
-from esdllm_models.llada import LladaFamily
+from esdllm_models.families.llada import LladaFamily
 
 KNOWN = {
     "made/Up-8B-Instruct": Published(8.0, "MIT"),
