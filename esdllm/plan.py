@@ -265,3 +265,19 @@ class Step(NamedTuple):
     """the first columns of the canvas, which alone are seen: up to the end of a block-causal model's block; None for all"""
     border: int = 0
     """the first column that sees all of those, where `plan.written` is told"""
+    filler: Block | None = None
+    """columns behind the canvas, hidden from attention, that window and block end with, so that a short block is as long as
+    others; None if they end with the block"""
+
+    def unfilled(self) -> Step:
+        """Return the step without its filler, which is what a row alone makes: of its own block and keep counts."""
+        if self.filler is None:
+            return self
+        plan, more = self.plan, self.filler.stop - self.filler.start
+        window, block = plan.window - more, plan.block - more
+        keep = (window,) * len(plan.keep) if self.keeps is None else self.keeps[0]
+        handed = keep[-1] if keep[-1] < window else block
+        narrow = keep[-1] == window > block and len(keep) - 1 not in plan.scored
+        decided = min(plan.decided, handed)
+        plan = plan._replace(window=window, block=block, decided=decided, keep=keep, narrow=narrow, padded=False)
+        return self._replace(plan=plan, keeps=None, filler=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import attrs
 import pytest
@@ -80,6 +81,52 @@ def test_rows_of_different_lengths_share_the_steps_whose_window_is_a_block(build
         expected = engine.generate(prompt)
         assert slots.seat(slot).effort.layer_work == expected.layer_work
         assert slots.take(slot).tokens.tolist() == expected.tokens.tolist()
+
+
+@pytest.mark.parametrize("forms", [False, True])
+@pytest.mark.parametrize("family", ["llada-0", "dream-0"])
+def test_rows_whose_last_blocks_are_shorter_make_their_steps_with_the_others(
+    family: str, forms: bool, build: Build
+) -> None:
+    settings: dict[str, Any] = {
+        "block_length": 8,
+        "skip": {"keep": [[0, 1.0], [0.5, 0.5]]},
+        "refresh": {"prompt_refresh": 64},
+    }
+    engine = build(family, "es-dllm", gen_length=24, **settings)
+    if forms:
+        record_steps(engine)
+    slots, lengths = engine.slots(3, 40), (24, 21, 19)
+    for length in lengths:
+        slots.admit(row(12, 3), components=slots.components.varied({"gen_length": length}, build.catalogue))
+    for slot in range(3):
+        slots.step([slot])
+    shared = 0
+    while not slots.finished():
+        groups = slots.groups()
+        shared += groups == [(0, 1, 2)] and slots.seat(1).block.start >= 12 + 16 - 1
+        for group in groups:
+            slots.step(group)
+    assert shared >= 2  # until the shortest is decided
+    for slot, found in drain(slots).items():
+        alone = build(family, "es-dllm", gen_length=lengths[slot], **settings).generate(row(12, 3))
+        assert found.tokens[:, -lengths[slot] :].tolist() == alone.tokens[:, -lengths[slot] :].tolist()
+        assert forms or (found.tokens.tolist(), found.layer_work) == (alone.tokens.tolist(), alone.layer_work)
+
+
+def test_a_row_alone_computes_no_more_than_its_shorter_last_block(build: Build) -> None:
+    engine = build("llada-0", "es-dllm", gen_length=19, block_length=8)
+    slots, widths = engine.slots(2, 40), set()
+    slots.admit(row(12, 3))
+    made = slots.step_function.__class__.__call__
+
+    def watched(function: Any, parts: Any, plan: Any, canvas: Any, *rest: Any, **named: Any) -> None:
+        widths.add((plan.block, canvas.columns.shape[0], canvas.bias is None))
+        made(function, parts, plan, canvas, *rest, **named)
+
+    with patch.object(slots.step_function.__class__, "__call__", watched):
+        drain(slots)
+    assert widths == {(8, 31, True), (3, 31, True)}
 
 
 def test_a_row_has_its_own_settings_and_shares_steps_only_with_those_that_sample_alike(build: Build) -> None:

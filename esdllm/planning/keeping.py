@@ -66,15 +66,26 @@ class KeepCounts:
         rows = tuple(self.next(size, block, past) for size in real)
         return _shared(self.next(window, block, past), rows, window, real), rows
 
-    def skip_layers(self, blocks: Iterable[int]) -> tuple[int, ...]:
+    def filled(self, own: tuple[int, ...], real: int, window: int, block: int, past: Past) -> tuple[int, ...] | None:
+        """Return the counts of a whole block's window for one that keeps `own` of `real` positions, the others being hidden.
+
+        None if hidden positions cannot make up the difference at each layer, where they only become fewer.
+        """
+        whole = self.next(window, block, past)
+        made_up = [count - mine for count, mine in zip((window, *whole), (real, *own), strict=True)]
+        return whole if made_up[-1] >= 0 and all(a >= b for a, b in pairwise(made_up)) else None
+
+    def skip_layers(self, blocks: Iterable[int], behind: int = 0) -> tuple[int, ...]:
         """Return the layers that drop positions at any step, where blocks have these lengths.
+
+        Windows may hold as many columns more as lie `behind` the canvas.
 
         A count is rounded, so a layer may drop at some windows only. Those of a block and of what trails before it are
         looked at one by one, and the canvas.
         """
         found: set[int] = set()
         for length in blocks:
-            for window in (*range(length, min(2 * length, self.layout.length)), self.layout.length):
+            for window in (*range(length, min(2 * length, self.layout.length + behind + 1)), self.layout.length):
                 found |= _drops(window, self.of(window, 0, length))
         return tuple(sorted(found))
 

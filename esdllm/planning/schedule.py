@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import attrs
 
 from esdllm.errors import PluginError
-from esdllm.plan import Facts, Layout, Moment, Phase, Scope, Step, StepPlan, Window
+from esdllm.plan import Block, Facts, Layout, Moment, Phase, Scope, Step, StepPlan, Window
 from esdllm.planning.causal import cut_causal
 from esdllm.planning.keeping import KeepCounts
 from esdllm.planning.past import Past
@@ -40,6 +40,8 @@ class Planner:
     """in how many lengths the head computes a block as it is decided; each makes plans of its own"""
     few_sights: bool = False
     """whether a block-causal model's blocks see one of few numbers of columns, some of them hidden, so that they share plans"""
+    behind: int = 0
+    """hidden columns behind the canvas, with which a short block's window may be filled up to be as long as others"""
     _quotas: list[Quota] | None = attrs.field(default=None, init=False, repr=False)
     _keeps: KeepCounts = attrs.field(init=False, repr=False)
     _places: WindowPlaces = attrs.field(init=False, repr=False)
@@ -73,7 +75,7 @@ class Planner:
                     return
                 self._learn(past)
                 moment = past.moment(step, step_in_block, quota.number)
-                made = self._step(moment, quota, past)
+                made = self._filled(self._step(moment, quota, past), quota, past)
                 self._keeps.check(made.plan, scored)
                 narrow = made.plan.narrow and self.n_layers - 1 not in scored
                 decided = self._logits(made.plan, quota, step_in_block, certain, past)
@@ -120,7 +122,8 @@ class Planner:
 
     def skip_layers(self) -> tuple[int, ...]:
         """Return the layers that drop positions at any step: where the scored tensor is worth remembering."""
-        return self._keeps.skip_layers({quota.length for quota in self.quotas()})
+        lengths = {quota.length for quota in self.quotas()}
+        return self._keeps.skip_layers(lengths | {self.block_length} if self.behind else lengths, self.behind)
 
     def _decided(self, quota: Quota, step_in_block: int, certain: bool, past: Past) -> bool:
         """Return whether the block is decided, asking the device only if the plan leaves a doubt."""
@@ -196,6 +199,24 @@ class Planner:
         if quota.suffix is None:
             return None
         return quota.suffix[-1] + 1 if quota.suffix else quota.block.stop
+
+    def _filled(self, made: Step, quota: Quota, past: Past) -> Step:
+        """Return the step with hidden columns behind its block, as many as a whole one has more; as it is if it cannot."""
+        short, plan = self.block_length - quota.length, made.plan
+        usual = made.scope.window in (Window.BLOCK, Window.TRAIL) and plan.phase is Phase.ALL
+        apart = any(told is not None for told in (made.reach, made.suffix, made.keeps, made.sight))
+        if not 0 < short <= self.behind or apart or not usual:
+            return made
+        window, block = plan.window + short, self.block_length
+        keep: tuple[int, ...] | None = (window,) * self.n_layers
+        if not made.scope.refresh:
+            keep = self._keeps.filled(plan.keep, plan.window, window, block, past)
+        if keep is None:
+            return made
+        skips = keep[-1] < window
+        filled = plan._replace(window=window, block=block, keep=keep, narrow=not skips and window > block, padded=skips)
+        filler = Block(self.layout.length, self.layout.length + short)
+        return made._replace(plan=filled, keeps=(plan.keep,) if skips else None, filler=filler)
 
     def _logits(self, plan: StepPlan, quota: Quota, step_in_block: int, certain: bool, past: Past) -> int:
         """Return of how many positions of a row the logits are computed: as few as are masked, as far as that is known.

@@ -164,8 +164,10 @@ class Components:
         )
         return canvas._replace(starts=(room,) * rows) if room else canvas
 
-    def planner(self, canvas: Layout, n_layers: int, early_stop: bool = False, few_sights: bool = False) -> Planner:
-        """Return the planner of a run over a canvas; `few_sights` is for blocks that share plans (see `Planner`)."""
+    def planner(
+        self, canvas: Layout, n_layers: int, early_stop: bool = False, few_sights: bool = False, behind: int = 0
+    ) -> Planner:
+        """Return the planner of a run over a canvas; `few_sights` and `behind` are for rows that share plans (see `Planner`)."""
         return Planner(
             Planners(
                 self.skip,
@@ -189,6 +191,7 @@ class Components:
             check_every=self.config.check_every,
             head_lengths=1 if self.config.compile else 4,  # four would compile four times as many plans
             few_sights=few_sights or self.config.compile,
+            behind=behind,
         )
 
     def check_plan(self, spec: ModelSpec) -> None:
@@ -237,19 +240,24 @@ class Components:
     def slot_layers(self, n_layers: int, columns: int) -> tuple[int, ...]:
         """Return the layers that drop positions at any step of any row, on a canvas of `columns` at most."""
         keeps = KeepCounts(self.skip, n_layers, Layout(columns, ()))
-        return keeps.skip_layers(range(1, self.config.block_length + 1))
+        return keeps.skip_layers(range(1, self.config.block_length + 1), self.behind)
+
+    @property
+    def behind(self) -> int:
+        """The hidden columns that a slot has behind its longest row, to fill up a short block's window."""
+        return self.config.block_length - 1
 
     def slots_shape(
         self, spec: ModelSpec, count: int, length: int, forms: bool, device: torch.device, dtype: torch.dtype
     ) -> CacheShape:
-        """Return what the store is to hold for `count` slots of `length` columns, which padding comes on top of.
+        """Return what the store is to hold for `count` slots of `length` columns; padding and `behind` come on top of these.
 
         Where a step of another form is compiled or recorded anew, `forms`, a spare slot stands behind the others.
         """
         length = length if spec.attention is None else spec.attention.columns(length)
-        columns = length + self.room(0, length, forms, spec.attention)
-        layers, lines = self.slot_layers(spec.n_layers, columns), count + int(forms)
-        shape = self.cache_shape(spec, layers, self.branches * lines, columns, device, dtype)
+        longest = length + self.room(0, length, forms, spec.attention)
+        layers, lines = self.slot_layers(spec.n_layers, longest), count + int(forms)
+        shape = self.cache_shape(spec, layers, self.branches * lines, longest + self.behind, device, dtype)
         return attrs.evolve(shape, slotted=True)
 
     def serving(self, catalogue: Catalogue, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Components:

@@ -11,11 +11,12 @@ from torch import Tensor
 from esdllm.checkpoints.loading import Model
 from esdllm.errors import UnavailableError
 from esdllm.interfaces import Cache, ClosingCache, SlottedCache
+from esdllm.plan import Step
 from esdllm.plugins.capabilities import closing, slotted
 from esdllm.runtime.beginning import empty
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.components import Components
-from esdllm.runtime.seats import Seat, shared_length
+from esdllm.runtime.seats import Seat, needed, shared_length
 from esdllm.runtime.sharing import sent
 from esdllm.runtime.standing import standing
 from esdllm.views import CacheShape
@@ -65,6 +66,8 @@ class Gathering:
     has_forms: bool
     layers: frozenset[int]
     """those that drop positions"""
+    behind: int
+    """columns of a slot that no row of its own takes: a short block's window is filled up with them"""
     _canvases: dict[object, Canvas] = attrs.field(factory=dict, init=False)
     _caches: dict[tuple[int, ...], tuple[Cache, Tensor | None]] = attrs.field(factory=dict, init=False)
 
@@ -88,7 +91,8 @@ class Gathering:
             closing(cache),
             count,
             has_forms,
-            frozenset(components.slot_layers(model.spec.n_layers, shape.length)),
+            frozenset(components.slot_layers(model.spec.n_layers, shape.length - components.behind)),
+            components.behind,
         )
 
     def check_layers(self, layers: Collection[int]) -> None:
@@ -105,8 +109,13 @@ class Gathering:
 
     @property
     def length(self) -> int:
-        """L, the columns of a slot."""
+        """L, the columns of a slot, those behind its longest row included."""
         return self.home.columns.shape[0]
+
+    @property
+    def longest(self) -> int:
+        """The columns that a row may have."""
+        return self.length - self.behind
 
     def place(self, slot: int, row: Canvas) -> None:
         """Put a canvas of one row into a slot, with an empty cache."""
@@ -122,14 +131,15 @@ class Gathering:
             first = self._line(slot, branch)
             self.cache.slots(slice(first, first + 1), self.length).reset()
 
-    def gather(self, seats: Sequence[Seat]) -> Gathered:
-        """Return rows that make a step together, over as many columns as the longest of them has.
+    def gather(self, seats: Sequence[Seat], steps: Sequence[Step]) -> Gathered:
+        """Return rows that make their `steps` together, over as many columns as the longest of them has, or its filler takes.
 
         Where steps are compiled or recorded, over as many as any row of their form could have.
         """
-        lengths, shares = {seat.length for seat in seats}, self.has_forms and seats[0].shares
-        length = min(self.length, shared_length(max(lengths))) if shares else max(lengths)
-        beyond = shares or min(lengths) < length
+        shares = self.has_forms and seats[0].shares
+        columns = max(needed(step, seat.length) for step, seat in zip(steps, seats, strict=True))
+        length = min(self.length, shared_length(columns)) if shares else columns
+        beyond = shares or min(seat.length for seat in seats) < length
         hides = self.has_forms or beyond or any(seat.padded for seat in seats)
         width = self._width(len(seats))
         slots = [*(seat.slot for seat in seats), *[self.count] * (width - len(seats))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import attrs
@@ -53,6 +54,9 @@ class StepInputs(NamedTuple):
     """(R,) int64, how many of each row's first columns are hidden, where those are all that `bias` hides"""
     border: Tensor | None = None
     """(B, 1) int64, the first column of the last block, where the window spans several blocks of a block-causal model"""
+    own: Sequence[tuple[int, ...]] | None = None
+    """for every row, how many of its first positions enter and leave each layer by themselves, where hidden columns follow;
+    None if the numbers are the plan's, or those of `keeps`, which a compiled or recorded step reads"""
 
 
 class Alive(NamedTuple):

@@ -6,14 +6,14 @@ from collections.abc import Callable, Hashable, Iterator
 
 import attrs
 
-from esdllm.plan import Block, Facts, Phase, Step, StepPlan
+from esdllm.plan import Block, Facts, Phase, Step
 from esdllm.planning.schedule import Planner
 from esdllm.runtime.beginning import Beginning
 from esdllm.runtime.components import Components
 from esdllm.runtime.records import Effort
 from esdllm.runtime.sharing import form
 
-__all__ = ["Seat", "row_form", "shared_length", "shares_columns"]
+__all__ = ["Seat", "needed", "row_form", "shared_length", "shares_columns"]
 
 _ALIKE = 512
 """columns up to which rows of any lengths make their steps together"""
@@ -24,16 +24,21 @@ def shared_length(length: int) -> int:
     return max(_ALIKE, 1 << (length - 1).bit_length())
 
 
-def shares_columns(plan: StepPlan, length: int, components: Components) -> bool:
+def needed(step: Step, length: int) -> int:
+    """Return the columns that a step of a row of `length` columns is made over at least."""
+    return length if step.filler is None else step.filler.stop
+
+
+def shares_columns(step: Step, length: int, components: Components) -> bool:
     """Return whether a step of a row of `length` columns can be made over more: the others are hidden from attention."""
-    persistent = components.cache.persistent
-    return persistent and plan.phase is Phase.ALL and not plan.open and plan.window < length
+    plan, columns = step.plan, needed(step, length)
+    return components.cache.persistent and plan.phase is Phase.ALL and not plan.open and plan.window < columns
 
 
 def row_form(step: Step, length: int, components: Components) -> Hashable:
     """Return what the steps of two rows have in common if they can be made as one; this row has `length` columns."""
-    shares = shares_columns(step.plan, length, components)
-    return (shared_length(length) if shares else length, shares, components.kernels, form(step))
+    shares, columns = shares_columns(step, length, components), needed(step, length)
+    return (shared_length(columns) if shares else columns, shares, components.kernels, form(step))
 
 
 @attrs.define(eq=False)
@@ -80,9 +85,10 @@ class Seat:
         n_layers: int,
         components: Components,
         infill: bool,
+        behind: int,
         read: Callable[[int], Facts],
     ) -> Seat:
-        """Return the seat of a row that begins."""
+        """Return the seat of a row that begins; `behind` hidden columns may fill up a short block's window."""
         early_stop = components.config.early_stop and not infill
         return cls(
             slot,
@@ -93,7 +99,7 @@ class Seat:
             fill=early_stop,
             end=not infill,
             components=components,
-            planner=components.planner(began.layout, n_layers, early_stop, few_sights=True),
+            planner=components.planner(began.layout, n_layers, early_stop, few_sights=True, behind=behind),
             read=read,
         )
 
@@ -112,7 +118,7 @@ class Seat:
     @property
     def shares(self) -> bool:
         """Whether the next step can be made over more columns than the row has: the others are hidden from attention."""
-        return self.next is not None and shares_columns(self.next.plan, self.length, self.components)
+        return self.next is not None and shares_columns(self.next, self.length, self.components)
 
     @property
     def refreshes(self) -> bool:
@@ -123,8 +129,8 @@ class Seat:
         """Take the next step as made."""
         if self._next is None:
             raise AssertionError("only a step that comes next is made")
-        self.effort = self.effort.after(self._next.plan, seconds, compile_seconds)
-        self.made, self._next, self._asked = self._next, None, False
+        self.made, self._next, self._asked = self._next.unfilled(), None, False
+        self.effort = self.effort.after(self.made.plan, seconds, compile_seconds)
 
     @property
     def block(self) -> Block:

@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from itertools import chain
 
 import torch
 from torch import Tensor
 
 from esdllm.interfaces import MovingBlocks
-from esdllm.plan import Step
+from esdllm.plan import Step, StepPlan
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.parts import StepInputs
 from esdllm.views import BlockView
 
-__all__ = ["form", "hidden", "own_blocks", "placed", "sent", "shared_inputs"]
+__all__ = ["form", "hidden", "joined", "own_blocks", "placed", "sent", "shared_inputs"]
 
 
 def form(step: Step) -> Hashable:
     """Return what the next steps of rows have in common that can be made as one.
 
-    Of how many positions the logits are computed is no part of it: more than a row needs change nothing.
+    Of how many positions the logits are computed is no part of it: more than a row needs change nothing. Nor is what a row keeps
+    of its own, for every row is told that by itself.
     """
     lies = step.block if step.start is None or step.reach is not None else step.block.start - step.start
     sees = None if step.suffix is None else (len(step.suffix), _reads_what_it_sees(step))
-    return (
-        step.plan._replace(decided=0),
-        lies,
-        step.reach,
-        len(step.beyond),
-        sees,
-        step.keeps is None,
-        step.sight is None,
-    )
+    plan = step.plan._replace(decided=0, padded=False)
+    return plan, lies, step.reach, len(step.beyond), sees, step.sight is None
+
+
+def joined(steps: list[Step], as_recorded: bool) -> tuple[list[Step], StepPlan]:
+    """Return steps of one form, as they are made together, and the plan of that.
+
+    Short blocks of one length go without filler; not so where the form of whole ones may be known `as_recorded`.
+    """
+    unfilled = [step.unfilled() for step in steps]
+    if not as_recorded and len({form(step) for step in unfilled}) == 1:
+        steps = unfilled
+    plan = max((step.plan for step in steps), key=lambda plan: plan.decided)
+    return steps, plan._replace(padded=any(step.plan.padded for step in steps))
 
 
 def _reads_what_it_sees(step: Step) -> bool:
@@ -55,20 +60,29 @@ def placed(step: Step, block: Tensor, columns: Tensor, window: Callable[[], Tens
     return window(), columns[first : first + plan.block] if step.reach is None else block - step.start
 
 
-def shared_inputs(canvas: Canvas, steps: Sequence[Step], blocks: MovingBlocks | None, dtype: torch.dtype) -> StepInputs:
-    """Return the inputs of one step over a canvas whose row r makes `steps[r]`, all of one form; `dtype` is the model's."""
+def shared_inputs(
+    canvas: Canvas, steps: Sequence[Step], blocks: MovingBlocks | None, dtype: torch.dtype, as_recorded: bool
+) -> StepInputs:
+    """Return the inputs of one step over a canvas whose row r makes `steps[r]`, all of one form.
+
+    `dtype` is the model's; `as_recorded` says whether the step may be a compiled or recorded one, which reads tensors alone.
+    """
     columns, step = canvas.columns, steps[0]
     starts, begins, counts, moments, moments_in_block = _numbers(steps, columns.device)
-    plan = step.plan
-    block = begins + columns[: plan.block] if step.reach is None else own_blocks(canvas, step, blocks)
+    plan, fill = step.plan, _filling(steps, columns.device)
+    block = fill(begins + columns[: plan.block]) if step.reach is None else own_blocks(canvas, step, blocks)
 
     def begun() -> Tensor:
-        found = starts + columns[: plan.window - len(step.beyond)]
+        found = fill(starts + columns[: plan.window - len(step.beyond)])
         return torch.cat([found, sent([each.beyond for each in steps], columns.device)], 1) if step.beyond else found
 
     window, readers = placed(step, block, columns, begun)
     bias, padding = hidden(canvas, steps, dtype)
-    keeps = [tuple(chain.from_iterable(each.keeps)) for each in steps if each.keeps is not None]
+    keeps, own = None, None
+    if any(each.keeps is not None for each in steps):
+        keeps = [plan.keep if each.keeps is None else each.keeps[0] for each in steps]
+        if not as_recorded and any(each.filler is not None for each in steps):
+            own = [(each.unfilled().plan.window, *kept) for each, kept in zip(steps, keeps, strict=True)]
     return StepInputs(
         window=window,
         block=block,
@@ -77,10 +91,20 @@ def shared_inputs(canvas: Canvas, steps: Sequence[Step], blocks: MovingBlocks | 
         step=moments,
         step_in_block=moments_in_block,
         bias=bias,
-        keeps=sent(keeps, columns.device) if keeps else None,
+        keeps=None if keeps is None else sent(keeps, columns.device),
         padding=padding,
         border=None if plan.written is None else sent([(each.border,) for each in steps], columns.device),
+        own=own,
     )
+
+
+def _filling(steps: Sequence[Step], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return what puts positions (B, N) that go on beyond a row's block into the columns that fill it up."""
+    if all(step.filler is None for step in steps):
+        return lambda positions: positions
+    jumps = [(step.block.stop, 0 if step.filler is None else step.filler.start - step.block.stop) for step in steps]
+    stops, gaps = sent(jumps, device).unsqueeze(2).unbind(1)
+    return lambda positions: positions + gaps * (positions >= stops)
 
 
 def _numbers(steps: Sequence[Step], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

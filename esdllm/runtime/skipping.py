@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -64,9 +66,24 @@ def _survivors(over: ForwardPass, layer: int, alive: Alive, x: Tensor) -> Tensor
     from_end = canvas.columns.shape[0] - places  # of which the largest: see `Canvas._first`
     leftmost = from_end == from_end.masked_fill(~undecided, 0).amax(1, keepdim=True)  # it is never 0 of a place
     score = score.masked_fill(leftmost, float("inf"))
+    if inputs.own is not None:
+        return canvas.rows(_each_its_own(score, keep, [(row[layer], row[layer + 1]) for row in inputs.own]))
     if padding is not None:
         score = _padding_last(score, padding[: len(places)], None if inputs.keeps is None else inputs.keeps[:, layer])
     return canvas.rows(score.topk(keep, dim=1, sorted=False).indices)
+
+
+def _each_its_own(score: Tensor, keep: int, rows: Sequence[tuple[int, int]]) -> Tensor:
+    """Return (B, keep), of each row the best k of its first n positions, as `rows` has (n, k), and then those that follow.
+
+    As if the row were alone, of equal scores too: which of them goes on is up to `topk`, and to what it is given.
+    """
+    chosen = torch.arange(keep, device=score.device).repeat(len(rows), 1)
+    for given, own in set(rows):
+        alike = [row for row, size in enumerate(rows) if size == (given, own)]
+        chosen[alike, :own] = score[alike, :given].topk(own, dim=1, sorted=False).indices
+        chosen[alike, own:] += given - own
+    return chosen
 
 
 def _padding_last(score: Tensor, padding: Tensor, keeps: Tensor | None) -> Tensor:

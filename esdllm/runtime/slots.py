@@ -35,7 +35,7 @@ from esdllm.runtime.records import Generation
 from esdllm.runtime.results import generation
 from esdllm.runtime.run import StepFunction
 from esdllm.runtime.seats import Seat
-from esdllm.runtime.sharing import sent, shared_inputs
+from esdllm.runtime.sharing import joined, sent, shared_inputs
 from esdllm.runtime.showing import shown
 from esdllm.runtime.turns import Turn
 from esdllm.views import StepRecord
@@ -144,9 +144,9 @@ class Slots:
             raise InputError(f"{len(prepared.starts)} prompts for one slot; admit them one by one")
         with self._at_work() as gathering:
             began = begin(model, components, prepared, seed, self.step_function.has_forms, infill)
-            seat = Seat.of(slot, began, model.spec.n_layers, components, infill, self._read)
+            seat = Seat.of(slot, began, model.spec.n_layers, components, infill, gathering.behind, self._read)
             gathering.check_layers(seat.planner.skip_layers())
-            if began.layout.length > gathering.length:
+            if began.layout.length > gathering.longest:
                 raise ContextError(
                     f"the prompt's canvas has {prepared.tokens.shape[1]} columns, and a slot has {self.length}; shorten the "
                     "prompt or gen_length, or make longer slots"
@@ -191,13 +191,14 @@ class Slots:
                 )
             function, started = self.step_function, time.perf_counter()
             compiling, function.recording = function.seconds_compiling, self._records
-            rows = gathering.gather(seats)
+            steps, plan = joined(steps, function.has_forms)
+            rows = gathering.gather(seats, steps)
             self._running = rows.cache
             steps += [steps[0]] * rows.spare
             components, known = self._kernels(seats[0].components)
-            inputs = shared_inputs(rows.canvas, steps, seats[0].components.can.moving, self.model.adapter.dtype)
+            moving, dtype = components.can.moving, self.model.adapter.dtype
+            inputs = shared_inputs(rows.canvas, steps, moving, dtype, function.has_forms)
             parts = components.parts(self.model.adapter, rows.cache)
-            plan = max((step.plan for step in steps), key=lambda plan: plan.decided)
             function(parts, plan, rows.canvas, inputs, eager=not known)
             gathering.scatter(rows)
             took = time.perf_counter() - started, function.seconds_compiling - compiling
