@@ -11,7 +11,19 @@ from random import Random
 from typing import NamedTuple
 
 import pytest
-from drawing import CATALOGUE, MASK, Settings, Shape, engine_of, policies, shapes, token_ids, watching_ties
+from drawing import (
+    CATALOGUE,
+    IMPORTANCE,
+    MASK,
+    SKIPS,
+    Settings,
+    Shape,
+    engine_of,
+    policies,
+    shapes,
+    token_ids,
+    watching_ties,
+)
 from hypothesis import event, given
 from hypothesis import strategies as st
 from sampling import examples
@@ -169,6 +181,48 @@ def test_rows_of_different_lengths_are_the_rows_alone(
         groups = slots.groups()
         for group in [group for group in groups if slots.seat(group[0]).refreshes] or groups:
             event(f"lengths of a step: {len({slots.seat(slot).length for slot in group})}")
+            slots.step(group)
+
+
+@given(
+    shape=shapes(),
+    skip=st.one_of(strategy for name, strategy in SKIPS.items() if name != "none"),
+    importance=IMPORTANCE,
+    cache=STORES,
+    block=st.integers(4, 6),
+    prompts=st.lists(st.integers(2, 9), min_size=2, max_size=4),
+    traffic=TRAFFIC,
+    recorded=st.booleans(),
+)
+@examples(80)
+def test_rows_whose_last_blocks_are_shorter_are_the_rows_alone(
+    shape: Shape,
+    skip: Settings,
+    importance: Settings,
+    cache: str,
+    block: int,
+    prompts: list[int],
+    traffic: Random,
+    recorded: bool,
+) -> None:
+    chosen = {"gen_length": 14, "block_length": block, "cache": cache, "skip": skip, "importance": importance}
+    chosen["refresh"] = {"name": "periodic", "prompt_refresh": 64, "block_refresh": traffic.randint(3, 9)}
+    engine = engine_of(shape, {**chosen, "canvas_multiple": 4})
+    if recorded:
+        record_steps(engine)
+    slots, seated, before = engine.slots(len(prompts), LONGEST), {}, traffic.choice([0, block])
+    for prompt in prompts:
+        own = {"gen_length": before + traffic.randint(1, block)}
+        each = Asked([traffic.randrange(MASK - 1) for _ in range(prompt)], 0, False, own)
+        seated[slots.admit([each.prompt], components=slots.components.varied(each.own, CATALOGUE))] = each
+    while slots.busy:
+        made = [(seated[slot], slots.take(slot)) for slot in slots.finished()]
+        same(engine_of(shape, chosen), made, padded=recorded)
+        groups = slots.groups()
+        for group in [group for group in groups if slots.seat(group[0]).refreshes] or groups:
+            steps = [step for slot in group if (step := slots.next(slot)) is not None]
+            blocks = {step.block.stop - step.block.start for step in steps}
+            event(f"blocks of several lengths: {len(blocks) > 1}, skipping: {steps[0].plan.skips}")
             slots.step(group)
 
 
