@@ -40,6 +40,7 @@ from esdllm.measure.simulating import (
     measured_steps,
 )
 from esdllm.plan import Layout
+from esdllm.runtime.seats import row_planner
 from esdllm.serving.scheduler import OldestFirst, Policy, RefreshesTogether, Scheduler, Upcoming, WidestFirst
 
 SHORT = {"gen_length": 16, "block_length": 8}
@@ -116,10 +117,14 @@ def test_no_requests_and_no_multiple_are_refused(count: int, multiple: int) -> N
 @pytest.mark.parametrize(("prompt", "answer"), [(8, 8), (12, 20), (5, 33)])
 def test_a_row_makes_the_steps_that_are_forecast(build: Build, preset: str, prompt: int, answer: int) -> None:
     engine = build("dream-0", preset, **SHORT)
-    course = Courses(engine.components, engine.model.spec).of(prompt, answer)
-    steps = engine.planner(Layout.of(prompt, answer, engine.model.spec.logit_shift)).forecast()
+    spec, components = engine.model.spec, engine.components
+    course = Courses(components, spec).of(prompt, answer)
+    layout = Layout.of(prompt, answer, spec.logit_shift)
+    alone, made = engine.planner(layout).forecast(), row_planner(components, layout, spec.n_layers, components.behind)
+    steps = made.forecast()
     assert course.plans == tuple(step.plan for step in steps)
     assert [coming.refreshes for coming in course.upcoming] == [step.scope.refresh for step in steps]
+    assert [step.unfilled().plan for step in steps] == [step.plan for step in alone]
 
 
 @pytest.mark.parametrize("rate", [1.0, 2.0, 3.0])

@@ -159,9 +159,8 @@ class Components:
             answer += attention.behind(before + prompt + answer)
         length = before + prompt + answer
         room = before + self.room(prompt - spec.logit_shift, length, self.config.compile or recorded, attention)
-        canvas = Layout.of(room + prompt, answer, spec.logit_shift, rows)._replace(
-            attention=attention, logit_shift=spec.logit_shift
-        )
+        canvas = Layout.of(room + prompt, answer, spec.logit_shift, rows)
+        canvas = canvas._replace(attention=attention, logit_shift=spec.logit_shift)
         return canvas._replace(starts=(room,) * rows) if room else canvas
 
     def planner(

@@ -6,14 +6,14 @@ from collections.abc import Callable, Hashable, Iterator
 
 import attrs
 
-from esdllm.plan import Block, Facts, Phase, Step
+from esdllm.plan import Block, Facts, Layout, Phase, Step
 from esdllm.planning.schedule import Planner
 from esdllm.runtime.beginning import Beginning
 from esdllm.runtime.components import Components
 from esdllm.runtime.records import Effort
 from esdllm.runtime.sharing import form
 
-__all__ = ["Seat", "needed", "row_form", "shared_length", "shares_columns"]
+__all__ = ["Seat", "needed", "row_form", "row_planner", "shared_length", "shares_columns"]
 
 _ALIKE = 512
 """columns up to which rows of any lengths make their steps together"""
@@ -39,6 +39,13 @@ def row_form(step: Step, length: int, components: Components) -> Hashable:
     """Return what the steps of two rows have in common if they can be made as one; this row has `length` columns."""
     shares, columns = shares_columns(step, length, components), needed(step, length)
     return (shared_length(columns) if shares else columns, shares, components.kernels, form(step))
+
+
+def row_planner(
+    components: Components, layout: Layout, n_layers: int, behind: int, early_stop: bool = False
+) -> Planner:
+    """Return the planner of a row in a slot, with `behind` hidden columns there: its steps are of few forms."""
+    return components.planner(layout, n_layers, early_stop, few_sights=True, behind=behind)
 
 
 @attrs.define(eq=False)
@@ -99,7 +106,7 @@ class Seat:
             fill=early_stop,
             end=not infill,
             components=components,
-            planner=components.planner(began.layout, n_layers, early_stop, few_sights=True, behind=behind),
+            planner=row_planner(components, began.layout, n_layers, behind, early_stop),
             read=read,
         )
 

@@ -196,9 +196,8 @@ class Slots:
             self._running = rows.cache
             steps += [steps[0]] * rows.spare
             components, known = self._kernels(seats[0].components)
-            moving, dtype = components.can.moving, self.model.adapter.dtype
-            inputs = shared_inputs(rows.canvas, steps, moving, dtype, function.has_forms)
-            parts = components.parts(self.model.adapter, rows.cache)
+            moving, parts = components.can.moving, components.parts(self.model.adapter, rows.cache)
+            inputs = shared_inputs(rows.canvas, steps, moving, parts.model.dtype, function.has_forms)
             function(parts, plan, rows.canvas, inputs, eager=not known)
             gathering.scatter(rows)
             took = time.perf_counter() - started, function.seconds_compiling - compiling

@@ -12,7 +12,7 @@ from esdllm.errors import InputError
 from esdllm.plan import Facts, Step, StepPlan
 from esdllm.planning.schedule import Planner
 from esdllm.runtime.components import Components
-from esdllm.runtime.seats import row_form, shares_columns
+from esdllm.runtime.seats import row_form, row_planner, shares_columns
 from esdllm.serving.scheduler import Upcoming
 from esdllm.views import ModelSpec
 
@@ -72,7 +72,7 @@ class Courses:
         config = attrs.evolve(self.components.config, gen_length=answer)
         components = attrs.evolve(self.components, config=config)
         layout = components.layout(prompt, self.spec, 1, torch.device("cpu"))
-        planner = components.planner(layout, self.spec.n_layers, behind=components.behind)
+        planner = row_planner(components, layout, self.spec.n_layers, components.behind)
         steps = walked(planner, lambda: _number(self.rate, chance))
         forms = (self._forms.setdefault(row_form(step, layout.length, components), len(self._forms)) for step in steps)
         shared = (shares_columns(step, layout.length, components) for step in steps)
