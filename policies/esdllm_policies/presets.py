@@ -1,4 +1,4 @@
-"""Presets: the four decoding modes, each also with parallel decoding, and ES-dLLM's published settings by model and task."""
+"""Presets: the four decoding modes, each also with parallel decoding; published settings by model and task, or by family."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from esdllm import Preset
+from esdllm_policies.published import FAMILIES
 
 __all__ = ["PRESETS"]
 
@@ -73,5 +74,6 @@ def _modes() -> dict[str, Preset]:
 
 PRESETS: Mapping[str, Preset] = {
     **_modes(),
+    **FAMILIES,
     **{f"es-dllm/{model}/{task}": _published(model, task) for model in _REFRESH for task in _REFRESH[model]},
 }

@@ -29,13 +29,15 @@ class Greedy:
     settings: Mapping[str, Any]
     """over the preset"""
     prompts: Sequence[Sequence[int]]
-    """of every row"""
+    """of every row; with `infill` the canvas, with masks in one piece"""
     expected: Sequence[Sequence[int]]
     """what follows each prompt; what is decoded behind it is not compared"""
     steps: Sequence[Sequence[int]] | None = None
     """of one row, the positions that each step fills, counted from the row's first token; None where it is not recorded"""
     forwards: int | None = None
     """forward passes; None where they are not recorded, or not counted as here"""
+    infill: bool = False
+    """whether masks of the prompts are filled in"""
 
 
 def run_greedy(ground: Ground, folder: Path, greedy: Greedy | NotRun) -> str | None:
@@ -49,7 +51,8 @@ def run_greedy(ground: Ground, folder: Path, greedy: Greedy | NotRun) -> str | N
         model = ground.load(folder, greedy.family)
         engine = Engine.build(model, ground.configured(greedy.preset, greedy.settings), ground.catalogue)
         seen = _Seen([len(prompt) for prompt in greedy.prompts])
-        result = engine.generate([list(prompt) for prompt in greedy.prompts], observers=[seen])
+        prompts = [list(prompt) for prompt in greedy.prompts]
+        result = engine.generate(prompts, infill=greedy.infill, observers=[seen])
     except EsdllmError as error:
         return f"{type(error).__name__}: {error}"
     return _difference(greedy, seen, result.tokens, result.forwards)
