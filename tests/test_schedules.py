@@ -31,6 +31,12 @@ def test_linear_schedule_takes_the_public_codes_share_of_what_is_left() -> None:
         assert sum(counts) == masks
 
 
+def test_linear_schedule_takes_steps_of_all_or_of_a_block() -> None:
+    assert build("linear-schedule").counts(8, 4) == linear_schedule(8, 64)
+    with pytest.raises(ConfigError, match="steps = 9 and steps_per_block = 4 contradict; give one"):
+        build("linear-schedule", steps=9, steps_per_block=4)
+
+
 def test_linear_schedule_by_hand() -> None:
     """5 of 2 is 2.5, which is even at 2; and of what is 10 in 16 steps, many a step would take half a mask and takes none."""
     assert build("linear-schedule", steps=2).counts(5, 1) == (2, 3)

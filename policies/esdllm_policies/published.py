@@ -33,7 +33,7 @@ _PROCEDURES: Mapping[str, _Procedure] = {
     ),
     "a2d/bd3lm": _Procedure(
         "Tiny-A2D's bd3lm checkpoints: a linear schedule in each block (dllm's BD3LMSampler)",
-        {"name": "linear-schedule", "steps_per_block": 32},
+        {"name": "linear-schedule", "steps": 128},
         gen_length=128,
         block_length=32,
     ),

@@ -14,6 +14,7 @@ from esdllm_policies.unmasking import (
     Order,
     best,
     entropy,
+    give_one,
     order_option,
     ranking,
     shared_steps,
@@ -62,15 +63,20 @@ class LinearScheduleUnmasking:
     float32, as 1 - (1 - alpha((m - 1) / S)) / (1 - alpha(m / S)): other than 1/m where that makes a half, and so here too.
     """
 
-    steps: int = option(
-        "denoising steps in all; each block has the same number, rounded up", validators.ge(1), default=256
+    steps: int | None = option(
+        "denoising steps in all; each block has the same number, rounded up; 256 if steps_per_block is not given either",
+        validators.optional(validators.ge(1)),
+        default=None,
     )
     steps_per_block: int | None = steps_per_block_option("in place of `steps`")
     order: Order = order_option()
 
+    def __attrs_post_init__(self) -> None:
+        give_one(steps=self.steps, steps_per_block=self.steps_per_block)
+
     def counts(self, masked: int, blocks: int) -> tuple[int, ...]:
         """Return the schedule; the last step takes what is left."""
-        steps = self.steps_per_block or -(-self.steps // blocks)
+        steps = self.steps_per_block or -(-(self.steps or 256) // blocks)
         kept = [_float32(1 - _float32(1 - _float32(left / steps))) for left in range(steps + 1)]  # 1 - alpha(t)
         found: list[int] = []
         for left in range(steps, 0, -1):

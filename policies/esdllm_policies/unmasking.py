@@ -71,6 +71,17 @@ def shared_steps(steps: int, blocks: int) -> int:
     return steps // blocks
 
 
+def give_one(**options: int | None) -> None:
+    """Return if at most one of some options is given.
+
+    Raises:
+        ValueError: more are.
+    """
+    told = [f"{name} = {value}" for name, value in options.items() if value is not None]
+    if len(told) > 1:
+        raise ValueError(f"{' and '.join(told)} contradict; give one")
+
+
 def steps_per_block_option(what: str) -> Any:
     """Return the option of how many steps a block gets, if it is told; `what` goes on about them."""
     return option(f"denoising steps of a block, {what}", validators.optional(validators.ge(1)), default=None)
@@ -99,10 +110,7 @@ class TopKUnmasking:
     )
 
     def __attrs_post_init__(self) -> None:
-        given = {name: getattr(self, name) for name in ("tokens_per_step", "steps", "steps_per_block")}
-        told = [f"{name} = {value}" for name, value in given.items() if value is not None]
-        if len(told) > 1:
-            raise ValueError(f"{' and '.join(told)} contradict; give one")
+        give_one(tokens_per_step=self.tokens_per_step, steps=self.steps, steps_per_block=self.steps_per_block)
         if self.spread == "block" and self.steps_per_block is None:
             raise ValueError("spread = block says what is spread over steps_per_block; give that too")
 

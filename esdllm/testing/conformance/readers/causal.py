@@ -92,9 +92,10 @@ def read_llada2(case: Recorded, told: str) -> Greedy:
 
 
 def read_fast_dllm(case: Recorded, told: str) -> Greedy | NotRun:
-    """Read a run of Fast-dLLM v2's `generate` or `batch_sample`, which end with the first token of one more block.
+    """Read a run of Fast-dLLM v2's `generate` or `batch_sample`, which end with the first token of one more block: left out here.
 
-    A prompt's whole blocks have a pass of their own there, and none here where the next block holds more of the prompt.
+    A prompt's whole blocks have a pass of their own there, and none here where the next block holds more of the prompt; the
+    last block's keys are written there.
     """
     given, prompt, size = case["settings"], case["prompt"], case["settings"]["block_size"]
     if given.get("use_block_cache"):
@@ -102,15 +103,16 @@ def read_fast_dllm(case: Recorded, told: str) -> Greedy | NotRun:
             "use_block_cache: a step's window goes by whether a part's first position is a mask; here by the step"
         )
     blocks = len(prompt) // size + given["max_new_tokens"] // size
-    expected = behind(case["sequence"], prompt, case["mask_id"], [case["stop_id"]])
+    length = blocks * size - len(prompt)
+    expected = behind(case["sequence"], prompt, case["mask_id"], [case["stop_id"]])[:length]
     settings = {
-        "gen_length": blocks * size - len(prompt) + 1,
+        "gen_length": length,
         "block_length": given["small_block_size"],
         "early_stop": False,
         "unmasking": {"threshold": given["threshold"]},
     }
     merged = len(prompt) > size and len(prompt) % size > 0
-    forwards = None if case["stop_id"] in expected else case["forwards"] - merged
+    forwards = None if case["stop_id"] in expected else case["forwards"] - merged - 1
     told = f"{told},block_size={size}"
     return Greedy(f"fast-dllm-v2{told}", "fast-dllm-v2/dynamic", settings, [prompt], [expected], forwards=forwards)
 
