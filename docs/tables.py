@@ -62,15 +62,21 @@ def presets() -> str:
 
 
 def published_presets() -> str:
-    """Return the published settings by model and task."""
+    """Return ES-dLLM's published settings by model and task."""
     rows = []
     for entry in _presets():
-        if "/" in entry.name:
+        if entry.name.startswith("es-dllm/"):
             chosen: Mapping[str, Any] = entry.factory.settings
             refresh = chosen["refresh"]
             lengths = f"{chosen['gen_length']} / {chosen['block_length']}"
             rows.append((f"`{entry.name}`", f"{refresh['prompt_refresh']} / {refresh['block_refresh']}", lengths))
     return _table(("preset", "prompt_refresh / block_refresh", "gen_length / block_length"), rows)
+
+
+def family_presets() -> str:
+    """Return the procedures that families are published with."""
+    entries = [entry for entry in _presets() if "/" in entry.name and not entry.name.startswith("es-dllm/")]
+    return _table(("preset", "what it is"), [_preset(entry) for entry in entries])
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
@@ -79,6 +85,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "components": components,
     "presets": presets,
     "published-presets": published_presets,
+    "family-presets": family_presets,
 }
 
 

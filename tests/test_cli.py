@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from threading import Thread
 
@@ -191,9 +192,9 @@ def test_plugins_lists_every_component_of_every_kind(run):
 
 def test_published_presets_are_one_line_until_they_are_asked_for(run):
     named = {name for name in esdllm.Catalogue.load().names("preset") if "/" in name}
-    assert [line.split()[:2] for line in run("plugins")[1].splitlines() if "es-dllm/" in line] == [
-        ["es-dllm/...", str(len(named))]
-    ]
+    lines = [line.split()[:2] for line in run("plugins")[1].splitlines()]
+    for beginning, number in Counter(name.partition("/")[0] for name in named).items():
+        assert [f"{beginning}/...", str(number)] in lines
     assert named <= set(run("plugins", "preset")[1].split())
 
 

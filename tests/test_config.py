@@ -174,7 +174,7 @@ def test_published_settings_are_those_of_the_paper(line: str) -> None:
 
 def test_every_published_preset_is_checked() -> None:
     lines = ["es-dllm/" + "/".join(line.split()[:2]) for line in PUBLISHED.strip().splitlines()]
-    assert sorted(lines) == [name for name in PRESETS if "/" in name]
+    assert sorted(lines) == [name for name in PRESETS if name.startswith("es-dllm/")]
 
 
 @pytest.mark.parametrize("entry", COMPONENTS, ids=lambda entry: f"{entry.kind}-{entry.name}")
