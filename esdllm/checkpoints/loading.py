@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 _FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
-_TOKENIZER = ("config.json", "tokenizer_config.json", "tokenizer.json")
+_TOKENIZER = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
 _MASK, _EOS = "mask_token_id", "eos_token_id"
 
 

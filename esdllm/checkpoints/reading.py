@@ -157,14 +157,17 @@ def _inside(config: Mapping[str, Any], key: str, vocab: int) -> int:
 def mask_token_id(folder: Path) -> int | None:
     """Return the mask token's id by a tokenizer's files; None if they name no mask token.
 
-    tokenizer_config.json names the token, as `mask_token`; its `added_tokens_decoder` or tokenizer.json's `added_tokens` has
-    the id. `load_model` asks this where config.json has no `mask_token_id`, and hands the answer to families under that key.
+    tokenizer_config.json names the token, as `mask_token`, or special_tokens_map.json; `added_tokens_decoder` of the former or
+    tokenizer.json's `added_tokens` has the id. `load_model` asks this where config.json has no `mask_token_id`, and hands the
+    answer to families under that key.
 
     Raises:
         CheckpointError: a file cannot be read.
     """
     path, whole = folder / "tokenizer_config.json", folder / "tokenizer.json"
-    told = json_object(path) if path.is_file() else {}
+    told, named = json_object(path) if path.is_file() else {}, folder / "special_tokens_map.json"
+    if "added_tokens_decoder" not in told and named.is_file():  # as in transformers, it counts only then
+        told = {**told, **json_object(named)}
     word = told.get("mask_token")
     word = word.get("content") if isinstance(word, Mapping) else word
     if word is None:

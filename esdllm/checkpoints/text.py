@@ -22,11 +22,12 @@ CHATML = (
 class Codec:
     """A TextCodec over a tokenizer of transformers.
 
-    `template` is the family's own chat template, for tokenizers that bring none, and `end_of_turn` the word that ends a turn
-    in it; `ends` are further words that end an answer, beside the tokenizer's end of text and its padding. Words that the
-    vocabulary does not have are passed over. `template_options` are variables that the template reads, such as
-    `enable_thinking=False`; the special tokens, such as `bos_token`, are variables too. Of several templates, that named
-    `default` is taken. Templates render as transformers' `apply_chat_template` renders them (see `ChatTemplate`).
+    `template` is the family's own chat template, for tokenizers that bring none (empty for a family that has none), and
+    `end_of_turn` the word that ends a turn in it; `ends` are further words that end an answer, beside the tokenizer's end of
+    text and its padding. Words that the vocabulary does not have are passed over. `template_options` are variables that the
+    template reads, such as `enable_thinking=False`; the special tokens, such as `bos_token`, are variables too. Of several
+    templates, that named `default` is taken. Templates render as transformers' `apply_chat_template` renders them (see
+    `ChatTemplate`).
 
     Raises:
         CheckpointError: the tokenizer's mask token is another than the model's.
@@ -51,7 +52,7 @@ class Codec:
         own = (number for number in found if number is not None and number != spec.mask_id)
         self._stop_ids = tuple(dict.fromkeys((spec.eos_id, *spec.stop_ids, *own)))
         self._template = tokenizer.chat_template or template
-        self._has_chat = bool(tokenizer.chat_template) or end_of_turn in words
+        self._has_chat = bool(tokenizer.chat_template) or (bool(template) and end_of_turn in words)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(stop_ids={self._stop_ids}, has_chat={self._has_chat})"

@@ -16,13 +16,20 @@ from esdllm.foreign import translated
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-__all__ = ["LLADA_TEMPLATE", "fast_tokenizer", "tokenizer_of"]
+__all__ = ["LLADA_TEMPLATE", "LLAMA3_TEMPLATE", "ROLES_TEMPLATE", "fast_tokenizer", "tokenizer_of"]
 
 LLADA_TEMPLATE = (
     "<|startoftext|>{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
     "{{ m.content }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
+
+LLAMA3_TEMPLATE = LLADA_TEMPLATE.replace("<|startoftext|>", "<|begin_of_text|>", 1)
+ROLES_TEMPLATE = (
+    "{% for m in messages %}<role>{{ 'HUMAN' if m.role == 'user' else m.role | upper }}</role>{{ m.content }}<|role_end|>"
+    "{% endfor %}{% if add_generation_prompt %}<role>ASSISTANT</role>{% endif %}"
+)
+"""of LLaDA-MoE and LLaDA2, as Ling's checkpoints have it"""
 
 _QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -58,12 +65,10 @@ def fast_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         with translated(TokenizerError, f"the tokenizer files in {folder} cannot be read"):
             config = _object(folder / "tokenizer_config.json")
             special = _special(folder, config)
-            tokenizer = Tokenizer.from_file(str(whole)) if whole.is_file() else _qwen2(folder, config, special)
+            tokenizer = _whole(whole, config) if whole.is_file() else _qwen2(folder, config, special)
             mask = special.get("mask_token")
             if mask is not None and tokenizer.token_to_id(str(mask)) is None:  # transformers would give it a new id
-                raise TokenizerError(
-                    f"the mask token '{mask}' that the configs in {folder} name is not in the vocabulary"
-                )
+                special["mask_token"] = _other_name(str(mask), tokenizer, config, folder)
             return PreTrainedTokenizerFast(
                 tokenizer_object=tokenizer, chat_template=_chat_template(folder, config), **special
             )
@@ -71,6 +76,35 @@ def fast_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         raise
     except CheckpointError as error:
         raise TokenizerError(str(error)) from error
+
+
+def _whole(file: Path, config: Mapping[str, Any]) -> Tokenizer:
+    """Return the tokenizer of tokenizer.json, with the tokens that only tokenizer_config.json adds, at the ids told there."""
+    tokenizer = Tokenizer.from_file(str(file))
+    for number, told in _decoder(config):
+        if number == tokenizer.get_vocab_size() and tokenizer.token_to_id(told.content) is None:
+            (tokenizer.add_special_tokens if told.special else tokenizer.add_tokens)([told])
+    return tokenizer
+
+
+def _other_name(mask: str, tokenizer: Tokenizer, config: Mapping[str, Any], folder: Path) -> AddedToken:
+    """Return what the vocabulary calls the id of a mask token that it has under another name, such as SDAR's <MASK>.
+
+    Raises:
+        TokenizerError: no id is told, or the vocabulary has none such.
+    """
+    number = next((number for number, told in _decoder(config) if told.content == mask), None)
+    other = None if number is None else tokenizer.id_to_token(number)
+    if other is None:
+        raise TokenizerError(f"the mask token '{mask}' that the configs in {folder} name is not in the vocabulary")
+    return AddedToken(other, special=True, normalized=False)
+
+
+def _decoder(config: Mapping[str, Any]) -> list[tuple[int, AddedToken]]:
+    """Return the added tokens of a tokenizer_config.json by their ids."""
+    told = config.get("added_tokens_decoder") or {}
+    found = ((int(number), _added({"special": False, **one})) for number, one in told.items())
+    return sorted(found, key=lambda pair: pair[0])
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -155,11 +189,8 @@ def _added_tokens(
     folder: Path, config: Mapping[str, Any], special: set[str]
 ) -> tuple[str, list[tuple[int, AddedToken]]]:
     """Return the file that gives the added tokens' ids, and the tokens by their ids; `special` are those that a config names."""
-    told = config.get("added_tokens_decoder")
-    if told is not None:
-        return "tokenizer_config.json", sorted(
-            ((int(number), _added({"special": False, **one})) for number, one in told.items()), key=lambda pair: pair[0]
-        )
+    if config.get("added_tokens_decoder") is not None:
+        return "tokenizer_config.json", _decoder(config)
     listed = sorted((int(number), text) for text, number in _object(folder / "added_tokens.json").items())
     return "added_tokens.json", [
         (number, AddedToken(text, special=text in special, normalized=text not in special)) for number, text in listed

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 import attrs
 
-from esdllm import BlockCausal
+from esdllm import BlockCausal, option
 from esdllm_models.blueprint import Blueprint
 from esdllm_models.families.common import DecoderFamily, block_size, check, flag, stock
+from esdllm_models.tokenizers import LLAMA3_TEMPLATE
 
 _QWEN3_06B = {
     "model_type": "a2d-qwen3",
@@ -69,7 +70,8 @@ class _A2D(DecoderFamily):
 class A2DQwen3(_A2D):
     """Qwen3 converted as MDLM: every position sees every other."""
 
-    base = "qwen3"
+    enable_thinking: bool = option("whether the chat template lets the model think aloud; dllm does not", default=False)
+    base: ClassVar[str] = "qwen3"
     model_types = ("a2d-qwen3",)
     """What config.json says."""
 
@@ -82,6 +84,9 @@ class A2DQwen3(_A2D):
         """Return what a config.json describes."""
         biased = flag(config, "attention_bias")
         return self._stock(config, True, qk_norm=True, qkv_bias=biased, out_bias=biased)
+
+    def _template_options(self) -> Mapping[str, Any]:
+        return {"enable_thinking": self.enable_thinking}
 
 
 @attrs.frozen
@@ -105,6 +110,9 @@ class A2DQwen2(_A2D):
 @attrs.frozen
 class A2DLlama(_A2D):
     """Llama converted as MDLM: every position sees every other."""
+
+    ends = ("<|eot_id|>", "<|end_of_text|>")
+    chat_template = LLAMA3_TEMPLATE
 
     base = "llama"
     model_types = ("a2d-llama",)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
-from esdllm import BlockCausal, CheckpointError, ExpertLayers, LoadPlan, ModelAdapter, ModelSpec, TextCodec
+from esdllm import BlockCausal, CheckpointError, ExpertLayers, LoadPlan, ModelAdapter, ModelSpec, TextCodec, option
 from esdllm.checkpoints.reading import (
     MOST_LAYERS,
     factor,
@@ -33,7 +33,18 @@ from esdllm_models.quantized import QUANTIZERS
 from esdllm_models.rope import Rope, rope_of
 from esdllm_models.tokenizers import tokenizer_of
 
-__all__ = ["LLAMA_NAMES", "ROPE_KEYS", "DecoderFamily", "Mixture", "block_size", "check", "flag", "numbers", "stock"]
+__all__ = [
+    "LLAMA_NAMES",
+    "ROPE_KEYS",
+    "DecoderFamily",
+    "Mixture",
+    "ThinkingFamily",
+    "block_size",
+    "check",
+    "flag",
+    "numbers",
+    "stock",
+]
 
 ROPE_KEYS = frozenset({"rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"})
 
@@ -74,6 +85,10 @@ class DecoderFamily:
     """Random weights are made from a seed."""
     merges = True
     """LoRA adapters are merged into the weights that are read."""
+    ends: ClassVar[Sequence[str]] = ("<|im_end|>", "<|endoftext|>")
+    """words that end an answer, where the vocabulary has them; the first ends a turn too"""
+    chat_template: ClassVar[str] = CHATML
+    """for tokenizers that bring none; empty if there is none"""
 
     @abstractmethod
     def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
@@ -96,12 +111,27 @@ class DecoderFamily:
         return problems(self.blueprint(config), plan)
 
     def codec(self, source: Any, spec: ModelSpec) -> TextCodec:
-        """Return the tokenizer of a folder, or the one that is given, with ChatML if it brings no template."""
-        return Codec(tokenizer_of(source), spec, end_of_turn="<|im_end|>", template=CHATML)
+        """Return the tokenizer of a folder, or the one that is given, with the family's template if it brings none."""
+        turn, *ends = self.ends
+        return Codec(tokenizer_of(source), spec, turn, self.chat_template, ends=ends, **self._template_options())
+
+    def _template_options(self) -> Mapping[str, Any]:
+        """Return the variables that chat templates read beside the messages."""
+        return {}
 
     def from_module(self, module: Any, config: Mapping[str, Any]) -> ModelAdapter:
         """Return a model that computes with the module's own weights."""
         return adopt(self.blueprint(config), module)
+
+
+@attrs.frozen
+class ThinkingFamily(DecoderFamily):
+    """A family whose chat templates have a switch for thinking aloud."""
+
+    enable_thinking: bool | None = option("whether to think aloud; none: as the chat template has it", default=None)
+
+    def _template_options(self) -> Mapping[str, Any]:
+        return {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
 
 
 @attrs.frozen

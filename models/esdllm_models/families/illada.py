@@ -36,6 +36,8 @@ _8B = {
 class ILladaFamily(DecoderFamily):
     """iLLaDA: grouped queries, and a head that is the embedding."""
 
+    chat_template = ""
+
     @property
     def geometries(self) -> Mapping[str, Mapping[str, Any]]:
         """That of iLLaDA-8B."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from esdllm import ModelSpec, TextCodec
+from esdllm import ModelSpec
 from esdllm.checkpoints.reading import (
     MOST_LAYERS,
     factor,
@@ -19,13 +19,12 @@ from esdllm.checkpoints.reading import (
     stop_ids,
     token,
 )
-from esdllm.checkpoints.text import Codec
 from esdllm.checkpoints.weights import Stated
 from esdllm_models.blueprint import Blueprint, Names, Sizes
 from esdllm_models.decoder import Geometry
 from esdllm_models.families.common import ROPE_KEYS, DecoderFamily
 from esdllm_models.rope import rope_of
-from esdllm_models.tokenizers import LLADA_TEMPLATE, tokenizer_of
+from esdllm_models.tokenizers import LLADA_TEMPLATE
 
 _IMPLEMENTED = {
     "alibi": (False,),
@@ -92,6 +91,9 @@ NAMES = Names(
 class LladaFamily(DecoderFamily):
     """LLaDA and its fine-tunes."""
 
+    ends = ("<|eot_id|>",)
+    chat_template = LLADA_TEMPLATE
+
     @property
     def checkpoints(self) -> Mapping[str, Path]:
         """The tiny trained checkpoint of this package."""
@@ -124,10 +126,6 @@ class LladaFamily(DecoderFamily):
             intermediate=sizes.intermediate.size,
         )
         return Blueprint(spec, geometry, attrs.evolve(NAMES, tied=bool(config.get("weight_tying"))), sizes)
-
-    def codec(self, source: Any, spec: ModelSpec) -> TextCodec:
-        """Return the tokenizer of a folder's tokenizer.json, with LLaDA's chat template if it brings none."""
-        return Codec(tokenizer_of(source), spec, end_of_turn="<|eot_id|>", template=LLADA_TEMPLATE)
 
 
 def _sizes(config: Mapping[str, Any]) -> Sizes:

@@ -15,6 +15,7 @@ from esdllm_models.blueprint import Blueprint, Names
 from esdllm_models.families.common import DecoderFamily, Mixture, block_size, check, flag, stock
 from esdllm_models.feedforward import Routing
 from esdllm_models.rope import rope_of
+from esdllm_models.tokenizers import ROLES_TEMPLATE
 
 _BLOCK = 32
 _MASK = 156895  # a default of the published code
@@ -86,6 +87,9 @@ _MINI = {
 @attrs.frozen
 class Llada2Family(DecoderFamily):
     """LLaDA2.0 and 2.1: a sigmoid router with groups and a bias that steers the choice, a shared expert, half-rotary heads."""
+
+    ends = ("<|role_end|>", "<|endoftext|>")
+    chat_template = ROLES_TEMPLATE
 
     @property
     def geometries(self) -> Mapping[str, Mapping[str, Any]]:

@@ -15,6 +15,7 @@ from esdllm_models.blueprint import Blueprint
 from esdllm_models.families.common import LLAMA_NAMES, DecoderFamily, Mixture, check, flag, numbers, stock
 from esdllm_models.feedforward import Routing
 from esdllm_models.rope import rope_of
+from esdllm_models.tokenizers import ROLES_TEMPLATE
 
 _MASK = 156895
 _IGNORED = (
@@ -67,6 +68,9 @@ _7B = {
 @attrs.frozen
 class LladaMoeFamily(DecoderFamily):
     """LLaDA-MoE: a softmax over all experts, whose weights are not divided by their sum."""
+
+    ends = ("<|role_end|>", "<|endoftext|>")
+    chat_template = ROLES_TEMPLATE
 
     model_types = ("llada",)
     """What config.json says."""

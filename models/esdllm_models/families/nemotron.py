@@ -10,7 +10,7 @@ import attrs
 
 from esdllm import BlockCausal
 from esdllm_models.blueprint import Blueprint
-from esdllm_models.families.common import LLAMA_NAMES, DecoderFamily, block_size, check, stock
+from esdllm_models.families.common import LLAMA_NAMES, ThinkingFamily, block_size, check, stock
 from esdllm_models.rope import rope_of
 
 _BLOCK = 32
@@ -51,8 +51,10 @@ _3B = {**_8B, "hidden_size": 3072, "num_hidden_layers": 26, "intermediate_size":
 
 
 @attrs.frozen
-class NemotronFamily(DecoderFamily):
+class NemotronFamily(ThinkingFamily):
     """Nemotron-Labs-Diffusion: keys are written causally, and the last row of a write tells the next block's first token."""
+
+    chat_template = ""
 
     @property
     def geometries(self) -> Mapping[str, Mapping[str, Any]]:

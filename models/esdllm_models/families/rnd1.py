@@ -37,6 +37,8 @@ _RND1 = {
 class Rnd1Family(DecoderFamily):
     """RND1: 30B in experts, of which 3B are active; every position sees every other."""
 
+    chat_template = ""
+
     @property
     def geometries(self) -> Mapping[str, Mapping[str, Any]]:
         """RND1's own."""

@@ -9,7 +9,7 @@ import attrs
 
 from esdllm import BlockCausal
 from esdllm_models.blueprint import Blueprint
-from esdllm_models.families.common import DecoderFamily, block_size, check, flag, stock
+from esdllm_models.families.common import ThinkingFamily, block_size, check, flag, stock
 from esdllm_models.families.qwen3_moe import EXPERT_KEYS, qwen3_experts
 
 _IGNORED = ("debug", "ep_size", "fuse_cross_entropy", "micro_forward", "skip_checkpoint", "use_deepep")
@@ -39,7 +39,7 @@ _SDAR_4B = {**_SDAR_8B, "hidden_size": 2560, "intermediate_size": 9728}
 
 
 @attrs.frozen
-class SdarFamily(DecoderFamily):
+class SdarFamily(ThinkingFamily):
     """SDAR's dense models; blocks are counted from the prompt's first token."""
 
     @property
@@ -54,7 +54,7 @@ class SdarFamily(DecoderFamily):
 
 
 @attrs.frozen
-class SdarMoeFamily(DecoderFamily):
+class SdarMoeFamily(ThinkingFamily):
     """SDAR's models with Qwen3-MoE's experts."""
 
     def blueprint(self, config: Mapping[str, Any]) -> Blueprint:

@@ -37,6 +37,8 @@ _8B = {
 class StableDiffCoderFamily(DecoderFamily):
     """Stable-DiffCoder: its config.json says `llama`, and its classes' names tell it."""
 
+    chat_template = ""
+
     model_types = ("llama",)
     """What config.json says."""
 
