@@ -10,7 +10,7 @@ from helpers import read_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from esdllm import Catalogue, Engine, Model, ModelSpec, logits_at_once
-from esdllm.checkpoints.loading import random_model
+from esdllm.checkpoints.loading import geometries, random_model
 from esdllm.runtime.footprint import working_bytes
 from esdllm.runtime.samples import sample_view
 from esdllm.testing.memory import TensorMemory
@@ -76,6 +76,22 @@ def test_what_a_step_takes_is_predicted_within_6_percent(
     found = measured(model, preset, rows, prompt, block, catalogue)
     predicted = working_bytes(model.spec, rows, prompt + block, block, dtype)
     assert found == pytest.approx(predicted, rel=0.06)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("hidden", "inside", "experts", "chosen"), [(256, 128, 8, 2), (256, 64, 16, 4), (128, 512, 8, 2), (128, 256, 8, 1)]
+)
+def test_what_a_step_through_experts_takes_is_predicted_within_15_percent(
+    dtype: torch.dtype, hidden: int, inside: int, experts: int, chosen: int, catalogue: Catalogue
+) -> None:
+    sizes = {"hidden_size": hidden, "moe_intermediate_size": inside, "num_experts": experts, "vocab_size": 256}
+    sizes |= {"num_experts_per_tok": chosen, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": hidden // 4}
+    special = {"num_key_value_heads": 2, "mask_token_id": 254, "eos_token_id": 253}
+    geometry = geometries(catalogue)["rnd1-30b"]
+    model = random_model({**geometry, **sizes, **special}, "cpu", dtype, catalogue)
+    found = measured(model, "vanilla", 2, 200, 32, catalogue)
+    assert found == pytest.approx(working_bytes(model.spec, 2, 232, 32, dtype), rel=0.15)
 
 
 class Widest(TorchDispatchMode):

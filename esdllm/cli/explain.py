@@ -126,7 +126,7 @@ explain = command(Explain)
 
 def _cost(forecast: Forecast, components: Components, weights: Weights, reach: Roofline | None) -> list[Prediction]:
     """Return the cost of each kind of step; nothing for a family that does not tell its feed-forward's size."""
-    if not weights.spec.intermediate:
+    if not weights.spec.inside(0):
         return []
     size = weights.dtype.itemsize
     costing = Costing.of(components, weights.spec, forecast.batch, forecast.canvas, size, weights.bytes)

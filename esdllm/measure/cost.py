@@ -104,7 +104,7 @@ class Costing:
         Raises:
             UnavailableError: the model's family does not tell the size of its feed-forward.
         """
-        if not spec.intermediate:
+        if not spec.inside(0):
             raise UnavailableError(
                 f"the family {spec.family} does not tell ModelSpec.intermediate, the features inside its feed-forward, "
                 "without which FLOPs cannot be counted"
@@ -129,7 +129,7 @@ class Costing:
             linear=linear,
             attention=attention,
             head=2 * decided * spec.hidden * spec.vocab,
-            weights=self.weights,
+            weights=self.weights - self._idle(plan),
             cache=cache,
             activations=activations + decided * spec.vocab * (2 * self.itemsize + 2 * _FLOAT),
         )
@@ -141,19 +141,49 @@ class Costing:
             counts[plan] += number
         return round(sum(number * self.step(plan).flops for plan, number in counts.items()))
 
+    def _idle(self, plan: StepPlan) -> int:
+        """Return the bytes of experts that no position of a step is expected to go through, if all are chosen alike."""
+        spec, experts = self.spec, self.spec.experts
+        if experts is None:
+            return 0
+        share = 3 * spec.hidden * experts.intermediate / _linear_weights(spec)  # of one expert
+        unchosen = 1 - experts.chosen / experts.experts
+        idle = sum(experts.experts * unchosen ** (self.rows * self._reading(plan, layer)) for layer in experts.layers)
+        return round(self.weights * share * idle)
+
+    def _reading(self, plan: StepPlan, layer: int) -> int:
+        """Return the positions of one row whose attention and feed-forward a layer computes."""
+        alive = (
+            plan.computed[layer] if self.site == "hidden" else plan.keep[layer]
+        )  # the other sites drop before attention
+        return plan.block if plan.narrow and layer == len(plan.keep) - 1 else alive
+
     def _layer(self, plan: StepPlan, layer: int) -> tuple[int, int, int, int]:
         """Return a layer's FLOPs (linear, attention) and bytes (cache, activations), of one row."""
         spec, size = self.spec, self.itemsize
         given, handed = plan.computed[layer], plan.keep[layer]
         alive = given if self.site == "hidden" else handed  # the other sites drop before attention
-        reading = plan.block if plan.narrow and layer == len(plan.keep) - 1 else alive
+        reading = self._reading(plan, layer)
         projecting = plan.block if reading < alive else given
-        joint, inside = spec.n_heads * spec.head_dim, 3 * spec.intermediate
+        joint, inside = spec.n_heads * spec.head_dim, 3 * spec.inside(layer)
+        router = spec.experts.experts if spec.experts and spec.routes(layer) else 0
         keys = min(self.length if self.persistent else alive, plan.visible or self.length)
         pair = 2 * spec.n_kv_heads * spec.head_dim
-        linear = 2 * spec.hidden * (projecting * joint + given * pair + reading * (joint + inside))
+        linear = 2 * spec.hidden * (projecting * joint + given * pair + reading * (joint + inside + router))
         attention = 4 * reading * keys * joint
         remembered = 2 * alive * (spec.hidden if self.site == "hidden" else joint) if layer in plan.scored else 0
         cache = size * (keys * pair + (alive * pair if self.persistent else 0) + remembered)
         activations = 2 * size * (given * (spec.hidden + pair) + reading * (2 * spec.hidden + 2 * joint + inside))
         return linear, attention, cache, activations
+
+
+def _linear_weights(spec: ModelSpec) -> int:
+    """Return how many weights the linear layers have, those of all experts and the head."""
+    attention = 2 * (spec.n_heads + spec.n_kv_heads) * spec.head_dim
+    total = spec.hidden * (spec.vocab + spec.n_layers * attention)
+    for layer in range(spec.n_layers):
+        every = spec.inside(layer)
+        if spec.experts is not None and spec.routes(layer):
+            every = spec.experts.experts * spec.experts.intermediate + spec.experts.shared
+        total += 3 * spec.hidden * every
+    return total

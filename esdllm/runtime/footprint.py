@@ -24,10 +24,11 @@ def working_bytes(
 
     `rows` (R) and `window` (N) are those of the widest step, `block` the positions whose logits are computed, `device` what
     computes them. Within 6 % for a decoder whose layer is that of LLaDA and Dream, at temperature 0, with an unmasking policy
-    that reads confidences alone, under an attention backend that makes no (N, K) tensor; kernels' own scratch is not counted.
+    that reads confidences alone, under an attention backend that makes no (N, K) tensor; within 15 % where it has experts.
+    Kernels' own scratch is not counted.
     0 if the family does not tell `intermediate`.
     """
-    if not spec.intermediate:
+    if not spec.inside(0):
         return 0
     layer = rows * window * _bytes_a_position(spec, dtype.itemsize)
     numbers = rows * block * spec.vocab
@@ -41,5 +42,18 @@ def _bytes_a_position(spec: ModelSpec, itemsize: int) -> int:
     attention = (heads + 2 * kv_heads) * dim + (heads + kv_heads) * dim + heads * dim  # projected, rotated, attended
     hidden = 3 * spec.hidden  # the layer's input, that plus attention's result, what a scorer recalls
     feed_forward = 4 * spec.intermediate  # gate and up, the gate's activation, the product
+    if spec.experts is not None:
+        feed_forward = max(feed_forward if len(spec.experts.layers) < spec.n_layers else 0, _routed(spec, itemsize))
     angles = 4 * dim  # cosine and sine, float32
     return itemsize * (attention + hidden + feed_forward) + angles
+
+
+def _routed(spec: ModelSpec, itemsize: int) -> int:
+    """Return the numbers that a position has in a layer with experts at its widest, where positions are sorted by expert."""
+    assert spec.experts is not None
+    chosen, inside = spec.experts.chosen, spec.experts.intermediate
+    gating = chosen * (
+        spec.hidden + 4 * inside
+    )  # rows for the experts; gate and up, the gate's activation, the product
+    joining = chosen * (2 * spec.hidden + spec.hidden * 4 // itemsize)  # what they made, that in order, and weighted
+    return spec.hidden + max(gating, joining)

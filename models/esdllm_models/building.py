@@ -17,6 +17,7 @@ from torch import Tensor
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, UnavailableError
 from esdllm.checkpoints.weights import Checkpoint
+from esdllm_models.arithmetic import packs
 from esdllm_models.blueprint import Blueprint
 from esdllm_models.decoder import Layer, Transformer
 from esdllm_models.feedforward import Experts, Mlp, Router
@@ -46,7 +47,7 @@ def load(blueprint: Blueprint, folder: Path, plan: LoadPlan) -> ModelAdapter:
     if reasons := problems(blueprint, plan):
         raise UnavailableError(f"quantisation '{plan.quantize}' cannot serve here: {'; '.join(reasons)}")
     if plan.seed is not None:
-        return _Building(blueprint, plan, _drawing(plan.seed)).whole()
+        return _Building(blueprint, plan, _drawing(plan.seed, blueprint.names.tied)).whole()
     names = blueprint.names
     weights = Checkpoint(folder, blueprint.shapes(), names.unread, plan.lora, blueprint.sizes.layers)
 
@@ -73,7 +74,9 @@ def problems(blueprint: Blueprint, plan: LoadPlan) -> list[str]:
 def weight_bytes(blueprint: Blueprint, plan: LoadPlan) -> int:
     """Return what the weights of a plan take, on all devices together."""
     spec, size, chosen = blueprint.spec, plan.dtype.itemsize, quantizer(plan.quantize)
-    held = chosen.bytes(spec.vocab, spec.hidden, size) + (spec.vocab + 1) * spec.hidden * size
+    held = (spec.vocab + 1) * spec.hidden * size
+    if not _shares_head(blueprint, plan):
+        held += chosen.bytes(spec.vocab, spec.hidden, size)
     for layer in range(spec.n_layers):
         for shape in _matrices(spec, layer).values():
             outputs, inputs = shape[-2:]
@@ -85,6 +88,12 @@ def weight_bytes(blueprint: Blueprint, plan: LoadPlan) -> int:
         for name, shape in _others(blueprint, layer).items():
             held += prod(shape) * _dtype(name, plan).itemsize
     return held
+
+
+def _shares_head(blueprint: Blueprint, plan: LoadPlan) -> bool:
+    """Return whether the head computes with the embedding's memory."""
+    apart = (plan.head or plan.device) != plan.device or packs(plan.device, plan.dtype)
+    return blueprint.names.tied and not plan.quantize and not apart
 
 
 def made_of(
@@ -182,8 +191,12 @@ class _Building:
         with torch.no_grad():
             embedding = torch.empty(spec.vocab, spec.hidden, device=plan.device, dtype=plan.dtype)
             norm = torch.empty(spec.hidden, device=head_device, dtype=plan.dtype)
-            full = torch.empty(spec.vocab, spec.hidden, device=head_device, dtype=plan.dtype)
-            self._fill(None, {"embedding": embedding, "norm": norm, "head": full})
+            if self._blueprint.names.tied:
+                self._fill(None, {"embedding": embedding, "norm": norm})
+                full = embedding.to(head_device)  # itself, where both are in one place
+            else:
+                full = torch.empty(spec.vocab, spec.hidden, device=head_device, dtype=plan.dtype)
+                self._fill(None, {"embedding": embedding, "norm": norm, "head": full})
             head = make(full, None)
             del full  # before the layers come
             layers = tuple(self._layer(number) for number in range(spec.n_layers))
@@ -249,8 +262,11 @@ def _keeps(made: Linear | Stacked) -> bool:
     return isinstance(made, Dense) or (isinstance(made, Stacked) and not made.kind)
 
 
-def _drawing(seed: int) -> _Fill:
-    """Return what draws weights that keep the hidden states of one size: norms 1, routers' biases 0, the others even around 0."""
+def _drawing(seed: int, tied: bool) -> _Fill:
+    """Return what draws weights that keep the hidden states of one size: norms 1, routers' biases 0, the others even around 0.
+
+    An embedding that is `tied`, to be the head too, is drawn as a head is.
+    """
 
     def fill(layer: int | None, slots: Mapping[str, Tensor]) -> None:
         for name, slot in slots.items():
@@ -259,7 +275,7 @@ def _drawing(seed: int) -> _Fill:
                 continue
             if slot.is_meta:  # which has no numbers to draw
                 continue
-            width = 1.0 if name == "embedding" else (3 / slot.shape[-1]) ** 0.5
+            width = 1.0 if name == "embedding" and not tied else (3 / slot.shape[-1]) ** 0.5
             drawn = sha256(f"{seed} {layer} {name}".encode()).digest()
             generator = torch.Generator(slot.device).manual_seed(int.from_bytes(drawn[:4], "big"))
             slot.uniform_(-width, width, generator=generator)

@@ -155,10 +155,11 @@ class Transformer:
         weights, between = self.layers[layer], self._between
         attended = weights.out(attended.flatten(2))
         hidden, normed = between.add_norm(hidden, attended, weights.mlp_norm, self.geometry.norm_eps)
+        del attended  # before the widest tensors are made
         if isinstance(weights.mlp, Experts):
             return hidden + weights.mlp(normed, self._gate)
         inner = weights.mlp.gate_up(normed)
-        del attended, normed  # before the widest tensors are made
+        del normed
         return self._plus(hidden, weights.mlp.down, self._gate(inner))
 
     def logits(self, hidden: Tensor) -> Tensor:

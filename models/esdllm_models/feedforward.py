@@ -23,6 +23,7 @@ __all__ = ["Experts", "Mlp", "Router", "Routing"]
 
 _LOOP = 200_000  # multiplications a row and expert, below which a CPU multiplies sooner than it begins another product
 _GPU_ROWS = 64  # up to which a GPU waits for the weights of all experts, not for the arithmetic
+_AT_ONCE = 256  # rows that all experts compute at once
 
 Gate = Callable[[Tensor], Tensor]
 
@@ -106,11 +107,11 @@ class Experts:
         """Return the weighted sum of the experts' outputs of x (..., C), and the shared one's, in x's dtype."""
         rows = x.flatten(0, -2)
         chosen, weights = self.router(rows)
-        made = (
-            self._sorted(rows, chosen, weights, gate)
-            if self.sorts(len(rows))
-            else self._all(rows, chosen, weights, gate)
-        )
+        if self.sorts(len(rows)):
+            made = self._sorted(rows, chosen, weights, gate)
+        else:
+            some = zip(*(x.split(_AT_ONCE) for x in (rows, chosen, weights)), strict=True)
+            made = torch.cat([self._all(here, experts, weigh, gate) for here, experts, weigh in some])
         made = made.to(x.dtype).reshape(x.shape)
         return made if self.shared is None else made + self.shared.down(gate(self.shared.gate_up(x)))
 

@@ -63,7 +63,7 @@ def measure_peak(
     shapes = shapes or (_GPU_SHAPES if device.type == "cuda" else _CPU_SHAPES)
     with torch.inference_mode():
         rates = [_product(device, dtype, shape) for shape in shapes]
-        if adapter is not None and adapter.spec.intermediate:
+        if adapter is not None and adapter.spec.inside(0):
             rates += [_layer(adapter, rows) for rows in _ROWS]
         return Peak(tuple(rates), _bandwidth(device, read))
 
@@ -82,7 +82,7 @@ def _layer(adapter: ModelAdapter, rows: int) -> Rate:
     hidden = torch.ones(1, rows, spec.hidden, device=adapter.device, dtype=adapter.dtype)
     attended = torch.ones(1, rows, spec.n_heads, spec.head_dim, device=adapter.device, dtype=adapter.dtype)
     seconds = _seconds(lambda: adapter.mix(0, hidden, attended), adapter.device)
-    weights = spec.hidden * (spec.n_heads * spec.head_dim + 3 * spec.intermediate)
+    weights = spec.hidden * (spec.n_heads * spec.head_dim + 3 * spec.inside(0))
     return Rate(f"the model's layer on {rows} rows", 2e-9 * rows * weights / seconds)
 
 

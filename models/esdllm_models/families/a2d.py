@@ -40,6 +40,7 @@ _QWEN2_05B = {
     "num_hidden_layers": 24,
     "num_attention_heads": 14,
     "num_key_value_heads": 2,
+    "head_dim": 64,
     "intermediate_size": 4864,
     "max_position_embeddings": 32768,
     "mask_token_id": 151665,
@@ -78,7 +79,7 @@ class A2DQwen3(_A2D):
     @property
     def geometries(self) -> Mapping[str, Mapping[str, Any]]:
         """That of Qwen3-0.6B."""
-        return {"a2d-qwen3-0.6b": _QWEN3_06B}
+        return {} if self.bd3lm else {"a2d-qwen3-0.6b": _QWEN3_06B}
 
     def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
@@ -100,7 +101,7 @@ class A2DQwen2(_A2D):
     @property
     def geometries(self) -> Mapping[str, Mapping[str, Any]]:
         """That of Qwen2.5-Coder-0.5B."""
-        return {"a2d-qwen2-0.5b": _QWEN2_05B}
+        return {} if self.bd3lm else {"a2d-qwen2-0.5b": _QWEN2_05B}
 
     def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
@@ -129,7 +130,6 @@ class A2DQwen3Bd3lm(A2DQwen3):
     """Qwen3 converted as BD3LM: a position sees its own block and those before it."""
 
     bd3lm = True
-    geometries: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
 
 @attrs.frozen
@@ -137,7 +137,6 @@ class A2DQwen2Bd3lm(A2DQwen2):
     """Qwen2 converted as BD3LM: a position sees its own block and those before it."""
 
     bd3lm = True
-    geometries: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
 
 @attrs.frozen

@@ -79,6 +79,11 @@ class DecoderFamily:
         """Of the linear layers, as they are loaded."""
         return QUANTIZERS
 
+    @property
+    def geometries(self) -> Mapping[str, Mapping[str, Any]]:
+        """The config.json of well-known checkpoints by a short name."""
+        return {}
+
     spreads = True
     """Layers may lie on several devices."""
     draws = True
