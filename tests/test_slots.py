@@ -85,9 +85,11 @@ def test_rows_of_different_lengths_share_the_steps_whose_window_is_a_block(build
 
 @pytest.mark.parametrize("forms", [False, True])
 @pytest.mark.parametrize("family", ["llada-0", "dream-0"])
+@pytest.mark.parametrize("canvas", [None, 36])
 def test_rows_whose_last_blocks_are_shorter_make_their_steps_with_the_others(
-    family: str, forms: bool, build: Build
+    canvas: int | None, family: str, forms: bool, build: Build
 ) -> None:
+    """Prompts are equally long, or so long that all canvases are: what fills a window up is hidden there too."""
     settings: dict[str, Any] = {
         "block_length": 8,
         "skip": {"keep": [[0, 1.0], [0.5, 0.5]]},
@@ -97,8 +99,9 @@ def test_rows_whose_last_blocks_are_shorter_make_their_steps_with_the_others(
     if forms:
         record_steps(engine)
     slots, lengths = engine.slots(3, 40), (24, 21, 19)
-    for length in lengths:
-        slots.admit(row(12, 3), components=slots.components.varied({"gen_length": length}, build.catalogue))
+    asked = [row(12 if canvas is None else canvas - length, 3) for length in lengths]
+    for length, prompt in zip(lengths, asked, strict=True):
+        slots.admit(prompt, components=slots.components.varied({"gen_length": length}, build.catalogue))
     for slot in range(3):
         slots.step([slot])
     shared = 0
@@ -109,7 +112,7 @@ def test_rows_whose_last_blocks_are_shorter_make_their_steps_with_the_others(
             slots.step(group)
     assert shared >= 2  # until the shortest is decided
     for slot, found in drain(slots).items():
-        alone = build(family, "es-dllm", gen_length=lengths[slot], **settings).generate(row(12, 3))
+        alone = build(family, "es-dllm", gen_length=lengths[slot], **settings).generate(asked[slot])
         assert found.tokens[:, -lengths[slot] :].tolist() == alone.tokens[:, -lengths[slot] :].tolist()
         assert forms or (found.tokens.tolist(), found.layer_work) == (alone.tokens.tolist(), alone.layer_work)
 
