@@ -43,6 +43,36 @@ def test_some_recorded_runs_come_out_token_for_token(name: str) -> None:
     assert not differing(found)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("illada-0", {"remasking": "random"}),
+        ("sdar-0", {"top_k": 1}),
+        ("llada2_moe-0", {"temperature": 0.7}),
+        ("stable_diffcoder-0", {"shift": True}),
+        ("rnd1-0", {"greedy": False}),
+        ("fast_dllm_v2-0", {"top_p": 0.9}),
+        ("nemotron_labs_diffusion-0", {"temperature": 1.0}),
+        ("open_dcoder-0", {"alg_temp": 0.1}),
+        ("a2d-qwen3-0", {"scheduler": "cosine"}),
+    ],
+)
+def test_a_recorded_setting_that_no_procedure_has_is_told_and_not_passed_over(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    for file in ("config.json", "model.safetensors"):
+        (folder / file).symlink_to(FOLDER / name / file)
+    case = json.loads((FOLDER / name / "cases.json").read_text(encoding="utf-8"))[0]
+    case["settings"] |= settings
+    (folder / "cases.json").write_text(json.dumps([case]), encoding="utf-8")
+    (text,) = conformance(tmp_path, catalogue=CATALOGUE).cases.values()
+    ((setting, value),) = settings.items()
+    assert text == f"{setting} = {value!r}: no procedure here has this setting"
+    assert isinstance(text, NotRun)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recorded_run_comes_out_token_for_token(name: str) -> None:

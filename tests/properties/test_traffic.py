@@ -58,6 +58,15 @@ class Asked(NamedTuple):
     """what it wants otherwise than the engine's configuration"""
 
 
+REVISING = st.sampled_from(
+    [
+        {"name": "wino"},
+        {"name": "p2", "steps_per_block": 5},
+        {"name": "editing", "threshold": 0.3, "editing_threshold": 0.1, "editing_steps": 3},
+    ]
+)
+"""policies that look again at what is decided"""
+
 OWN = st.fixed_dictionaries(
     {},
     optional={
@@ -103,7 +112,7 @@ def settings(draw: st.DrawFn) -> Settings:
     if kind == "learning":
         found = {**found, "refresh": {"name": "drift"}, "blocks": "fixed"}
     if kind == "revoking":
-        found = {**found, "unmasking": {"name": "wino"}, "delay_eos": False}
+        found = {**found, "unmasking": draw(REVISING), "delay_eos": False}
     event(f"cache: {found['cache'] if isinstance(found['cache'], str) else 'sparse'}")
     event(f"kind: {kind}, blocks: {blocks['name']}")
     return found
