@@ -40,7 +40,7 @@ from esdllm.config.options import inner_fields
 from esdllm.errors import InputError
 from esdllm.measure.cost import Costing, Roofline
 from esdllm.measure.forecast import Forecast, PlanCount, Prediction, predict
-from esdllm.plan import Phase, StepPlan
+from esdllm.plan import BlockCausal, Phase, StepPlan
 from esdllm.plugins.auto import AUTO
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
@@ -153,6 +153,7 @@ def _as_dict(run: Forecast, components: Components) -> dict[str, Any]:
         "prompt_length": run.prompt,
         "batch": run.batch,
         "canvas": run.canvas,
+        "attention": None if run.attention is None else attrs.asdict(run.attention),
         "forwards": run.forwards,
         "refreshes": run.refreshes,
         "layer_share": run.layer_share,
@@ -165,6 +166,7 @@ def _as_dict(run: Forecast, components: Components) -> dict[str, Any]:
                 "positions": line.plan.window,
                 "keep": line.plan.keep,
                 "decided": line.plan.decided,
+                "visible": line.plan.visible,
                 "phase": line.plan.phase.value,
                 "share": line.share,
             }
@@ -213,9 +215,16 @@ def _assignments(values: dict[str, Any], given: set[str]) -> Text:
 def _print_run(run: Forecast, config: DecodeConfig, model: str, console: Console) -> None:
     console.print(Text("Run", style="bold"), Text(f"  {model}", style="bright_black"), sep="")
     rows = f"{run.batch} x " if run.batch > 1 else ""
-    room = run.canvas - run.prompt - config.gen_length
-    padding = f"{room} padding + " if room else ""
-    console.print(f"  canvas {rows}{run.canvas} = {padding}{run.prompt} prompt + {config.gen_length} to generate")
+    room = run.canvas - run.prompt - config.gen_length - run.filling
+    padding, filling = (
+        (f"{room} padding + " if room else ""),
+        (f" + {run.filling} to fill the last block" if run.filling else ""),
+    )
+    console.print(
+        f"  canvas {rows}{run.canvas} = {padding}{run.prompt} prompt + {config.gen_length} to generate{filling}"
+    )
+    if run.attention is not None:
+        console.print(f"  {_attention(run.attention)}")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bright_black")
     for header, justify in (("steps", "right"), ("kind", "left"), ("window", "left"), ("positions", "right")):
         table.add_column(header, justify=justify)  # type: ignore[arg-type]
@@ -236,13 +245,28 @@ def _print_run(run: Forecast, config: DecodeConfig, model: str, console: Console
 
 
 def _folded(lines: Sequence[PlanCount]) -> list[PlanCount]:
-    """Return lines that differ only in how many positions the head computes as one, at the place of the first."""
+    """Return lines that differ only in how many positions the head computes, or attention reads, as one, where the first is.
+
+    Their share is the mean over their steps.
+    """
     found: dict[tuple[str, str, StepPlan], PlanCount] = {}
     for line in lines:
-        key = line.window, line.kind, line.plan._replace(decided=0)
-        before = found[key].steps if key in found else 0
-        found[key] = attrs.evolve(line, steps=before + line.steps)
+        key = line.window, line.kind, line.plan._replace(decided=0, visible=None)
+        before = found.get(key, attrs.evolve(line, steps=0))
+        steps = before.steps + line.steps
+        share = (before.share * before.steps + line.share * line.steps) / steps
+        found[key] = attrs.evolve(line, steps=steps, share=share)
     return list(found.values())
+
+
+def _attention(attention: BlockCausal) -> str:
+    """Return what the attention of a block-causal model sees, as a sentence."""
+    where = "the first token" if attention.grid == "start" else "the prompt's end"
+    written = {attention.size: "", 1: ", its keys written causally"}.get(
+        attention.write_size, f", its keys written in blocks of {attention.write_size}"
+    )
+    leads = "; the last row written decides a block's first token" if attention.leads else ""
+    return f"block-causal: blocks of {attention.size} from {where} on see those before{written}{leads}"
 
 
 def keep_text(keep: Sequence[int]) -> str:

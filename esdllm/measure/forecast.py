@@ -11,7 +11,7 @@ import torch
 
 from esdllm.errors import InputError
 from esdllm.measure.cost import Costing, Kind, Roofline, step_kind
-from esdllm.plan import StepPlan
+from esdllm.plan import BlockCausal, Step, StepPlan, Window
 from esdllm.runtime.components import Components
 from esdllm.views import ModelSpec
 
@@ -27,7 +27,7 @@ class PlanCount:
     kind: Kind
     plan: StepPlan
     share: float
-    """positions computed in all layers, as a share of those of a step that computes the canvas in every layer"""
+    """positions computed in all layers, as a share of those of a step that computes all that is seen in every layer"""
 
 
 @attrs.frozen
@@ -40,6 +40,10 @@ class Forecast:
     plans: tuple[PlanCount, ...]
     adaptive: bool
     """whether the logits decide how many tokens a step commits; the plan then assumes one"""
+    filling: int = 0
+    """masks behind the answer, which fill a block-causal model's last block"""
+    attention: BlockCausal | None = None
+    """which positions a position sees; None for all"""
 
     @classmethod
     def of(
@@ -58,15 +62,17 @@ class Forecast:
             )
         canvas = components.layout(prompt, spec, batch, device)
         planner = components.planner(canvas, spec.n_layers)
-        found: Counter[tuple[str, Kind, StepPlan]] = Counter()
+        found: Counter[tuple[str, Kind, StepPlan, int]] = Counter()
         for step in planner.forecast():
-            found[step.scope.window.value, step_kind(step), step.plan] += 1
-        full = spec.n_layers * canvas.length
+            seen = canvas.length if step.sight is None else step.sight
+            found[_window(step, components.cache.persistent), step_kind(step), step.plan, seen] += 1
         plans = (
-            PlanCount(n, window, kind, plan, plan.layer_work() / full) for (window, kind, plan), n in found.items()
+            PlanCount(n, window, kind, plan, plan.layer_work() / (spec.n_layers * seen))
+            for (window, kind, plan, seen), n in found.items()
         )
         adaptive = any(quota.counts is None for quota in planner.quotas())
-        return cls(prompt, batch, canvas.length, tuple(plans), adaptive)
+        filling = len(canvas.masks[0]) - components.config.gen_length
+        return cls(prompt, batch, canvas.length, tuple(plans), adaptive, filling, spec.attention)
 
     @property
     def forwards(self) -> int:
@@ -81,7 +87,22 @@ class Forecast:
     @property
     def layer_share(self) -> float:
         """Positions computed in all layers, as a share of what vanilla decoding computes in as many steps."""
-        return sum(one.steps * one.share for one in self.plans) / max(1, self.forwards)
+        computed = [one.steps * one.plan.layer_work() for one in self.plans]
+        whole = [work / one.share for work, one in zip(computed, self.plans, strict=True)]
+        return sum(computed) / max(1, sum(whole))
+
+
+def _window(step: Step, persistent: bool) -> str:
+    """Return what to call a step's window; in a block-causal model by what it does there."""
+    if step.sight is None:
+        return step.scope.window.value
+    if step.plan.leads:
+        return "keys, next token"
+    if not persistent:
+        return Window.PREFIX.value
+    if step.plan.written is not None:
+        return "keys + block"
+    return Window.BLOCK.value if step.scope.window is Window.CANVAS else step.scope.window.value
 
 
 class Prediction(NamedTuple):

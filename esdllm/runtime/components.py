@@ -150,6 +150,11 @@ class Components:
             return -(length + -length % attention.size) % math.lcm(self.config.canvas_multiple, attention.size)
         return room + -(room + length) % self.config.canvas_multiple
 
+    def columns(self, length: int, spec: ModelSpec, forms: bool) -> int:
+        """Return the most columns that a row of `length` takes that is alone, padding included; `forms` as for `room`."""
+        length = length if spec.attention is None else spec.attention.columns(length)
+        return length + self.room(0, length, forms, spec.attention)
+
     def layout(self, prompt: int, spec: ModelSpec, rows: int = 1, device: torch.device | None = None) -> Layout:
         """Return the canvas that `rows` prompts of `prompt` tokens get on a device, the CPU if None, with its padding."""
         recorded = self.config.cuda_graphs and device is not None and device.type == "cuda"
@@ -253,8 +258,7 @@ class Components:
 
         Where a step of another form is compiled or recorded anew, `forms`, a spare slot stands behind the others.
         """
-        length = length if spec.attention is None else spec.attention.columns(length)
-        longest = length + self.room(0, length, forms, spec.attention)
+        longest = self.columns(length, spec, forms)
         layers, lines = self.slot_layers(spec.n_layers, longest), count + int(forms)
         shape = self.cache_shape(spec, layers, self.branches * lines, longest + self.behind, device, dtype)
         return attrs.evolve(shape, slotted=True)

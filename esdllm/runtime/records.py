@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 import attrs
 from torch import Tensor
 
-from esdllm.plan import StepPlan
+from esdllm.plan import Step
 
 __all__ = ["Effort", "Generation", "until_stop"]
 
@@ -20,16 +20,20 @@ class Effort:
     """denoising steps made"""
     layer_work: int = 0
     """positions of a row computed, summed over layers and steps"""
+    vanilla_work: int = 0
+    """those that vanilla decoding computes in as many steps"""
     seconds: float = 0.0
     """wall-clock time of the steps"""
     compile_seconds: float = 0.0
     """of which in the first call of each plan that was compiled"""
 
-    def after(self, plan: StepPlan, seconds: float = 0.0, compile_seconds: float = 0.0) -> Effort:
-        """Return this with a step more."""
+    def after(self, step: Step, length: int, seconds: float = 0.0, compile_seconds: float = 0.0) -> Effort:
+        """Return this with a step more, on a canvas of `length` columns."""
+        seen = length if step.sight is None else step.sight
         return Effort(
             self.steps + 1,
-            self.layer_work + plan.layer_work(),
+            self.layer_work + step.plan.layer_work(),
+            self.vanilla_work + len(step.plan.keep) * seen,
             self.seconds + seconds,
             self.compile_seconds + compile_seconds,
         )
@@ -55,7 +59,8 @@ class Generation:
     layer_work: int
     """positions computed, summed over layers, steps and rows"""
     layer_share: float
-    """positions computed in all layers, as a share of what vanilla decoding computes in as many steps"""
+    """positions computed in all layers, as a share of what vanilla decoding computes in as many steps: the canvas, or in a
+    block-causal model all up to the block's end"""
     seconds: float
     """wall-clock time of the steps"""
     compile_seconds: float

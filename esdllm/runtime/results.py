@@ -53,7 +53,6 @@ def generation(
         tokens = tokens.cpu()
         answers = [row[span] for row, span in zip(tokens.tolist(), spans, strict=True)]
         answers = [until_stop(row, model.stop_ids) for row in answers] if end else answers
-    vanilla = effort.steps * model.spec.n_layers * canvas.tokens.shape[1]
     return Generation(
         tokens=tokens[:, room:],
         answers=answers,
@@ -62,7 +61,7 @@ def generation(
         forwards=effort.steps,
         committed=committed,
         layer_work=effort.layer_work * tokens.shape[0] * canvas.branches,
-        layer_share=effort.layer_work / max(1, vanilla),
+        layer_share=effort.layer_work / max(1, effort.vanilla_work),
         seconds=effort.seconds,
         compile_seconds=effort.compile_seconds,
     )

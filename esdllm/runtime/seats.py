@@ -137,7 +137,7 @@ class Seat:
         if self._next is None:
             raise AssertionError("only a step that comes next is made")
         self.made, self._next, self._asked = self._next.unfilled(), None, False
-        self.effort = self.effort.after(self.made.plan, seconds, compile_seconds)
+        self.effort = self.effort.after(self.made, self.length, seconds, compile_seconds)
 
     @property
     def block(self) -> Block:

@@ -71,12 +71,7 @@ class Sizing:
                 f"slots of {brief(length)} columns; give more than gen_length = {answer}, or no prompt has room, and no more "
                 f"than the model's context of {spec.context}"
             )
-        columns = length + engine.components.room(0, length, engine.step_function.has_forms)
-        layout = Layout.of(
-            1 + spec.logit_shift, columns - 1 - spec.logit_shift, spec.logit_shift
-        )  # all of it an answer
-        plans = {step.plan for step in engine.planner(layout).forecast()}
-        return cls(engine, length, device, cpu, frozenset((plan.window, plan.decided) for plan in plans))
+        return cls(engine, length, device, cpu, _widest(engine, engine.components, length))
 
     def fit(self, count: int) -> Fit:
         """Return what `count` slots take beside the weights."""
@@ -134,11 +129,20 @@ def outgrown(engine: Engine, components: Components, length: int) -> str:
 
 
 def _widest(engine: Engine, components: Components, length: int) -> frozenset[tuple[int, int]]:
-    """Return what the steps of a row that fills a slot compute, all of it an answer: positions, and of how many logits."""
+    """Return what the steps of a row that fills a slot compute, all of it an answer: positions, and of how many logits.
+
+    Of a block-causal model the prompt's pass is the widest: there a row is all prompt but for its last block, too.
+    """
     spec = engine.model.spec
-    columns = length + components.room(0, length, engine.step_function.has_forms)
-    layout = Layout.of(1 + spec.logit_shift, columns - 1 - spec.logit_shift, spec.logit_shift)
-    plans = {step.plan for step in components.planner(layout, spec.n_layers).forecast()}
+    columns = components.columns(length, spec, engine.step_function.has_forms)
+    rows = [Layout.of(1 + spec.logit_shift, columns - 1 - spec.logit_shift, spec.logit_shift)]
+    if (attention := spec.attention) is not None:
+        last = min(attention.size, columns - 1 - spec.logit_shift)
+        rows = [
+            row._replace(attention=attention, logit_shift=spec.logit_shift)
+            for row in (*rows, Layout.of(columns - last, last, spec.logit_shift))
+        ]
+    plans = {step.plan for row in rows for step in components.planner(row, spec.n_layers, few_sights=True).forecast()}
     return frozenset((plan.window, plan.decided) for plan in plans)
 
 

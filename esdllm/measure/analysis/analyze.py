@@ -52,6 +52,12 @@ def analyze(
     listed: Any = [prompts] if isinstance(prompts, str) else list(prompts)
     if not listed:
         raise InputError("there is no prompt to analyze; give at least one")
+    if (attention := engine.model.spec.attention) is not None:
+        raise InputError(
+            f"{engine.model.spec.family} is block-causal (blocks of {attention.size}): what is left of its block never changes, "
+            "and nothing right of it is seen, so there is nothing to measure between steps but the block; give a model whose "
+            "positions see the whole canvas"
+        )
     if batch < 1:
         raise InputError(f"batch = {batch}: give at least 1 prompt at a time")
     watch = watch or (lambda stage, share: None)

@@ -50,11 +50,16 @@ class BareWeights(NamedTuple):
         """Return a model's own weights, so that both are computed from the same memory.
 
         Raises:
-            InputError: they do not lie in it as in LLaDA's and Dream's adapters on one device.
+            InputError: they do not lie in it as in LLaDA's and Dream's adapters on one device, or its attention is block-causal.
         """
         if switched := getattr(adapter, "switched", ()):
             raise InputError(
                 f"the bare loop computes no model with {' and '.join(switched)}, as a {adapter.spec.family} is: leave out bare"
+            )
+        if adapter.spec.attention is not None:
+            raise InputError(
+                f"the bare loop attends to the whole canvas, and the attention of {adapter.spec.family} is block-causal: leave "
+                "out bare"
             )
         try:
             layers = tuple(

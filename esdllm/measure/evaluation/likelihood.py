@@ -14,6 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from esdllm.errors import InputError
 from esdllm.interfaces import AttentionBackend, ModelAdapter
 from esdllm.runtime.plain import layers
 
@@ -98,7 +99,11 @@ def _no_progress(done: int) -> None:
 
 @attrs.frozen(eq=False)
 class Likelihood:
-    """Scores continuations with plain passes over the whole text: no cache, nothing skipped."""
+    """Scores continuations with plain passes over the whole text: no cache, nothing skipped.
+
+    Raises:
+        InputError: the model is block-causal, whose likelihood is a product over blocks.
+    """
 
     model: ModelAdapter
     attention: AttentionBackend
@@ -109,6 +114,13 @@ class Likelihood:
     seed: int = 0
     cfg_scale: float = 0.0
     """strength of classifier-free guidance; 0 is none"""
+
+    def __attrs_post_init__(self) -> None:
+        if (attention := self.model.spec.attention) is not None:
+            raise InputError(
+                f"{self.model.spec.family} is block-causal (blocks of {attention.size}): likelihoods are those of models whose "
+                "positions see the whole text; give tasks that generate"
+            )
 
     def rows(self, pairs: Sequence[Pair]) -> int:
         """Return the number of rows that `bounds` computes, one a mask set."""

@@ -98,7 +98,7 @@ def walked(planner: Planner, committing: Callable[[], int]) -> list[Step]:
         block = step.moment.block
         planned = quotas[block].counts is not None
         made.append(min(left[block], max(step.counts) if planned else max(1, committing())))
-        left[block] -= made[-1]
+        left[block] -= 0 if step.plan.leads else made[-1]
     return steps
 
 

@@ -79,6 +79,16 @@ class CachedLayer(NamedTuple):
     """(R, L, G, D)"""
 
 
+class _Seen(NamedTuple):
+    """What attention reads of a row at a step, all of which the positions decided see."""
+
+    columns: slice
+    blocks: Tensor | None
+    """(1, N) int64, the numbers of their blocks; None if all see all"""
+    shift: int
+    """columns from a position to the one that it decides"""
+
+
 def read_cache(engine: Engine, rows: int, length: int) -> list[CachedLayer]:
     """Return what an engine's cache holds of a canvas in each layer; nothing if its store keeps nothing."""
     cache, spec = engine.cache, engine.model.spec
@@ -116,6 +126,7 @@ class Certified:
     _steps: int = attrs.field(default=0, init=False)
     _stack: StackWeights | None = attrs.field(default=None, init=False)
     _before: Tensor = attrs.field(factory=lambda: torch.empty(0), init=False)
+    _ends: list[int] = attrs.field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
         if scale := self.engine.config.cfg_scale:
@@ -125,6 +136,8 @@ class Certified:
     def start(self, tokens: Tensor, spec: ModelSpec) -> None:
         """Take the canvas before the first step."""
         self._before = tokens.clone()
+        masks = torch.arange(tokens.shape[1], device=tokens.device) * (tokens == spec.mask_id)
+        self._ends = (masks.amax(1) + 1).tolist()  # of rows whose last block is short, padding is behind
 
     def step(self, record: StepRecord) -> None:
         """Certify a step's commits, row by row."""
@@ -135,30 +148,44 @@ class Certified:
             )
         cached = read_cache(self.engine, *record.tokens.shape)
         for row in record.committed.any(1).nonzero()[:, 0].tolist():
-            start = record.padding[row] if record.padding else 0
+            seen = self._seen(record, row)
             columns = record.committed[row].nonzero()[:, 0]
-            there = [CachedLayer(*(x[row : row + 1, start:] for x in layer)) for layer in cached]
-            self._certify(record, row, start, columns, there)
+            there = [CachedLayer(*(x[row : row + 1, seen.columns] for x in layer)) for layer in cached]
+            self._certify(record, row, seen, columns, there)
         self._before, self._steps = record.tokens.clone(), self._steps + 1
 
     def end(self) -> None:
         """Nothing is left to do."""
 
-    def _certify(self, record: StepRecord, row: int, start: int, columns: Tensor, cached: list[CachedLayer]) -> None:
-        tokens, model = self._before[row : row + 1, start:], self.engine.model.adapter
+    def _seen(self, record: StepRecord, row: int) -> _Seen:
+        """Return what a row's attention reads: all but padding, or up to the end of a block-causal model's block."""
+        spec, (_, length) = self.engine.model.spec, record.tokens.shape
+        start = record.padding[row] if record.padding else 0
+        if spec.attention is None:
+            return _Seen(slice(start, length), None, spec.logit_shift)
+        size, written = spec.attention.size, spec.attention.write_size
+        border = (record.block.start + spec.logit_shift) // size * size
+        stop = border if record.plan.leads else min(border + size, self._ends[row])
+        columns = torch.arange(start, stop, device=record.tokens.device)
+        border = stop if record.plan.leads else border
+        blocks = torch.where(columns < border, columns // written * written, border)
+        return _Seen(slice(start, stop), blocks[None], 1 if record.plan.leads else spec.logit_shift)
+
+    def _certify(self, record: StepRecord, row: int, seen: _Seen, columns: Tensor, cached: list[CachedLayer]) -> None:
+        tokens, model = self._before[row : row + 1, seen.columns], self.engine.model.adapter
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        decided = columns - start - model.spec.logit_shift
+        decided = columns - seen.columns.start - seen.shift
         hidden, places = model.embed(tokens[:, decided]), model.encode(decided[None])
         path = Path.exact(hidden[0])
-        for layer, full in enumerate(layers(model, model.embed(tokens), positions)):
+        for layer, full in enumerate(layers(model, model.embed(tokens), positions, blocks=seen.blocks)):
             exact, made = full
             read = self._read(cached[layer], made) if cached else CachedLayer(made.keys, made.values)
             queries = model.project(layer, hidden, places).queries
             if self._stack is not None:
                 off = [(x - y)[0].double().norm(dim=-1) for x, y in zip(read, (made.keys, made.values), strict=True)]
                 there = [x[0].double() for x in (queries, *read)]
-                seen = Attended(hidden[0].double(), decided, *there, *off)
-                path = through_layer(self._stack.layers[layer], seen, path, self._stack)
+                attended_to = Attended(hidden[0].double(), decided, *there, *off)
+                path = through_layer(self._stack.layers[layer], attended_to, path, self._stack)
             attended = plain_attention(queries, KeyValue(*read))
             hidden = model.mix(layer, hidden, attended)
         logits, truth = (model.logits(x)[0].double() for x in (hidden, exact[:, decided]))
