@@ -59,7 +59,13 @@ def keep_counts(
 
 
 def attention(queries: Tensor, read: KeyValue) -> Tensor:
-    """Return attention of one row after the other, in float64, reading only the keys that are not left out."""
+    """Return attention of one row after the other, in float64, reading only the keys that are not left out.
+
+    Queries of several blocks go one by one, for each reads the keys up to its own block's.
+    """
+    if read.query_blocks is not None and read.key_blocks is not None:
+        rows = [_by_block(queries, read, row) for row in range(len(queries))]
+        return torch.cat(rows)
     each, made = queries.shape[2] // read.keys.shape[2], []
     for row, asked in enumerate(queries.double()):
         seen = slice(None) if read.bias is None else read.bias[row] == 0
@@ -67,6 +73,18 @@ def attention(queries: Tensor, read: KeyValue) -> Tensor:
         weights = torch.einsum("nhd,khd->hnk", asked, keys) / math.sqrt(queries.shape[-1])
         made.append(torch.einsum("hnk,khd->nhd", weights.softmax(-1), values))
     return torch.stack(made)
+
+
+def _by_block(queries: Tensor, read: KeyValue, row: int) -> Tensor:
+    assert read.query_blocks is not None
+    assert read.key_blocks is not None
+    made = []
+    for number, block in enumerate(read.query_blocks[row].tolist()):
+        seen = [k for k, other in enumerate(read.key_blocks[row].tolist()) if other <= block]
+        bias = None if read.bias is None else read.bias[row : row + 1, seen]
+        asked = queries[row : row + 1, number : number + 1]
+        made.append(attention(asked, KeyValue(read.keys[row : row + 1, seen], read.values[row : row + 1, seen], bias)))
+    return torch.cat(made, 1)
 
 
 class Oracle:

@@ -83,6 +83,20 @@ def cases(draw: st.DrawFn, masked: bool | None = None) -> Case:
     return made
 
 
+@st.composite
+def cases_of_blocks(draw: st.DrawFn) -> Case:
+    """Draw queries of several blocks: any numbers of blocks, as long as each reads a key that is not left out."""
+    made = draw(cases())
+    rows, window, keys = *made.queries.shape[:2], made.read.keys.shape[1]
+    numbers = st.lists(st.integers(0, 4), min_size=rows * keys, max_size=rows * keys)
+    blocks = torch.tensor(draw(numbers)).view(rows, keys)
+    read = torch.ones_like(blocks, dtype=torch.bool) if made.read.bias is None else made.read.bias == 0
+    least = blocks.masked_fill(~read, 9).amin(1, keepdim=True)
+    asking = st.lists(st.integers(0, 4), min_size=rows * window, max_size=rows * window)
+    asked = torch.tensor(draw(asking)).view(rows, window).maximum(least)
+    return made._replace(read=made.read._replace(query_blocks=asked, key_blocks=blocks))
+
+
 def row(read: KeyValue, index: int) -> KeyValue:
     """Return one row of what is read."""
     one = slice(index, index + 1)
@@ -114,6 +128,22 @@ def by_head(queries: Tensor, read: KeyValue) -> Iterator[tuple[Any, Tensor, Tens
             keys, values = (x[row, seen, head // each].double() for x in (read.keys, read.values))
             place = row, slice(None), head
             yield place, queries[place].double() / math.sqrt(queries.shape[-1]), keys, values
+
+
+@pytest.mark.parametrize("name", LAWFUL)
+@given(case=cases_of_blocks())
+def test_a_query_reads_the_blocks_up_to_its_own(name: str, case: Case) -> None:
+    close(BACKENDS[name].attend(*case), formula(*case))
+
+
+def test_flex_compares_the_numbers_of_blocks_itself() -> None:
+    """Uncompiled, as torch runs it without a GPU: the same scores are changed in the same way."""
+    for padding in (None, (0, 6)):
+        made = case(rows=2, window=9, keys=17, padding=padding)
+        blocks = torch.arange(17).expand(2, -1) // 4
+        read = made.read._replace(query_blocks=blocks[:, -9:], key_blocks=blocks)
+        inputs = (made.queries, read.keys, read.values, read.bias, read.query_blocks, read.key_blocks)
+        close(flex_module._attend(*inputs), formula(made.queries, read))
 
 
 @pytest.mark.parametrize("name", LAWFUL)

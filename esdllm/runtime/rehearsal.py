@@ -29,6 +29,7 @@ from esdllm.runtime.faults import (
     selection_fault,
     tensor_fault,
 )
+from esdllm.runtime.plain import plain_attention
 from esdllm.runtime.samples import cache_shape, cache_write, importance_view, key_value, sample_view, unmasking_view
 from esdllm.views import BlockView, CacheShape, KeyValue, ModelSpec
 
@@ -125,15 +126,24 @@ def _placing(blocks: Any, put: Put) -> str:
 
 def _attending(backend: AttentionBackend, spec: ModelSpec, put: Put) -> str:
     each = spec.n_heads // spec.n_kv_heads
-    made, given = key_value(rows=2, groups=spec.n_kv_heads, each=each, dim=spec.head_dim, padding=(0, 6))
+    block = 0 if spec.attention is None else min(spec.attention.size, 4)
+    made, given = key_value(rows=2, groups=spec.n_kv_heads, each=each, dim=spec.head_dim, padding=(0, 6), block=block)
     read = put(given)
     queries = made.to(read.keys)
     found, changed = _pure(
-        lambda view: backend.attend(view[0], KeyValue(view[1], view[2], view[3], read.padding)), (queries, *read[:3])
+        lambda view: backend.attend(view[0], KeyValue(view[1], view[2], view[3], *read[3:])), (queries, *read[:3])
     )
     if fault := changed or tensor_fault("attention", found, queries.shape, queries.dtype):
         return fault
+    if block and not _reads_blocks(found, queries, read):
+        return "reads keys of blocks behind a query's own, though it says block_causal"
     return "" if bool(found.isfinite().all()) else "gave attention that is not finite, of queries and keys that are"
+
+
+def _reads_blocks(found: Tensor, queries: Tensor, read: KeyValue) -> bool:
+    """Return whether attention is near that under the mask, which is far from that without."""
+    said = plain_attention(queries.float(), read._replace(keys=read.keys.float(), values=read.values.float()))
+    return bool(((found.float() - said).abs() < 0.1).all())
 
 
 def store_fault(store: CacheStore, shape: CacheShape) -> str:

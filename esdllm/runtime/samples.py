@@ -162,10 +162,18 @@ def key_value(
     dim: int = 16,
     padding: Sequence[int] | None = None,
     holes: bool = False,
+    block: int = 0,
 ) -> tuple[Tensor, KeyValue]:
     """Return queries (R, N, H, D) and what they read: `each` query heads a key head, the first `padding` keys of each row
-    left out, or with `holes` any but the last.
+    left out, or with `holes` any but the last. Queries are of blocks of `block` keys, the last of them of the last; 0 if all
+    read the same.
     """
+    if block:
+        queries, read = key_value(seed, rows, window, keys, groups, each, dim, padding, holes)
+        numbers = torch.arange(keys).expand(rows, -1) // block
+        first = max(padding or [0])  # the query of a block all of which is left out would have nothing to read
+        asking = numbers[:, -window:] if window <= keys else numbers[:, -1:].expand(-1, window)
+        return queries, read._replace(query_blocks=asking.clamp(min=(first + block) // block), key_blocks=numbers)
     draw = generator(seed)
     queries = torch.randn(rows, window, groups * each, dim, generator=draw)
     made = torch.randn(2, rows, keys, groups, dim, generator=draw)

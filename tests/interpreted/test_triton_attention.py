@@ -179,3 +179,25 @@ def test_a_generation_of_padded_prompts_gives_eager_s_tokens(
         engine = Engine.build(models[name], catalogue.configure("es-dllm", settings=over), catalogue)
         found[backend] = engine.generate([[5, 6, 7, 8, 9], [11, 12]]).tokens
     assert torch.equal(found["interpreted"], found["eager"])
+
+
+def blocked(read: KeyValue, window: int, size: int) -> KeyValue:
+    """Let queries be of several blocks of keys, the last of them of the last; a key that is read is in the first."""
+    rows, keys = read.keys.shape[:2]
+    numbers = torch.arange(keys).expand(rows, -1) // size
+    least = numbers.masked_fill(read.bias != 0, keys).amin(1, keepdim=True) if read.bias is not None else numbers[:, :1]
+    return read._replace(query_blocks=numbers[:, -window:].maximum(least), key_blocks=numbers)
+
+
+@pytest.mark.parametrize("hidden", [None, "padding", "chosen"])
+@pytest.mark.parametrize("splits", [0, 3])
+@pytest.mark.parametrize(("window", "keys", "size"), [(16, 70, 8), (33, 129, 1), (12, 40, 5)])
+def test_a_query_reads_the_blocks_up_to_its_own(window: int, keys: int, size: int, splits: int, hidden: Any) -> None:
+    queries, read = drawn(2, window, keys, 2, 3, 16)
+    read = {None: read, "padding": padded(read, 0, 9), "chosen": chosen(read)}[hidden]
+    read = blocked(read, window, size)
+    found = attend_splitting(
+        *(queries, *read[:3]), read.padding, splits, query_blocks=read.query_blocks, key_blocks=read.key_blocks
+    )
+    torch.testing.assert_close(found, attention(queries, read).float(), rtol=0, atol=ROUNDING[queries.dtype])
+    torch.testing.assert_close(TritonAttention().attend(queries, read), found, rtol=0, atol=ROUNDING[queries.dtype])

@@ -226,3 +226,17 @@ def test_a_generation_of_padded_prompts_gives_eager_s_tokens(
     shares = [agreement(mine, theirs) for mine, theirs in zip(found["interpreted"], found["eager"], strict=True)]
     assert calls.inputs
     assert min(shares) == 1.0, found  # float16 rounds otherwise in the kernel; on these prompts no decision turns on it
+
+
+@HEADS
+@PADDING
+@pytest.mark.parametrize(("window", "keys"), [(8, 37), (24, 150), (150, 150)])
+def test_a_query_reads_the_blocks_up_to_its_own(
+    calls: Calls, groups: int, each: int, padding: Any, window: int, keys: int
+) -> None:
+    queries, read = drawn(2, window, keys, groups, each, padding)
+    blocks = torch.arange(keys).expand(2, -1) // 8
+    asked = blocks[:, -window:].clamp(min=2)  # a query of padding reads what is read at all
+    read = read._replace(query_blocks=asked, key_blocks=blocks)
+    close(XformersAttention().attend(queries, read), EagerAttention().attend(queries, read))
+    assert refusals(triton_splitk.FwOp, calls.inputs[0]) == []

@@ -122,7 +122,7 @@ def _attend(
         bias = _laid_out(bias) if by_query else bias.unsqueeze(1)
         per_head = bias.unsqueeze(1) if queries.dim() == 4 else bias[:, None, None]
         mask = per_head.expand(rows, *queries.shape[2:-1], window, length)
-    return _run(queries, keys, values, mask, bias is not None and not by_query).reshape(rows, window, heads, dim)
+    return _run(queries, keys, values, mask, bias is not None).reshape(rows, window, heads, dim)
 
 
 def _laid_out(bias: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from esdllm.interfaces import AttentionBackend
+from esdllm.plan import BlockCausal
+from esdllm.plugins.capabilities import attention_problems
 from esdllm.runtime.plain import plain_attention
 from esdllm.runtime.samples import SPEC, key_value
 from esdllm.testing.contracts.generation import check_generation
@@ -31,7 +33,8 @@ def check_attention_backend(
 
     It gives softmax(q k^T / sqrt(D)) v within `tolerance`, computed here in float64: for one and several query heads a key
     head, for one query and many, for keys that lie by position and by head, with padding and with any keys left out, which
-    are never read; in the dtype of the queries; a row's as for the row alone. And what every kernel holds to.
+    are never read; in the dtype of the queries; a row's as for the row alone. Of one that serves block-causal models too,
+    each query reads the blocks up to its own. And what every kernel holds to.
 
     Raises:
         AssertionError: a law fails; says which.
@@ -48,7 +51,8 @@ def check_attention_backend(
         raise SkipTest(f"{who} cannot serve on {device} in {dtype}: {'; '.join(problems)}")
 
     on_meta = not backend.problems(spec, torch.device("meta"), dtype)
-    for case in _cases():
+    serves_blocks = not attention_problems(backend, attrs.evolve(spec, attention=BlockCausal(4)), where, dtype)
+    for case in (*_cases(), *(_cases_of_blocks() if serves_blocks else ())):
         case = _moved(case, where, dtype)
         _formula_laws(who, backend, case, tolerance)
         if on_meta:
@@ -92,6 +96,18 @@ def _cases() -> Iterator[_Case]:
         yield case._replace(keys=keys, values=values)
 
 
+def _cases_of_blocks() -> Iterator[_Case]:
+    """Yield queries of several blocks: one and many heads a key head, with padding, with keys left out, and causally."""
+    for queries, read in (
+        key_value(6, window=8, block=4),
+        key_value(7, window=21, groups=4, each=1, block=8),
+        key_value(8, window=9, padding=(0, 6, 11), block=4),
+        key_value(9, window=5, groups=1, each=4, block=1),
+        key_value(10, window=21, padding=(3, 0, 2), block=5),
+    ):
+        yield _Case(queries, *read)
+
+
 def _told(padding: Tensor | None) -> str:
     return "none" if padding is None else str(padding.tolist())
 
@@ -99,7 +115,9 @@ def _told(padding: Tensor | None) -> str:
 def _moved(case: _Case, device: torch.device, dtype: torch.dtype) -> _Case:
     bias = None if case.bias is None else case.bias.to(device, dtype)
     moved = {name: getattr(case, name).to(device, dtype) for name in ("queries", "keys", "values")}
-    return case._replace(**moved, bias=bias, padding=None if case.padding is None else case.padding.to(device))
+    numbers = {name: getattr(case, name) for name in ("padding", "query_blocks", "key_blocks")}
+    numbers = {name: None if x is None else x.to(device) for name, x in numbers.items()}
+    return case._replace(**moved, bias=bias, **numbers)
 
 
 def _formula_laws(who: str, backend: AttentionBackend, case: _Case, tolerance: float) -> None:
