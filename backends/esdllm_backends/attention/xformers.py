@@ -54,9 +54,9 @@ class XformersAttention:
         - The first keys of rows left out: heads stand in line, as blocks of their queries and `K - padding` keys. xformers
           chooses the kernel, but the split-K one is asked for where a row has `split_queries` queries at most and 256
           keys or more, for the flash kernel would leave most of the GPU idle there.
-        - Queries of several blocks: a bias by query (R, N, K), which is made.
         - Only a bias known: the split-K kernel, which reads the bias (R, K) itself, expanded over heads and queries with
           stride 0. It reads the keys once for every query head then.
+        - Queries of several blocks: the same kernel, by a bias by query (R, N, K), which is made.
 
         A compiled step calls all this as one operator. The padding is a tensor: however a batch is padded, nothing is
         compiled or recorded anew.
@@ -117,18 +117,11 @@ def _attend(
     if groups < heads:
         queries = queries.unflatten(2, (groups, -1))  # (R, N, G, H / G, D)
         keys, values = (x.unsqueeze(3).expand(-1, -1, -1, heads // groups, -1) for x in (keys, values))
-    by_query = bias is not None and bias.dim() > 2
     if bias is not None:
-        bias = _laid_out(bias) if by_query else bias.unsqueeze(1)
+        bias = bias if bias.dim() > 2 else bias.unsqueeze(1)
         per_head = bias.unsqueeze(1) if queries.dim() == 4 else bias[:, None, None]
         mask = per_head.expand(rows, *queries.shape[2:-1], window, length)
     return _run(queries, keys, values, mask, bias is not None).reshape(rows, window, heads, dim)
-
-
-def _laid_out(bias: Tensor) -> Tensor:
-    """Return a bias (R, N, K) whose lines begin at multiples of 8 numbers, as the kernels want them."""
-    length = bias.shape[2]
-    return torch.nn.functional.pad(bias, (0, -length % 8))[..., :length]
 
 
 def _padded(queries: Tensor, keys: Tensor, values: Tensor, padding: Tensor, split: bool) -> Tensor:

@@ -14,7 +14,7 @@ from esdllm.measure.analysis.result import Analysis
 from esdllm.measure.analysis.tally import Tally
 from esdllm.measure.analysis.trajectory import decode
 from esdllm.runtime.engine import Engine
-from esdllm.views import Message
+from esdllm.views import Message, ModelSpec
 
 __all__ = ["AnalysisInterrupted", "analyze"]
 
@@ -46,18 +46,13 @@ def analyze(
 
     Raises:
         ConfigError: guidance is on.
-        InputError: no prompt, one that cannot be decoded, or no run of two steps.
+        InputError: no prompt, one that cannot be decoded, or no run of two steps; or the model is block-causal.
         AnalysisInterrupted: Ctrl-C; holds what was found in the batches before. Plain KeyboardInterrupt in the first.
     """
     listed: Any = [prompts] if isinstance(prompts, str) else list(prompts)
     if not listed:
         raise InputError("there is no prompt to analyze; give at least one")
-    if (attention := engine.model.spec.attention) is not None:
-        raise InputError(
-            f"{engine.model.spec.family} is block-causal (blocks of {attention.size}): what is left of its block never changes, "
-            "and nothing right of it is seen, so there is nothing to measure between steps but the block; give a model whose "
-            "positions see the whole canvas"
-        )
+    _check_attention(engine.model.spec)
     if batch < 1:
         raise InputError(f"batch = {batch}: give at least 1 prompt at a time")
     watch = watch or (lambda stage, share: None)
@@ -78,6 +73,15 @@ def analyze(
             "commit fewer tokens a step"
         )
     return tally.result(len(listed), steps)
+
+
+def _check_attention(spec: ModelSpec) -> None:
+    if spec.attention is not None:
+        raise InputError(
+            f"{spec.family} is block-causal (blocks of {spec.attention.size}): what is left of its block never changes, and "
+            "nothing right of it is seen, so there is nothing to measure between steps but the block; give a model whose "
+            "positions see the whole canvas"
+        )
 
 
 def _take(
