@@ -164,13 +164,16 @@ class Layout(NamedTuple):
     attention: BlockCausal | None = None
     """which positions a position sees; its blocks begin at the columns that its size divides"""
     logit_shift: int = 0
-    """s, of a block-causal model"""
+    """s, which a block-causal model's blocks are cut by"""
 
     @classmethod
-    def of(cls, prompt: int, gen_length: int, logit_shift: int, rows: int = 1) -> Layout:
+    def of(
+        cls, prompt: int, gen_length: int, logit_shift: int, rows: int = 1, attention: BlockCausal | None = None
+    ) -> Layout:
         """Return the layout of `rows` prompts of `prompt` tokens, each followed by `gen_length` masks."""
         first = prompt - logit_shift
-        return cls(prompt + gen_length, (tuple(range(first, first + gen_length)),) * rows)
+        masks = (tuple(range(first, first + gen_length)),) * rows
+        return cls(prompt + gen_length, masks, attention=attention, logit_shift=logit_shift)
 
 
 class Facts(NamedTuple):

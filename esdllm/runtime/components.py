@@ -160,12 +160,10 @@ class Components:
         recorded = self.config.cuda_graphs and device is not None and device.type == "cuda"
         answer, attention = self.config.gen_length, spec.attention
         before = 0 if attention is None else attention.before(prompt)
-        if attention is not None:
-            answer += attention.behind(before + prompt + answer)
-        length = before + prompt + answer
-        room = before + self.room(prompt - spec.logit_shift, length, self.config.compile or recorded, attention)
-        canvas = Layout.of(room + prompt, answer, spec.logit_shift, rows)
-        canvas = canvas._replace(attention=attention, logit_shift=spec.logit_shift)
+        answer += 0 if attention is None else attention.behind(before + prompt + answer)
+        length, forms = before + prompt + answer, self.config.compile or recorded
+        room = before + self.room(prompt - spec.logit_shift, length, forms, attention)
+        canvas = Layout.of(room + prompt, answer, spec.logit_shift, rows, attention)
         return canvas._replace(starts=(room,) * rows) if room else canvas
 
     def planner(
@@ -271,11 +269,8 @@ class Components:
         """
         if isinstance(self.attention, AutoAttention):
             choice = choose_attention(catalogue, spec, device, dtype)
-            third_party = (
-                self.third_party | {"attention"}
-                if _is_third_party(catalogue, "attention", choice.name)
-                else self.third_party
-            )
+            others = {"attention"} if _is_third_party(catalogue, "attention", choice.name) else frozenset[str]()
+            third_party = self.third_party | others
             return attrs.evolve(self, attention=choice.backend, attention_choice=choice, third_party=third_party)
         _refuse("attention", self.config.attention.name, attention_problems(self.attention, spec, device, dtype))
         return self

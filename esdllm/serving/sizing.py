@@ -135,13 +135,9 @@ def _widest(engine: Engine, components: Components, length: int) -> frozenset[tu
     """
     spec = engine.model.spec
     columns = components.columns(length, spec, engine.step_function.has_forms)
-    rows = [Layout.of(1 + spec.logit_shift, columns - 1 - spec.logit_shift, spec.logit_shift)]
-    if (attention := spec.attention) is not None:
-        last = min(attention.size, columns - 1 - spec.logit_shift)
-        rows = [
-            row._replace(attention=attention, logit_shift=spec.logit_shift)
-            for row in (*rows, Layout.of(columns - last, last, spec.logit_shift))
-        ]
+    last = columns - 1 - spec.logit_shift
+    answers = [last] if spec.attention is None else [last, min(spec.attention.size, last)]
+    rows = [Layout.of(columns - answer, answer, spec.logit_shift, attention=spec.attention) for answer in answers]
     plans = {step.plan for row in rows for step in components.planner(row, spec.n_layers, few_sights=True).forecast()}
     return frozenset((plan.window, plan.decided) for plan in plans)
 
