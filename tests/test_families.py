@@ -242,6 +242,8 @@ OWN: list[tuple[str, dict[str, Any], str]] = [
     ("sdar_moe", {"mlp_only_layers": "0"}, "mlp_only_layers = '0', where a list of whole numbers"),
     ("sdar_moe", {"decoder_sparse_step": 4}, "no layer has experts"),
     ("sdar_moe", {"num_experts_per_tok": 17}, "cannot choose 17 of num_experts = 16"),
+    ("sdar_moe", {"num_local_experts": 8}, "num_local_experts = 8 is not implemented; only None or 16"),
+    ("sdar_moe", {"num_experts": None}, "num_experts = None, where an int is needed"),
     ("sdar_moe", {"norm_topk_prob": 1.5}, "norm_topk_prob = 1.5 is not implemented"),
     ("rnd1", {"is_causal": True}, "is_causal = True is not implemented"),
     ("rnd1", {"shared_expert_intermediate_size": 8}, "shared_expert_intermediate_size = 8 is not implemented"),

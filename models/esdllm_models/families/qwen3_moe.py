@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from esdllm.checkpoints.reading import MOST_LAYERS, size
+from esdllm.checkpoints.reading import MOST_LAYERS, refuse, size
 from esdllm.checkpoints.weights import Stated
 from esdllm_models.families.common import Mixture, flag, numbers
 from esdllm_models.feedforward import Routing
@@ -19,6 +19,7 @@ EXPERT_KEYS = (
     "norm_topk_prob",
     "num_experts",
     "num_experts_per_tok",
+    "num_local_experts",  # what transformers 5 calls num_experts
     "output_router_logits",
     "router_aux_loss_coef",
 )
@@ -38,9 +39,11 @@ def qwen3_experts(config: Mapping[str, Any]) -> Mixture:
         step = size(config, "decoder_sparse_step")
     dense = numbers(config, "mlp_only_layers")
     sparse = tuple(layer for layer in range(layers) if layer not in dense and (layer + 1) % step == 0)
+    key = "num_experts" if "num_experts" in config else "num_local_experts"
+    refuse(config, {"num_local_experts": (None, config.get(key))})
     return Mixture.of(
         sparse,
         Routing(size(config, "num_experts_per_tok"), normed=flag(config, "norm_topk_prob")),
-        Stated("num_experts", size(config, "num_experts")),
+        Stated(key, size(config, key)),
         Stated("moe_intermediate_size", size(config, "moe_intermediate_size")),
     )
