@@ -123,8 +123,8 @@ class Blueprint:
         found: dict[str, Shape] = {"router": (sizes.experts, sizes.hidden)}
         if routing is not None and routing.bias != "none":
             found["router_bias"] = (sizes.experts,)
-        if sizes.shared is not None:
-            found |= self._feed_forward("shared_", sizes.shared)
         for number in range(sizes.experts.value):
             found |= self._feed_forward(f"experts.{number}.", sizes.expert)
+        if sizes.shared is not None:
+            found |= self._feed_forward("shared_", sizes.shared)
         return found

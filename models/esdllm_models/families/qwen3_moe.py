@@ -39,7 +39,8 @@ def qwen3_experts(config: Mapping[str, Any]) -> Mixture:
         step = size(config, "decoder_sparse_step")
     dense = numbers(config, "mlp_only_layers")
     sparse = tuple(layer for layer in range(layers) if layer not in dense and (layer + 1) % step == 0)
-    key = "num_experts" if "num_experts" in config else "num_local_experts"
+    local = config.get("num_experts") is None and config.get("num_local_experts") is not None
+    key = "num_local_experts" if local else "num_experts"
     refuse(config, {"num_local_experts": (None, config.get(key))})
     return Mixture.of(
         sparse,
