@@ -13,7 +13,8 @@ import attrs
 
 from esdllm import BlockCausal, option
 from esdllm_models.blueprint import Blueprint
-from esdllm_models.families.common import DecoderFamily, block_size, check, flag, stock
+from esdllm_models.families.common import DecoderFamily
+from esdllm_models.stock import block_size, check, flag, stock
 from esdllm_models.tokenizers import LLAMA3_TEMPLATE
 
 _QWEN3_06B = {

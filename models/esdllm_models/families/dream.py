@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 
 from esdllm_models.blueprint import Blueprint
-from esdllm_models.families.common import DecoderFamily, check, stock
+from esdllm_models.families.common import DecoderFamily
+from esdllm_models.stock import check, stock
 
 _DREAM_7B = {
     "model_type": "Dream",

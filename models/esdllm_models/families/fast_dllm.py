@@ -9,7 +9,8 @@ import attrs
 
 from esdllm import BlockCausal
 from esdllm_models.blueprint import Blueprint
-from esdllm_models.families.common import DecoderFamily, block_size, check, stock
+from esdllm_models.families.common import DecoderFamily
+from esdllm_models.stock import block_size, check, stock
 
 _BLOCK = 32
 _MASK = 151665  # a default of the published code

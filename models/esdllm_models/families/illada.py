@@ -9,8 +9,9 @@ from typing import Any
 import attrs
 
 from esdllm_models.blueprint import Blueprint
-from esdllm_models.families.common import DecoderFamily, check, flag, stock
+from esdllm_models.families.common import DecoderFamily
 from esdllm_models.rope import rope_of
+from esdllm_models.stock import check, flag, stock
 
 _MASK = 5  # as its README says
 

@@ -22,8 +22,9 @@ from esdllm.checkpoints.reading import (
 from esdllm.checkpoints.weights import Stated
 from esdllm_models.blueprint import Blueprint, Names, Sizes
 from esdllm_models.decoder import Geometry
-from esdllm_models.families.common import ROPE_KEYS, DecoderFamily
+from esdllm_models.families.common import DecoderFamily
 from esdllm_models.rope import rope_of
+from esdllm_models.stock import ROPE_KEYS
 from esdllm_models.tokenizers import LLADA_TEMPLATE
 
 _IMPLEMENTED = {

@@ -12,9 +12,10 @@ from esdllm import BlockCausal
 from esdllm.checkpoints.reading import factor, size
 from esdllm.checkpoints.weights import Stated
 from esdllm_models.blueprint import Blueprint, Names
-from esdllm_models.families.common import DecoderFamily, Mixture, block_size, check, flag, stock
+from esdllm_models.families.common import DecoderFamily
 from esdllm_models.feedforward import Routing
 from esdllm_models.rope import rope_of
+from esdllm_models.stock import Mixture, block_size, check, flag, stock
 from esdllm_models.tokenizers import ROLES_TEMPLATE
 
 _BLOCK = 32

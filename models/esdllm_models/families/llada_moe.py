@@ -12,9 +12,10 @@ from esdllm import CheckpointError
 from esdllm.checkpoints.reading import MOST_LAYERS, class_names, size
 from esdllm.checkpoints.weights import Stated
 from esdllm_models.blueprint import Blueprint
-from esdllm_models.families.common import LLAMA_NAMES, DecoderFamily, Mixture, check, flag, numbers, stock
+from esdllm_models.families.common import DecoderFamily
 from esdllm_models.feedforward import Routing
 from esdllm_models.rope import rope_of
+from esdllm_models.stock import LLAMA_NAMES, Mixture, check, flag, numbers, stock
 from esdllm_models.tokenizers import ROLES_TEMPLATE
 
 _MASK = 156895

@@ -10,8 +10,9 @@ import attrs
 
 from esdllm import BlockCausal
 from esdllm_models.blueprint import Blueprint
-from esdllm_models.families.common import LLAMA_NAMES, ThinkingFamily, block_size, check, stock
+from esdllm_models.families.common import ThinkingFamily
 from esdllm_models.rope import rope_of
+from esdllm_models.stock import LLAMA_NAMES, block_size, check, stock
 
 _BLOCK = 32
 _NAMES = attrs.evolve(

@@ -11,7 +11,8 @@ from typing import Any
 import attrs
 
 from esdllm_models.blueprint import Blueprint
-from esdllm_models.families.common import DecoderFamily, check, stock
+from esdllm_models.families.common import DecoderFamily
+from esdllm_models.stock import check, stock
 
 
 @attrs.frozen

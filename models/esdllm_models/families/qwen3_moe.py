@@ -7,8 +7,8 @@ from typing import Any
 
 from esdllm.checkpoints.reading import MOST_LAYERS, refuse, size
 from esdllm.checkpoints.weights import Stated
-from esdllm_models.families.common import Mixture, flag, numbers
 from esdllm_models.feedforward import Routing
+from esdllm_models.stock import Mixture, flag, numbers
 
 __all__ = ["EXPERT_KEYS", "qwen3_experts"]
 

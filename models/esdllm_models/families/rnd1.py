@@ -8,8 +8,9 @@ from typing import Any
 import attrs
 
 from esdllm_models.blueprint import Blueprint
-from esdllm_models.families.common import DecoderFamily, check, flag, stock
+from esdllm_models.families.common import DecoderFamily
 from esdllm_models.families.qwen3_moe import EXPERT_KEYS, qwen3_experts
+from esdllm_models.stock import check, flag, stock
 
 _RND1 = {
     "model_type": "rnd1",

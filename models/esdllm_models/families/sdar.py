@@ -9,8 +9,9 @@ import attrs
 
 from esdllm import BlockCausal
 from esdllm_models.blueprint import Blueprint
-from esdllm_models.families.common import ThinkingFamily, block_size, check, flag, stock
+from esdllm_models.families.common import ThinkingFamily
 from esdllm_models.families.qwen3_moe import EXPERT_KEYS, qwen3_experts
+from esdllm_models.stock import block_size, check, flag, stock
 
 _IGNORED = ("debug", "ep_size", "fuse_cross_entropy", "micro_forward", "skip_checkpoint", "use_deepep")
 """switches of the training code"""

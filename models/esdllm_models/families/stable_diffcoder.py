@@ -10,7 +10,8 @@ import attrs
 from esdllm import BlockCausal
 from esdllm.checkpoints.reading import class_names
 from esdllm_models.blueprint import Blueprint
-from esdllm_models.families.common import DecoderFamily, block_size, check, flag, stock
+from esdllm_models.families.common import DecoderFamily
+from esdllm_models.stock import block_size, check, flag, stock
 
 _BLOCK = 4  # in all published examples; no config.json says it
 _MASK = 5  # a default of the published code
