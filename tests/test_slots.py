@@ -93,6 +93,7 @@ def test_rows_whose_last_blocks_are_shorter_make_their_steps_with_the_others(
     settings: dict[str, Any] = {
         "block_length": 8,
         "skip": {"keep": [[0, 1.0], [0.5, 0.5]]},
+        "importance": {"name": "random"},
         "refresh": {"prompt_refresh": 64},
     }
     engine = build(family, "es-dllm", gen_length=24, **settings)
