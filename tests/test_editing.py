@@ -128,18 +128,27 @@ def test_a_row_that_edits_is_the_row_alone_whenever_others_end_their_block(build
         assert together.tokens[number].tolist()[-len(alone) :] == alone
 
 
-def test_what_ends_the_answer_does_not_stop_a_block_that_may_be_edited(build: Build) -> None:
-    """The model's every token ends the answer, so a run that looked within a block would end after its first step."""
-    engine = build("llada-0", "vanilla", unmasking=EDITS, delay_eos=False, early_stop=True, check_every=1)
+REVISING: tuple[dict[str, Any], ...] = (
+    EDITS,
+    {"name": "p2", "steps_per_block": 6},
+    {"name": "wino", "threshold": 0.3, "verify": 0.5},
+)
+
+
+@pytest.mark.parametrize("unmasking", REVISING, ids=lambda unmasking: str(unmasking["name"]))
+def test_an_end_of_the_answer_that_may_be_revised_stops_no_block(unmasking: dict[str, Any], build: Build) -> None:
+    """Every token ends the answer here, so a run that looked within a block would end after a step or two."""
+    engine = build("llada-0", "vanilla", unmasking=unmasking, delay_eos=False, early_stop=True, check_every=1)
     spec = attrs.evolve(engine.model.spec, stop_ids=tuple(range(250)))
     adapter = type(
         "Adapter", (), {"__getattr__": lambda self, name: getattr(engine.model.adapter, name), "spec": spec}
     )()
-    stopping = Engine.build(Model(adapter), engine.config)
-    prompt = prompts(1).tolist()
-    found, whole = stopping.generate(prompt), engine.generate(prompt)
+    watch = Watch()
+    found = Engine.build(Model(adapter), engine.config).generate(prompts(1), observers=[watch])
+    whole = engine.generate(prompts(1))
+    assert {record.moment.block for record in watch.records} == {0}
+    assert (watch.tokens[-1][0, 12:20] != MASK).all()
     assert found.tokens[0, 12] == whole.tokens[0, 12]
-    assert found.answers[0] == []
 
 
 @attrs.frozen

@@ -134,8 +134,8 @@ class Planner:
     def _stops(self, step: int, step_in_block: int, past: Past) -> bool:
         """Return whether every row has ended, looking every `check_every` steps, and where the facts are known anyway."""
         looks = past.known or step_in_block % self.check_every == 0
-        if self.planners.edits is not None and step_in_block > 0:
-            return False  # what ends the answer may yet be replaced
+        if self.planners.revises and step_in_block > 0:
+            return False  # what ends the answer may yet be put back or replaced
         return self.early_stop and step > 0 and looks and past.facts().finished
 
     def _learn(self, past: Past) -> None:
