@@ -261,3 +261,26 @@ def test_a_row_that_keeps_more_of_less_keeps_its_own() -> None:
     keeping = KeepCounts(Contrary(), 2, Layout(12, ((0,),) * 2, (0, 6)))
     shared, rows = keeping.in_rows(0, 12, 4, Past(lambda: Facts(0, 0, 0, False), [1], ()))
     assert (shared, rows) == ((5, 5), ((3, 3), (5, 5)))
+
+
+@pytest.mark.parametrize(
+    ("own", "whole", "serves"),
+    [
+        ((3, 2, 2), (8, 5, 4), True),  # 5, 3, 2 hidden positions go on
+        ((3, 3, 3), (8, 8, 8), True),
+        ((3, 2, 2), (3, 2, 2), True),  # all of them are dropped at once
+        ((3, 2, 1), (6, 4, 4), False),  # one would have to come back
+        ((3, 3, 3), (8, 5, 2), False),  # the row would lose one of its own
+        ((2, 2, 2), (8, 8, 8), False),  # six of five
+    ],
+)
+def test_hidden_positions_make_up_what_a_short_row_keeps_less_or_it_is_not_filled_up(
+    own: tuple[int, ...], whole: tuple[int, ...], serves: bool
+) -> None:
+    class Told:
+        def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]:
+            return whole
+
+    keeping = KeepCounts(Told(), 3, Layout(20, ((0,),)))
+    past = Past(lambda: Facts(0, 0, 0, False), [1], ())
+    assert keeping.filled(own, 3, 8, 8, past) == (whole if serves else None)
