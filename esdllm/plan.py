@@ -37,6 +37,8 @@ class BlockCausal:
     `size` itself, 1 for keys that are written causally"""
     leads: bool = False
     """whether the last row that such a write computes decides the first token of the block that follows"""
+    whole_prompt: bool = False
+    """whether the prompt is one block, whatever its length"""
     fills: bool = False
     """whether an answer that ends inside a block is decoded up to the block's end, and cut"""
 
@@ -47,9 +49,14 @@ class BlockCausal:
             )
         if self.grid not in get_args(Grid):
             raise CheckpointError(f"blocks of attention begin at {brief(self.grid)}; give 'start' or 'prompt-end'")
-        for name in ("leads", "fills"):
+        for name in ("leads", "whole_prompt", "fills"):
             if type(value := getattr(self, name)) is not bool:
                 raise CheckpointError(f"{name} is {brief(value)}; give True or False")
+        if self.whole_prompt and (self.grid != "prompt-end" or self.written is not None):
+            raise CheckpointError(
+                "a prompt that is one block ends where blocks begin, and its keys are written as it is seen; give grid = "
+                f"'prompt-end' and written = None with whole_prompt, not {brief(self.grid)} and {brief(self.written)}"
+            )
         if self.written is not None and (type(self.written) is not int or self.written < 1 or self.size % self.written):
             raise CheckpointError(
                 f"keys are written in blocks of {brief(self.written)}; give a divisor of the block's size {self.size}, or None"
@@ -266,8 +273,10 @@ class Step(NamedTuple):
     """for every row and layer, how many of its own positions go on, as if it were alone; None if all rows keep the plan's"""
     sight: int | None = None
     """the first columns of the canvas, which alone are seen: up to the end of a block-causal model's block; None for all"""
-    border: int = 0
-    """the first column that sees all of those, where `plan.written` is told"""
+    begun: tuple[int, ...] | None = None
+    """for every row, the step of the run at which its first block began, where rows begin at different ones; None if at 0"""
+    borders: tuple[int, int] = (0, 0)
+    """where `plan.written` is told: the columns of the prompt if that is one block, else 0, and the first of the last block"""
     filler: Block | None = None
     """columns behind the canvas, hidden from attention, that window and block end with, so that a short block is as long as
     others; None if they end with the block"""

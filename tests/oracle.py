@@ -266,6 +266,8 @@ def block_causal(model: ModelAdapter, row: Sequence[int], fill: bool, each: int 
     for block in range((before + first) // kind.size, -(-(before + len(found)) // kind.size)):
         start, stop = max(0, block * kind.size - before), min(len(found), (block + 1) * kind.size - before)
         numbers = [(place + before) // written * written - before for place in range(start)] + [start] * (stop - start)
+        if kind.whole_prompt:
+            numbers[:first] = [-before] * first
         if kind.leads and start > 0 and found[start] == mask:
             logits = whole(model, found[:start], numbers[:start]).logits[-1]
             logits[mask] = -math.inf

@@ -35,6 +35,10 @@ CATALOGUE = Catalogue.load()
         ({"size": 4, "written": 8}, "blocks of 8"),
         ({"size": 4, "written": True}, "blocks of True"),
         ({"size": 4, "leads": 1}, "leads is 1"),
+        ({"size": 4, "fills": None}, "fills is None"),
+        ({"size": 4, "whole_prompt": "yes"}, "whole_prompt is 'yes'"),
+        ({"size": 4, "whole_prompt": True}, "one block ends where blocks begin"),
+        ({"size": 4, "grid": "prompt-end", "whole_prompt": True, "written": 1}, "one block ends where blocks begin"),
     ],
 )
 def test_a_form_of_attention_that_is_none_is_refused(fields: dict[str, Any], told: str) -> None:
@@ -61,6 +65,7 @@ FORMS = {
     "prompt-end, causally written": (BlockCausal(4, "prompt-end", written=1, leads=True), 0),
     "start, shifted": (BlockCausal(4, leads=True, fills=True), 1),
     "start, shifted, unfilled": (BlockCausal(8, leads=True), 1),
+    "prompt-end, whole prompt": (BlockCausal(4, "prompt-end", whole_prompt=True), 0),
     "one by one": (BlockCausal(1, leads=True), 1),
     "written in halves": (BlockCausal(8, written=4), 0),
 }

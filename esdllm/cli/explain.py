@@ -265,6 +265,7 @@ def _attention(attention: BlockCausal) -> str:
     written = {attention.size: "", 1: ", its keys written causally"}.get(
         attention.write_size, f", its keys written in blocks of {attention.write_size}"
     )
+    written += ", the prompt as one block" if attention.whole_prompt else ""
     leads = "; the last row written decides a block's first token" if attention.leads else ""
     return f"block-causal: blocks of {attention.size} from {where} on see those before{written}{leads}"
 

@@ -60,9 +60,15 @@ def cut_causal(planners: Planners, layout: Layout, attention: BlockCausal, block
     """Return the blocks that hold a mask in any row, each within a block of attention, with what their steps commit.
 
     Raises:
-        ConfigError: a block lies outside the block of attention, or the counts do not suffice.
+        ConfigError: a block lies outside the block of attention, or the counts do not suffice; or prompts that are one block
+            end in different ones.
     """
     check_causal(planners)
+    if attention.whole_prompt and len({row[0] // attention.size for row in layout.masks if row}) > 1:
+        raise ConfigError(
+            "each prompt is one block here, and these rows' first masks lie in different blocks, as canvases to fill in may have "
+            "them; decode them one by one"
+        )
     parts = [part for part in _parts(planners, layout, attention, block_length) if any(part.masked)]
     number, quotas = sum(not part.leads for part in parts), list[Quota]()
     behind = 0

@@ -19,6 +19,7 @@ class Past:
         self._read = read
         self._facts: Facts | None = None
         self._left = list(masked)
+        self._started = [False] * len(masked)
         self._unrefreshed: int | None = 0
         self._steps = self._open = 0
         self._sure = True
@@ -32,6 +33,8 @@ class Past:
         """the columns, from the first, whose keys do not change any more; in a block-causal model alone"""
         self.begun: Block | None = None
         """the block of attention whose positions were all computed last; likewise"""
+        self.begun_at: tuple[int, ...] = ()
+        """the step at which each row's first block began; 0 where it has not"""
         self.committed: range = range(1)
         """the numbers of positions that the step before may have committed"""
 
@@ -39,6 +42,13 @@ class Past:
     def refreshed(self) -> tuple[Moment, Scope] | None:
         """The step before, if it was a refresh and not the first step; its caches had something to compare with."""
         return self._step if self._step and self._step[1].refresh and self._steps > 1 else None
+
+    def begin(self, step: int, masked: Sequence[int]) -> None:
+        """Take the step at which a block begins that holds so many masks of each row."""
+        before = self.begun_at or (0,) * len(masked)
+        new = [number and not any_before for number, any_before in zip(masked, self._started, strict=True)]
+        self.begun_at = tuple(step if first else at for at, first in zip(before, new, strict=True))
+        self._started = [bool(number) or was for number, was in zip(masked, self._started, strict=True)]
 
     def moment(self, step: int, step_in_block: int, block: int) -> Moment:
         """Return when the next step happens."""

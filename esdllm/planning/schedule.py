@@ -66,8 +66,8 @@ class Planner:
         past = Past(read, [len(row) for row in self.layout.masks], learned)
         scored = self.skip_layers()
         for quota in quotas:
-            if not quota.leads:
-                step = -(-step // self.block_length) * self.block_length
+            step = -(-step // self.block_length) * self.block_length
+            past.begin(step, quota.masked)
             step_in_block, certain = 0, True
             while not self._decided(quota, step_in_block, certain, past):
                 self._check_progress(quota, step_in_block)
@@ -189,8 +189,16 @@ class Planner:
             beyond=placed.beyond,
             keeps=keeps,
             sight=quota.sight,
-            border=0 if quota.within is None else quota.within.start,
+            begun=past.begun_at if quota.within is not None and any(past.begun_at) else None,
+            borders=self._borders(quota),
         )
+
+    def _borders(self, quota: Quota) -> tuple[int, int]:
+        """Return what a block-causal model's mask by query needs; see `Step.borders`."""
+        attention, first = self.layout.attention, self.quotas()[0].within
+        if attention is None or quota.within is None or first is None:
+            return 0, 0
+        return (first.start if attention.whole_prompt else 0), quota.within.start
 
     def _visible(self, quota: Quota) -> int | None:
         """Return the first columns that attention reads; None for all."""

@@ -52,8 +52,9 @@ class StepInputs(NamedTuple):
     """(B, layers) int64, how many of its own positions each row keeps; None if all keep the plan's"""
     padding: Tensor | None = None
     """(R,) int64, how many of each row's first columns are hidden, where those are all that `bias` hides"""
-    border: Tensor | None = None
-    """(B, 1) int64, the first column of the last block, where the window spans several blocks of a block-causal model"""
+    borders: Tensor | None = None
+    """(B, 2) int64, where the window spans several blocks of a block-causal model: the columns of a first one that all see
+    each other (0 if it is as the others), and the first column of the last"""
     own: Sequence[tuple[int, ...]] | None = None
     """for every row, how many of its first positions enter and leave each layer by themselves, where hidden columns follow;
     None if the numbers are the plan's, or those of `keeps`, which a compiled or recorded step reads"""
@@ -125,9 +126,10 @@ class ForwardPass(NamedTuple):
     def _blocks(self, columns: Tensor) -> Tensor:
         """Return the numbers of the blocks (R, N) int64 in which columns are computed: the first column of each."""
         assert self.plan.written is not None
-        assert self.inputs.border is not None
-        size, border = self.plan.written, self.canvas.rows(self.inputs.border)
-        return torch.where(columns < border, columns // size * size, border)
+        assert self.inputs.borders is not None
+        size, borders = self.plan.written, self.canvas.rows(self.inputs.borders)
+        first, last = borders[:, :1], borders[:, 1:]
+        return torch.where(columns < last, columns // size * size * (columns >= first), last)
 
 
 def take(x: Tensor, chosen: Tensor) -> Tensor:

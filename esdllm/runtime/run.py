@@ -145,13 +145,18 @@ class Run:
             block=block,
             readers=readers,
             counts=self._on_device(step.counts),
-            step=self._everywhere(step.moment.step),
+            step=self._behind(step),
             step_in_block=self._everywhere(step.moment.step_in_block),
             bias=bias,
             keeps=None if step.keeps is None else self._keeps_on_device(step.keeps),
             padding=padding,
-            border=None if step.plan.written is None else self._on_device((step.border,)).expand(len(canvas.tokens), 1),
+            borders=None if step.plan.written is None else self._on_device(step.borders).expand(len(canvas.tokens), 2),
         )
+
+    def _behind(self, step: Step) -> Tensor:
+        """Return (B,) int64, the steps that each row has behind it, those before its first block not counted."""
+        run = self._everywhere(step.moment.step)
+        return run if step.begun is None else (run - self._on_device(step.begun)).clamp(min=0)
 
     def _rows(self, x: Tensor) -> Tensor:
         return x.expand(self.canvas.tokens.shape[0], -1)

@@ -93,7 +93,7 @@ def shared_inputs(
         bias=bias,
         keeps=None if keeps is None else sent(keeps, columns.device),
         padding=padding,
-        border=None if plan.written is None else sent([(each.border,) for each in steps], columns.device),
+        borders=None if plan.written is None else sent([each.borders for each in steps], columns.device),
         own=own,
     )
 

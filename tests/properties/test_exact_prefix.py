@@ -67,6 +67,8 @@ def forms(draw: st.DrawFn) -> Form:
         leads=leads,
         fills=draw(st.booleans()),
     )
+    if attention.grid == "prompt-end" and draw(st.booleans()):
+        attention = attrs.evolve(attention, written=None, whole_prompt=True)
     shift = draw(st.integers(0, 1)) if leads else 0
     event(f"grid: {attention.grid}, written apart: {attention.written is not None}, leads: {leads}, shift: {shift}")
     return Form(
@@ -81,10 +83,12 @@ def engine_of(model: Model, settings: Settings) -> Engine:
     return Engine.build(model, CATALOGUE.configure("dual-cache", settings={**fixed, **settings}), CATALOGUE)
 
 
-def numbers(form: BlockCausal, start: int, stop: int, border: int) -> list[int]:
+def numbers(form: BlockCausal, start: int, stop: int, border: int, prompt: int) -> list[int]:
     """Return the numbers of the blocks of columns: as written before the `border`, one from there on."""
-    size = form.written or form.size
-    return [column // size if column < border else border for column in range(start, stop)]
+    size, whole_until = form.written or form.size, start + prompt if form.whole_prompt else 0
+    return [
+        border if column >= border else -1 if column < whole_until else column // size for column in range(start, stop)
+    ]
 
 
 def first_column(model: Model, prompts: list[list[int]], made: Generation, row: int) -> int:
@@ -126,7 +130,11 @@ def test_the_keys_of_finished_blocks_are_those_of_a_fresh_pass_whatever_was_skip
         start = first_column(model, prompts, made, row)
         if start >= final:
             continue
-        fresh = whole(model.adapter, made.tokens[row, start:final].tolist(), numbers(attention, start, final, final))
+        fresh = whole(
+            model.adapter,
+            made.tokens[row, start:final].tolist(),
+            numbers(attention, start, final, final, len(prompts[row])),
+        )
         columns = torch.arange(start, final).expand(len(prompts), -1)
         for layer in range(model.spec.n_layers):
             for site, expected in (("key", fresh.keys[layer]), ("value", fresh.values[layer])):
@@ -182,7 +190,7 @@ def test_a_step_over_the_cached_prefix_is_the_whole_pass_under_the_mask(
             columns = [c for c in range(start, end) if record.computed[row, c] and before[row, c] == MASK]
             if start >= stop or not columns:
                 continue
-            said = numbers(form.attention, start, stop, stop if leads else border)
+            said = numbers(form.attention, start, stop, stop if leads else border, len(prompts[row]))
             logits = whole(model.adapter, before[row, start:stop].tolist(), said).logits
             for column in columns:
                 source = column - 1 if leads else column - shift

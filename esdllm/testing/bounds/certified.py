@@ -127,6 +127,7 @@ class Certified:
     _stack: StackWeights | None = attrs.field(default=None, init=False)
     _before: Tensor = attrs.field(factory=lambda: torch.empty(0), init=False)
     _ends: list[int] = attrs.field(factory=list, init=False)
+    _prompts: list[int] = attrs.field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
         if scale := self.engine.config.cfg_scale:
@@ -138,6 +139,7 @@ class Certified:
         self._before = tokens.clone()
         masks = torch.arange(tokens.shape[1], device=tokens.device) * (tokens == spec.mask_id)
         self._ends = (masks.amax(1) + 1).tolist()  # of rows whose last block is short, padding is behind
+        self._prompts = (tokens == spec.mask_id).long().argmax(1).tolist()
 
     def step(self, record: StepRecord) -> None:
         """Certify a step's commits, row by row."""
@@ -169,6 +171,8 @@ class Certified:
         columns = torch.arange(start, stop, device=record.tokens.device)
         border = stop if record.plan.leads else border
         blocks = torch.where(columns < border, columns // written * written, border)
+        if spec.attention.whole_prompt:
+            blocks[: self._prompts[row] - start] = -1
         return _Seen(slice(start, stop), blocks[None], 1 if record.plan.leads else spec.logit_shift)
 
     def _certify(self, record: StepRecord, row: int, seen: _Seen, columns: Tensor, cached: list[CachedLayer]) -> None:

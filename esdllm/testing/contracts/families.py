@@ -156,7 +156,7 @@ def _decoding_laws(who: str, adapter: ModelAdapter, reference: Callable[[Tensor]
     settings = {**SHORT, "refresh": "every-step", "skip": "none", "delay_eos": False}
     engine = Engine.build(model, catalogue.configure("vanilla", settings=settings), catalogue)
     attention = adapter.spec.attention
-    if attention is not None and attention.write_size != attention.size:
+    if attention is not None and (attention.write_size != attention.size or attention.whole_prompt):
         return  # no one pass gives what its steps compute
     row = prompts(model, (9 if attention is None else attention.size * -(-9 // attention.size),))
     decoded = engine.generate(row).tokens
