@@ -24,7 +24,7 @@ from esdllm import Catalogue, Model
 from esdllm.measure.benchmarking import Setting, contenders_named, geometry
 from esdllm.measure.benchmarking.runners import EngineRunner
 from esdllm.runtime.allocator import keep_freed_memory
-from esdllm_models.linear import Packed
+from esdllm_models.linear.packed import Packed
 
 VARIANTS = (("plain", "sdpa"), ("packed", "sdpa"), ("plain", "matmul"), ("packed", "matmul"))
 PROMPT, LENGTHS = 704, ["gen_length=64", "block_length=64"]
@@ -35,7 +35,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 def models(setting: Setting, catalogue: Catalogue) -> dict[str, Model]:
     """Return the same model with its weights plain and packed."""
-    with mock.patch("esdllm_models.quantized.packs", return_value=False):
+    with mock.patch("esdllm_models.linear.kernels.packs", return_value=False):
         plain = setting.load(catalogue)
     return {"plain": plain, "packed": setting.load(catalogue)}
 

@@ -16,7 +16,7 @@ import torch
 import typer
 from torch import Tensor
 
-from esdllm_models.quantized import QUANTIZERS, quantizer
+from esdllm_models.linear.kernels import QUANTIZERS, kernel
 
 SIZES = ((4096, 4096), (12288, 4096))
 ROWS = (1, 8, 32, 64, 256, 512)
@@ -25,8 +25,8 @@ ROWS = (1, 8, 32, 64, 256, 512)
 def layers(outputs: int, inputs: int) -> dict[str, Callable[[Tensor], Tensor]]:
     """Return a layer of each kind, all of one random weight."""
     weight = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(0)) * 0.02
-    made = {"float32": quantizer(None).make(weight, None), "bfloat16": quantizer(None).make(weight.bfloat16(), None)}
-    return made | {name: quantizer(name).make(weight.bfloat16(), None) for name in QUANTIZERS}
+    made = {"float32": kernel(None).make(weight, None), "bfloat16": kernel(None).make(weight.bfloat16(), None)}
+    return made | {name: kernel(name).make(weight.bfloat16(), None) for name in QUANTIZERS}
 
 
 def seconds(layer: Callable[[Tensor], Tensor], x: Tensor) -> float:

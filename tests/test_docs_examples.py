@@ -11,12 +11,10 @@ import pytest
 import torch
 from not_run import LONG, NOT_RUN
 from pages import EXTRAS, PAGES, ROOT, Example, Fence, Room, commands_of, difference, examples, fences, name_of
-from processor import INT8_REFUSED
 
-from esdllm import Catalogue, Engine, UnavailableError, configure, load_model
+from esdllm import Catalogue, Engine, configure, load_model
 from esdllm.measure.evaluation import load_suite
 
-VNNI = "# needs a processor with VNNI instructions\n"
 """how a block begins that is refused without them"""
 TOLD = tuple(start for starts in NOT_RUN.values() for start in starts)
 FILES = {"toml", "json", "jsonl", "yaml", "text"}
@@ -69,20 +67,12 @@ def check(page: Path, room: Room, long: bool) -> None:
         elif (example := found.get(block)) is not None:
             commands = runs(example, long)
             if commands or (block.language == "python" and not long):
-                problems.append(_outcome(room, example, commands))
+                problems.append(wrong(example, room.run(example.fence, commands)))
     assert not any(problems), "\n".join(filter(None, problems))
 
 
-def _outcome(room: Room, example: Example, commands: list[str]) -> str:
-    if not (INT8_REFUSED and example.fence.code.startswith(VNNI)):
-        return wrong(example, room.run(example.fence, commands))
-    with pytest.raises((UnavailableError, AssertionError), match="int8-weight-only does without them"):
-        room.run(example.fence, commands)
-    return ""
-
-
 def _page(page: Path) -> object:
-    told = VNNI in page.read_text(encoding="utf-8") or page.stem in ("README", "quickstart", "use")
+    told = "int8" in page.read_text(encoding="utf-8") or page.stem in ("README", "quickstart", "use")
     return pytest.param(page, marks=pytest.mark.processor if told else (), id=name_of(page))
 
 

@@ -185,30 +185,18 @@ def test_what_cannot_be_told_is_an_error_in_one_line(doctor: Doctor, words: tupl
     assert errors.count("\n") == 1
 
 
-@pytest.mark.parametrize("overflows", [True, False])
-@pytest.mark.parametrize("quantize", [None, "int8", "int8-weight-only"])
-def test_a_quantisation_that_the_processor_refuses_is_told_as_loading_tells_it(
-    quantize: str | None, overflows: bool, doctor: Doctor, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+def test_a_quantisation_that_the_dtype_refuses_is_told_as_loading_tells_it(
+    doctor: Doctor, catalogue: Catalogue
 ) -> None:
-    monkeypatch.setattr("esdllm_models.quantized.int8_is_exact", lambda: not overflows)
-    words = ("--quantize", quantize) if quantize else ()
-    code, told, _ = doctor(*words)
-    found = json.loads(doctor("--json", *words)[1])
-    refused = overflows and quantize == "int8"
-    assert code == refused
-    assert found["healthy"] is not refused
-    assert found["weights"]["quantize"] == quantize
-    assert ("has no VNNI" in told) is refused is bool(found["weights"]["problems"])
-    if refused:
-        with pytest.raises(UnavailableError) as error:
-            load_model("tiny-llada", "cpu", quantize=quantize, catalogue=catalogue)
-        assert str(error.value).endswith("cannot serve here: " + "; ".join(found["weights"]["problems"]))
-
-
-def test_a_quantisation_that_the_dtype_refuses_is_told(doctor: Doctor) -> None:
     code, told, _ = doctor("--quantize", "int4-weight-only", "--dtype", "float32")
     assert code == 1
     assert "its kernel computes in bfloat16, not in float32" in " ".join(told.split())
+    found = json.loads(doctor("--json", "--quantize", "int4-weight-only", "--dtype", "float32")[1])
+    assert found["healthy"] is False
+    assert found["weights"]["quantize"] == "int4-weight-only"
+    with pytest.raises(UnavailableError) as error:
+        load_model("tiny-llada", "cpu", "float32", quantize="int4-weight-only", catalogue=catalogue)
+    assert str(error.value).endswith("cannot serve here: " + "; ".join(found["weights"]["problems"]))
     assert doctor("--quantize", "int4-weight-only", "--dtype", "bfloat16")[0] == 0
 
 

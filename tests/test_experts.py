@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from esdllm_models.quantized import quantizer
 from hypothesis import given
 from hypothesis import strategies as st
 from processor import needs_int8
@@ -16,7 +17,6 @@ from esdllm_models.elementwise import PLAIN
 from esdllm_models.feedforward import Experts, Mlp, Router, Routing
 from esdllm_models.grouped import Stacked
 from esdllm_models.linear import Dense
-from esdllm_models.quantized import quantizer
 
 HIDDEN, INSIDE = 32, 64
 

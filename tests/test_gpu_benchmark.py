@@ -10,7 +10,6 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from processor import INT8_REFUSED
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +33,7 @@ def test_every_stage_ends_nothing_fails_but_what_needs_a_gpu_and_what_is_said_to
     failed = {line["of"] for line in lines if "of" in line and str(line["value"]).startswith("FAILED")}
     optional = {f"{family}, {part}.fused" for family in ("llada", "Dream") for part in ("sampler", "importance")}
     for_gpus = {"flex", "xformers", "triton", *optional}
-    assert failed == for_gpus | ({"int8"} if INT8_REFUSED else set())
+    assert failed == for_gpus
     found = {(line["of"], line["what"]): line["value"] for line in lines if line["stage"] == "right" and "of" in line}
     for how in ("graphs", "eager", "compiled"):
         assert str(found["conformance", how]).endswith(" passed, 0 failed")

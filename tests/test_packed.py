@@ -19,9 +19,9 @@ from esdllm import Catalogue, Engine, Model, from_module, load_model
 from esdllm.runtime.plain import full_logits
 from esdllm.runtime.run import StepFunction
 from esdllm.testing import random_model
-from esdllm_models.arithmetic import packs
-from esdllm_models.linear import Dense, Packed, Sliced, Split
-from esdllm_models.quantized import quantizer
+from esdllm_models.linear import Dense, Sliced, Split
+from esdllm_models.linear.kernels import kernel
+from esdllm_models.linear.packed import Packed, packs
 
 TOKENS = torch.randint(0, 250, (2, 13), generator=torch.Generator().manual_seed(0))
 FAMILIES = ("llada-0", "dream-0")
@@ -47,7 +47,7 @@ def dense(monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue) -> Load:
 
     def make(make_it: Callable[..., Model], *words: Any) -> Model:
         with monkeypatch.context() as patched:
-            patched.setattr("esdllm_models.quantized.packs", lambda device, dtype: False)
+            patched.setattr("esdllm_models.linear.kernels.packs", lambda device, dtype: False)
             return make_it(*words, "cpu", "bfloat16", catalogue)
 
     return make
@@ -109,7 +109,7 @@ def test_nothing_but_bfloat16_on_a_cpu_is_packed(device: str, dtype: torch.dtype
 def test_a_torch_without_onednn_packs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert not packs(CPU, torch.bfloat16)
-    assert isinstance(quantizer(None).make(drawn(1, 8, 8), None), Dense)
+    assert isinstance(kernel(None).make(drawn(1, 8, 8), None), Dense)
 
 
 @needs_bfloat16

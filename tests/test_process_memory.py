@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 import torch
 from helpers import CASES, read_config, write_checkpoint, zeros
-from processor import needs_int8
 
 from esdllm import Catalogue
 from esdllm.checkpoints.loading import describe_weights
-from esdllm_models.quantized import QUANTIZERS
+from esdllm_models.linear.kernels import QUANTIZERS
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 CANVAS = 8192
@@ -67,8 +66,10 @@ def loaded(folder: Path, kind: str | None, **environment: str) -> tuple[int, int
 
 GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # so that what was freed is not counted
 SLACK = 30e6  # of which 8.4 MB are values read at once
-WAYS = [pytest.param(kind, marks=needs_int8 if kind == "int8" else ()) for kind in QUANTIZERS]
-WAYS += [pytest.param(None, marks=pytest.mark.processor)]  # in bfloat16, packed where the processor multiplies it
+WAYS = [
+    *QUANTIZERS,
+    pytest.param(None, marks=pytest.mark.processor),
+]  # in bfloat16, packed where the processor multiplies it
 
 
 @pytest.mark.serial

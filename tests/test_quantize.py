@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from helpers import CASES, write_checkpoint, write_small
 from hypothesis import given
 from hypothesis import strategies as st
 from lookalikes import dream_config, llada_config
-from processor import INT8_REFUSED, needs_int8
+from processor import needs_fbgemm
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -24,13 +24,15 @@ from esdllm.cli import main
 from esdllm.runtime.plain import full_logits
 from esdllm.runtime.run import StepFunction
 from esdllm.testing import random_model
-from esdllm_models import arithmetic
-from esdllm_models.arithmetic import GROUP, four_bits
-from esdllm_models.linear import Dense, Linear, Sliced, Split
-from esdllm_models.quantized import QUANTIZERS, Int8, Int8Matmul, quantizer
+from esdllm_models.linear import Dense, Sliced, Split, rounding, weight_only
+from esdllm_models.linear.fbgemm import Int8Fbgemm, has_fbgemm
+from esdllm_models.linear.int8 import SEVEN_BITS, Int8, Int8Matmul
+from esdllm_models.linear.kernels import QUANTIZERS, kernel
+from esdllm_models.linear.rounding import GROUP, four_bits, pack_eight, whole_numbers
 
 pytestmark = pytest.mark.processor
-KINDS = [pytest.param(kind, marks=needs_int8 if kind == "int8" else ()) for kind in QUANTIZERS]
+KINDS = list(QUANTIZERS)
+INT8 = [Int8, Int8Matmul, pytest.param(Int8Fbgemm, marks=needs_fbgemm)]
 TOKENS = torch.randint(0, 250, (2, 13), generator=torch.Generator().manual_seed(0))
 TINY = {"gen_length": 8, "block_length": 4}
 
@@ -48,6 +50,16 @@ def drawn(seed: int, *size: int) -> Tensor:
     return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
 
 
+def in_bits(kind: Any, bits: int, weight: Tensor, bias: Tensor) -> Any:
+    """A layer whose inputs are kept to 7 bits, or to as many as this processor adds up right."""
+    with pytest.MonkeyPatch.context() as patched:
+        if bits == 7:
+            patched.setattr("esdllm_models.linear.int8.int8_is_exact", lambda: False)
+        layer = kind.of(weight, bias)
+    assert layer.most == SEVEN_BITS or bits == 8
+    return layer
+
+
 @st.composite
 def products(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, weights and biases of many sizes and scales."""
@@ -58,18 +70,19 @@ def products(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
     return x, drawn(seed + 1, outputs, inputs) * 10.0 ** draw(st.integers(-3, 2)), drawn(seed + 2, outputs)
 
 
-@needs_int8
 @given(products())
-@pytest.mark.parametrize("make", [Int8.of, Int8Matmul.of])
+@pytest.mark.parametrize("bits", [7, 8])
+@pytest.mark.parametrize("kind", INT8)
 def test_int8_is_off_by_half_a_step_of_each_number_at_most(
-    make: Callable[..., Linear], product: tuple[Tensor, Tensor, Tensor]
+    kind: Any, bits: int, product: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     """With x and w each off by half their step: |x| dw + |w| dx + dx dw, summed over the inputs."""
     x, weight, bias = product
-    dx, dw = x.abs().amax(1, keepdim=True) / 254, weight.abs().amax(1) / 254
+    layer = in_bits(kind, bits, weight, bias)
+    dx, dw = x.abs().amax(1, keepdim=True) / (2 * layer.most), weight.abs().amax(1) / 254
     bound = x.abs().sum(1, keepdim=True) * dw + weight.abs().sum(1) * dx + x.shape[1] * dx * dw
     exact = x.double() @ weight.double().t() + bias
-    assert ((make(weight, bias)(x) - exact).abs() <= 1.001 * bound + 1e-5 * exact.abs() + 1e-6).all()
+    assert ((layer(x) - exact).abs() <= 1.001 * bound + 1e-5 * exact.abs() + 1e-6).all()
 
 
 @given(products())
@@ -77,7 +90,7 @@ def test_int8_weight_only_is_off_by_half_a_step_of_each_weight_at_most(product: 
     x, weight, bias = product
     bound = x.abs().sum(1, keepdim=True) * weight.abs().amax(1) / 254
     exact = x.double() @ weight.double().t() + bias
-    found = quantizer("int8-weight-only").make(weight, bias)(x)
+    found = kernel("int8-weight-only").make(weight, bias)(x)
     assert (
         (found - exact).abs() <= 1.001 * bound + 1e-5 * x.abs().sum(1, keepdim=True) * weight.abs().amax() + 1e-6
     ).all()
@@ -104,7 +117,7 @@ def test_off_the_cpu_int8_weight_only_starts_three_kernels_whatever_its_size(row
         )
     )
     with Noting():
-        assert arithmetic._int8_weight_only(x, levels, scale).shape == (rows, outputs)
+        assert weight_only._int8_weight_only(x, levels, scale).shape == (rows, outputs)
     assert called == ["aten::_to_copy", "aten::mm", "aten::mul_"]
 
 
@@ -126,22 +139,27 @@ def test_int4_weight_only_multiplies_by_what_it_holds(product: tuple[Tensor, Ten
     levels, ranges = four_bits(weight)
     step, middle = ranges.float().transpose(0, 1).unbind(-1)
     held = ((levels.unflatten(1, (-1, GROUP)) - 8) * step[..., None] + middle[..., None]).flatten(1)
-    found = quantizer("int4-weight-only").make(weight, bias)(x).float()
+    found = kernel("int4-weight-only").make(weight, bias)(x).float()
     exact = x.float() @ held.t() + bias.float()
     assert ((found - exact).abs() <= 0.02 * (x.float().abs() @ held.abs().t()) + 0.01 * bias.float().abs() + 1e-6).all()
 
 
-@needs_int8
-def test_both_int8_kernels_compute_the_same() -> None:
+@pytest.mark.parametrize("bits", [7, 8])
+@pytest.mark.parametrize("kind", INT8)
+def test_all_int8_kernels_compute_the_same(kind: Any, bits: int) -> None:
     x, weight, bias = drawn(0, 3, 7, 100), drawn(1, 30, 100), drawn(2, 30)
-    torch.testing.assert_close(Int8.of(weight, bias)(x), Int8Matmul.of(weight, bias)(x), atol=1e-5, rtol=1e-5)
+    layer = in_bits(kind, bits, weight, bias)
+    whole, step = whole_numbers(x, layer.most)
+    levels, scale = pack_eight(weight)
+    expected = (whole.double() @ levels.double().t()) * scale * step + bias
+    torch.testing.assert_close(layer(x).double(), expected, atol=1e-5, rtol=1e-5)
 
 
-@needs_int8
-@pytest.mark.parametrize("make", [Int8.of, Int8Matmul.of])
+@pytest.mark.parametrize("kind", INT8)
+@pytest.mark.parametrize("bits", [7, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_row_in_int8_does_not_depend_on_the_rows_beside_it(make: Callable[..., Linear], dtype: torch.dtype) -> None:
-    x, layer = drawn(0, 3, 70, 96).to(dtype), make(drawn(1, 40, 96).to(dtype), drawn(2, 40).to(dtype))
+def test_a_row_in_int8_does_not_depend_on_the_rows_beside_it(kind: Any, bits: int, dtype: torch.dtype) -> None:
+    x, layer = drawn(0, 3, 70, 96).to(dtype), in_bits(kind, bits, drawn(1, 40, 96).to(dtype), drawn(2, 40).to(dtype))
     together = layer(x)
     assert together.dtype == dtype
     for row, place in ((0, 0), (1, 69), (2, 33)):
@@ -163,7 +181,7 @@ def test_a_weight_is_the_same_however_it_is_cut_while_it_is_quantised(
 ) -> None:
     x, weight = drawn(0, 4, 64).bfloat16(), drawn(1, 200, 64).bfloat16()
     whole = QUANTIZERS[kind].make(weight, None)(x)
-    monkeypatch.setattr(arithmetic, "_CHUNK", 64 * 64)
+    monkeypatch.setattr(rounding, "_CHUNK", 64 * 64)
     assert QUANTIZERS[kind].make(weight, None)(x).equal(whole)
 
 
@@ -235,8 +253,7 @@ def test_a_step_compiled_by_inductor_gives_nearly_the_same_logits(
 
 @pytest.mark.parametrize(
     ("kind", "dtype"),
-    [(None, "bfloat16"), (None, "float32")]
-    + [pytest.param(*case.values, serving(*case.values), marks=case.marks) for case in KINDS],
+    [(None, "bfloat16"), (None, "float32")] + [(kind, serving(kind)) for kind in KINDS],
 )
 @pytest.mark.parametrize("config", [llada_config(4), llada_config(2), dream_config()], ids=["wide", "grouped", "dream"])
 def test_the_bytes_that_are_told_are_those_of_the_tensors(
@@ -246,16 +263,16 @@ def test_the_bytes_that_are_told_are_those_of_the_tensors(
     config = {**config, **{key: value for key, value in sizes.items() if key in config}}
     adapter: Any = random_model(config, "cpu", dtype, catalogue, quantize=kind).adapter
     parts = [*adapter.layers, (adapter.embedding, adapter.norm, adapter.head)]
-    held: dict[int, int] = {}
+    held: dict[int, Tensor] = {}
     for part in parts:
         for one in flat(part):
             for x in [one] if isinstance(one, Tensor) else vars_of(one):
-                held[id(x) if x.is_mkldnn else x.data_ptr()] = x.nelement() * x.element_size()
+                held[id(x) if x.is_mkldnn else x.data_ptr()] = x
     biases = 0 if "d_model" in config else 3 * 64 * (4 if kind == "int8" else 0)  # int8 holds them in float32
     write_checkpoint(tmp_path, config, {})
     told = describe_weights(tmp_path, dtype, kind, catalogue)
     assert (told.dtype, told.spec) == (adapter.dtype, adapter.spec)
-    assert sum(held.values()) == pytest.approx(told.bytes, abs=biases)
+    assert sum(x.nelement() * x.element_size() for x in held.values()) == pytest.approx(told.bytes, abs=biases)
 
 
 def flat(part: Any) -> Iterator[Any]:
@@ -273,8 +290,17 @@ def vars_of(layer: Any) -> list[Tensor]:
         return []
     if isinstance(layer, Split):
         return [x for part in layer.parts for x in vars_of(part)]
-    found = (getattr(layer, name) for name in layer.__slots__ if name != "__weakref__")
+    found = [getattr(layer, name) for name in layer.__slots__ if name != "__weakref__"]
+    if isinstance(layer, Int8Fbgemm):
+        found += unpacked(layer)
     return [x for x in found if isinstance(x, Tensor)] if not is_view(layer) else []
+
+
+@cache
+def unpacked(layer: Int8Fbgemm) -> list[Tensor]:
+    """What FBGEMM holds: the whole numbers; steps, zeros and sums of its columns."""
+    weight = layer.packed.unpack()[0]
+    return [weight.int_repr(), torch.empty(3 * len(weight))]
 
 
 def is_view(layer: Any) -> bool:
@@ -300,34 +326,35 @@ def test_a_kind_that_cannot_serve_gives_all_its_reasons(catalogue: Catalogue) ->
         load_model(CASES / "llada-0", "meta", catalogue=catalogue, quantize="int8")
 
 
-def test_a_processor_whose_sums_overflow_is_told(
-    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", ["llada-0", "dream-0"])
+def test_a_processor_whose_sums_overflow_is_served_with_inputs_in_7_bits(
+    name: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("esdllm_models.quantized.int8_is_exact", lambda: False)
-    reason = r"8-bit products overflow .*; int8-weight-only does without them"
-    with pytest.raises(UnavailableError, match=reason):
-        load("llada-0", "int8", catalogue)
-    with pytest.raises(UnavailableError, match=reason):
-        random_model(llada_config(4), "cpu", "float32", catalogue, quantize="int8")
-    assert main(["generate", "hello", "--model", str(CASES / "llada-0"), "--quantize", "int8"]) == 2
-    assert re.search(reason, capsys.readouterr().err)
+    full = full_logits(load(name, None, catalogue).adapter, TOKENS)
+    monkeypatch.setattr("esdllm_models.linear.int8.int8_is_exact", lambda: False)
+    monkeypatch.setattr("esdllm_models.linear.kernels.int8_is_exact", lambda: False)
+    model: Any = load(name, "int8", catalogue).adapter
+    assert model.head.most == SEVEN_BITS
+    assert isinstance(model.head, Int8Fbgemm if has_fbgemm() else Int8)
+    assert 0 < (full_logits(model, TOKENS) - full).norm() / full.norm() < 0.2
 
 
-@needs_int8
-@pytest.mark.parametrize("inputs", [2, 64, 100, 512])
-@pytest.mark.parametrize("make", [Int8.of, Int8Matmul.of])
-def test_int8_adds_the_largest_products_up_right_where_it_serves(make: Callable[..., Linear], inputs: int) -> None:
+@pytest.mark.parametrize("inputs", [2, 64, 100, 512, 4096])
+@pytest.mark.parametrize("kind", INT8)
+def test_int8_adds_the_largest_products_up_right_everywhere(kind: Any, inputs: int) -> None:
     signs = torch.tensor([1.0, -1.0]).repeat(inputs // 2)
-    x = 127 * torch.stack([signs.abs(), -signs.abs(), signs])  # a step of 1, so that whole numbers stay what they are
-    exact = x.double() @ x.double().t()
-    assert make(x)(x).double().equal(exact)
+    weight = 127 * torch.stack(
+        [signs.abs(), -signs.abs(), signs]
+    )  # a step of 1, so that whole numbers stay what they are
+    layer = kind.of(weight)
+    x = weight * layer.most / 127
+    assert layer(x).double().equal(x.double() @ weight.double().t())
 
 
-@pytest.mark.skipif(not INT8_REFUSED, reason="int8 serves here")
-@pytest.mark.parametrize("make", [Int8.of, Int8Matmul.of])
-def test_int8_is_refused_only_where_a_sum_overflows(make: Callable[..., Linear]) -> None:
-    x = torch.full((16, 64), 127.0)
-    assert not make(x)(x).equal(x @ x.t())
+@pytest.mark.parametrize("rows", [0, 1, 33])
+@pytest.mark.parametrize("kind", INT8)
+def test_int8_serves_any_number_of_rows(kind: Any, rows: int) -> None:
+    assert kind.of(drawn(0, 20, 64))(drawn(1, rows, 64)).shape == (rows, 20)
 
 
 def test_a_family_without_quantisation_or_random_weights_says_so() -> None:

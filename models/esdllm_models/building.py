@@ -17,13 +17,13 @@ from torch import Tensor
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, UnavailableError
 from esdllm.checkpoints.weights import Checkpoint
-from esdllm_models.arithmetic import packs
 from esdllm_models.blueprint import Blueprint
 from esdllm_models.decoder import Layer, Transformer
 from esdllm_models.feedforward import Experts, Mlp, Router
 from esdllm_models.grouped import Stacked
 from esdllm_models.linear import Dense, Linear, Split, sliced
-from esdllm_models.quantized import quantizer
+from esdllm_models.linear.kernels import kernel
+from esdllm_models.linear.packed import packs
 from esdllm_models.spread import Spread
 
 __all__ = ["load", "made_of", "problems", "weight_bytes"]
@@ -60,7 +60,7 @@ def load(blueprint: Blueprint, folder: Path, plan: LoadPlan) -> ModelAdapter:
 
 def problems(blueprint: Blueprint, plan: LoadPlan) -> list[str]:
     """Return why the weights cannot be held as a plan says, on its devices; empty if they can."""
-    chosen, spec = quantizer(plan.quantize), blueprint.spec
+    chosen, spec = kernel(plan.quantize), blueprint.spec
     reasons = list(dict.fromkeys(reason for device in plan.devices for reason in chosen.problems(device, plan.dtype)))
     every = {name: shape for layer in range(spec.n_layers) for name, shape in _matrices(spec, layer).items()}
     reasons += [
@@ -73,7 +73,7 @@ def problems(blueprint: Blueprint, plan: LoadPlan) -> list[str]:
 
 def weight_bytes(blueprint: Blueprint, plan: LoadPlan) -> int:
     """Return what the weights of a plan take, on all devices together."""
-    spec, size, chosen = blueprint.spec, plan.dtype.itemsize, quantizer(plan.quantize)
+    spec, size, chosen = blueprint.spec, plan.dtype.itemsize, kernel(plan.quantize)
     held = (spec.vocab + 1) * spec.hidden * size
     if not _shares_head(blueprint, plan):
         held += chosen.bytes(spec.vocab, spec.hidden, size)
@@ -187,7 +187,7 @@ class _Building:
 
     def whole(self) -> ModelAdapter:
         spec, plan = self._blueprint.spec, self._plan
-        head_device, make = plan.head or plan.device, quantizer(plan.quantize).make
+        head_device, make = plan.head or plan.device, kernel(plan.quantize).make
         with torch.no_grad():
             embedding = torch.empty(spec.vocab, spec.hidden, device=plan.device, dtype=plan.dtype)
             norm = torch.empty(spec.hidden, device=head_device, dtype=plan.dtype)
@@ -246,7 +246,7 @@ class _Building:
         """
         if weight.dim() == 3:
             return Stacked.of(weight, self._plan.quantize)
-        make, spec = quantizer(self._plan.quantize).make, self._blueprint.spec
+        make, spec = kernel(self._plan.quantize).make, self._blueprint.spec
         whole = make(weight, bias)
         if name != "qkv" or layer < spec.n_layers - 1 or isinstance(whole, Dense):
             return whole

@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm_models.quantized import quantizer
+from esdllm_models.linear.kernels import kernel
 
 __all__ = ["Stacked"]
 
@@ -41,7 +41,7 @@ class Stacked:
             return cls("", (weight,), weight.shape[1])
         held: tuple[Tensor, ...] = ()
         for number, own in enumerate(weight):
-            parts = quantizer(quantize).hold(own)
+            parts = kernel(quantize).hold(own)
             held = held or tuple(part.new_empty((len(weight), *part.shape)) for part in parts)
             for whole, part in zip(held, parts, strict=True):
                 whole[number] = part
@@ -78,7 +78,7 @@ class Stacked:
 
 
 def _grouped(rows: Tensor, ends: Tensor, weights: Sequence[Tensor], kind: str, outputs: int) -> Tensor:
-    made, layer, first = rows.new_empty(len(rows), outputs), quantizer(kind).layer, 0
+    made, layer, first = rows.new_empty(len(rows), outputs), kernel(kind).layer, 0
     for number, stop in enumerate(ends.tolist()):  # on the CPU, where reading them waits for nothing
         if first < stop:
             made[first:stop] = layer(outputs, *(weight[number] for weight in weights))(rows[first:stop])
@@ -87,7 +87,7 @@ def _grouped(rows: Tensor, ends: Tensor, weights: Sequence[Tensor], kind: str, o
 
 
 def _every(rows: Tensor, weights: Sequence[Tensor], kind: str, outputs: int) -> Tensor:
-    layer, experts = quantizer(kind).layer, len(weights[0])
+    layer, experts = kernel(kind).layer, len(weights[0])
     each = rows.expand(experts, *rows.shape[-2:])
     parts = (layer(outputs, *(weight[number] for weight in weights))(each[number]) for number in range(experts))
     return torch.stack(list(parts))

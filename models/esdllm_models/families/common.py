@@ -14,7 +14,7 @@ from esdllm.checkpoints.text import CHATML, Codec
 from esdllm_models.adopting import adopt
 from esdllm_models.blueprint import Blueprint
 from esdllm_models.building import load, problems, weight_bytes
-from esdllm_models.quantized import QUANTIZERS
+from esdllm_models.linear.kernels import QUANTIZERS
 from esdllm_models.tokenizers import tokenizer_of
 
 __all__ = ["DecoderFamily", "ThinkingFamily"]

@@ -1,7 +1,7 @@
 """What a layer's matrices are to the transformer: something that maps features to features.
 
-A `Linear` may be a tensor in full (`Dense`; in a kernel's own layout `Packed`), a quantised one (`quantized`), a module that
-somebody else made, or several side by side (`Split`). Weights that read the same input are one `Linear` where they can be one
+A `Linear` may be a tensor in full (`Dense`), one of this room's kernels, a module that somebody else made, or several side by
+side (`Split`). Weights that read the same input are one `Linear` where they can be one
 tensor; `sliced` gives a part of it.
 """
 
@@ -15,9 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from esdllm_models.arithmetic import pack, packed
-
-__all__ = ["Dense", "Linear", "Packed", "Sliced", "Split", "sliced"]
+__all__ = ["Dense", "Linear", "Sliced", "Split", "sliced"]
 
 
 class Linear(Protocol):
@@ -40,30 +38,6 @@ class Dense:
     def __call__(self, x: Tensor) -> Tensor:
         """Return x (..., I) times the matrix, and the bias."""
         return F.linear(x, self.weight, self.bias)
-
-
-@attrs.frozen(eq=False)
-class Packed:
-    """A matrix in full, in bfloat16, in oneDNN's own layout: the same numbers as `Dense`, sooner, most so for few rows.
-
-    But where x is no one piece and there is a bias: `Dense` then rounds before it adds the bias, this after.
-    """
-
-    packed: Tensor
-    """(O, I)"""
-    bias: Tensor | None
-    """(O,)"""
-    outputs: int
-    """O"""
-
-    @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None = None) -> Packed:
-        """Return the layer of a weight (O, I) and a bias (O,)."""
-        return cls(pack(weight), bias, len(weight))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return x (..., I) times the matrix, and the bias."""
-        return packed(x, self.packed, self.bias, self.outputs)
 
 
 @attrs.frozen(eq=False)
