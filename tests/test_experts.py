@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from esdllm_models.quantized import quantizer
 from hypothesis import given
 from hypothesis import strategies as st
 from processor import needs_int8
@@ -17,6 +16,7 @@ from esdllm_models.elementwise import PLAIN
 from esdllm_models.feedforward import Experts, Mlp, Router, Routing
 from esdllm_models.grouped import Stacked
 from esdllm_models.linear import Dense
+from esdllm_models.linear.kernels import kernel
 
 HIDDEN, INSIDE = 32, 64
 
@@ -62,7 +62,7 @@ def one_expert(experts: Experts, number: int, row: Tensor) -> Tensor:
     """Return what one expert makes of a row (C,), as a single linear layer of the same kind computes it."""
 
     def linear(stacked: Stacked) -> Any:
-        return quantizer(stacked.kind).layer(stacked.outputs, *(weight[number] for weight in stacked.weights))
+        return kernel(stacked.kind).layer(stacked.outputs, *(weight[number] for weight in stacked.weights))
 
     first, second = linear(experts.gate_up)(row[None]).chunk(2, -1)
     return linear(experts.down)(torch.nn.functional.silu(first) * second)[0]
@@ -157,7 +157,7 @@ def test_quantised_experts_compute_as_single_layers_do(kind: str, dtype: torch.d
 def test_what_quantised_experts_take_is_told(kind: str, dtype: torch.dtype) -> None:
     weight = drawn(1, 5, 40, 64, dtype=dtype)  # neither a multiple of 16 nor of 32
     held = sum(part.nbytes for part in Stacked.of(weight, kind).weights)
-    assert held == 5 * quantizer(kind).part(40, 64, dtype.itemsize)
+    assert held == 5 * kernel(kind).part(40, 64, dtype.itemsize)
     assert held < weight.nbytes
 
 
