@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from processor import needs_int8
 from sampling import examples, pairwise
 from torch import Tensor
 
@@ -127,7 +126,7 @@ def test_both_ways_agree_however_rows_fall(rows: int, count: int, data: st.DataO
 
 
 KINDS = [
-    pytest.param("int8", torch.float32, marks=needs_int8),
+    ("int8", torch.float32),
     ("int8-weight-only", torch.float32),
     ("int4-weight-only", torch.bfloat16),
 ]
