@@ -41,6 +41,7 @@ from esdllm_backends.cache.dense import DenseCache, DenseStore
 from esdllm_models.families.llada import LladaFamily
 from esdllm_models.suite import TinySuite
 from esdllm_policies.blocks import FixedBlocks
+from esdllm_policies.editing import EditingUnmasking
 from esdllm_policies.parallel import CreditUnmasking
 from esdllm_policies.refreshing import DualCacheRefresh
 from esdllm_policies.sampling import GumbelSampler
@@ -147,6 +148,38 @@ class Short(TopKUnmasking):
 
 
 @attrs.frozen
+class Sparing(ThresholdUnmasking):
+    """Commits less than the block is owed."""
+
+    def select(self, view: Any) -> torch.Tensor:
+        return super().select(view._replace(quota=torch.ones_like(view.quota)))
+
+
+@attrs.frozen
+class Stingy(ThresholdUnmasking):
+    """Owes the block less than it holds."""
+
+    def block_counts(self, length: int, blocks: int) -> tuple[int, ...] | None:
+        return (1, 1)
+
+
+@attrs.frozen
+class Pausing(ThresholdUnmasking):
+    """Has steps that owe nothing."""
+
+    def block_counts(self, length: int, blocks: int) -> tuple[int, ...] | None:
+        return (length, 0)
+
+
+@attrs.frozen
+class Presuming(EditingUnmasking):
+    """Replaces what it may not."""
+
+    def edit(self, view: Any) -> torch.Tensor:
+        return view.confidence > 0
+
+
+@attrs.frozen
 class Forgetful(CreditUnmasking):
     """Writes into the memory that it was given."""
 
@@ -162,8 +195,12 @@ class Forgetful(CreditUnmasking):
         (Idle(), "a step that selects none never ends"),
         (Short(), r"counts\(2, 1\) = \(1,\) do not suffice for 2"),
         (Forgetful(), "remember changes its input 'memory'"),
+        (Sparing(threshold=1.0, steps_per_block=2), r"selected .* in each row; planned are .* eligible"),
+        (Stingy(), r"block_counts\(7, 1\) = \(1, 1\) do not suffice for 7"),
+        (Pausing(), r"block_counts\(1, 1\) = \(1, 0\); give a tuple of whole numbers above 0, or None"),
+        (Presuming(), r"replaces .*, \(row, index\), which are not editable"),
     ],
-    ids=["greedy", "idle", "short", "forgetful"],
+    ids=["greedy", "idle", "short", "forgetful", "sparing", "stingy", "pausing", "presuming"],
 )
 def test_an_unmasking_policy_that_breaks_a_law_is_told_which(policy: Any, message: str) -> None:
     with pytest.raises(AssertionError, match=message):
