@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from runs import Build, Watch, prompts
 
 from esdllm import Catalogue, ConfigError, Engine, Model
+from esdllm.measure.tracing import trace
 from esdllm.runtime.plain import full_logits
 
 Floats = NDArray[np.float32]
@@ -117,6 +118,16 @@ def test_a_token_is_replaced_only_where_it_may_be_and_never_the_prompts(build: B
     assert replaced > 0
     assert torch.equal(result.tokens[:, :12], rows)
     assert result.committed == 48
+
+
+def test_a_trace_has_what_was_replaced(build: Build) -> None:
+    watch = Watch()
+    engine = build("llada-0", "vanilla", unmasking=EDITS, delay_eos=False)
+    found = trace(engine, prompts(1).tolist()[0])
+    engine.generate(prompts(1), observers=[watch])
+    assert any(edited.any() for edited in watch.edited)
+    for steps, tokens in enumerate(watch.tokens):
+        assert found.canvas(steps).tolist() == tokens[0].tolist()
 
 
 def test_a_row_that_edits_is_the_row_alone_whenever_others_end_their_block(build: Build) -> None:

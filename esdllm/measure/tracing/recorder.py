@@ -146,7 +146,8 @@ class TraceRecorder:
     def step(self, record: StepRecord) -> None:
         """Take a step's commits, and close it."""
         moment, plan = record.moment, record.plan
-        committed = record.committed[0].nonzero()[:, 0]
+        written = record.committed if record.edited is None else record.committed | record.edited
+        committed = written[0].nonzero()[:, 0]
         revoked = [] if record.revoked is None else record.revoked[0].nonzero()[:, 0].tolist()
         self._moments.append((moment, plan, self.asked))
         self._steps.append(

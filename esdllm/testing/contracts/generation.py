@@ -164,7 +164,7 @@ def generation_laws(engine: Engine, on_meta: Callable[[], Engine] | None = None,
 
 @attrs.define
 class _Standing:
-    """An observer that checks that a step changes what it commits or puts back, and nothing else."""
+    """An observer that checks that a step changes what it commits, puts back or replaces, and nothing else."""
 
     before: Tensor | None = None
 
@@ -172,7 +172,9 @@ class _Standing:
         self.before = tokens.clone()
 
     def step(self, record: StepRecord) -> None:
-        said = record.committed if record.revoked is None else record.committed | record.revoked
+        said = record.committed
+        for more in (record.revoked, record.edited):
+            said = said if more is None else said | more
         changed = (record.tokens != self.before) & ~said
         law(
             not bool(changed.any()),
