@@ -158,11 +158,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llada-0", {"eos_token_id": -1}, "eos_token_id = -1 is outside the vocabulary of 256"),
     (
         "dream-0",
-        {"rope_scaling": {"type": "yarn"}},
-        "rope_scaling: type = 'yarn' is not implemented; only 'default' is",
+        {"rope_scaling": {"type": "dynamic"}},
+        "rope_scaling: type = 'dynamic' is not implemented; only 'default' or 'linear'",
     ),
     ("dream-0", {"use_sliding_window": True}, "use_sliding_window = True is not implemented"),
-    ("dream-0", {"hidden_act": "gelu"}, "hidden_act = 'gelu' is not implemented; only 'silu' is"),
+    ("dream-0", {"hidden_act": "mish"}, "hidden_act = 'mish' is not implemented; only 'silu' or 'gelu'"),
     ("dream-0", {"use_mrope": True}, "use_mrope = True is not implemented"),
     ("dream-0", {"mask_token_id": None}, "mask_token_id = None, where an int is needed"),
 ]

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from esdllm import Catalogue, CheckpointError, load_model
+from esdllm.checkpoints import weights
 
 LAYER = "model.transformer.blocks.{}."
 WORDS, HEAD = "model.transformer.wte.weight", "model.transformer.ff_out.weight"
@@ -170,3 +171,28 @@ def test_an_adapter_s_weights_are_compared_too_and_the_model_s_first(catalogue: 
     refused(adapter, catalogue, "adapter_model.safetensors", "(300, 64), but config.json says (256, 64)")
     write_checkpoint(tmp_path / "base", {**config, "embedding_size": 300}, weights)
     refused(adapter, catalogue, "model.safetensors: ", "has the shape (256, 64)", f"embedding_size = 256 {FITS}")
+
+
+def test_a_file_of_many_small_tensors_is_opened_few_times(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    original = weights.open_file
+    monkeypatch.setattr(weights, "open_file", lambda path: opened.append(path) or original(path))
+    expected = weights_of("llada-0")
+    for shards in (1, 2):
+        opened.clear()
+        adapter: Any = load_model(
+            write_checkpoint(tmp_path / str(shards), read_config("llada-0"), expected, shards),
+            "cpu",
+            catalogue=catalogue,
+        ).adapter
+        assert adapter.embedding.equal(expected[WORDS])
+        assert len(opened) == 1 if shards == 1 else len(opened) < len(expected)
+    monkeypatch.setattr(
+        weights, "_CHUNK", 5000
+    )  # an embedding is read in several parts then, and opened again for each
+    opened.clear()
+    adapter = load_model(CASES / "llada-0", "cpu", catalogue=catalogue).adapter
+    assert adapter.embedding.equal(expected[WORDS])
+    assert len(opened) > sum(x.numel() for x in expected.values()) / 5000

@@ -1,13 +1,15 @@
 """Reading safetensors straight into place.
 
-Every tensor is copied from its file into memory that is already allocated, a few million values at a time, and the file is closed
-after each, so that no more than those are held twice.
+Every tensor is copied from its file into memory that is already allocated, a few million values at a time. The file is closed
+after as many, so that its pages leave memory and no more than those are held twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,6 +56,7 @@ class Checkpoint:
             check_shapes(self._lora.replaced, shapes)
         for one in self._held.values():
             check_dtype(one.dtype, f"{one.path.name}: '{one.name}' holds")
+        self._shard = _Shard()
 
     def read(self, name: str, slot: Tensor) -> None:
         """Copy a weight into `slot`, a tensor of its shape on any device, converting its dtype.
@@ -61,29 +64,45 @@ class Checkpoint:
         Raises:
             CheckpointError: it has another shape than `slot`, or is not finite.
         """
+        held = self._held[name]
+        if held.shape != slot.shape:
+            raise CheckpointError(
+                f"{held.path.name}: '{held.name}' has the shape {tuple(held.shape)}, but config.json says {tuple(slot.shape)}"
+            )
+        change = None if self._lora is None else self._lora.changes.get(name)
+        rows = max(1, _CHUNK // max(1, slot[0].numel()))
         with torch.no_grad():
-            _read(self._held[name], slot, None if self._lora is None else self._lora.changes.get(name))
+            for first in range(0, len(slot), rows):
+                part = slice(first, first + rows)
+                self._read(held, slot[part], part, None if change is None else (change[0][part], change[1]))
+
+    def _read(self, held: Stored, slot: Tensor, rows: slice, change: tuple[Tensor, Tensor] | None) -> None:
+        """Copy some rows of one tensor, with the product of `change`'s two added."""
+        part = self._shard.rows(held, rows, slot.numel())
+        if not torch.stack(torch.aminmax(part)).isfinite().all():  # one pass, no copy; NaN is carried along
+            raise CheckpointError(
+                f"{held.path.name}: '{held.name}' holds values that are not finite; download it again"
+            )
+        if change is not None:
+            part = torch.addmm(part.float(), *change)
+        slot.copy_(part)
 
 
-def _read(held: Stored, slot: Tensor, change: tuple[Tensor, Tensor] | None) -> None:
-    """Copy one tensor, some rows at a time; the file is closed between, so that its pages leave memory.
+class _Shard:
+    """The file that was read from last, open until it has given `_CHUNK` values, or another is asked for.
 
-    To each row of it, the same row of the product of `change`'s two is added.
+    So its pages leave memory; and not every tensor has its file opened, which takes milliseconds where it holds thousands.
     """
-    if held.shape != slot.shape:
-        raise CheckpointError(
-            f"{held.path.name}: '{held.name}' has the shape {tuple(held.shape)}, but config.json says {tuple(slot.shape)}"
-        )
-    rows = max(1, _CHUNK // max(1, slot[0].numel()))
-    for first in range(0, len(slot), rows):
-        with open_file(held.path) as shard:
-            read = shard.get_slice(held.name)
-            part = read[first : first + rows]
-            if not torch.stack(torch.aminmax(part)).isfinite().all():  # one pass, no copy; NaN is carried along
-                raise CheckpointError(
-                    f"{held.path.name}: '{held.name}' holds values that are not finite; download it again"
-                )
-            if change is not None:
-                part = torch.addmm(part.float(), change[0][first : first + rows], change[1])
-            slot[first : first + rows].copy_(part)
-            del part, read
+
+    def __init__(self) -> None:
+        self._opened, self._path, self._left = ExitStack(), Path(), 0
+
+    def rows(self, held: Stored, rows: slice, values: int) -> Tensor:
+        """Return some rows of a tensor, of so many values."""
+        if held.path != self._path or values > self._left:
+            self._opened.close()
+            self._file: Any = self._opened.enter_context(open_file(held.path))
+            self._path, self._left = held.path, _CHUNK
+        self._left -= values
+        found: Tensor = self._file.get_slice(held.name)[rows]
+        return found
