@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from esdllm import BlockCausal
+from esdllm import BlockCausal, option
 from esdllm_models.blueprint import Blueprint
 from esdllm_models.families.common import ThinkingFamily
 from esdllm_models.rope import rope_of
@@ -56,6 +56,10 @@ class NemotronFamily(ThinkingFamily):
     """Nemotron-Labs-Diffusion: keys are written causally, and the last row of a write tells the next block's first token."""
 
     chat_template = ""
+    causal_context: bool = option(
+        "whether keys of the prompt and of finished blocks are written causally; if not, each sees itself whole",
+        default=True,
+    )
 
     @property
     def geometries(self) -> Mapping[str, Mapping[str, Any]]:
@@ -68,11 +72,13 @@ class NemotronFamily(ThinkingFamily):
             config,
             {"dlm_paradigm": ("bidirectional",), "attention_bias": (False, None), "mlp_bias": (False, None)},
         )
+        size = block_size(config, "block_size", _BLOCK)
+        causal = BlockCausal(size, "prompt-end", written=1, leads=True)
         return stock(
             config,
             "nemotron_labs_diffusion",
             names=_NAMES,
             own_head_dim=None,
             rope=partial(rope_of, scaled=True),
-            attention=BlockCausal(block_size(config, "block_size", _BLOCK), "prompt-end", written=1, leads=True),
+            attention=causal if self.causal_context else BlockCausal(size, "prompt-end", whole_prompt=True),
         )

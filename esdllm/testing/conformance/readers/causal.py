@@ -117,26 +117,26 @@ def read_fast_dllm(case: Recorded, told: str) -> Greedy | NotRun:
     return Greedy(f"fast-dllm-v2{told}", "fast-dllm-v2/dynamic", settings, [prompt], [expected], forwards=forwards)
 
 
-def read_nemotron(case: Recorded, told: str) -> Greedy | NotRun:
-    """Read a run of Nemotron-Labs-Diffusion's `generate`."""
+def read_nemotron(case: Recorded, told: str) -> Greedy:
+    """Read a run of Nemotron-Labs-Diffusion's `generate`.
+
+    Where keys are written causally, the prompt's pass is not counted there, and the last block's, which is not made here, is.
+    """
     given, prompt, size = case["settings"], case["prompt"], case["settings"]["block_length"]
-    if not given["causal_context"]:
-        return NotRun(
-            "causal_context=False: the prompt would see all of itself, and no published checkpoint is used so"
-        )
-    threshold = given["threshold"]
-    rule = "static" if threshold is None else "dynamic"
+    causal, threshold = given["causal_context"], given["threshold"]
     settings: dict[str, Any] = {"gen_length": given["max_new_tokens"], "early_stop": False}
     if threshold is not None:
         settings["unmasking"] = {"threshold": threshold}
     expected = behind(case["sequence"], prompt, case["mask_id"], [case["eos_id"]])
-    ends = case["eos_id"] in expected
-    told = f"{told},block_size={size}"
-    forwards = (
-        None if ends else case["nfe"]
-    )  # the prompt's pass, which is not counted there, for the last block's, which is
+    whole = case["eos_id"] not in expected
     return Greedy(
-        f"nemotron_labs_diffusion{told}", f"nemotron/{rule}", settings, [prompt], [expected], forwards=forwards
+        f"nemotron_labs_diffusion{told},block_size={size}{'' if causal else ',causal_context=false'}",
+        "nemotron/static" if threshold is None else "nemotron/dynamic",
+        settings,
+        [prompt],
+        [expected],
+        steps=_filled(case) if whole and not causal else None,
+        forwards=case["nfe"] if whole and causal else None,
     )
 
 
