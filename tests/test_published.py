@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from test_schedules import linear_schedule
 
-from esdllm import Catalogue, ConfigError, Engine, load_model
+from esdllm import Catalogue, CheckpointError, ConfigError, Engine, load_model
 from esdllm.runtime.components import Components
 from esdllm.testing import conformance
 from esdllm.testing.conformance import NotRun
@@ -136,6 +136,13 @@ def test_a_prompt_of_exactly_one_block_is_seen_by_the_next() -> None:
     engine = Engine.build(model, config, CATALOGUE)
     one, other = (engine.generate([prompt]).tokens[0, 8:].tolist() for prompt in ([*range(8)], [*range(20, 28)]))
     assert one != other
+
+
+def test_only_an_mdlm_model_can_be_said_to_tell_the_next_token() -> None:
+    told = "mask_token_id=158,right_shift_logits=true"
+    assert load_model(FOLDER / "a2d-qwen2-0", "cpu", family=f"a2d-qwen2-mdlm,{told}").spec.logit_shift == 1
+    with pytest.raises(CheckpointError, match="no position before a block tells the block's first token in bd3lm"):
+        load_model(FOLDER / "a2d-qwen2-0", "cpu", family=f"a2d-qwen2-bd3lm,{told}")
 
 
 def test_steps_of_a_bd3lm_run_are_shared_by_its_blocks() -> None:

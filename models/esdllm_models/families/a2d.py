@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from esdllm import BlockCausal, option
+from esdllm import BlockCausal, CheckpointError, option
 from esdllm_models.blueprint import Blueprint
 from esdllm_models.families.common import DecoderFamily
 from esdllm_models.stock import block_size, check, flag, stock
@@ -56,16 +56,25 @@ _PUBLISHED_BLOCK = 32
 class _A2D(DecoderFamily):
     """What the conversions of all bases share."""
 
+    right_shift_logits: bool = option(
+        "whether a position's logits tell the next token; dllm's samplers can be told so, and no published checkpoint is used so",
+        default=False,
+    )
     base: ClassVar[str]
     bd3lm: ClassVar[bool] = False
 
     def _stock(self, config: Mapping[str, Any], own_head_dim: bool | None, **switches: Any) -> Blueprint:
         check(config, {}, windows=True)
+        if self.right_shift_logits and self.bd3lm:
+            raise CheckpointError(
+                "right_shift_logits = true: no position before a block tells the block's first token in bd3lm; leave it out"
+            )
         attention = (
             BlockCausal(block_size(config, "block_size", _PUBLISHED_BLOCK), "prompt-end") if self.bd3lm else None
         )
         name = f"a2d-{self.base}-{'bd3lm' if self.bd3lm else 'mdlm'}"
-        return stock(config, name, own_head_dim=own_head_dim, attention=attention, **switches)
+        shift = int(self.right_shift_logits)
+        return stock(config, name, own_head_dim=own_head_dim, attention=attention, logit_shift=shift, **switches)
 
 
 @attrs.frozen
