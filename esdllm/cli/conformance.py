@@ -19,11 +19,12 @@ class ConformanceCheck:
     """Check decoding token by token against recorded cases.
 
     Prints a line for each case that differs, and exits with 1 if there is one or if none could be run; what could not be
-    run is told with the reason. The data is in a clone's tests/conformance and tests/conformance-families.
+    run is told with the reason. The data is in a clone's tests/conformance, and beside it for families and for rules.
 
     \b
     esdllm conformance tests/conformance
     esdllm conformance tests/conformance-families
+    esdllm conformance tests/conformance-rules --mode local-leap
     esdllm conformance tests/conformance --model llada-0 --mode es-dllm
     esdllm conformance tests/conformance --set compile=true
     """

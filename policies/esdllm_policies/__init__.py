@@ -1,4 +1,4 @@
-"""First-party policies: what to skip, when to refresh, what to put where. One module a hook, five for unmasking."""
+"""First-party policies: what to skip, when to refresh, what to put where. One module a hook, several for unmasking."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from esdllm_policies.importance import (
     RandomScorer,
     VariationScorer,
 )
+from esdllm_policies.neighbours import HierarchicalUnmasking, LocalLeapUnmasking
 from esdllm_policies.parallel import (
     CreditUnmasking,
     EntropyBoundUnmasking,
@@ -33,6 +34,7 @@ from esdllm_policies.parallel import (
     ProphetUnmasking,
 )
 from esdllm_policies.presets import PRESETS
+from esdllm_policies.profile import FrechetProfileUnmasking
 from esdllm_policies.refreshing import (
     DelayedRefresh,
     DriftRefresh,
@@ -120,6 +122,9 @@ def esdllm_unmasking_policies() -> Mapping[str, Callable[..., UnmaskingPolicy]]:
         "p2": P2Unmasking,
         "editing": EditingUnmasking,
         "prophet": ProphetUnmasking,
+        "frechet-profile": FrechetProfileUnmasking,
+        "local-leap": LocalLeapUnmasking,
+        "hierarchical": HierarchicalUnmasking,
     }
 
 

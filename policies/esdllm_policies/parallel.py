@@ -11,30 +11,22 @@ from attrs import validators
 from torch import Tensor
 
 from esdllm import UnmaskingView, option
-from esdllm_policies.unmasking import Order, chosen_or_best, entropy, ranking, steps_per_block_option
+from esdllm_policies.unmasking import (
+    Deciding,
+    Order,
+    chosen_or_best,
+    entropy,
+    placed,
+    probability_option,
+    ranking,
+    steps_per_block_option,
+)
 
 _PAST = 1e-12  # what a probability of 0 counts as in a divergence
 
 
-def _threshold(default: float, help: str) -> Any:
-    return option(help, validators.ge(0.0), validators.le(1.0), default=default, tune=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95))
-
-
-class _Deciding:
-    """What policies share whose number of commits follows from the logits."""
-
-    def counts(self, masked: int, blocks: int) -> None:
-        """Return None: the logits decide."""
-        return
-
-
-def _placed(taken: Tensor, order: Tensor, eligible: Tensor) -> Tensor:
-    """Return (B, N) bool in the positions' order of `taken` (B, N), which is in that of `order`."""
-    return torch.zeros_like(eligible).scatter(1, order, taken) & eligible
-
-
 @attrs.frozen
-class FactorUnmasking(_Deciding):
+class FactorUnmasking(Deciding):
     """The n most confident, n the largest with (n + 1) (1 - c_n) < factor, c_n the n-th confidence; at least one.
 
     Fast-dLLM, arXiv 2505.22618, section 3.3: for n positions this confident, the product of the marginals has the same
@@ -54,11 +46,11 @@ class FactorUnmasking(_Deciding):
         ordered = confidence.sort(dim=1, descending=True, stable=True)
         n = torch.arange(1, confidence.shape[1] + 1, device=confidence.device)
         taken = ((n + 1) * (1 - ordered.values) < self.factor) | (n == 1)
-        return _placed(taken, ordered.indices, view.eligible)
+        return placed(taken, ordered.indices, view.eligible)
 
 
 @attrs.frozen
-class EntropyBoundUnmasking(_Deciding):
+class EntropyBoundUnmasking(Deciding):
     """The first n of the order while the sum of their entropies, less the largest, is at most gamma; at least one.
 
     EB-Sampler, arXiv 2505.24857: that sum bounds what the positions, decided independently, fail to tell each other.
@@ -88,7 +80,7 @@ class EntropyBoundUnmasking(_Deciding):
         if self.steps_per_block is not None:
             assert view.step_in_block is not None
             taken = taken | (view.step_in_block + 1 >= self.steps_per_block).unsqueeze(1)
-        return _placed(taken, order, view.eligible)
+        return placed(taken, order, view.eligible)
 
 
 def _ids(instance: Any, attribute: Any, value: Sequence[int]) -> None:
@@ -97,7 +89,7 @@ def _ids(instance: Any, attribute: Any, value: Sequence[int]) -> None:
 
 
 @attrs.frozen
-class LongestPrefixUnmasking(_Deciding):
+class LongestPrefixUnmasking(Deciding):
     """From the block's first mask on, every position up to the first one that is not confident; at least one.
 
     LSP, arXiv 2603.05454: what is decided is always one piece from the left, which is kind to a cache. The paper also
@@ -105,7 +97,7 @@ class LongestPrefixUnmasking(_Deciding):
     policy does not.
     """
 
-    threshold: float = _threshold(0.9, "confidence above which a position counts as stable")
+    threshold: float = probability_option(0.9, "confidence above which a position counts as stable")
     delimiters: Sequence[int] = option(
         "token ids, such as a full stop's; a piece that holds one is cut after the last",
         _ids,
@@ -135,7 +127,7 @@ def _shares(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @attrs.frozen
-class CreditUnmasking(_Deciding):
+class CreditUnmasking(Deciding):
     """Confidence above a threshold, raised for a candidate that earlier steps named too; and always the best one.
 
     CreditDecoding, arXiv 2510.06133: credit = decay * credit + confidence ** power, and alpha * ln(1 + credit) is added
@@ -143,7 +135,7 @@ class CreditUnmasking(_Deciding):
     alone, one number a position, and another candidate starts from nothing. The defaults are this package's, unmeasured.
     """
 
-    threshold: float = _threshold(0.9, "confidence, credit included, above which a position is committed")
+    threshold: float = probability_option(0.9, "confidence, credit included, above which a position is committed")
     alpha: float = option(
         "weight of the credit; 0 is the policy 'threshold'", validators.ge(0.0), default=0.7, tune=(0.25, 0.5, 0.7, 1.0)
     )
@@ -179,7 +171,7 @@ class CreditUnmasking(_Deciding):
 
 
 @attrs.frozen
-class KlassUnmasking(_Deciding):
+class KlassUnmasking(Deciding):
     """Positions whose confidence is above a threshold and whose distribution has stopped moving; else the best one.
 
     KLASS, arXiv 2511.05664: stopped moving is that KL(now | last) was below `divergence` at each of the last `history`
@@ -188,7 +180,7 @@ class KlassUnmasking(_Deciding):
     the whole one where `tokens` is the vocabulary's size.
     """
 
-    threshold: float = _threshold(0.9, "confidence above which a position may be committed")
+    threshold: float = probability_option(0.9, "confidence above which a position may be committed")
     divergence: float = option(
         "KL, in nats, below which a distribution stands still",
         validators.gt(0.0),
@@ -243,7 +235,7 @@ def _gap(default: float, share: str) -> Any:
 
 
 @attrs.frozen
-class ProphetUnmasking(_Deciding):
+class ProphetUnmasking(Deciding):
     """All that is left at once, as soon as the largest logit is far enough ahead of the second; until then the best one.
 
     Prophet, arXiv 2508.19982: the mean gap over the masks must reach a bar that is lower the more is decided. Here that is

@@ -59,6 +59,30 @@ def chosen_or_best(chosen: Tensor, score: Tensor, eligible: Tensor) -> Tensor:
     return chosen | (first & eligible & ~chosen.any(1, keepdim=True))
 
 
+def best_or_more(more: Tensor, score: Tensor, eligible: Tensor) -> Tensor:
+    """Return (B, N) bool, the eligible positions of `more`, and always the one of the highest score."""
+    top = score.masked_fill(~eligible, float("-inf")).argmax(1, keepdim=True)
+    return more.scatter(1, top, True) & eligible
+
+
+def placed(taken: Tensor, order: Tensor, eligible: Tensor) -> Tensor:
+    """Return (B, N) bool in the positions' order of `taken` (B, N), which is in that of `order`."""
+    return torch.zeros_like(eligible).scatter(1, order, taken) & eligible
+
+
+def probability_option(default: float, help: str, tune: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)) -> Any:
+    """Return an option that is a probability."""
+    return option(help, validators.ge(0.0), validators.le(1.0), default=default, tune=tune)
+
+
+class Deciding:
+    """What policies share whose number of commits follows from the logits."""
+
+    def counts(self, masked: int, blocks: int) -> None:
+        """Return None: the logits decide."""
+        return
+
+
 def spread(masked: int, steps: int) -> tuple[int, ...]:
     """Return `masked` spread evenly over `steps`, the first ones taking one more (LLaDA)."""
     return tuple(masked // steps + (step < masked % steps) for step in range(steps))
@@ -136,13 +160,7 @@ class TopKUnmasking:
 class ThresholdUnmasking:
     """Parallel decoding: every position whose confidence is above the threshold, and always the best one (Fast-dLLM)."""
 
-    threshold: float = option(
-        "confidence above which a position is committed",
-        validators.ge(0.0),
-        validators.le(1.0),
-        default=0.9,
-        tune=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
-    )
+    threshold: float = probability_option(0.9, "confidence above which a position is committed")
     steps_per_block: int | None = steps_per_block_option(
         "over which its positions are spread evenly, more at first: as many of the best are always committed (SDAR, LLaDA2)"
     )

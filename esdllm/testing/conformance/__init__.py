@@ -12,6 +12,7 @@ from esdllm.testing.conformance.case import LOGITS, Case, Ground
 from esdllm.testing.conformance.families import family_cases
 from esdllm.testing.conformance.modes import mode_cases, preset_of
 from esdllm.testing.conformance.result import Conformance, NotRun
+from esdllm.testing.conformance.rules import rule_cases
 
 __all__ = ["Conformance", "NotRun", "conformance"]
 
@@ -29,7 +30,8 @@ def conformance(
 ) -> Conformance:
     """Run the cases of a folder and compare tokens, steps and forwards; and the logits of its checkpoints to 1e-4.
 
-    The folder holds a list of cases beside its checkpoints, or folders that hold a checkpoint and its own cases each.
+    The folder holds a list of cases beside its checkpoints, or folders that hold a checkpoint and its own cases each, or a
+    file of cases for each of some decoding rules.
     `model` and `mode` take only the cases of one checkpoint or decoding mode ("logits" for recorded logits; a mode goes by
     its preset's name too). `show` is called with each case's name and problem. `overrides` are settings over those of
     every case, say another cache store; `sets` are the same as `section.option=value`. `device` is where to decode; of the
@@ -39,7 +41,7 @@ def conformance(
         InputError: the folder holds no cases, or none that the filters let through.
     """
     root, ground = Path(folder), Ground(catalogue or Catalogue.load(), device, overrides or {}, sets)
-    known = [*mode_cases(root, ground), *family_cases(root, ground)]
+    known = [*mode_cases(root, ground), *family_cases(root, ground), *rule_cases(root, ground)]
     wanted = [case for case in known if _wanted(case, model, mode)]
     if not wanted:
         if not known:

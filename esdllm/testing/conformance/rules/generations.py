@@ -1,0 +1,87 @@
+"""Whole generations of a rule, as they were recorded and as the public API makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esdllm.errors import EsdllmError
+from esdllm.runtime.engine import Engine
+from esdllm.testing.conformance.case import Ground
+from esdllm.testing.conformance.modes import preset_of
+from esdllm.testing.conformance.result import NotRun, first_difference
+from esdllm.testing.conformance.rules.components import COMPONENTS, Recorded
+from esdllm.views import ModelSpec, StepRecord
+
+__all__ = ["run_generation"]
+
+
+def run_generation(ground: Ground, checkpoints: Path, rule: str, case: Recorded) -> str | None:
+    """Return what differs between a recorded generation and the same one here; None if nothing does."""
+    settings = case["settings"]
+    if (why := _elsewhere(case)) is not None:
+        return NotRun(why)
+    chosen: dict[str, Any] = {
+        "gen_length": settings["gen_length"],
+        "block_length": settings["block_length"],
+        "delay_eos": settings.get("delay_eos", False),
+        "early_stop": False,
+        "unmasking": COMPONENTS[rule](settings),
+    }
+    prompts, mask = torch.tensor(case["input_ids"]), case.get("attention_mask")
+    expected, seen = torch.tensor(case["sequences"]), _Steps(len(case["sequences"][0]))
+    try:
+        config = ground.configured(preset_of(settings.get("mode", "vanilla")), chosen)
+        engine = Engine.build(ground.load(checkpoints / case["model"]), config, ground.catalogue)
+        attention_mask = None if mask is None else torch.tensor(mask)
+        result = engine.generate(prompts, attention_mask=attention_mask, observers=[seen])
+    except EsdllmError as error:
+        return f"{type(error).__name__}: {error}"
+    if result.tokens.tolist() != expected.tolist():
+        return first_difference(result.tokens, expected)
+    return _differing_step(seen.steps, case.get("steps"), result.forwards, case["forwards"])
+
+
+def _elsewhere(case: Recorded) -> str | None:
+    """Return why a recorded loop is none of this engine's; None if it is."""
+    if case["by"] == "frechet-profile-dream":
+        return (
+            "Fast-dLLM's loop for Dream computes a block's own positions, where here those one to the left are "
+            "computed, which decide them"
+        )
+    return None
+
+
+def _differing_step(
+    found: Sequence[Any], expected: Sequence[Any] | None, forwards: int, expected_forwards: int
+) -> str | None:
+    if expected is not None and list(found) != list(expected):
+        at = next((at for at, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), len(found))
+        return f"equal tokens, but step {at} of {len(found)} is another, where there are {len(expected)}"
+    if forwards != expected_forwards:
+        return f"equal tokens, but {forwards} forwards where {expected_forwards} are expected"
+    return None
+
+
+class _Steps:
+    """Notes which columns of each row every step turns from masks into tokens, of a canvas of `length` behind its padding."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self.steps: list[list[list[int]]] = []
+
+    def start(self, tokens: Tensor, spec: ModelSpec) -> None:
+        """Nothing is known before the first step."""
+
+    def step(self, record: StepRecord) -> None:
+        """Note each row's columns."""
+        kept = record.committed if record.revoked is None else record.committed & ~record.revoked
+        room = record.tokens.shape[1] - self._length
+        self.steps.append([row[room:].nonzero()[:, 0].tolist() for row in kept])
+
+    def end(self) -> None:
+        """Nothing is left to do."""

@@ -1,0 +1,39 @@
+"""An unmasking policy that goes by all confidences at once, sorted."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor
+
+from esdllm import UnmaskingView, option
+from esdllm_policies.unmasking import Deciding, placed
+
+__all__ = ["FrechetProfileUnmasking"]
+
+
+@attrs.frozen
+class FrechetProfileUnmasking(Deciding):
+    """The n most confident, n the largest with sum(1 - c_i) + (1 - c_n) < 1 - margin, c_n the n-th confidence; at least one.
+
+    Fast-dLLM++, arXiv 2606.02955: 1 less that sum is the least probability (Frechet's bound) that the n candidates are right
+    together, however they hang together, and 1 - c_n the most that any other token has at the last of them. Where all
+    confidences are equal this is `factor` at 1 - margin.
+    """
+
+    margin: float = option(
+        "by how much the bound must be the larger; lower commits more, below 0 more than is sure to go together",
+        validators.le(1.0),
+        default=0.02,
+        tune=(0.0, 0.02, 0.05, 0.1, 0.2),
+    )
+
+    def select(self, view: UnmaskingView) -> Tensor:
+        """Return the largest set that the margin allows."""
+        confidence = view.confidence.masked_fill(~view.eligible, float("-inf"))
+        ordered = confidence.sort(dim=1, descending=True, stable=True)
+        doubt = 1 - ordered.values
+        taken = doubt.cumsum(1) + doubt < 1 - self.margin
+        taken = taken | (torch.arange(taken.shape[1], device=taken.device) == 0)
+        return placed(taken, ordered.indices, view.eligible)
