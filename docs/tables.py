@@ -12,7 +12,9 @@ from typing import Any
 import attrs
 
 from esdllm import Catalogue, DecodeConfig
+from esdllm.checkpoints.families import families, model_types
 from esdllm.config import SECTIONS
+from esdllm.plugins.capabilities import Offers
 from esdllm.plugins.catalogue import KINDS, Entry
 
 _MARK = re.compile(r"^<!-- table: ([a-z-]+) -->$", re.MULTILINE)
@@ -79,6 +81,20 @@ def family_presets() -> str:
     return _table(("preset", "what it is"), [_preset(entry) for entry in entries])
 
 
+def model_families() -> str:
+    """Return the families with their public checkpoints, and what was verified of them."""
+    catalogue, rows = Catalogue.load(), []
+    for name, family in families(catalogue).items():
+        offers = Offers.of(family)
+        kinds = {one.attention for one in offers.published.values()}
+        known = "<br>".join(
+            f"{hub_id} ({one.parameters:g}B, {one.licence})" for hub_id, one in offers.published.items()
+        )
+        types = ", ".join(f"`{one}`" for one in model_types(name, family))
+        rows.append((f"`{name}`", types, " or ".join(sorted(kinds)), known, offers.verified))
+    return _table(("family", "`model_type`", "a position sees", "public checkpoints (size, licence)", "verified"), rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "settings": settings,
     "sections": sections,
@@ -86,6 +102,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "presets": presets,
     "published-presets": published_presets,
     "family-presets": family_presets,
+    "model-families": model_families,
 }
 
 

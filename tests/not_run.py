@@ -18,7 +18,7 @@ NOT_RUN: dict[str, tuple[str, ...]] = {
         'pip install "esdllm[tune]"',
         'pip install "esdllm[ray]"',
         "pip install ./examples/plugins/esdllm-example-recency",
-        "pip install ./examples/plugins/esdllm-example-qwen3",
+        "pip install ./examples/plugins/esdllm-example-olmo2",
         "pip install -e './esdllm-nearby[dev]'",
     ),
     "it needs the plugin that the command before it installs; tests/test_examples.py and test_new_plugin.py run these": (
@@ -67,7 +67,8 @@ NOT_RUN: dict[str, tuple[str, ...]] = {
     ),
     "it downloads, or needs a GPU": (
         'esdllm generate "Why is the sky blue?" --model GSAI-ML/LLaDA-8B-Instruct',
-        'esdllm generate "Who are you?" --model dllm-collection/Qwen3-0.6B-diffusion-mdlm-v0.1',
+        'esdllm generate "Who are you?" --model ./my-olmo2-diffusion',
+        "esdllm models pull ",
         "esdllm generate --input prompts.jsonl --output answers.jsonl --model GSAI-ML/LLaDA-8B-Instruct",
         "esdllm doctor --model GSAI-ML/LLaDA-8B-Instruct",
         "esdllm analyze --prompts problems.jsonl --model GSAI-ML/LLaDA-8B-Instruct",

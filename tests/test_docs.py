@@ -10,6 +10,7 @@ import pytest
 from pages import PAGES, ROOT, fences, name_of
 
 from esdllm import Catalogue, DecodeConfig
+from esdllm.checkpoints.published import known_checkpoints
 from esdllm.config import SECTIONS
 from esdllm.errors import installing
 from esdllm.hookspecs import HookSpecs
@@ -51,6 +52,14 @@ def test_the_tables_hold_every_setting_component_and_preset(tables: dict[str, st
         names += catalogue.names(kind)
         names += [option.name for name in catalogue.names(kind) for option in catalogue.entry(kind, name).options]
     assert not [name for name in names if f"`{name}`" not in text]
+
+
+def test_the_table_of_families_has_every_family_and_public_checkpoint(
+    tables: dict[str, str], catalogue: Catalogue
+) -> None:
+    rows = tables["model-families"].splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == catalogue.names("model")
+    assert all(hub_id in tables["model-families"] for hub_id in known_checkpoints(catalogue))
 
 
 def test_the_readme_s_presets_are_the_catalogue_s() -> None:

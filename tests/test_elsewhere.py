@@ -38,9 +38,9 @@ def test_a_component_that_is_not_installed_names_the_package(without_examples: C
 
 
 def test_a_model_type_that_is_not_installed_names_the_package(without_examples: Catalogue, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "a2d-qwen3"}')
+    (tmp_path / "config.json").write_text('{"model_type": "a2d-olmo2"}')
     with pytest.raises(
-        esdllm.CheckpointError, match="'a2d-qwen3' is not implemented; the package esdllm-example-qwen3 offers it"
+        esdllm.CheckpointError, match="'a2d-olmo2' is not implemented; the package esdllm-example-olmo2 offers it"
     ):
         esdllm.describe_model(str(tmp_path), without_examples)
 

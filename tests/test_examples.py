@@ -21,7 +21,7 @@ REFERENCE = ROOT / "docs" / "reference" / "families.md"
 EXAMPLES = sorted(path.parent for path in PLUGINS.glob("*/pyproject.toml"))
 OFFERED = {
     "esdllm-example-bfloat16": ("cache", "bfloat16"),
-    "esdllm-example-qwen3": ("model", "a2d-qwen3"),
+    "esdllm-example-olmo2": ("model", "a2d-olmo2"),
     "esdllm-example-recency": ("importance", "recency"),
 }
 

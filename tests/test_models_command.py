@@ -37,7 +37,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LladaFamily, "published", KNOWN, raising=False)
+    monkeypatch.setattr("esdllm_models.families.common.PUBLISHED", {"llada": KNOWN})
     monkeypatch.setattr(
         LladaFamily, "verified", "logits of a tiny random checkpoint; public weights not tried", raising=False
     )

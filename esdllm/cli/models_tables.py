@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 from rich.console import Console
 from rich.filesize import decimal
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +21,8 @@ from esdllm.plugins.capabilities import Offers
 from esdllm.plugins.catalogue import Catalogue, Entry
 
 __all__ = ["Overview", "print_card", "print_overview"]
+
+_INDENT = (0, 0, 0, 2)
 
 
 @attrs.frozen
@@ -73,7 +76,8 @@ def print_overview(overview: Overview, console: Console) -> None:
     """Print the families with their public checkpoints, and then what is on this disk."""
     sizes = {one.name: one.size for one in overview.here}
     for name, (entry, _, offers) in overview.families.items():
-        console.print(Text.assemble((name, "bold"), f"  {entry.summary}"))
+        console.print(Text(name, style="bold"))
+        console.print(Padding(entry.summary, _INDENT))
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(overflow="fold", ratio=1)
         for _ in range(4):
@@ -86,7 +90,7 @@ def print_overview(overview: Overview, console: Console) -> None:
         if table.row_count:
             console.print(table)
         if offers.verified:
-            console.print(Text(f"  verified: {offers.verified}", style="bright_black"))
+            console.print(Padding(Text(f"verified: {offers.verified}", style="bright_black"), _INDENT))
         console.print()
     _print_here(overview.here, console)
 

@@ -50,7 +50,7 @@ def run_greedy(ground: Ground, folder: Path, greedy: Greedy | NotRun) -> str | N
     try:
         model = ground.load(folder, greedy.family)
         engine = Engine.build(model, ground.configured(greedy.preset, greedy.settings), ground.catalogue)
-        seen = _Seen([len(prompt) for prompt in greedy.prompts])
+        seen = _Filled([len(prompt) for prompt in greedy.prompts])
         prompts = [list(prompt) for prompt in greedy.prompts]
         result = engine.generate(prompts, infill=greedy.infill, observers=[seen])
     except EsdllmError as error:
@@ -58,7 +58,7 @@ def run_greedy(ground: Ground, folder: Path, greedy: Greedy | NotRun) -> str | N
     return _difference(greedy, seen, result.tokens, result.forwards)
 
 
-def _difference(greedy: Greedy, seen: _Seen, tokens: Tensor, forwards: int) -> str | None:
+def _difference(greedy: Greedy, seen: _Filled, tokens: Tensor, forwards: int) -> str | None:
     for row, (expected, found) in enumerate(zip(greedy.expected, seen.generated(tokens), strict=True)):
         if found[: len(expected)] != list(expected):
             at = next(at for at, wanted in enumerate(expected) if found[at : at + 1] != [wanted])
@@ -77,7 +77,7 @@ def _difference(greedy: Greedy, seen: _Seen, tokens: Tensor, forwards: int) -> s
     return None
 
 
-class _Seen:
+class _Filled:
     """Notes where the rows lie in the canvas, and which positions of the first row each step fills."""
 
     def __init__(self, lengths: Sequence[int]) -> None:

@@ -63,6 +63,11 @@ class _A2D(DecoderFamily):
     base: ClassVar[str]
     bd3lm: ClassVar[bool] = False
 
+    @property
+    def name(self) -> str:  # type: ignore[override]  # what the others have as a constant
+        """The name that it is offered under."""
+        return f"a2d-{self.base}-{'bd3lm' if self.bd3lm else 'mdlm'}"
+
     def _stock(self, config: Mapping[str, Any], own_head_dim: bool | None, **switches: Any) -> Blueprint:
         check(config, {}, windows=True)
         if self.right_shift_logits and self.bd3lm:
@@ -72,9 +77,8 @@ class _A2D(DecoderFamily):
         attention = (
             BlockCausal(block_size(config, "block_size", _PUBLISHED_BLOCK), "prompt-end") if self.bd3lm else None
         )
-        name = f"a2d-{self.base}-{'bd3lm' if self.bd3lm else 'mdlm'}"
         shift = int(self.right_shift_logits)
-        return stock(config, name, own_head_dim=own_head_dim, attention=attention, logit_shift=shift, **switches)
+        return stock(config, self.name, own_head_dim=own_head_dim, attention=attention, logit_shift=shift, **switches)
 
 
 @attrs.frozen

@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 import attrs
 
-from esdllm import LoadPlan, ModelAdapter, ModelSpec, TextCodec, option
+from esdllm import LoadPlan, ModelAdapter, ModelSpec, Published, TextCodec, option
 from esdllm.checkpoints.text import CHATML, Codec
 from esdllm_models.adopting import adopt
 from esdllm_models.blueprint import Blueprint
 from esdllm_models.building import load, problems, weight_bytes
 from esdllm_models.linear.kernels import QUANTIZERS
+from esdllm_models.published import PUBLISHED, SUITS, VERIFIED
 from esdllm_models.tokenizers import tokenizer_of
 
 __all__ = ["DecoderFamily", "ThinkingFamily"]
@@ -34,6 +35,8 @@ class DecoderFamily:
         """The config.json of well-known checkpoints by a short name."""
         return {}
 
+    name: ClassVar[str]
+    """under which it is offered"""
     spreads = True
     """Layers may lie on several devices."""
     draws = True
@@ -44,6 +47,21 @@ class DecoderFamily:
     """words that end an answer, where the vocabulary has them; the first ends a turn too"""
     chat_template: ClassVar[str] = CHATML
     """for tokenizers that bring none; empty if there is none"""
+
+    @property
+    def published(self) -> Mapping[str, Published]:
+        """The public checkpoints of the family, by hub id."""
+        return PUBLISHED.get(self.name, {})
+
+    @property
+    def verified(self) -> str:
+        """What was compared with the public code."""
+        return VERIFIED.get(self.name, "")
+
+    @property
+    def suits(self) -> Collection[str]:
+        """The presets of the family's published procedures."""
+        return SUITS.get(self.name, ())
 
     @abstractmethod
     def blueprint(self, config: Mapping[str, Any]) -> Blueprint:

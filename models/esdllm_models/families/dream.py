@@ -33,6 +33,8 @@ _DREAM_7B = {
 class DreamFamily(DecoderFamily):
     """Dream and its fine-tunes: Qwen2's layers without the causal mask, and logits that predict the next token."""
 
+    name = "Dream"
+
     @property
     def checkpoints(self) -> Mapping[str, Path]:
         """The tiny trained checkpoint of this package."""
@@ -46,4 +48,4 @@ class DreamFamily(DecoderFamily):
     def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a Dream config.json describes."""
         check(config, {"use_mrope": (False,)})
-        return stock(config, "Dream", qkv_bias=True, logit_shift=1)
+        return stock(config, self.name, qkv_bias=True, logit_shift=1)

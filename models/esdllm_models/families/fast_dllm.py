@@ -36,6 +36,7 @@ _7B = {
 class FastDllmFamily(DecoderFamily):
     """Fast-dLLM v2: blocks are counted from the prompt's first token, and a finished one tells the next one's first token."""
 
+    name = "fast-dllm-v2"
     model_types = ("Fast_dLLM_Qwen",)
     """What config.json says."""
 
@@ -49,7 +50,7 @@ class FastDllmFamily(DecoderFamily):
         check(config, {})
         return stock(
             config,
-            "fast-dllm-v2",
+            self.name,
             own_head_dim=None,
             qkv_bias=True,
             mask_id=_MASK,

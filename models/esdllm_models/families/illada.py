@@ -37,6 +37,7 @@ _8B = {
 class ILladaFamily(DecoderFamily):
     """iLLaDA: grouped queries, and a head that is the embedding."""
 
+    name = "illada"
     chat_template = ""
 
     @property
@@ -50,7 +51,7 @@ class ILladaFamily(DecoderFamily):
         biased = flag(config, "attention_bias")
         return stock(
             config,
-            "illada",
+            self.name,
             rope=partial(rope_of, kinds=("default",)),
             qkv_bias=biased,
             out_bias=biased,

@@ -92,6 +92,7 @@ NAMES = Names(
 class LladaFamily(DecoderFamily):
     """LLaDA and its fine-tunes."""
 
+    name = "llada"
     ends = ("<|eot_id|>",)
     chat_template = LLADA_TEMPLATE
 
@@ -113,7 +114,7 @@ class LladaFamily(DecoderFamily):
         vocab = sizes.vocab.value
         geometry = Geometry(rope_of(config, sizes.keys.each, kinds=("default",)), factor(config, "rms_norm_eps"))
         spec = ModelSpec(
-            family="llada",
+            family=self.name,
             n_layers=sizes.layers.value,
             hidden=sizes.hidden.value,
             n_heads=size(config, "n_heads"),

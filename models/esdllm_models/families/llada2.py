@@ -89,6 +89,7 @@ _MINI = {
 class Llada2Family(DecoderFamily):
     """LLaDA2.0 and 2.1: a sigmoid router with groups and a bias that steers the choice, a shared expert, half-rotary heads."""
 
+    name = "llada2_moe"
     ends = ("<|role_end|>", "<|endoftext|>")
     chat_template = ROLES_TEMPLATE
 
@@ -102,7 +103,7 @@ class Llada2Family(DecoderFamily):
         check(config, {"norm_head": (False, None)}, (*_IGNORED, *_READ))
         return stock(
             config,
-            "llada2_moe",
+            self.name,
             names=_NAMES,
             own_head_dim=None,
             rope=partial(rope_of, partial=True),

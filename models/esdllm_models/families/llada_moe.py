@@ -70,6 +70,7 @@ _7B = {
 class LladaMoeFamily(DecoderFamily):
     """LLaDA-MoE: a softmax over all experts, whose weights are not divided by their sum."""
 
+    name = "llada-moe"
     ends = ("<|role_end|>", "<|endoftext|>")
     chat_template = ROLES_TEMPLATE
 
@@ -92,7 +93,7 @@ class LladaMoeFamily(DecoderFamily):
         biased = flag(config, "attention_bias")
         return stock(
             config,
-            "llada-moe",
+            self.name,
             inside_key="dense_intermediate_size",
             names=_NAMES,
             rope=partial(rope_of, partial=True),

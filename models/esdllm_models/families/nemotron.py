@@ -55,6 +55,7 @@ _3B = {**_8B, "hidden_size": 3072, "num_hidden_layers": 26, "intermediate_size":
 class NemotronFamily(ThinkingFamily):
     """Nemotron-Labs-Diffusion: keys are written causally, and the last row of a write tells the next block's first token."""
 
+    name = "nemotron_labs_diffusion"
     chat_template = ""
     causal_context: bool = option(
         "whether keys of the prompt and of finished blocks are written causally; if not, each sees itself whole",
@@ -76,7 +77,7 @@ class NemotronFamily(ThinkingFamily):
         causal = BlockCausal(size, "prompt-end", written=1, leads=True)
         return stock(
             config,
-            "nemotron_labs_diffusion",
+            self.name,
             names=_NAMES,
             own_head_dim=None,
             rope=partial(rope_of, scaled=True),

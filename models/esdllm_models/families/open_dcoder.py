@@ -19,6 +19,7 @@ from esdllm_models.stock import check, stock
 class OpenDCoderFamily(DecoderFamily):
     """Open-dCoder, where the user says so; the tokenizer has the mask token."""
 
+    name = "open-dcoder"
     model_types = ("qwen2",)
     """What config.json says."""
 
@@ -29,4 +30,4 @@ class OpenDCoderFamily(DecoderFamily):
     def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
         check(config, {})
-        return stock(config, "open-dcoder", own_head_dim=None, qkv_bias=True, logit_shift=1)
+        return stock(config, self.name, own_head_dim=None, qkv_bias=True, logit_shift=1)

@@ -38,6 +38,7 @@ _RND1 = {
 class Rnd1Family(DecoderFamily):
     """RND1: 30B in experts, of which 3B are active; every position sees every other."""
 
+    name = "rnd1"
     chat_template = ""
 
     @property
@@ -51,7 +52,7 @@ class Rnd1Family(DecoderFamily):
         biased = flag(config, "attention_bias")
         return stock(
             config,
-            "rnd1",
+            self.name,
             own_head_dim=None,
             mixture=qwen3_experts(config),
             qk_norm=True,

@@ -43,6 +43,8 @@ _SDAR_4B = {**_SDAR_8B, "hidden_size": 2560, "intermediate_size": 9728}
 class SdarFamily(ThinkingFamily):
     """SDAR's dense models; blocks are counted from the prompt's first token."""
 
+    name = "sdar"
+
     @property
     def geometries(self) -> Mapping[str, Mapping[str, Any]]:
         """Those of SDAR-4B and SDAR-8B."""
@@ -51,17 +53,19 @@ class SdarFamily(ThinkingFamily):
     def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
         check(config, {}, _IGNORED)
-        return _stock(config, "sdar")
+        return _stock(config, self.name)
 
 
 @attrs.frozen
 class SdarMoeFamily(ThinkingFamily):
     """SDAR's models with Qwen3-MoE's experts."""
 
+    name = "sdar_moe"
+
     def blueprint(self, config: Mapping[str, Any]) -> Blueprint:
         """Return what a config.json describes."""
         check(config, {}, (*_IGNORED, *EXPERT_KEYS))
-        return _stock(config, "sdar_moe", mixture=qwen3_experts(config))
+        return _stock(config, self.name, mixture=qwen3_experts(config))
 
 
 def _stock(config: Mapping[str, Any], name: str, **more: Any) -> Blueprint:

@@ -38,6 +38,7 @@ _8B = {
 class StableDiffCoderFamily(DecoderFamily):
     """Stable-DiffCoder: its config.json says `llama`, and its classes' names tell it."""
 
+    name = "stable-diffcoder"
     chat_template = ""
 
     model_types = ("llama",)
@@ -58,7 +59,7 @@ class StableDiffCoderFamily(DecoderFamily):
         biased = flag(config, "attention_bias")
         return stock(
             config,
-            "stable-diffcoder",
+            self.name,
             own_head_dim=None,
             qkv_bias=biased,
             out_bias=biased,

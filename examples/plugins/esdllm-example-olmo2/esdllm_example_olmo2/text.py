@@ -1,4 +1,4 @@
-"""Qwen3's tokenizer and ChatML."""
+"""OLMo 2's tokenizer, and how its conversations are written."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from esdllm import ModelSpec, TokenizerError
-from esdllm.checkpoints.text import CHATML, Codec
+from esdllm.checkpoints.text import Codec
 from esdllm.foreign import translated
+
+TEMPLATE = (
+    "<|endoftext|>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ '<|endoftext|>' if m.role == 'assistant' }}\n"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
 
 
 def codec_of(source: Any, spec: ModelSpec) -> Codec:
     """Return the codec of a checkpoint folder's tokenizer.json, or of the tokenizer that was passed.
 
-    It writes ChatML if the tokenizer brings no template; Qwen3's own is told not to think aloud.
+    Where the tokenizer brings no chat template, conversations are written as OLMo 2's own writes them.
 
     Raises:
         TokenizerError: there is no tokenizer, or it cannot be read.
     """
     tokenizer = _read(source) if isinstance(source, Path) else source
-    return Codec(tokenizer, spec, "<|im_end|>", CHATML, ends=["<|endoftext|>"], enable_thinking=False)
+    return Codec(tokenizer, spec, "<|endoftext|>", TEMPLATE)
 
 
 def _read(folder: Path) -> Any:

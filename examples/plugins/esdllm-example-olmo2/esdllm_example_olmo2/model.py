@@ -1,4 +1,4 @@
-"""Qwen3's layers without the causal mask, opened where esdllm reaches in.
+"""OLMo 2's layers without the causal mask, opened where esdllm reaches in.
 
 Shapes: R rows, N positions, M of them that attend, C hidden, H heads, G key-value heads, D head dimension, I features inside
 the feed-forward, V vocabulary.
@@ -25,7 +25,7 @@ class Rotation(NamedTuple):
 
 
 @attrs.define(eq=False, slots=False)
-class Qwen3:
+class Olmo2:
     """A ModelAdapter over weights that lie on one device, by the names that checkpoints give them."""
 
     spec: ModelSpec
@@ -66,22 +66,22 @@ class Qwen3:
         return Rotation(angles.cos(), angles.sin())
 
     def project(self, layer: int, hidden: Tensor, places: Rotation, readers: Tensor | None = None) -> Projection:
-        """Return queries of `readers` (all if None), keys and values; queries and keys normed by head, then rotated."""
-        x = self._normed(layer, "input_layernorm", hidden)
-        keys = self._normed(layer, "self_attn.k_norm", self._heads(layer, "self_attn.k_proj", x))
-        values = self._heads(layer, "self_attn.v_proj", x)
-        there = places
+        """Return queries of `readers` (all if None), keys and values; queries and keys normed over all heads, then rotated."""
+        keys = self._normed(layer, "self_attn.k_norm", self._linear(layer, "self_attn.k_proj", hidden))
+        values = self._linear(layer, "self_attn.v_proj", hidden)
+        x, there = hidden, places
         if readers is not None:
-            x, there = x[:, readers], Rotation(places.cos[:, readers], places.sin[:, readers])
-        queries = self._normed(layer, "self_attn.q_norm", self._heads(layer, "self_attn.q_proj", x))
-        return Projection(_rotate(queries, there), _rotate(keys, places), values)
+            x, there = hidden[:, readers], Rotation(places.cos[:, readers], places.sin[:, readers])
+        queries = self._normed(layer, "self_attn.q_norm", self._linear(layer, "self_attn.q_proj", x))
+        return Projection(_rotate(self._heads(queries), there), _rotate(self._heads(keys), places), self._heads(values))
 
     def mix(self, layer: int, hidden: Tensor, attended: Tensor) -> Tensor:
-        """Return the layer's output (R, N, C): attention's result (R, N, H, D) added, then the feed-forward's."""
-        hidden = hidden + self._linear(layer, "self_attn.o_proj", attended.flatten(2))
-        x = self._normed(layer, "post_attention_layernorm", hidden)
-        gate, up = self._linear(layer, "mlp.gate_proj", x), self._linear(layer, "mlp.up_proj", x)
-        return hidden + self._linear(layer, "mlp.down_proj", F.silu(gate) * up)
+        """Return the layer's output (R, N, C): attention's result (R, N, H, D) normed and added, then the feed-forward's."""
+        x = self._linear(layer, "self_attn.o_proj", attended.flatten(2))
+        hidden = hidden + self._normed(layer, "post_attention_layernorm", x)
+        gate, up = self._linear(layer, "mlp.gate_proj", hidden), self._linear(layer, "mlp.up_proj", hidden)
+        x = self._linear(layer, "mlp.down_proj", F.silu(gate) * up)
+        return hidden + self._normed(layer, "post_feedforward_layernorm", x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (R, N, V); the head is the embedding where the checkpoint ties them."""
@@ -94,13 +94,13 @@ class Qwen3:
     def _linear(self, layer: int, name: str, x: Tensor) -> Tensor:
         return F.linear(x, self._weight(layer, name))
 
-    def _heads(self, layer: int, name: str, x: Tensor) -> Tensor:
+    def _heads(self, x: Tensor) -> Tensor:
         """Return (R, N, heads, D)."""
-        split: Tensor = self._linear(layer, name, x).unflatten(-1, (-1, self.spec.head_dim))
+        split: Tensor = x.unflatten(-1, (-1, self.spec.head_dim))
         return split
 
     def _normed(self, layer: int, name: str, x: Tensor) -> Tensor:
-        """Return x divided by the root mean square of its last dimension, the features or those of one head."""
+        """Return x divided by the root mean square of its last dimension."""
         return F.rms_norm(x, x.shape[-1:], self._weight(layer, name), self.norm_eps)
 
 
@@ -116,17 +116,17 @@ def shapes(spec: ModelSpec, tied: bool) -> dict[str, tuple[int, ...]]:
     queries, keys = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
     hidden, inner = spec.hidden, spec.intermediate
     layer: dict[str, tuple[int, ...]] = {
-        "input_layernorm": (hidden,),
         "self_attn.q_proj": (queries, hidden),
         "self_attn.k_proj": (keys, hidden),
         "self_attn.v_proj": (keys, hidden),
-        "self_attn.q_norm": (spec.head_dim,),
-        "self_attn.k_norm": (spec.head_dim,),
+        "self_attn.q_norm": (queries,),
+        "self_attn.k_norm": (keys,),
         "self_attn.o_proj": (hidden, queries),
         "post_attention_layernorm": (hidden,),
         "mlp.gate_proj": (inner, hidden),
         "mlp.up_proj": (inner, hidden),
         "mlp.down_proj": (hidden, inner),
+        "post_feedforward_layernorm": (hidden,),
     }
     found: dict[str, tuple[int, ...]] = {
         f"model.layers.{n}.{name}.weight": shape for n in range(spec.n_layers) for name, shape in layer.items()
