@@ -40,7 +40,10 @@ from esdllm_policies.skipping import NoSkip
 pytestmark = pytest.mark.covers
 
 CATALOGUE = Catalogue.load()
-OPTIONS: dict[tuple[str, str], dict[str, Any]] = {("unmasking", "time-schedule"): {"steps": 12}}
+OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
+    ("unmasking", "time-schedule"): {"steps": 12},
+    ("unmasking", "p2"): {"steps_per_block": 12},
+}
 """options without which a run of the contract's length would be long"""
 LOSSY = {"int8": 0.5 / 127 * 1.01}
 """cache stores that are not exact, and how far off a number is, in the largest of its vector"""

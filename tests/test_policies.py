@@ -26,6 +26,7 @@ ACTING: Mapping[str, Mapping[str, Any]] = {
     "credit": {"threshold": 0.03},
     "longest-prefix": {"threshold": 0.01},
     "time-schedule": {"steps": 16},
+    "p2": {"steps_per_block": 4},
 }
 """options at which an unmasking policy commits several positions at some steps of a random model, if it ever does"""
 

@@ -165,7 +165,7 @@ class LeastOfIntegers(TorchDispatchMode):
     ("kind", "names"),
     [
         ("unmasking", ("top-k", "threshold", "factor", "entropy-bound", "klass", "credit", "longest-prefix", "wino")),
-        ("unmasking", ("prophet", "time-schedule", "linear-schedule", "lowest-entropy", "p2", "editing")),
+        ("unmasking", ("prophet", "time-schedule", "linear-schedule", "lowest-entropy", "editing")),
         ("importance", ("hybrid", "confidence", "variation", "random", "entropy")),
         ("blocks", ("fixed", "sliding", "own", "pruned")),
         ("cache", ("dense", "sparse", "int8")),

@@ -44,8 +44,8 @@ class WinoUnmasking(Deciding):
 class P2Unmasking:
     """After step i of S the floor of n (1 - i / S) of a block's n positions are masks: the least confident, decided or not.
 
-    P2, arXiv 2502.03540, as Open-dLLM's `p2` decodes: what is decided keeps its token while it is among the others. A step that
-    would decide nothing new, as with more steps than positions, takes the best mask all the same.
+    P2, arXiv 2502.03540, as Open-dLLM's `p2` decodes: what is decided keeps its token while it is among the others. With more
+    steps than positions some decide nothing new.
     """
 
     steps_per_block: int = option("S, denoising steps of a block", validators.ge(1), default=256)
@@ -61,7 +61,7 @@ class P2Unmasking:
 
     def select(self, view: UnmaskingView) -> Tensor:
         """Return the masks that are not among the least confident."""
-        return chosen_or_best(~self._least_confident(view), view.confidence, view.eligible)
+        return view.eligible & ~self._least_confident(view)
 
     def revoke(self, view: UnmaskingView) -> Tensor:
         """Return what is decided and among the least confident."""

@@ -132,8 +132,9 @@ def check_unmasking_policy(policy: UnmaskingPolicy) -> None:
     What it selects is (B, N) bool, a subset of the eligible; as many as planned where it plans, and at least one where it
     does not, if any is eligible; the same wherever padding stands; a row's as for the row alone. `counts` suffice for the
     masks, or are None whatever is asked. A policy with a memory returns it as (B, N, M) float32 and leaves the old one as
-    it was; one that revokes or edits does so with a subset of what it may, and plans nothing; one that
-    goes by the block and by the logits commits at least as many as the block asks for. And what every kernel holds to.
+    it was; one that revokes or edits does so with a subset of what it may, and plans nothing; one that revokes may select
+    none in the first `revisions` steps of a block; one that goes by the block and by the logits commits at least as many
+    as the block asks for. And what every kernel holds to.
 
     Raises:
         AssertionError: a law fails; says which.
@@ -221,6 +222,9 @@ def _selection_laws(who: str, policy: UnmaskingPolicy, view: UnmaskingView, plan
             bool((number >= torch.minimum(view.quota, eligible)).all()),
             f"{who} selected {numbers(number)} in each row; planned are {numbers(view.quota)} of {numbers(eligible)} eligible",
         )
+    if isinstance(policy, RevokingPolicy):  # one that goes by its steps may wait, until it has made them
+        late = view._replace(step_in_block=torch.full_like(view.quota, policy.revisions))
+        number = selected(policy, late).sum(1)
     law(
         bool((number >= eligible.clamp(max=1)).all()),
         f"{who} selected {numbers(number)} of {numbers(eligible)} eligible; a step that selects none never ends",

@@ -69,7 +69,7 @@ def read_rnd1(case: Recorded, told: str) -> Greedy:
 
 
 def read_open_dcoder(case: Recorded, told: str) -> Greedy:
-    """Read a run of Open-dLLM's `diffusion_generate`."""
+    """Read a run of Open-dLLM's `diffusion_generate`; its `p2` goes on where no mask is left, with more steps than positions."""
     given, steps = case["settings"], case["settings"]["steps"]
     preset, unmasking = "open-dcoder/p2", {"name": "p2", "steps_per_block": steps}
     if given["alg"] != "p2":
@@ -78,4 +78,5 @@ def read_open_dcoder(case: Recorded, told: str) -> Greedy:
     length = given["max_new_tokens"]
     settings = {"gen_length": length, "block_length": length, "early_stop": False, "unmasking": unmasking}
     expected = [behind(case["sequence"], case["prompt"], case["mask_id"])]
-    return Greedy(f"open-dcoder{told}", preset, settings, [case["prompt"]], expected, forwards=case["steps"])
+    forwards = case["steps"] if given["alg"] != "p2" or steps <= length else None
+    return Greedy(f"open-dcoder{told}", preset, settings, [case["prompt"]], expected, forwards=forwards)
