@@ -28,6 +28,7 @@ from esdllm.plugins.auto import choose_attention
 from esdllm.runtime.run import StepFunction
 from esdllm_backends.attention import flex as flex_module
 from esdllm_backends.attention import matmul as matmul_module
+from esdllm_backends.attention import parts as parts_module
 from esdllm_backends.attention import triton as triton_module
 from esdllm_backends.attention import xformers as xformers_module
 from esdllm_backends.attention.eager import EagerAttention
@@ -134,6 +135,32 @@ def by_head(queries: Tensor, read: KeyValue) -> Iterator[tuple[Any, Tensor, Tens
 @given(case=cases_of_blocks())
 def test_a_query_reads_the_blocks_up_to_its_own(name: str, case: Case) -> None:
     close(BACKENDS[name].attend(*case), formula(*case))
+
+
+@pytest.mark.parametrize("name", ["sdpa", "matmul"])
+@pytest.mark.parametrize("padding", [None, (0, 9)], ids=["even", "padded"])
+def test_the_mask_of_a_long_prompt_is_made_some_queries_at_a_time(
+    name: str, padding: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No tensor is larger than the mask of so many pairs, and the answer is that of all at once."""
+    queries, read = case(rows=2, window=37, keys=37, padding=padding)
+    blocks = torch.arange(37).expand(2, -1) // 4
+    read = read._replace(query_blocks=blocks.clamp(min=2), key_blocks=blocks)
+    whole = BACKENDS[name].attend(queries, read)
+    masks: list[int] = []
+    shifts = KeyValue.shifts
+
+    def noted(read: KeyValue) -> Tensor | None:
+        made = shifts(read)
+        masks.append(0 if made is None else made.numel() * 2)
+        return made
+
+    monkeypatch.setattr(KeyValue, "shifts", noted)
+    monkeypatch.setattr(parts_module, "_MASKED", 2 * 37 * 2 * 5)
+    close(BACKENDS[name].attend(queries, read), whole)
+    assert len(masks) == 8
+    assert max(masks) <= 2 * 37 * 2 * 5
+    close(whole, formula(queries, read))
 
 
 def test_flex_compares_the_numbers_of_blocks_itself() -> None:

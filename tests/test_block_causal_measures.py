@@ -5,15 +5,17 @@ from __future__ import annotations
 import attrs
 import pytest
 import torch
+from helpers import offers
 from test_block_causal import CATALOGUE, FORMS, PROMPTS, engine_of, model_of
+from test_block_causal_limits import Old
 
-from esdllm import BlockCausal, InputError
+from esdllm import BlockCausal, Catalogue, InputError
 from esdllm.cli.explain import _attention as told_attention
 from esdllm.machine import Machine
 from esdllm.measure.analysis import analyze
 from esdllm.measure.benchmarking.bare import BareWeights
 from esdllm.measure.cost import Costing
-from esdllm.measure.doctor import fits
+from esdllm.measure.doctor import attention_backends, fits
 from esdllm.measure.evaluation.likelihood import Likelihood
 from esdllm.measure.forecast import Forecast
 from esdllm.measure.tracing import trace
@@ -107,6 +109,15 @@ def test_doctor_tells_which_stores_hold_a_block_causal_model() -> None:
     found = {one.store: one.problems for one in fits(CATALOGUE, engine.components, spec, 1, 64, cpu, torch.float32, 0)}
     assert not found["dense"]
     assert "reads those up to its block's end" in " ".join(found["sparse"])
+
+
+def test_doctor_tells_which_backends_serve_a_block_causal_model() -> None:
+    catalogue = Catalogue.load({"made-up": offers("esdllm_attention_backends", {"made-up": Old})})
+    components = engine_of(model_of(BlockCausal(4)), "dual-cache").components
+    spec, cpu = model_of(BlockCausal(4)).spec, torch.device("cpu")
+    found = {one.name: one.problems for one in attention_backends(catalogue, components, spec, cpu, torch.float32)}
+    assert not found["sdpa"]
+    assert "block-causal" in found["made-up"][0]
 
 
 def test_what_is_measured_over_whole_canvases_alone_refuses_a_block_causal_model() -> None:

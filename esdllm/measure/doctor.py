@@ -13,6 +13,7 @@ from esdllm.errors import ConfigError, InputError
 from esdllm.machine import Fit
 from esdllm.planning.schedule import Planner
 from esdllm.plugins.auto import at_defaults
+from esdllm.plugins.capabilities import attention_problems
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.plugins.loader import BrokenPlugin, disabled_names, leaving_out
 from esdllm.runtime.components import Components
@@ -93,7 +94,9 @@ def attention_backends(
     if components.config.attention.name in found:
         found[components.config.attention.name] = components.attention
     return [
-        Serving(name, (backend,) if isinstance(backend, str) else tuple(backend.problems(spec, device, dtype)))
+        Serving(
+            name, (backend,) if isinstance(backend, str) else tuple(attention_problems(backend, spec, device, dtype))
+        )
         for name, backend in found.items()
     ]
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from esdllm import KeyValue, ModelSpec, multiplies_bfloat16
+from esdllm_backends.attention.parts import in_parts
 
 _SCORES = 1 << 23  # products of a query and a key that are held at once
 _KEYS = 1 << 21  # numbers of the keys that are laid out at once, so that a processor's cache holds them
@@ -44,10 +45,15 @@ class MatmulAttention:
 
     def attend(self, queries: Tensor, read: KeyValue) -> Tensor:
         """Return (R, N, H, D), some rows at a time."""
-        if torch.compiler.is_compiling():
-            found: Tensor = torch.ops.esdllm_backends.matmul_attention(queries, read.keys, read.values, read.shifts())
-            return found
-        return _matmul_attention(queries, read.keys, read.values, read.shifts())
+        return in_parts(_called, queries, read)
+
+
+def _called(queries: Tensor, read: KeyValue) -> Tensor:
+    """Return the same of queries whose mask is small; a compiled step calls it as one operator."""
+    if torch.compiler.is_compiling():
+        found: Tensor = torch.ops.esdllm_backends.matmul_attention(queries, read.keys, read.values, read.shifts())
+        return found
+    return _matmul_attention(queries, read.keys, read.values, read.shifts())
 
 
 def _matmul_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:

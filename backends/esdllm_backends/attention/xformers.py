@@ -19,6 +19,7 @@ from torch import Tensor
 
 from esdllm import KeyValue, ModelSpec, option
 from esdllm_backends.attention.gpu import gpu_problems
+from esdllm_backends.attention.parts import in_parts
 
 _DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _HEAD_DIMS = (16, 32, 64, 128, 256)  # that both the flash and the split-K kernel take
@@ -56,11 +57,14 @@ class XformersAttention:
           keys or more, for the flash kernel would leave most of the GPU idle there.
         - Only a bias known: the split-K kernel, which reads the bias (R, K) itself, expanded over heads and queries with
           stride 0. It reads the keys once for every query head then.
-        - Queries of several blocks: the same kernel, by a bias by query (R, N, K), which is made.
+        - Queries of several blocks: the same kernel, by a bias by query (R, N, K), which is made for some at a time.
 
         A compiled step calls all this as one operator. The padding is a tensor: however a batch is padded, nothing is
         compiled or recorded anew.
         """
+        return in_parts(self._called, queries, read)
+
+    def _called(self, queries: Tensor, read: KeyValue) -> Tensor:
         spans = read.query_blocks is not None
         bias, padding = (read.shifts(), None) if spans else (read.bias, read.padding)
         inputs = (queries, read.keys, read.values, bias, padding, self.split_queries)

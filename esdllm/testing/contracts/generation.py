@@ -17,6 +17,7 @@ from esdllm.checkpoints.loading import Model
 from esdllm.config import DEFAULT_PRESET, SECTIONS, DecodeConfig
 from esdllm.errors import InputError, UnavailableError, known
 from esdllm.plan import Phase, Window
+from esdllm.plugins.capabilities import attention_problems
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.beginning import begin
 from esdllm.runtime.canvas import Canvas
@@ -105,9 +106,8 @@ def _engine(model: Model, config: DecodeConfig, catalogue: Catalogue, components
     engine.components = attrs.evolve(engine.components, **components)
     adapter = model.adapter
     if "attention" in components:
-        _skip_if(
-            components["attention"], engine.components.attention.problems(adapter.spec, adapter.device, adapter.dtype)
-        )
+        told = attention_problems(engine.components.attention, adapter.spec, adapter.device, adapter.dtype)
+        _skip_if(components["attention"], told)
     layout = engine.components.layout(13, adapter.spec)
     planner = engine.planner(layout)
     planner.forecast()  # finds contradictions
