@@ -421,6 +421,17 @@ def test_sizes_go_over_a_geometry_and_keep_its_proportions(catalogue: Catalogue)
     assert (small.hidden, small.n_layers, small.n_heads, small.head_dim, small.intermediate) == (256, 3, 2, 128, 768)
     dream = random_model(geometry("dream-7b,hidden=1792", catalogue), "meta", catalogue=catalogue).spec
     assert (dream.n_heads, dream.n_kv_heads, dream.intermediate, dream.logit_shift) == (14, 2, 9472, 1)
+    mixed = random_model(
+        geometry("llada2-mini,hidden=256,experts=16,layers=2", catalogue), "meta", catalogue=catalogue
+    ).spec
+    assert (mixed.intermediate, mixed.experts.experts, mixed.experts.intermediate, mixed.experts.layers) == (
+        640,
+        16,
+        64,
+        (1,),
+    )
+    longer = geometry("llada-moe-7b,layers=20,expert=256", catalogue)
+    assert (longer["moe_layer_freq"], longer["expert_intermediate_size"]) == ([1] * 20, 256)
     alone = geometry("vocab=1000", catalogue)
     assert (alone["d_model"], alone["vocab_size"], alone["mask_token_id"]) == (1024, 1000, 999)
 
@@ -429,15 +440,19 @@ def test_every_geometry_has_a_name_and_can_be_made(catalogue: Catalogue) -> None
     names = geometry_names(catalogue)
     assert {"tiny", "small", "medium", "llada-8b", "dream-7b"} <= set(names)
     for name in names:
-        assert random_model(geometry(name, catalogue), "meta", catalogue=catalogue).spec.intermediate
+        assert random_model(geometry(name, catalogue), "meta", catalogue=catalogue).spec.inside(0)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("smal", "no geometry 'smal'; did you mean 'small'"),
-        ("small,depth=4", "a geometry has no size 'depth'; known: context, heads"),
+        ("small,depth=4", "a geometry has no size 'depth'; did you mean 'expert'"),
         ("small,layers=none", "the geometry's layers is 'none'; write a whole number above 0"),
+        (
+            "small,experts=4",
+            "this geometry has no experts; it has hidden, layers, heads, kv_heads, intermediate, vocab",
+        ),
         ("small,hidden=100,heads=3", "hidden=100 does not divide by heads=3"),
     ],
 )

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from esdllm.checkpoints.told import OVER, Told
 from esdllm.config import ComponentConfig
 from esdllm.config.project import DISABLE_VARIABLE
@@ -17,6 +19,9 @@ from esdllm.plugins.elsewhere import offer
 from esdllm.plugins.loader import blaming
 
 __all__ = ["families", "family_of", "geometries", "model_types", "recognised", "shipped_checkpoints"]
+
+FAMILY = "esdllm_family"
+"""the key under which a geometry says whose it is, where its `model_type` does not tell"""
 
 
 def families(catalogue: Catalogue) -> dict[str, ModelFamily]:
@@ -37,18 +42,17 @@ def model_types(name: str, family: ModelFamily) -> tuple[str, ...]:
 
 
 def geometries(catalogue: Catalogue) -> dict[str, Mapping[str, Any]]:
-    """Return the config.json of well-known checkpoints, by the name that `random_model` takes."""
-    return _offered(catalogue, lambda offers: offers.geometries)
+    """Return the config.json of well-known checkpoints, by the name that `random_model` takes; each says which family's it is."""
+    return {
+        geometry: {**config, FAMILY: name}
+        for name, family in families(catalogue).items()
+        for geometry, config in Offers.of(family).geometries.items()
+    }
 
 
 def shipped_checkpoints(catalogue: Catalogue) -> dict[str, Path]:
     """Return the folders of the checkpoints that ship with plugins, by the name that `load_model` takes."""
-    return _offered(catalogue, lambda offers: offers.checkpoints)
-
-
-def _offered(catalogue: Catalogue, chosen: Callable[[Offers], Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what all families offer by name, of one of their offers."""
-    return {name: one for family in families(catalogue).values() for name, one in chosen(Offers.of(family)).items()}
+    return {name: one for family in families(catalogue).values() for name, one in Offers.of(family).checkpoints.items()}
 
 
 def family_of(
@@ -56,7 +60,7 @@ def family_of(
 ) -> ModelFamily:
     """Return the family that implements a config.json: the one that a user told, or else that which the config tells.
 
-    That is the one family that claims the config, whatever `model_type` it says; else the one without a `claims` whose
+    A geometry says it by name (`FAMILY`). Else that is the one family that claims the config, whatever `model_type` it says; else the one without a `claims` whose
     `model_types` have it.
 
     Raises:
@@ -64,6 +68,8 @@ def family_of(
             that was told reads other configs, or did not follow what was told beside.
     """
     told = told or Told()
+    if not told.family and isinstance(said := config.get(FAMILY), str):
+        told = attrs.evolve(told, family=said)
     if not told.family:
         return families(catalogue)[recognised(source, config, catalogue)]
     family = _told(source, config, catalogue, told)

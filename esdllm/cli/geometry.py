@@ -22,7 +22,7 @@ GeometryName = Annotated[
         "--geometry",
         metavar="NAME[,SIZE=N]...",
         help="Model with random weights, for speed only: tiny, small, medium, llada-8b, dream-7b, and hidden=, layers=, "
-        "heads=, kv_heads=, intermediate=, vocab=, context= over it.",
+        "heads=, kv_heads=, intermediate=, experts=, expert=, vocab=, context= over it.",
     ),
 ]
 

@@ -47,7 +47,9 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "layers": ("n_layers", "num_hidden_layers"),
     "heads": ("n_heads", "num_attention_heads"),
     "kv_heads": ("n_kv_heads", "num_key_value_heads"),
-    "intermediate": ("mlp_hidden_size", "intermediate_size"),
+    "intermediate": ("mlp_hidden_size", "intermediate_size", "dense_intermediate_size"),
+    "experts": ("num_experts",),
+    "expert": ("moe_intermediate_size", "expert_intermediate_size"),
     "vocab": ("vocab_size", "embedding_size"),
     "context": ("max_sequence_length", "max_position_embeddings"),
 }
@@ -62,8 +64,9 @@ def geometry_names(catalogue: Catalogue) -> list[str]:
 def geometry(text: str, catalogue: Catalogue) -> dict[str, Any]:
     """Return the config.json of a geometry: a name, sizes over it (`small,layers=8`), or sizes alone, which go over `small`.
 
-    Sizes are hidden, layers, heads, kv_heads, intermediate, vocab and context. Where `hidden` is given, heads and feed-forward
-    keep their proportions to it, unless they are given too.
+    Sizes are hidden, layers, heads, kv_heads, intermediate, vocab and context, and where there are experts, how many (experts)
+    and the features inside one (expert). Where `hidden` is given, heads and feed-forward keep their proportions to it, unless
+    they are given too.
 
     Raises:
         InputError: an unknown name or size, or a value that does not fit.
@@ -90,20 +93,25 @@ def resized(geometry: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, 
     """Return a geometry's config.json with sizes over it, which are named as for `geometry`.
 
     Raises:
-        InputError: the hidden size does not divide by the heads.
+        InputError: the hidden size does not divide by the heads, or the geometry has no such size.
     """
     config, sizes = dict(geometry), dict(sizes)
-    old = {name: next(config[key] for key in keys if key in config) for name, keys in _KEYS.items()}
+    old = {name: config[key] for name, keys in _KEYS.items() for key in reversed(keys) if key in config}
+    if missing := next((name for name in sizes if name not in old), None):
+        raise InputError(f"this geometry has no {missing}; it has {', '.join(old)}")
     if (hidden := sizes.get("hidden")) is not None:
         dim = old["hidden"] // old["heads"]
         heads = sizes.setdefault("heads", max(1, hidden // dim))
-        sizes.setdefault("intermediate", -(-old["intermediate"] * hidden // old["hidden"]))
+        for name in old.keys() & {"intermediate", "expert"}:
+            sizes.setdefault(name, -(-old[name] * hidden // old["hidden"]))
         if hidden % heads:
             raise InputError(f"hidden={hidden} does not divide by heads={heads}; give heads that divide it")
     if "heads" in sizes:
         sizes.setdefault("kv_heads", max(1, sizes["heads"] * old["kv_heads"] // old["heads"]))
     for name, value in sizes.items():
         config.update({key: value for key in _KEYS[name] if key in config})
+    if "layers" in sizes and isinstance(told := config.get("moe_layer_freq"), list):  # which of them have experts
+        config["moe_layer_freq"] = [told[min(layer, len(told) - 1)] for layer in range(sizes["layers"])]
     if "vocab" in sizes:  # the special tokens are the last
         config.update(mask_token_id=sizes["vocab"] - 1, eos_token_id=sizes["vocab"] - 2)
     return config
