@@ -60,8 +60,8 @@ def family_of(
 ) -> ModelFamily:
     """Return the family that implements a config.json: the one that a user told, or else that which the config tells.
 
-    A geometry says it by name (`FAMILY`). Else that is the one family that claims the config, whatever `model_type` it says; else the one without a `claims` whose
-    `model_types` have it.
+    A geometry says it by name (`FAMILY`). Else that is the one family that claims the config, whatever `model_type` it says;
+    else the one without a `claims` whose `model_types` have it.
 
     Raises:
         CheckpointError: none on offer does, several do, or one does only where the user says so; names them. Or the family
