@@ -12,6 +12,7 @@ import torch
 from esdllm.checkpoints.dtypes import choose_dtype
 from esdllm.checkpoints.families import family_of, geometries, shipped_checkpoints
 from esdllm.checkpoints.finding import locate
+from esdllm.checkpoints.loaded import Model, Weights
 from esdllm.checkpoints.lora import base_of
 from esdllm.checkpoints.placing import DeviceMap, Placement, resolve_device, resolve_dtype
 from esdllm.checkpoints.published import told_of
@@ -20,7 +21,7 @@ from esdllm.checkpoints.stored import has_weights
 from esdllm.checkpoints.told import Told
 from esdllm.checkpoints.unwrapping import unwrapped
 from esdllm.errors import CheckpointError, TokenizerError, known
-from esdllm.interfaces import ModelAdapter, ModelFamily, TextCodec
+from esdllm.interfaces import ModelFamily, TextCodec
 from esdllm.keywords import hinting
 from esdllm.plugins.capabilities import Offers
 from esdllm.plugins.catalogue import Catalogue
@@ -46,54 +47,6 @@ _MASK, _EOS = "mask_token_id", "eos_token_id"
 
 
 @hinting
-@attrs.frozen(eq=False, repr=False)
-class Model:
-    """A loaded model and what turns text into its tokens."""
-
-    adapter: ModelAdapter
-    codec: TextCodec | None = None
-    """None where only token ids go in and out"""
-    codec_error: str = ""
-    """why there is no codec, if the checkpoint should have had one"""
-    quantize: str | None = None
-    """how the weights of linear layers are held; None if as they are"""
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The model's geometry and special ids."""
-        return self.adapter.spec
-
-    def chats(self, told: bool | None = None) -> bool:
-        """Return whether text goes through the chat template: as told, or where the checkpoint brings one."""
-        return (self.codec is not None and self.codec.has_chat) if told is None else told
-
-    def __repr__(self) -> str:
-        spec, codec = self.spec, "text" if self.codec else "token ids alone"
-        held = f"{self.adapter.dtype} on {self.adapter.device}"
-        return f"Model({spec.family}, {spec.n_layers} layers of {spec.hidden}, {held}, {codec})"
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """Tokens that end an answer."""
-        own = self.codec.stop_ids if self.codec else ()
-        return tuple(dict.fromkeys((self.spec.eos_id, *self.spec.stop_ids, *own)))
-
-
-@attrs.frozen
-class Weights:
-    """What a checkpoint's weights would be once loaded."""
-
-    spec: ModelSpec
-    """the model's geometry and special ids"""
-    dtype: torch.dtype
-    """of what is not quantised"""
-    bytes: int
-    """what they would take, on all devices together"""
-    problems: tuple[str, ...] = ()
-    """why they cannot be held so on the device; empty if they can"""
-
-
-@hinting
 def load_model(
     name_or_path: str | Path,
     device: str | torch.device | None = None,
@@ -101,6 +54,7 @@ def load_model(
     catalogue: Catalogue | None = None,
     *,
     quantize: str | None = None,
+    compute: str | None = None,
     device_map: DeviceMap | None = None,
     family: str | None = None,
 ) -> Model:
@@ -109,7 +63,8 @@ def load_model(
     `device` is the GPU if there is one and else the CPU; `dtype` is the checkpoint's own unless given: config.json's, or if
     that has none, that of most of the weights. A folder may hold a LoRA adapter in PEFT's format instead: the model that it
     names is loaded, and the adapter merged into it. `quantize` holds
-    the weights of linear layers in fewer bits: int8, int8-weight-only or int4-weight-only. `device_map` spreads the layers
+    the weights of linear layers in fewer bits: int8, int8-weight-only or int4-weight-only; `compute` names the kernel that
+    multiplies by weights in full (plain, packed, pieces or fp16; see docs/weights.md). `device_map` spreads the layers
     over devices instead of `device`: a list of them, "auto" for all GPUs, or a mapping such as {"layers.0-15": "cuda:0",
     "layers.16-31": "cuda:1"}, in which embedding and head may be named too and else go with the first and the last layer.
     `family` says of which family the model is where its config.json does not tell, and after the name what else that lacks:
@@ -134,9 +89,9 @@ def load_model(
     config = told.applied(_read_config(folder))
     chosen = family_of(folder / "config.json", config, catalogue, told)
     _refuse_quantized(chosen, config)
-    plan = _plan(chosen, config, placement, choose_dtype(dtype, config, folder), quantize, lora=lora)
+    plan = _plan(chosen, config, placement, choose_dtype(dtype, config, folder), quantize, compute, lora=lora)
     codec, missing = _codec(chosen, lora or folder, folder, chosen.spec(config))  # before the weights, which take long
-    return Model(chosen.load(folder, config, plan), codec, missing, quantize)
+    return Model(chosen.load(folder, config, plan), codec, missing, quantize, compute)
 
 
 @hinting
@@ -147,6 +102,7 @@ def random_model(
     catalogue: Catalogue | None = None,
     *,
     quantize: str | None = None,
+    compute: str | None = None,
     device_map: DeviceMap | None = None,
     family: str | None = None,
     seed: int = 0,
@@ -169,8 +125,8 @@ def random_model(
         geometry = offered[geometry]
     config = told.applied(geometry)
     chosen = family_of("the geometry", config, catalogue, told)
-    plan = _plan(chosen, config, placement, choose_dtype(dtype, config), quantize, seed)
-    return Model(chosen.load(Path(), config, plan), quantize=quantize)
+    plan = _plan(chosen, config, placement, choose_dtype(dtype, config), quantize, compute, seed)
+    return Model(chosen.load(Path(), config, plan), quantize=quantize, compute=compute)
 
 
 @hinting
@@ -223,14 +179,16 @@ def describe_weights(
     catalogue: Catalogue | None = None,
     device: str | torch.device = "cpu",
     *,
+    compute: str | None = None,
     family: str | None = None,
 ) -> Weights:
     """Return what weights would be once loaded, from what `describe_model` reads or from a config.json's content."""
     chosen, config, weights = _described(name_or_path, catalogue or Catalogue.load(), family)
     _refuse_quantized(chosen, config)
-    plan = _plan(chosen, config, Placement.of(device), choose_dtype(dtype, config, weights), quantize)
-    problems = Offers.of(chosen).problems(config, plan)
-    return Weights(chosen.spec(config), plan.dtype, chosen.weight_bytes(config, plan), tuple(problems))
+    plan = _plan(chosen, config, Placement.of(device), choose_dtype(dtype, config, weights), quantize, compute)
+    offers = Offers.of(chosen)
+    problems, dtype = offers.problems(config, plan), offers.hidden_dtype(plan)
+    return Weights(chosen.spec(config), dtype, chosen.weight_bytes(config, plan), tuple(problems))
 
 
 def _described(
@@ -259,15 +217,21 @@ def _plan(
     placement: Placement,
     dtype: torch.dtype,
     quantize: str | None,
+    compute: str | None,
     seed: int | None = None,
     lora: Path | None = None,
 ) -> LoadPlan:
     """Return the plan for a model; refuse what its family does not offer."""
     spec = family.spec(config)
-    plan = attrs.evolve(placement.plan(spec, dtype, quantize), seed=seed, lora=lora)
+    plan = attrs.evolve(placement.plan(spec, dtype, quantize), compute=compute, seed=seed, lora=lora)
     offers = Offers.of(family)
     plan.only(
-        spec.family, quantize=offers.quantizations, spread=offers.spreads, random=offers.draws, merge=offers.merges
+        spec.family,
+        quantize=offers.quantizations,
+        compute=offers.computes,
+        spread=offers.spreads,
+        random=offers.draws,
+        merge=offers.merges,
     )
     return plan
 

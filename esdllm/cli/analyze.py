@@ -16,6 +16,7 @@ from esdllm.cli.command import command
 from esdllm.cli.options import (
     BlockLength,
     ChatTemplate,
+    Compute,
     ConfigFile,
     Debug,
     Device,
@@ -93,6 +94,7 @@ class Analyze:
     device: Device = None
     dtype: Dtype = None
     quantize: Quantize = None
+    compute: Compute = None
     chat: ChatTemplate = None
     as_json: Json = False
     debug: Debug = False

@@ -16,7 +16,19 @@ from esdllm.cli.bench_tables import print_comparison, print_curve, print_report
 from esdllm.cli.choice import fixed_sets, tell_found
 from esdllm.cli.command import command
 from esdllm.cli.geometry import GeometryName, named_model
-from esdllm.cli.options import BlockLength, Debug, Device, Dtype, FamilyName, GenLength, Json, ModelName, Quantize, Sets
+from esdllm.cli.options import (
+    BlockLength,
+    Compute,
+    Debug,
+    Device,
+    Dtype,
+    FamilyName,
+    GenLength,
+    Json,
+    ModelName,
+    Quantize,
+    Sets,
+)
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.shared import check_writable, hint_dtype, print_json, stderr
 from esdllm.config.project import current_project, environment_layers
@@ -90,6 +102,7 @@ class _Measuring:
     device: Device = None
     dtype: Dtype = None
     quantize: Quantize = None
+    compute: Compute = None
     threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="Threads that torch uses [as it is].")] = None
     sets: Sets = None
     sample: Annotated[
@@ -120,6 +133,7 @@ class _Measuring:
             self.dtype,
             self.quantize,
             family=self.family,
+            compute=self.compute,
             **threads,
             sample=self.sample,
         )

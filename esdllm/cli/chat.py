@@ -16,6 +16,7 @@ from esdllm.cli.choice import Choice
 from esdllm.cli.command import command
 from esdllm.cli.options import (
     BlockLength,
+    Compute,
     ConfigFile,
     Debug,
     Device,
@@ -73,6 +74,7 @@ class Talk:
     device: Device = None
     dtype: Dtype = None
     quantize: Quantize = None
+    compute: Compute = None
     debug: Debug = False
 
     def run(self) -> None:

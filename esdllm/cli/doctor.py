@@ -15,6 +15,7 @@ from esdllm.cli.command import command
 from esdllm.cli.doctor_tables import Place, Visit, place_as_dict, print_place, print_visit, visit_as_dict
 from esdllm.cli.options import (
     BlockLength,
+    Compute,
     ConfigFile,
     Debug,
     Device,
@@ -74,6 +75,7 @@ class Doctor:
     device: Device = None
     dtype: Dtype = None
     quantize: Quantize = None
+    compute: Compute = None
     as_json: Json = False
     debug: Debug = False
 
@@ -102,7 +104,9 @@ class Doctor:
     def _visit(self, place: Place, catalogue: Catalogue) -> Visit:
         components = Components.resolve(Choice.of(self).config(catalogue), catalogue)
         name, where = self.model or default_model(catalogue), resolve_device(self.device)
-        weights = describe_weights(name, self.dtype, self.quantize, catalogue, where, family=self.family)
+        weights = describe_weights(
+            name, self.dtype, self.quantize, catalogue, where, compute=self.compute, family=self.family
+        )
         spec, length = weights.spec, self.length or weights.spec.context
         chosen = components.config.attention.name
         if chosen == AUTO:
@@ -120,6 +124,7 @@ class Doctor:
             batch=self.batch,
             length=length,
             quantize=self.quantize,
+            compute=self.compute,
             problems=weights.problems,
         )
 

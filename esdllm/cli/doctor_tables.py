@@ -56,8 +56,10 @@ class Visit:
     """columns of the canvas"""
     quantize: str | None
     """how linear layers' weights are held; None if as they are"""
+    compute: str | None
+    """the kernel of linear layers in full; None for the family's default"""
     problems: tuple[str, ...]
-    """why they cannot be held so here; empty if they can"""
+    """why they cannot be held or multiplied so here; empty if they can"""
 
     def fit(self, fit: Fit) -> bool:
         """Return whether a store's run fits in what is free."""
@@ -94,7 +96,7 @@ def visit_as_dict(visit: Visit) -> dict[str, Any]:
         "device": str(visit.device),
         "dtype": str(visit.dtype).removeprefix("torch."),
         "attention": [attrs.asdict(found) for found in visit.attention],
-        "weights": {"quantize": visit.quantize, "problems": visit.problems},
+        "weights": {"quantize": visit.quantize, "compute": visit.compute, "problems": visit.problems},
         "chosen": {"attention": visit.chosen, "cache": visit.store},
         "batch": visit.batch,
         "length": visit.length,
@@ -162,11 +164,12 @@ def print_visit(visit: Visit, console: Console) -> None:
         table.add_row(Text("  ") + name, _verdict(not found.problems, "serves", "; ".join(found.problems)))
     console.print(table)
 
-    if visit.quantize:
+    if named := visit.quantize or visit.compute:
         console.print()
-        _heading(console, "Quantisation", f"of the weights on {visit.device}")
+        heading = ("Quantisation", "of the weights") if visit.quantize else ("Compute", "of linear layers")
+        _heading(console, heading[0], f"{heading[1]} on {visit.device}")
         verdict = _verdict(not visit.problems, "serves", "; ".join(visit.problems))
-        console.print(Text("  ") + Text(visit.quantize, style="cyan"), verdict, sep="  ")
+        console.print(Text("  ") + Text(named, style="cyan"), verdict, sep="  ")
 
     console.print()
     _heading(

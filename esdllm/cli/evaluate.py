@@ -14,7 +14,19 @@ from esdllm.checkpoints.loading import Model
 from esdllm.cli.choice import fixed_sets, tell_found
 from esdllm.cli.command import command
 from esdllm.cli.evaluate_tables import print_evaluation
-from esdllm.cli.options import BlockLength, Debug, Device, Dtype, FamilyName, GenLength, Json, ModelName, Quantize, Sets
+from esdllm.cli.options import (
+    BlockLength,
+    Compute,
+    Debug,
+    Device,
+    Dtype,
+    FamilyName,
+    GenLength,
+    Json,
+    ModelName,
+    Quantize,
+    Sets,
+)
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.shared import check_writable, load_asked, print_json, stderr
 from esdllm.config.project import current_project, environment_layers
@@ -92,6 +104,7 @@ class Evaluate:
     device: Device = None
     dtype: Dtype = None
     quantize: Quantize = None
+    compute: Compute = None
     chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if any].")] = None
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw quality against speed: png, svg, pdf.")] = None
     answers: Annotated[

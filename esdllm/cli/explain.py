@@ -21,6 +21,7 @@ from esdllm.cli.cost import Measure, PeakBandwidth, PeakGflops, as_dicts, print_
 from esdllm.cli.geometry import GeometryName, named_model
 from esdllm.cli.options import (
     BlockLength,
+    Compute,
     ConfigFile,
     Debug,
     Device,
@@ -73,6 +74,7 @@ class Explain:
     device: Device = None
     dtype: Dtype = None
     quantize: Quantize = None
+    compute: Compute = None
     geometry_name: GeometryName = None
     peak_gflops: PeakGflops = None
     peak_gbs: PeakBandwidth = None
@@ -97,7 +99,9 @@ class Explain:
     def _print(self, choice: Choice, components: Components, catalogue: Catalogue) -> None:
         """Print the configuration, the plan and the cost."""
         name, described = named_model(self.model, self.geometry_name, catalogue)
-        weights = describe_weights(described, self.dtype, self.quantize, catalogue, family=self.family)
+        weights = describe_weights(
+            described, self.dtype, self.quantize, catalogue, compute=self.compute, family=self.family
+        )
         spec, device = weights.spec, resolve_device(self.device)
         if components.config.attention.name == AUTO:
             components = components.serving(catalogue, spec, device, weights.dtype)

@@ -17,6 +17,7 @@ from esdllm.cli.command import command
 from esdllm.cli.options import (
     BlockLength,
     ChatTemplate,
+    Compute,
     ConfigFile,
     Debug,
     Device,
@@ -105,6 +106,7 @@ class Generate:
     device: Device = None
     dtype: Dtype = None
     quantize: Quantize = None
+    compute: Compute = None
     chat: ChatTemplate = None
     as_json: Json = False
     watch: Annotated[
@@ -136,7 +138,9 @@ class Generate:
         if self.prompt is not None or self.watch:
             raise InputError(f"--input and {'--watch' if self.prompt is None else 'a prompt'}: give one")
         setup = Setup(
-            self._named(catalogue), decode.to_dict(), self.device, self.dtype, self.quantize, family=self.family
+            *(self._named(catalogue), decode.to_dict(), self.device, self.dtype, self.quantize),
+            family=self.family,
+            compute=self.compute,
         )
         elsewhere = None if self.ray is None else _on_ray()(setup, self.batch, self.ray, self.jobs)
         run = BatchRun(self.source, self.output, setup, self.batch, self.jobs or 1, self.chat, elsewhere)
@@ -147,7 +151,9 @@ class Generate:
             raise InputError(
                 'there is no PROMPT; give one in quotes, such as "Sort 3 1 2.", or a file of them with --input'
             )
-        model = load(self._named(catalogue), self.device, self.dtype, catalogue, self.quantize, self.family)
+        model = load(
+            self._named(catalogue), self.device, self.dtype, catalogue, self.quantize, self.family, self.compute
+        )
         engine = Engine.build(model, decode, catalogue)
         result = self._watched(engine, read_prompt(self.prompt), choice)
         if self.as_json:

@@ -12,6 +12,7 @@ from esdllm.cli.choice import Choice
 from esdllm.cli.command import command
 from esdllm.cli.options import (
     BlockLength,
+    Compute,
     ConfigFile,
     Debug,
     Device,
@@ -64,6 +65,7 @@ class Infill:
     device: Device = None
     dtype: Dtype = None
     quantize: Quantize = None
+    compute: Compute = None
     as_json: Json = False
     debug: Debug = False
 

@@ -13,6 +13,7 @@ from esdllm.config.project import FAMILY_VARIABLE, MODEL_VARIABLE, PROFILE_VARIA
 __all__ = [
     "BlockLength",
     "ChatTemplate",
+    "Compute",
     "ConfigFile",
     "Debug",
     "Device",
@@ -86,6 +87,13 @@ Quantize = Annotated[
     typer.Option(
         metavar="KIND",
         help="Hold linear layers' weights in fewer bits: int8, int8-weight-only, int4-weight-only [as they are].",
+    ),
+]
+Compute = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KERNEL",
+        help="Kernel of linear layers in full: plain, packed, pieces, fp16 [packed if it serves, else plain].",
     ),
 ]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampler's noise [0].")]

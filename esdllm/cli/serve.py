@@ -15,6 +15,7 @@ import typer
 from esdllm.cli.choice import Choice
 from esdllm.cli.options import (
     BlockLength,
+    Compute,
     ConfigFile,
     Debug,
     Device,
@@ -120,6 +121,7 @@ class Serve:
     device: Device = None
     dtype: Dtype = None
     quantize: Quantize = None
+    compute: Compute = None
     debug: Debug = False
 
     def run(self) -> None:

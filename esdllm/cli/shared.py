@@ -38,10 +38,11 @@ def load(
     catalogue: Catalogue,
     quantize: str | None = None,
     family: str | None = None,
+    compute: str | None = None,
 ) -> Model:
     """Return a model, with a word on standard error while it is read, and where its dtype is slow; see `load_model`."""
     with stderr().status(f"loading {escape(name)}"):
-        model = load_model(name, device, dtype, catalogue, quantize=quantize, family=family)
+        model = load_model(name, device, dtype, catalogue, quantize=quantize, compute=compute, family=family)
     hint_dtype(model.adapter.device, model.adapter.dtype)
     return model
 
@@ -69,15 +70,20 @@ class Loading(Protocol):
     def quantize(self) -> str | None:
         """of `--quantize`"""
 
+    @property
+    def compute(self) -> str | None:
+        """of `--compute`"""
+
 
 def load_asked(asked: Loading, catalogue: Catalogue) -> tuple[str, Model]:
     """Return the name and the model that a command is asked for, the default one where it is asked for none; see `load`."""
     name = asked.model or default_model(catalogue)
-    return name, load(name, asked.device, asked.dtype, catalogue, asked.quantize, asked.family)
+    return name, load(name, asked.device, asked.dtype, catalogue, asked.quantize, asked.family, asked.compute)
 
 
 SLOW_BFLOAT16 = (
-    "bfloat16 is several times slower than float32 on this processor; --dtype float32 is faster, in twice the memory"
+    "bfloat16 is several times slower than float32 on this processor; --compute fp16 is faster in as much memory (on x86), "
+    "--dtype float32 in twice as much"
 )
 
 

@@ -16,6 +16,7 @@ from esdllm.cli.command import command
 from esdllm.cli.options import (
     BlockLength,
     ChatTemplate,
+    Compute,
     ConfigFile,
     Debug,
     Device,
@@ -82,6 +83,7 @@ class Record:
     device: Device = None
     dtype: Dtype = None
     quantize: Quantize = None
+    compute: Compute = None
     chat: ChatTemplate = None
     debug: Debug = False
 

@@ -13,6 +13,7 @@ from esdllm.cli.choice import fixed_sets, tell_found
 from esdllm.cli.evaluate import BatchSize, Tasks
 from esdllm.cli.options import (
     BlockLength,
+    Compute,
     Debug,
     Device,
     Dtype,
@@ -119,6 +120,7 @@ class Tune:
     device: Device = None
     dtype: Dtype = None
     quantize: Quantize = None
+    compute: Compute = None
     as_json: Json = False
     debug: Debug = False
 

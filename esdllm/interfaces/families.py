@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from esdllm.interfaces.kernels import ModelAdapter
 from esdllm.views import LoadPlan, Message, ModelSpec, Published
 
@@ -119,6 +121,15 @@ class OfferingFamily(ModelFamily, Protocol):
     @property
     def quantizations(self) -> Collection[str]:
         """The names of `quantize` that `load` and `weight_bytes` follow."""
+        ...
+
+    @property
+    def computes(self) -> Collection[str]:
+        """The names of `compute`, kernels of linear layers in full, that `load` and `weight_bytes` follow."""
+        ...
+
+    def hidden_dtype(self, plan: LoadPlan) -> torch.dtype:
+        """Return the dtype of the hidden states under a plan; absent: the plan's, which is the weights'."""
         ...
 
     @property

@@ -185,6 +185,8 @@ class Offers:
     verified: str = ""
     suits: Collection[str] = ()
     quantizations: Collection[str] = ()
+    computes: Collection[str] = ()
+    hidden_dtype: Callable[[LoadPlan], torch.dtype] = lambda plan: plan.dtype
     spreads: bool = False
     draws: bool = False
     merges: bool = False

@@ -65,6 +65,8 @@ class Generation:
     """wall-clock time of the steps"""
     compile_seconds: float
     """of which in the first call of each plan that was compiled"""
+    compute: str | None = None
+    """the kernel of linear layers that the model was loaded with; None if none was named"""
 
     @property
     def answer_tokens(self) -> int:

@@ -64,6 +64,7 @@ def generation(
         layer_share=effort.layer_work / max(1, effort.vanilla_work),
         seconds=effort.seconds,
         compile_seconds=effort.compile_seconds,
+        compute=model.compute,
     )
 
 

@@ -63,6 +63,7 @@ class Pipeline:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         quantize: str | None = None,
+        compute: str | None = None,
         device_map: DeviceMap | None = None,
         family: str | None = None,
         catalogue: Catalogue | None = None,
@@ -80,7 +81,7 @@ class Pipeline:
         """
         catalogue = catalogue or Catalogue.load()
         config = _configure(catalogue, preset, settings, sets)  # a wrong setting is found before weights are read
-        held: Any = {"quantize": quantize, "device_map": device_map, "family": family}
+        held: Any = {"quantize": quantize, "compute": compute, "device_map": device_map, "family": family}
         model = load_model(name_or_path, device, dtype, catalogue, **held)
         return cls(Engine.build(model, config, catalogue), catalogue)
 

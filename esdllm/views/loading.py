@@ -31,6 +31,8 @@ class LoadPlan:
     """draw random weights from this seed instead of reading the folder's; None to read them"""
     lora: Path | None = None
     """the folder of a LoRA adapter that is merged into the weights as they are read; None for none"""
+    compute: str | None = None
+    """the kernel that multiplies by linear layers' weights, by the family's own name; None for its default"""
 
     def layer(self, number: int) -> torch.device:
         """Return where a layer's weights lie."""
@@ -48,15 +50,25 @@ class LoadPlan:
         spread: bool = False,
         random: bool = False,
         merge: bool = False,
+        compute: Collection[str] = (),
     ) -> None:
         """Return if a family that offers no more than this can follow the plan; `load_model` asks.
 
         Raises:
-            UnavailableError: the plan asks for a quantisation that is not listed, several devices, random weights, or an adapter.
+            UnavailableError: the plan asks for a quantisation or kernel that is not listed, or for both at once, for several
+                devices, random weights, or an adapter.
         """
         if self.quantize is not None and self.quantize not in quantize:
             which = f"known: {', '.join(quantize)}" if quantize else "none is"
             raise UnavailableError(f"the quantisation '{self.quantize}' is not available for {family}; {which}")
+        if self.compute is not None and self.compute not in compute:
+            which = f"known: {', '.join(compute)}" if compute else "none is"
+            raise UnavailableError(f"the compute '{self.compute}' is not available for {family}; {which}")
+        if self.compute is not None and self.quantize is not None:
+            raise UnavailableError(
+                f"compute '{self.compute}' is for weights in full, and quantize '{self.quantize}' has a kernel of its own; "
+                "leave one out"
+            )
         if len(self.devices) > 1 and not spread:
             raise UnavailableError(f"{family} cannot be spread over devices: {', '.join(map(str, self.devices))}")
         if self.seed is not None and not random:

@@ -22,11 +22,11 @@ from esdllm_models.decoder import Layer, Transformer
 from esdllm_models.feedforward import Experts, Mlp, Router
 from esdllm_models.grouped import Stacked
 from esdllm_models.linear import Dense, Linear, Split, sliced
-from esdllm_models.linear.kernels import kernel
-from esdllm_models.linear.packed import packs
+from esdllm_models.linear.kernels import Kernel, kernel
+from esdllm_models.linear.pieces import Pieces
 from esdllm_models.spread import Spread
 
-__all__ = ["load", "made_of", "problems", "weight_bytes"]
+__all__ = ["hidden_dtype", "load", "made_of", "problems", "weight_bytes"]
 
 _Shape = tuple[int, ...]
 
@@ -45,7 +45,8 @@ def load(blueprint: Blueprint, folder: Path, plan: LoadPlan) -> ModelAdapter:
         CheckpointError: the folder's weights are not the model's.
     """
     if reasons := problems(blueprint, plan):
-        raise UnavailableError(f"quantisation '{plan.quantize}' cannot serve here: {'; '.join(reasons)}")
+        asked = f"quantisation '{plan.quantize}'" if plan.quantize else f"compute '{plan.compute}'"
+        raise UnavailableError(f"{asked} cannot serve here: {'; '.join(reasons)}")
     if plan.seed is not None:
         return _Building(blueprint, plan, _drawing(plan.seed, blueprint.names.tied)).whole()
     names = blueprint.names
@@ -60,7 +61,7 @@ def load(blueprint: Blueprint, folder: Path, plan: LoadPlan) -> ModelAdapter:
 
 def problems(blueprint: Blueprint, plan: LoadPlan) -> list[str]:
     """Return why the weights cannot be held as a plan says, on its devices; empty if they can."""
-    chosen, spec = kernel(plan.quantize), blueprint.spec
+    chosen, spec = _kernel(plan), blueprint.spec
     reasons = list(dict.fromkeys(reason for device in plan.devices for reason in chosen.problems(device, plan.dtype)))
     every = {name: shape for layer in range(spec.n_layers) for name, shape in _matrices(spec, layer).items()}
     reasons += [
@@ -73,8 +74,8 @@ def problems(blueprint: Blueprint, plan: LoadPlan) -> list[str]:
 
 def weight_bytes(blueprint: Blueprint, plan: LoadPlan) -> int:
     """Return what the weights of a plan take, on all devices together."""
-    spec, size, chosen = blueprint.spec, plan.dtype.itemsize, kernel(plan.quantize)
-    held = (spec.vocab + 1) * spec.hidden * size
+    spec, size, chosen = blueprint.spec, plan.dtype.itemsize, _kernel(plan)
+    held = (spec.vocab * size + hidden_dtype(plan).itemsize) * spec.hidden
     if not _shares_head(blueprint, plan):
         held += chosen.bytes(spec.vocab, spec.hidden, size)
     for layer in range(spec.n_layers):
@@ -92,8 +93,17 @@ def weight_bytes(blueprint: Blueprint, plan: LoadPlan) -> int:
 
 def _shares_head(blueprint: Blueprint, plan: LoadPlan) -> bool:
     """Return whether the head computes with the embedding's memory."""
-    apart = (plan.head or plan.device) != plan.device or packs(plan.device, plan.dtype)
-    return blueprint.names.tied and not plan.quantize and not apart
+    together = (plan.head or plan.device) == plan.device
+    return blueprint.names.tied and together and _kernel(plan).keeps(plan.device, plan.dtype)
+
+
+def hidden_dtype(plan: LoadPlan) -> torch.dtype:
+    """Return the dtype of the hidden states, norms and biases."""
+    return _kernel(plan).hidden(plan.dtype)
+
+
+def _kernel(plan: LoadPlan) -> Kernel:
+    return kernel(plan.quantize or plan.compute)
 
 
 def made_of(
@@ -145,7 +155,7 @@ def _others(blueprint: Blueprint, layer: int) -> dict[str, _Shape]:
 
 
 def _dtype(name: str, plan: LoadPlan) -> torch.dtype:
-    return torch.float32 if name.startswith("router") else plan.dtype
+    return torch.float32 if name.startswith("router") else hidden_dtype(plan)
 
 
 def _slots(blueprint: Blueprint, full: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -187,10 +197,10 @@ class _Building:
 
     def whole(self) -> ModelAdapter:
         spec, plan = self._blueprint.spec, self._plan
-        head_device, make = plan.head or plan.device, kernel(plan.quantize).make
+        head_device, make = plan.head or plan.device, _kernel(plan).make
         with torch.no_grad():
             embedding = torch.empty(spec.vocab, spec.hidden, device=plan.device, dtype=plan.dtype)
-            norm = torch.empty(spec.hidden, device=head_device, dtype=plan.dtype)
+            norm = torch.empty(spec.hidden, device=head_device, dtype=hidden_dtype(plan))
             if self._blueprint.names.tied:
                 self._fill(None, {"embedding": embedding, "norm": norm})
                 full = embedding.to(head_device)  # itself, where both are in one place
@@ -244,11 +254,12 @@ class _Building:
 
         The last layer's are computed apart at a refresh, and what is quantised or packed cannot be sliced once it is made.
         """
+        plan, spec, chosen = self._plan, self._blueprint.spec, _kernel(self._plan)
         if weight.dim() == 3:
-            return Stacked.of(weight, self._plan.quantize)
-        make, spec = kernel(self._plan.quantize).make, self._blueprint.spec
+            return Stacked.of(weight, plan.quantize or (plan.compute if chosen.widens else None))
+        make = chosen.make
         whole = make(weight, bias)
-        if name != "qkv" or layer < spec.n_layers - 1 or isinstance(whole, Dense):
+        if name != "qkv" or layer < spec.n_layers - 1 or isinstance(whole, (Dense, Pieces)):
             return whole
         del whole
         queries = spec.n_heads * spec.head_dim
@@ -259,7 +270,7 @@ class _Building:
 
 def _keeps(made: Linear | Stacked) -> bool:
     """Return whether it computes with the weight that it was made of."""
-    return isinstance(made, Dense) or (isinstance(made, Stacked) and not made.kind)
+    return isinstance(made, (Dense, Pieces)) or (isinstance(made, Stacked) and not made.kind)
 
 
 def _drawing(seed: int, tied: bool) -> _Fill:

@@ -98,8 +98,8 @@ class Transformer:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weights' and hidden states' dtype."""
-        return self.embedding.dtype
+        """The hidden states' dtype; linear layers may hold weights in another."""
+        return self.norm.dtype
 
     @property
     def switched(self) -> tuple[str, ...]:
@@ -117,7 +117,7 @@ class Transformer:
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Return (R, N, C) of tokens (R, N)."""
-        return F.embedding(tokens, self.embedding)
+        return F.embedding(tokens, self.embedding).to(self.dtype)
 
     def encode(self, positions: Tensor) -> Rotation:
         """Return the rotation of positions (R, N); angles in float32, as the checkpoints' `rope_full_precision`."""

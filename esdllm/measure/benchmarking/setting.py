@@ -46,21 +46,20 @@ class Setting:
     """the most steps of each plan that a run makes, the others taken to last as long; None for all"""
     family: str | None = None
     """of which family the model is, as `load_model` takes it; None where its config.json tells"""
+    compute: str | None = None
+    """the kernel of linear layers, as `load_model` takes it"""
 
     def load(self, catalogue: Catalogue) -> Model:
         """Return the model."""
+        held: Any = {"quantize": self.quantize, "compute": self.compute, "family": self.family}
         if self.geometry is None:
-            return load_model(
-                self.model, self.device, self.dtype, catalogue, quantize=self.quantize, family=self.family
-            )
-        return random_model(
-            self.geometry, self.device, self.dtype, catalogue, quantize=self.quantize, family=self.family
-        )
+            return load_model(self.model, self.device, self.dtype, catalogue, **held)
+        return random_model(self.geometry, self.device, self.dtype, catalogue, **held)
 
     def weights(self, catalogue: Catalogue) -> Weights:
         """Return what the model's weights would be, without reading them."""
         model = self.model if self.geometry is None else self.geometry
-        return describe_weights(model, self.dtype, self.quantize, catalogue, family=self.family)
+        return describe_weights(model, self.dtype, self.quantize, catalogue, compute=self.compute, family=self.family)
 
     def prompts(self, model: Model) -> torch.Tensor:
         """Return random prompts (B, P) int64, without the mask token; always the same."""

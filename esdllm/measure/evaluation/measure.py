@@ -191,5 +191,6 @@ def _environment(model: Model) -> dict[str, object]:
         "device": str(device),
         "dtype": str(model.adapter.dtype).removeprefix("torch."),
         "quantize": model.quantize,
+        "compute": model.compute,
         "threads": torch.get_num_threads(),
     }

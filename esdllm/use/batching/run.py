@@ -160,6 +160,7 @@ class BatchRun:
             "family": self.setup.family,
             "dtype": self.setup.dtype,
             "quantize": self.setup.quantize,
+            "compute": self.setup.compute,
             "chat": chat,
             "input": hashlib.sha256(self.source.read_bytes()).hexdigest(),
             "config": self.setup.config,

@@ -96,6 +96,8 @@ class Setup:
     """of the CPU; what torch takes if None"""
     family: str | None = None
     """of which family the model is, as `load_model` takes it; None where its config.json tells"""
+    compute: str | None = None
+    """the kernel of linear layers, as `load_model` takes it"""
 
     @property
     def place(self) -> str:
@@ -105,7 +107,8 @@ class Setup:
 
     def load(self, catalogue: Catalogue) -> Model:
         """Return the model."""
-        return load_model(self.model, self.device, self.dtype, catalogue, quantize=self.quantize, family=self.family)
+        held: Any = {"quantize": self.quantize, "compute": self.compute, "family": self.family}
+        return load_model(self.model, self.device, self.dtype, catalogue, **held)
 
 
 def places(setup: Setup, jobs: int) -> list[Setup]:

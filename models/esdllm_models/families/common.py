@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
+import torch
 
 from esdllm import LoadPlan, ModelAdapter, ModelSpec, Published, TextCodec, option
 from esdllm.checkpoints.text import CHATML, Codec
 from esdllm_models.adopting import adopt
 from esdllm_models.blueprint import Blueprint
-from esdllm_models.building import load, problems, weight_bytes
-from esdllm_models.linear.kernels import QUANTIZERS
+from esdllm_models.building import hidden_dtype, load, problems, weight_bytes
+from esdllm_models.linear.kernels import COMPUTES, QUANTIZERS
 from esdllm_models.published import PUBLISHED, SUITS, VERIFIED
 from esdllm_models.tokenizers import tokenizer_of
 
@@ -34,6 +35,15 @@ class DecoderFamily:
     def geometries(self) -> Mapping[str, Mapping[str, Any]]:
         """The config.json of well-known checkpoints by a short name."""
         return {}
+
+    @property
+    def computes(self) -> Collection[str]:
+        """Of the linear layers in full."""
+        return COMPUTES
+
+    def hidden_dtype(self, plan: LoadPlan) -> torch.dtype:
+        """Return the dtype of the hidden states: float32 where the kernel multiplies in it."""
+        return hidden_dtype(plan)
 
     name: ClassVar[str]
     """under which it is offered"""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from esdllm import UnavailableError
 from esdllm_models.linear.int8 import most_of_inputs, scaled
-from esdllm_models.linear.rounding import pack_eight, whole_numbers
+from esdllm_models.linear.rounding import chunks, pack_eight, whole_numbers
 
 __all__ = ["Float16", "Int8Fbgemm", "float16_bytes", "has_fbgemm"]
 
@@ -54,7 +54,7 @@ class Float16:
         Raises:
             UnavailableError: a weight is beyond float16's range, or not finite.
         """
-        largest = max((float(part.abs().amax()) for part in weight.split(_OUTPUTS) if part.numel()), default=0.0)
+        largest = float(torch.stack([weight[rows].abs().amax() for rows in chunks(*weight.shape)]).amax())
         if not largest <= torch.finfo(torch.float16).max:
             raise UnavailableError(
                 f"a weight is {largest:.6g} in size, and float16 ends at 65504; choose another compute, such as pieces"

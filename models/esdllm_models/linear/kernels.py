@@ -61,8 +61,12 @@ class Kernel:
     """what I must divide by"""
     widens: bool = False
     """whether inputs and outputs are float32, whatever the weights are"""
-    exact: Callable[[torch.dtype], bool] = lambda dtype: False
-    """whether it rounds no more than `plain` does with weights of a dtype"""
+    keeps: Callable[[torch.device, torch.dtype], bool] = lambda device, dtype: False
+    """whether it computes with the very weight that it is made of"""
+
+    def hidden(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the dtype of hidden states where weights are of a dtype."""
+        return torch.float32 if self.widens else dtype
 
 
 def kernel(name: str | None) -> Kernel:
@@ -135,11 +139,11 @@ def _in_full(make: Callable[[Tensor, Tensor | None], Linear], problems: _Reasons
         hold=lambda weight: (weight,),
         layer=lambda outputs, weight: Dense(weight),
         part=_whole_bytes,
-        exact=lambda dtype: True,
+        keeps=lambda device, dtype: True,
     )
 
 
-_WHOLE = _in_full(_whole, lambda device, dtype: [])
+_WHOLE = attrs.evolve(_in_full(_whole, lambda device, dtype: []), keeps=lambda device, dtype: not packs(device, dtype))
 _PIECES = attrs.evolve(
     _in_full(Pieces, lambda device, dtype: _lacks_kernels(("cpu",), device)),
     layer=lambda outputs, weight: Pieces(weight),
@@ -148,14 +152,14 @@ _PIECES = attrs.evolve(
 
 COMPUTES: Mapping[str, Kernel] = {
     "plain": _in_full(Dense, lambda device, dtype: []),
-    "packed": _in_full(Packed.of, _packed_problems),
+    "packed": attrs.evolve(_in_full(Packed.of, _packed_problems), keeps=lambda device, dtype: False),
     "pieces": _PIECES,
     "fp16": attrs.evolve(
         _PIECES,
         make=Float16.of,
         problems=_fp16_problems,
         bytes=lambda outputs, inputs, size: float16_bytes(outputs, inputs),
-        exact=lambda dtype: dtype != torch.float32,
+        keeps=lambda device, dtype: False,
     ),
 }
 """By the name that `compute` takes; experts are held as they are, and multiplied by `pieces` where hidden states are float32."""

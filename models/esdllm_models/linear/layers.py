@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from esdllm_models.linear.pieces import Pieces
+
 __all__ = ["Dense", "Linear", "Sliced", "Split", "sliced"]
 
 
@@ -68,8 +70,8 @@ class Sliced:
 
 def sliced(whole: Linear, first: int, stop: int) -> Linear:
     """Return what computes the output features `first` to `stop`, without a copy of any weight."""
-    if isinstance(whole, Dense):
-        return Dense(whole.weight[first:stop], None if whole.bias is None else whole.bias[first:stop])
+    if isinstance(whole, (Dense, Pieces)):
+        return type(whole)(whole.weight[first:stop], None if whole.bias is None else whole.bias[first:stop])
     if isinstance(whole, Split):
         ends = list(accumulate(whole.sizes, initial=0))
         if first in ends and stop in ends:
