@@ -14,7 +14,8 @@ import torch
 from helpers import CASES, read_config, write_checkpoint, zeros
 
 from esdllm import Catalogue
-from esdllm.checkpoints.loading import describe_weights
+from esdllm.checkpoints.loading import describe_weights, geometries
+from esdllm_models.families.rnd1 import Rnd1Family
 from esdllm_models.linear.kernels import QUANTIZERS
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
@@ -147,3 +148,33 @@ def test_a_long_canvas_attends_to_itself_in_little_memory() -> None:
     one_mask = 4 * CANVAS * CANVAS / 2**20  # MiB: 256 for a head, were it made
     assert max(padded, even) < one_mask / 8
     assert eager > 4 * 2 * 1024 * CANVAS / 2**20  # what is looked for is seen
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize("kind", ["int8-weight-only", None])
+def test_loading_experts_takes_the_model_s_size_and_one_layer_in_full(
+    catalogue: Catalogue, tmp_path: Path, kind: str | None
+) -> None:
+    sizes = {
+        "hidden_size": 512,
+        "moe_intermediate_size": 512,
+        "num_experts": 24,
+        "num_experts_per_tok": 2,
+        "vocab_size": 512,
+    }
+    sizes |= {"num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 64}
+    config = {**geometries(catalogue)["rnd1-30b"], **sizes, "mask_token_id": 511, "eos_token_id": 510}
+    shapes = Rnd1Family().blueprint(config).shapes()
+    weights = {
+        name: torch.ones([axis if isinstance(axis, int) else axis.size for axis in shape], dtype=torch.bfloat16)
+        for name, shape in shapes.items()
+    }
+    full = sum(weight.nbytes for weight in weights.values())
+    folder = write_checkpoint(tmp_path / "experts", config, weights, shards=3)
+    weights.clear()
+    size = describe_weights(folder, None, kind, catalogue).bytes
+    assert size < 0.6 * full if kind else size == pytest.approx(full, rel=0.01)  # a router is held in float32
+    peak, after = loaded(folder, kind, **GIVES_BACK)
+    shutil.rmtree(folder)
+    assert 0.9 * size < after < size + SLACK
+    assert peak < size + full / 6 + SLACK
