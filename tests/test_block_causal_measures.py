@@ -16,7 +16,7 @@ from esdllm.measure.analysis import analyze
 from esdllm.measure.benchmarking.bare import BareWeights
 from esdllm.measure.cost import Costing
 from esdllm.measure.doctor import attention_backends, fits
-from esdllm.measure.evaluation.likelihood import Likelihood
+from esdllm.measure.evaluation.likelihood import Likelihood, Pair
 from esdllm.measure.forecast import Forecast
 from esdllm.measure.tracing import trace
 from esdllm.serving.sizing import Sizing
@@ -123,8 +123,10 @@ def test_doctor_tells_which_backends_serve_a_block_causal_model() -> None:
 def test_what_is_measured_over_whole_canvases_alone_refuses_a_block_causal_model() -> None:
     model = model_of(BlockCausal(4))
     engine = engine_of(model, "dual-cache")
-    with pytest.raises(InputError, match="block-causal"):
-        Likelihood(model, engine.components.attention)
+    likelihood, pair = Likelihood(model.adapter, engine.components.attention), Pair((5, 9), (2, 40))
+    for scored in (likelihood.bounds, likelihood.greedy):
+        with pytest.raises(InputError, match="block-causal .* give tasks that generate"):
+            scored([pair])
     with pytest.raises(InputError, match="block-causal"):
         analyze(engine, [PROMPTS[0]])
     with pytest.raises(InputError, match="leave out bare"):

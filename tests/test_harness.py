@@ -44,6 +44,10 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
 
 
+WHOLE = ("tiny-dream", "tiny-llada")
+"""shipped checkpoints whose positions see the whole text, so that a text has a likelihood"""
+
+
 @pytest.fixture(scope="module", params=sorted(shipped_checkpoints(Catalogue.load())))
 def tiny(request: pytest.FixtureRequest, small: dict[str, Path]) -> Model:
     """A checkpoint with a shipped one's tokenizer."""
@@ -369,6 +373,7 @@ def test_shots_and_system_prompt_come_as_a_conversation(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("trained", WHOLE, indirect=True)
 def test_a_choice_is_the_likeliest_continuation(trained: Model, task: Callable[..., TaskManager]) -> None:
     harness = HarnessModel(trained, batch_size=4, mc_samples=16, **SHORT)
     wrong = SORTED.replace("4, 15, 31", "31, 15, 4")
@@ -388,6 +393,7 @@ def test_a_choice_is_the_likeliest_continuation(trained: Model, task: Callable[.
     assert all(score < 0 for score, _ in again)
 
 
+@pytest.mark.parametrize("tiny", WHOLE, indirect=True)
 def test_a_text_s_likelihood_is_its_windows_sum(tiny: Model, harness: HarnessModel) -> None:
     spec, scorer = tiny.spec, likelihood(tiny, samples=16)
     before = [spec.eos_id] if spec.logit_shift else []

@@ -101,8 +101,7 @@ def _no_progress(done: int) -> None:
 class Likelihood:
     """Scores continuations with plain passes over the whole text: no cache, nothing skipped.
 
-    Raises:
-        InputError: the model is block-causal, whose likelihood is a product over blocks.
+    All of it raises InputError where the model is block-causal, whose likelihood is a product over blocks.
     """
 
     model: ModelAdapter
@@ -114,13 +113,6 @@ class Likelihood:
     seed: int = 0
     cfg_scale: float = 0.0
     """strength of classifier-free guidance; 0 is none"""
-
-    def __attrs_post_init__(self) -> None:
-        if (attention := self.model.spec.attention) is not None:
-            raise InputError(
-                f"{self.model.spec.family} is block-causal (blocks of {attention.size}): likelihoods are those of models whose "
-                "positions see the whole text; give tasks that generate"
-            )
 
     def rows(self, pairs: Sequence[Pair]) -> int:
         """Return the number of rows that `bounds` computes, one a mask set."""
@@ -190,6 +182,11 @@ class Likelihood:
 
     def logits(self, tokens: Tensor, start: int) -> Tensor:
         """Return logits (R, N - start, V) float32 of the tokens from column `start` on, of rows (R, N) without padding."""
+        if (attention := self.model.spec.attention) is not None:
+            raise InputError(
+                f"{self.model.spec.family} is block-causal (blocks of {attention.size}): likelihoods are those of models whose "
+                "positions see the whole text; give tasks that generate"
+            )
         given = self._given_logits(tokens, start)
         if not self.cfg_scale:
             return given
