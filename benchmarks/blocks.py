@@ -92,8 +92,8 @@ def speed(
     batches: Annotated[
         list[int] | None, typer.Option("--batch", help="Prompts at once, 1 and 8 by default; repeatable.")
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Times that both take turns.")] = 5,
-    sample: Annotated[int, typer.Option(help="Steps of each plan that are made.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Times that both take turns.")] = 3,
+    sample: Annotated[int, typer.Option(help="Steps of each plan that are made.")] = 1,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
     """Measure how many times as fast skipping decodes as the exact prefix cache, and how many times as few FLOPs it takes."""
@@ -105,7 +105,7 @@ def speed(
         reports = []
         for batch in batches:
             setting = Setting("small, sdar", sdar(size), batch=batch, device="cpu", threads=threads, sample=sample)
-            contenders = contenders_named([EXACT, SKIPPING], catalogue, [f"block_length={size}", "gen_length=256"])
+            contenders = contenders_named([EXACT, SKIPPING], catalogue, [f"block_length={size}", "gen_length=128"])
             reports.append(bench(setting, contenders, rounds=rounds, peak=lambda _: None, catalogue=catalogue))
             told = json.dumps(reports[-1].to_dict(), indent=1) + "\n"
             (out / f"speed-{size}-{batch}.json").write_text(told, encoding="utf-8")

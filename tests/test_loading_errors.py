@@ -198,5 +198,5 @@ class Family:
 def test_a_plugin_may_ship_checkpoints_by_name(tmp_path: Path) -> None:
     catalogue = Catalogue.load({"mine": offers("esdllm_model_adapters", {"mine": Family})})
     assert load_model("mine", "cpu", catalogue=catalogue).spec.family == "llada"
-    with pytest.raises(CheckpointError, match="known: mine, tiny-dream, tiny-llada"):
+    with pytest.raises(CheckpointError, match="known: mine, tiny-dream, tiny-llada, tiny-sdar"):
         load_model(tmp_path / "none", "cpu", catalogue=catalogue)

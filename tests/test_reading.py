@@ -238,7 +238,7 @@ def test_a_family_that_offers_nothing_loads_its_folders_as_they_are(tmp_path: Pa
     folder, catalogue = plain(tmp_path)
     model: Model = load_model(folder, "cpu", catalogue=catalogue)
     assert (model.codec, model.codec_error) == (None, "no words")
-    assert set(shipped_checkpoints(catalogue)) == {"tiny-dream", "tiny-llada"}
+    assert set(shipped_checkpoints(catalogue)) == {"tiny-dream", "tiny-llada", "tiny-sdar"}
 
 
 def test_what_a_family_does_not_offer_is_refused_before_it_is_asked(tmp_path: Path) -> None:

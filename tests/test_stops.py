@@ -39,6 +39,7 @@ def stops(folder: Path, catalogue: Catalogue) -> set[int]:
     return set(load_model(folder, "meta", catalogue=catalogue).stop_ids)
 
 
+@pytest.mark.parametrize("name", ["tiny-llada", "tiny-dream", "tiny-sdar"])
 def test_the_shipped_checkpoints_stop_at_their_end_of_text_and_of_turn(folder: Path, catalogue: Catalogue) -> None:
     model = load_model(folder, "meta", catalogue=catalogue)
     assert model.codec

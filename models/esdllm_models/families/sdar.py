@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -44,6 +45,11 @@ class SdarFamily(ThinkingFamily):
     """SDAR's dense models; blocks are counted from the prompt's first token."""
 
     name = "sdar"
+
+    @property
+    def checkpoints(self) -> Mapping[str, Path]:
+        """The tiny trained checkpoint of this package."""
+        return {"tiny-sdar": Path(__file__).parents[1] / "tiny" / "sdar"}
 
     @property
     def geometries(self) -> Mapping[str, Mapping[str, Any]]:
