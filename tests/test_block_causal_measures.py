@@ -125,7 +125,7 @@ def test_what_is_measured_over_whole_canvases_alone_refuses_a_block_causal_model
     engine = engine_of(model, "dual-cache")
     likelihood, pair = Likelihood(model.adapter, engine.components.attention), Pair((5, 9), (2, 40))
     for scored in (likelihood.bounds, likelihood.greedy):
-        with pytest.raises(InputError, match="block-causal .* give tasks that generate"):
+        with pytest.raises(InputError, match=r"block-causal .* give tasks that generate"):
             scored([pair])
     with pytest.raises(InputError, match="block-causal"):
         analyze(engine, [PROMPTS[0]])
