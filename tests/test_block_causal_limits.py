@@ -21,8 +21,10 @@ from esdllm import (
     KeyValue,
     ModelSpec,
     PluginError,
+    Stream,
     UnavailableError,
 )
+from esdllm.runtime.records import until_stop
 from esdllm_backends.attention.eager import EagerAttention
 
 
@@ -212,3 +214,24 @@ def test_a_finished_block_s_keys_written_with_the_next_block_s_step_are_those_wr
     torch.testing.assert_close(together[:, size:], after[0], rtol=1e-5, atol=1e-5)
     for one, other in zip(kept, after[1], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_stream_and_a_slot_show_the_answer_and_nothing_beside_it(form: str) -> None:
+    """Neither what pads a row so that blocks begin where they should, nor what fills its last block."""
+    engine = engine_of(model_of(*FORMS[form]), "dual-cache")
+    for prompt in PROMPTS:
+        answer = engine.generate([prompt]).answers[0]
+        frames = [event.frame for event in Stream(engine, [prompt], None)]
+        assert {len(frame.tokens) for frame in frames} == {10}
+        assert until_stop(frames[-1].tokens, engine.model.stop_ids) == answer
+        slots = engine.slots(1, 24)
+        slot = slots.admit([prompt])
+        while slots.groups():
+            slots.step([slot])
+            record = slots.show([slot])[slot]
+            assert record.tokens[0, : len(prompt)].tolist() == prompt
+            assert record.tokens.shape[1] == len(prompt) + 10
+        assert until_stop(record.tokens[0, len(prompt) :].tolist(), engine.model.stop_ids) == answer
+        assert slots.take(slot).answers[0] == answer
+        slots.close()

@@ -57,7 +57,7 @@ class Seat:
     length: int
     """L, the columns of its canvas"""
     room: int
-    """columns of padding that were put before it"""
+    """columns of padding that stand before its first token"""
     padded: bool
     """whether any column of it is padding"""
     span: slice
@@ -100,7 +100,7 @@ class Seat:
         return cls(
             slot,
             began.layout.length,
-            began.room,
+            began.layout.starts[0] if began.layout.starts else 0,
             padded=bool(began.layout.starts),
             span=began.spans[0],
             fill=early_stop,

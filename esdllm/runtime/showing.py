@@ -39,8 +39,8 @@ def _record(home: Canvas, seat: Seat, numbers: Tensor, sure: Tensor) -> StepReco
     if seat.made is None:
         raise InputError(f"the row in slot {seat.slot} has made no step yet")
     made, room = seat.made, seat.room
-    tokens, committed, guess, revoked, edited = numbers[:, :, room : seat.length].unbind()
-    confidence, guess_confidence = sure[:, :, room : seat.length].unbind()
+    tokens, committed, guess, revoked, edited = numbers[:, :, room : seat.span.stop].unbind()
+    confidence, guess_confidence = sure[:, :, room : seat.span.stop].unbind()
     return StepRecord(
         made.moment,
         made.block._replace(start=made.block.start - room, stop=made.block.stop - room),

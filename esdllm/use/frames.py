@@ -60,13 +60,16 @@ class Frame(NamedTuple):
 
 
 class Frames:
-    """Reads frames off a run, as a step observer does."""
+    """Reads frames off a run, as a step observer does; with `most`, of so many columns, for a last block may be filled up."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
 
     def start(self, tokens: Tensor, spec: ModelSpec) -> Frame:
         """Return the frame before the first step."""
         self._spec, self._forwards = spec, 0
         self._first = int((tokens[0] == spec.mask_id).long().argmax())
-        found = tuple(tokens[0, self._first :].tolist())
+        found = self._row(tokens)
         nothing = (False,) * len(found)
         return Frame(
             0, found, (-1,) * len(found), nothing, None, range(0), 0, None, False, spec.mask_id, tokens.shape[1]
@@ -92,7 +95,7 @@ class Frames:
         )
 
     def _row(self, x: Tensor) -> tuple[Any, ...]:
-        return tuple(x[0, self._first :].tolist())
+        return tuple(x[0, self._first :][: self._most].tolist())
 
 
 def spelled(codec: TextCodec, tokens: Sequence[int], gap: str, each: bool = True) -> str:

@@ -81,8 +81,8 @@ class _Handover:
 class _Writer:
     """A step observer that hands over what unfolds."""
 
-    def __init__(self, codec: TextCodec | None, stop_ids: Sequence[int], handover: _Handover) -> None:
-        self.unfolding, self._handover = Unfolding(codec, stop_ids), handover
+    def __init__(self, codec: TextCodec | None, stop_ids: Sequence[int], most: int | None, handover: _Handover) -> None:
+        self.unfolding, self._handover = Unfolding(codec, stop_ids, most), handover
 
     def start(self, tokens: Tensor, spec: ModelSpec) -> None:
         """Take the canvas."""
@@ -106,7 +106,8 @@ class Stream(Iterator[StreamEvent]):
 
     def __init__(self, engine: Engine, prompt: Any, shown: str | None, **options: Any) -> None:
         self._prompt, self._codec, self._handover = shown, engine.model.codec, _Handover()
-        self._writer = _Writer(self._codec, engine.model.stop_ids, self._handover)
+        most = None if options.get("infill") else engine.config.gen_length
+        self._writer = _Writer(self._codec, engine.model.stop_ids, most, self._handover)
         self._started = time.perf_counter()
         self._answer: Answer | None = None
         arguments = (engine, prompt, shown, options, self._writer, self._handover)

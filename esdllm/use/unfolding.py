@@ -37,11 +37,11 @@ class StreamEvent(NamedTuple):
 
 
 class Unfolding:
-    """Reads events off a run, as a step observer does."""
+    """Reads events off a run, as a step observer does; `most` are the tokens of the answer, None for all the canvas holds."""
 
-    def __init__(self, codec: TextCodec | None, stop_ids: Sequence[int]) -> None:
+    def __init__(self, codec: TextCodec | None, stop_ids: Sequence[int], most: int | None = None) -> None:
         self._codec, self.stops = codec, frozenset(stop_ids)
-        self._frames, self._text = Frames(), ""
+        self._frames, self._text = Frames(most), ""
         self.frame: Frame | None = None
         """the last frame; None before the run"""
 
