@@ -78,12 +78,12 @@ _REWRITTEN = f"logits of the stock layers that it is made of, greedy runs of the
 VERIFIED: Mapping[str, str] = {
     "llada": f"{_CODE}; a small trained checkpoint ships",
     "Dream": f"{_CODE}; a small trained checkpoint ships",
+    "sdar": f"{_CODE}; a small trained checkpoint ships",
     **dict.fromkeys(
         (
             "llada-moe",
             *(f"a2d-{base}-{kind}" for base in ("qwen3", "qwen2", "llama") for kind in ("mdlm", "bd3lm")),
             "rnd1",
-            "sdar",
             "fast-dllm-v2",
             "llada2_moe",
         ),
