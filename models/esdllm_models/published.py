@@ -1,4 +1,4 @@
-"""The public checkpoints that the families know of, by what their cards say, and what of each family was verified."""
+"""The public checkpoints that the families know of, as public pages tell of them, and what of each family was verified."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ PUBLISHED: Mapping[str, Mapping[str, Published]] = {
         "ByteDance-Seed/Stable-DiffCoder-8B-Instruct": Published(8.3, "MIT", block_size=4),
     },
 }
-"""By family; parameters in 10^9 are those of the cards, rounded."""
+"""By family; parameters are in 10^9, rounded. The hub was not asked: a checkpoint's card decides what its licence is."""
 
 _TRIED = "tiny random checkpoint; public weights not tried"
 _CODE = f"logits and greedy runs of the public code, {_TRIED}"
