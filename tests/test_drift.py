@@ -151,7 +151,7 @@ def test_a_row_with_nothing_left_of_its_block_says_so_and_the_others_count() -> 
     every = canvas.columns.expand(2, 8)
     parts: Any = SimpleNamespace(model=SimpleNamespace(spec=spec), cache=SimpleNamespace(recall=lambda *a: held))
     plan: Any = SimpleNamespace(measured=True)
-    over = ForwardPass(parts, plan, canvas, StepInputs(every, every[:, 4:], every[0, 4:], *torch.ones(2, 2).long()))
+    over = ForwardPass(parts, plan, canvas, StepInputs(every, every[:, 4:], every[0, 4:], *torch.ones(5, 2).long()))
     held = torch.ones(2, 8, 4)
     for layer in range(2):
         measure(over, layer, Alive(held, every, every, None), torch.full((2, 8, 2, 2), 3.0))

@@ -9,11 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import Build, prompts
 
 from esdllm import Catalogue, ComponentConfig, ConfigError, UnmaskingView
 from esdllm.testing import check_unmasking_policy
+from esdllm_policies.budgets import CaiUnmasking
 from esdllm_policies.neighbours import HierarchicalUnmasking, LocalLeapUnmasking
 from esdllm_policies.profile import FrechetProfileUnmasking
+from esdllm_policies.unmasking import TopKUnmasking
 
 SIXTEENTHS = st.lists(st.integers(0, 16), min_size=12, max_size=12)
 MASKS = st.lists(st.sampled_from("mdh"), min_size=12, max_size=12)
@@ -101,12 +104,123 @@ def test_the_best_of_each_run_of_masks_is_taken_and_all_that_is_sure(
         assert places(shown(sixteenths, masks, padding), policy) == expected
 
 
-@pytest.mark.parametrize("name", ["frechet-profile", "local-leap", "hierarchical"])
+@pytest.mark.parametrize("name", ["frechet-profile", "local-leap", "hierarchical", "cai"])
 def test_each_holds_to_the_contract(name: str, catalogue: Catalogue) -> None:
     check_unmasking_policy(catalogue.build("unmasking", ComponentConfig(name, {})))
 
 
+def cai_view(rows: int = 2, length: int = 64, **over: Any) -> UnmaskingView:
+    """Return a first step's view of rows of masks, all of one confidence: 0.3."""
+    columns, nothing = torch.arange(length).expand(rows, -1), torch.zeros(rows, dtype=torch.int64)
+    found = shown([0] * 12, ["m"] * 12)._replace(
+        raw=torch.zeros(rows, length, 4),
+        tokens=torch.zeros_like(columns),
+        confidence=torch.full((rows, length), 0.3),
+        eligible=torch.ones_like(columns, dtype=torch.bool),
+        undecided=torch.ones_like(columns, dtype=torch.bool),
+        columns=columns,
+        positions=columns,
+        step_in_block=nothing,
+        block=columns,
+        block_number=nothing,
+        block_length=torch.full_like(nothing, length),
+        memory=torch.zeros(rows, length, CaiUnmasking().memory),
+    )
+    return found._replace(**over)
+
+
+def decoded(policy: CaiUnmasking, steps: int, confidence: torch.Tensor, view: UnmaskingView) -> list[list[set[int]]]:
+    """Return what each row commits at each step, of confidences that stay (B, N)."""
+    found = []
+    for step in range(steps):
+        view = view._replace(
+            confidence=confidence, eligible=view.undecided, step_in_block=torch.full_like(view.step_in_block, step)
+        )
+        view = view._replace(memory=policy.remember(view))
+        chosen = policy.select(view)
+        found.append([set(row.nonzero()[:, 0].tolist()) for row in chosen])
+        view = view._replace(undecided=view.undecided & ~chosen)
+    return found
+
+
+def test_the_threshold_falls_from_its_start_to_the_block_s_own_end() -> None:
+    """By places from 48 on the threshold is as it is told times 1.1; without gates it is as it is told."""
+    confidence = torch.tensor([0.55] * 64).expand(3, -1)
+    policy = CaiUnmasking(start=0.9, ends=(0.7, 0.5), warmup=0.25, shape="linear", gated=False)
+    for number, end in ((0, 0.7), (1, 0.5), (7, 0.5)):
+        view = cai_view(3, confidence=confidence, block_number=torch.full((3,), number))
+        for step, passed in ((0, 0.0), (16, 0.0), (40, 0.5), (63, 47 / 48)):
+            at = view._replace(step_in_block=torch.full((3,), step))
+            many = policy.select(at).sum(1).tolist()
+            assert many == [64 if 0.9 + (end - 0.9) * passed < 0.55 else 1] * 3, (number, step)
+
+
+def test_a_position_is_committed_once_it_has_waited_for_its_budget() -> None:
+    """Easy ones after 8 steps, by the place not from 32 on; what is not decided by then is the best one a step."""
+    confidence = torch.linspace(0.51, 0.54, 64).expand(1, -1)
+    steps = decoded(CaiUnmasking(start=1.0, ends=(1.0,)), 9, confidence, cai_view(1))
+    assert [len(step[0]) for step in steps[:8]] == [1] * 8
+    assert steps[8][0] == {*range(32), 55}
+
+
+@pytest.mark.parametrize(("stalls", "fired"), [("row", True), ("batch", False)])
+def test_a_stall_is_told_by_the_row_s_own_commits_or_by_those_of_all(stalls: Any, fired: bool) -> None:
+    """Two rows commit one a step each: too few for a row, and not for both together."""
+    confidence = torch.linspace(0.41, 0.49, 64).expand(2, -1)
+    steps = decoded(CaiUnmasking(start=1.0, ends=(1.0,), stalls=stalls), 22, confidence, cai_view(2))
+    assert all(len(step[0]) == len(step[1]) == 1 for step in steps[:19])
+    assert (len(steps[19][0]) > 30) == (len(steps[19][1]) > 30) == fired
+
+
+def test_rows_that_meet_at_a_stall_are_told_from_rows_apart(catalogue: Catalogue) -> None:
+    """A policy that goes by all rows fails the law that a row is the row alone."""
+    view = cai_view(2, step_in_block=torch.full((2,), 19))
+    told = torch.tensor([0.0, 19, 64, 3, 0, 0])
+    beside = view._replace(memory=told.expand(2, 64, -1).clone())
+    beside.memory[1, :, 2] = 70.0  # type: ignore[index]  # the other row committed six
+    alone = UnmaskingView(*(x[:1] if isinstance(x, torch.Tensor) else x for x in beside))
+    for stalls, same in (("row", True), ("batch", False)):
+        policy = CaiUnmasking(stalls=stalls)  # type: ignore[arg-type]
+        assert torch.equal(policy.remember(beside)[:1], policy.remember(alone)) == same
+
+
+def test_a_row_in_a_slot_is_told_the_length_of_its_short_last_block(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns that fill a block up are none of its length, over which a threshold falls."""
+    seen: set[tuple[int, tuple[int, ...], tuple[int, ...]]] = set()
+    select = TopKUnmasking.select
+
+    def watched(self: TopKUnmasking, view: UnmaskingView) -> torch.Tensor:
+        assert view.block is not None
+        assert view.block_number is not None
+        assert view.block_length is not None
+        seen.add((view.block.shape[1], tuple(view.block_number.tolist()), tuple(view.block_length.tolist())))
+        return select(self, view)
+
+    monkeypatch.setattr(TopKUnmasking, "select", watched)
+    keeps = {"skip": {"keep": [[0, 1.0], [0.5, 0.5]]}, "importance": {"name": "random"}}
+    engine = build("llada-0", "es-dllm", gen_length=24, block_length=8, refresh={"prompt_refresh": 64}, **keeps)
+    slots = engine.slots(3, 40)
+    for length in (24, 21, 19):
+        slots.admit(prompts(1, 12, seed=3), components=slots.components.varied({"gen_length": length}, build.catalogue))
+    for slot in range(3):
+        slots.step([slot])
+    while slots.busy:
+        for slot in slots.finished():
+            slots.take(slot)
+        if groups := slots.groups():
+            slots.step(max(groups, key=len))
+    assert any(columns == 8 and 5 in told for columns, _, told in seen)
+    pairs = {pair for _, numbers, told in seen for pair in zip(numbers, told, strict=True)}
+    assert pairs >= {(0, 8), (1, 8), (2, 8), (2, 5), (2, 3)}
+
+
 WRONG = [
+    ("cai", {"ends": []}, "must be probabilities, one at least"),
+    ("cai", {"ends": [0.7, 1.2]}, "ends = [0.7, 1.2] must be probabilities"),
+    ("cai", {"shape": "square"}, "unknown value 'square'; known: cosine, linear"),
+    ("cai", {"stalls": "all"}, "unknown value 'all'; known: batch, row"),
     ("frechet-profile", {"margin": 1.5}, "'margin' must be <= 1.0"),
     ("frechet-profile", {"margin": float("nan")}, "nan is no finite number"),
     ("local-leap", {"relaxed_threshold": 0.95}, "relaxed_threshold = 0.95 must be at most threshold = 0.9"),

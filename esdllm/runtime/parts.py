@@ -46,6 +46,10 @@ class StepInputs(NamedTuple):
     """(B,) int64, the steps that each row has behind it"""
     step_in_block: Tensor
     """(B,) int64, those that its block has behind it"""
+    block_number: Tensor
+    """(B,) int64, its block's number"""
+    block_length: Tensor
+    """(B,) int64, the positions of its block, those that fill it up left out"""
     bias: Tensor | None = None
     """(R, L), 0 at what attention may read and -inf elsewhere; None if it may read everything"""
     keeps: Tensor | None = None

@@ -19,7 +19,7 @@ from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.graphs import Capture, StepGraphs
 from esdllm.runtime.parts import Parts, StepInputs
 from esdllm.runtime.records import Effort
-from esdllm.runtime.sharing import hidden, own_blocks, placed, sent
+from esdllm.runtime.sharing import hidden, own_blocks, own_length, placed, sent
 from esdllm.runtime.step import denoise
 from esdllm.views import CacheShape, StepRecord
 
@@ -147,6 +147,8 @@ class Run:
             counts=self._on_device(step.counts),
             step=self._behind(step),
             step_in_block=self._everywhere(step.moment.step_in_block),
+            block_number=self._everywhere(step.moment.block),
+            block_length=self._everywhere(own_length(step)),
             bias=bias,
             keeps=None if step.keeps is None else self._keeps_on_device(step.keeps),
             padding=padding,

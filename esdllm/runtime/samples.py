@@ -102,8 +102,7 @@ def unmasking_view(
 ) -> UnmaskingView:
     """Return what an unmasking policy may read, on a canvas with three columns before and after, and `padding` at its head.
 
-    With `memory` it remembers so many numbers of each position, all 0; with `revokes` some positions may be put back,
-    with `edits` replaced.
+    Of each position `memory` numbers are remembered, all 0; with `revokes` some may be put back, with `edits` replaced.
     """
     draw = generator(seed)
     logits = sharp * torch.randn(rows, window, vocab, generator=draw)
@@ -114,8 +113,7 @@ def unmasking_view(
     undecided = torch.zeros(rows, padding + window + 6, dtype=torch.bool).scatter(1, columns, eligible)
     undecided[:, -3:] = True  # a later block
     previous = torch.where(torch.rand(rows, window, generator=draw) < 0.5, tokens, -1)
-    mask = vocab - 1
-    held = torch.randint(0, mask, (rows, window), generator=draw).masked_fill(eligible, mask)
+    held = torch.randint(0, vocab - 1, (rows, window), generator=draw).masked_fill(eligible, vocab - 1)
     revocable = ~eligible & (torch.rand(rows, window, generator=draw) < 0.7)
     return UnmaskingView(
         raw=logits,
@@ -136,6 +134,8 @@ def unmasking_view(
         editable=revocable if edits else None,
         step_in_block=torch.arange(rows),
         block=columns,
+        block_number=torch.arange(rows),
+        block_length=torch.full((rows,), window),
     )
 
 

@@ -13,7 +13,7 @@ from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.parts import StepInputs
 from esdllm.views import BlockView
 
-__all__ = ["form", "hidden", "joined", "own_blocks", "placed", "sent", "shared_inputs"]
+__all__ = ["form", "hidden", "joined", "own_blocks", "own_length", "placed", "sent", "shared_inputs"]
 
 
 def form(step: Step) -> Hashable:
@@ -68,7 +68,7 @@ def shared_inputs(
     `dtype` is the model's; `as_recorded` says whether the step may be a compiled or recorded one, which reads tensors alone.
     """
     columns, step = canvas.columns, steps[0]
-    starts, begins, counts, moments, moments_in_block = _numbers(steps, columns.device)
+    starts, begins, counts, moments, moments_in_block, numbers, lengths = _numbers(steps, columns.device)
     plan, fill = step.plan, _filling(steps, columns.device)
     block = fill(begins + columns[: plan.block]) if step.reach is None else own_blocks(canvas, step, blocks)
 
@@ -90,6 +90,8 @@ def shared_inputs(
         counts=counts,
         step=moments,
         step_in_block=moments_in_block,
+        block_number=numbers,
+        block_length=lengths,
         bias=bias,
         keeps=None if keeps is None else sent(keeps, columns.device),
         padding=padding,
@@ -107,14 +109,18 @@ def _filling(steps: Sequence[Step], device: torch.device) -> Callable[[Tensor], 
     return lambda positions: positions + gaps * (positions >= stops)
 
 
-def _numbers(steps: Sequence[Step], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the first positions of windows and blocks (B, 1), and (B,) counts and the steps behind each row and its block."""
-    rows = [
-        (step.start or 0, step.block.start, step.counts[0], step.moment.step, step.moment.step_in_block)
-        for step in steps
-    ]
-    starts, begins, counts, moments, moments_in_block = sent(rows, device).unbind(1)
-    return starts.unsqueeze(1), begins.unsqueeze(1), counts, moments, moments_in_block
+def _numbers(steps: Sequence[Step], device: torch.device) -> tuple[Tensor, ...]:
+    """Return the first positions of windows and blocks (B, 1), and (B,) each: counts, the steps behind each row and its block,
+    that block's number and its length.
+    """
+    rows = [(step.start or 0, step.block.start, step.counts[0], *step.moment[:3], own_length(step)) for step in steps]
+    starts, begins, counts, moments, moments_in_block, numbers, lengths = sent(rows, device).unbind(1)
+    return starts.unsqueeze(1), begins.unsqueeze(1), counts, moments, moments_in_block, numbers, lengths
+
+
+def own_length(step: Step) -> int:
+    """Return the positions of a row's block, without what fills it up."""
+    return step.plan.block if step.reach is not None else step.block.stop - step.block.start
 
 
 def sent(rows: Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> Tensor:

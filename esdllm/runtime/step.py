@@ -44,6 +44,8 @@ def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
         undecided=canvas.undecided,
         step_in_block=inputs.step_in_block,
         block=inputs.block,
+        block_number=inputs.block_number,
+        block_length=inputs.block_length,
     )
     view = _remembering(parts.unmasking, canvas, _revising(canvas, view, masked, forbidden))
     selected = eligible if plan.leads else parts.unmasking.select(view)

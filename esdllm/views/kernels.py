@@ -117,6 +117,10 @@ class UnmaskingView(NamedTuple):
     """(B,) int64, the steps that each row's block has behind it; None where a view was made by hand"""
     block: Tensor | None = None
     """(B, M) int64, the columns of each row's block; likewise"""
+    block_number: Tensor | None = None
+    """(B,) int64, the number of each row's block in the canvas, from 0; 0 where blocks move; likewise"""
+    block_length: Tensor | None = None
+    """(B,) int64, the positions of each row's block: M, or fewer where columns behind the row fill it up; likewise"""
 
     @property
     def logits(self) -> Tensor:

@@ -15,6 +15,7 @@ from esdllm import (
     hookimpl,
 )
 from esdllm_policies.blocks import FixedBlocks, OwnBlocks, PrunedBlocks, SlidingBlocks
+from esdllm_policies.budgets import CaiUnmasking
 from esdllm_policies.editing import EditingUnmasking
 from esdllm_policies.importance import (
     ConfidenceScorer,
@@ -122,6 +123,7 @@ def esdllm_unmasking_policies() -> Mapping[str, Callable[..., UnmaskingPolicy]]:
         "p2": P2Unmasking,
         "editing": EditingUnmasking,
         "prophet": ProphetUnmasking,
+        "cai": CaiUnmasking,
         "frechet-profile": FrechetProfileUnmasking,
         "local-leap": LocalLeapUnmasking,
         "hierarchical": HierarchicalUnmasking,

@@ -53,6 +53,8 @@ def _elsewhere(case: Recorded) -> str | None:
             "Fast-dLLM's loop for Dream computes a block's own positions, where here those one to the left are "
             "computed, which decide them"
         )
+    if case["settings"].get("extra_mask"):
+        return "the recorded loop's canvas goes on for one mask behind the answer"
     return None
 
 

@@ -69,6 +69,8 @@ def given_view(logits: Tensor, eligible: Tensor, undecided: Tensor) -> Unmasking
         undecided=undecided,
         step_in_block=nothing,
         block=columns,
+        block_number=nothing,
+        block_length=torch.full_like(nothing, length),
     )
 
 
