@@ -26,7 +26,7 @@ def _probabilities(instance: Any, attribute: Any, value: Sequence[float]) -> Non
         raise ValueError(f"ends = {list(value)} must be probabilities, one at least")
 
 
-class _Told(NamedTuple):
+class _Noted(NamedTuple):
     """What the policy remembers of a row, the same at each of its positions that had logits at a step. All (B, 1)."""
 
     step: Tensor
@@ -75,7 +75,7 @@ class CaiUnmasking(Deciding):
     @property
     def memory(self) -> int:
         """A position's budget, and what is told of its row."""
-        return 1 + len(_Told._fields)
+        return 1 + len(_Noted._fields)
 
     def remember(self, view: UnmaskingView) -> Tensor:
         """Return (B, N, M): the budgets, 0 before there is one, and what is told of the row at this step."""
@@ -95,7 +95,7 @@ class CaiUnmasking(Deciding):
         threshold, steps = self._threshold(view), view.step_in_block.view(-1, 1)
         if not self.gated:
             return best_or_more(view.confidence > threshold, view.confidence, view.eligible)
-        budgets, told = view.memory[..., 0], _Told(*view.memory[..., 1:].unbind(-1))
+        budgets, told = view.memory[..., 0], _Noted(*view.memory[..., 1:].unbind(-1))
         scaled = (threshold * _scale(view)).clamp(_LEAST, _MOST)
         spent = (budgets > 0) & (steps >= budgets)
         stalled = (told.fires > 0) & (view.confidence > _ENOUGH)
@@ -123,7 +123,7 @@ class CaiUnmasking(Deciding):
         tier = torch.where((places >= 32) & (places < 48), tier.clamp(min=1), tier)
         return torch.full_like(c, 64).masked_fill(tier == 1, 32).masked_fill(tier == 0, 8).masked_fill(places >= 48, 64)
 
-    def _told(self, view: UnmaskingView) -> _Told:
+    def _told(self, view: UnmaskingView) -> _Noted:
         """Return what is told of each row, this step included, of what the positions that had logits last were told."""
         assert view.memory is not None
         assert view.step_in_block is not None
@@ -137,7 +137,7 @@ class CaiUnmasking(Deciding):
             before, number = _newest(told.flatten(0, 1).unsqueeze(0)), number.sum(0, keepdim=True)
         slow = (before.slow + 1) * ((number < _SLOW) & (now > _WARM))
         fires = (slow >= _STEPS).to(now) * (1 - before.used)
-        return _Told(now + 1, left, slow, before.used.maximum(fires), fires)
+        return _Noted(now + 1, left, slow, before.used.maximum(fires), fires)
 
 
 def _inside(view: UnmaskingView) -> Tensor:
@@ -158,7 +158,7 @@ def _scale(view: UnmaskingView) -> Tensor:
     return last.masked_fill(places < 48, 1.05).masked_fill(places < 32, 0.90).masked_fill(places < 16, 0.80)
 
 
-def _newest(told: Tensor) -> _Told:
+def _newest(told: Tensor) -> _Noted:
     """Return (B, 1) each, what of each row's positions (B, N, K) the one was told that was told last."""
     at = told[..., :1].argmax(1, keepdim=True).expand(-1, -1, told.shape[-1])
-    return _Told(*told.gather(1, at).unbind(-1))
+    return _Noted(*told.gather(1, at).unbind(-1))
