@@ -14,7 +14,7 @@ GROWING = [[0, 0.5], [0.5, 0.7]]
 WRONG_COMPONENTS: list[tuple[dict[str, Any], str]] = [
     (
         {"unmasking": "top_k"},
-        r"unknown unmasking 'top_k'; did you mean 'top-k'\? known: credit, .*, threshold, time-schedule, top-k",
+        r"unknown unmasking 'top_k'; did you mean 'top-k'\? known: cai, .*, threshold, time-schedule, top-k",
     ),
     ({"cache": "gpu"}, r"unknown cache 'gpu'; known: dense, disk, int8, none, offloaded, sparse"),
     ({"observers": ["tracer"]}, r"unknown observers 'tracer'; there are none"),

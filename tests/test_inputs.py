@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def test_a_right_seed_is_taken(build: Callable[..., Engine], llada: Model, seed:
     [
         (3, "kv", "the output of layer 3 is the first that is not finite"),
         (3, "q", "the output of layer 3 is the first that is not finite"),
-        (0, "down", "the output of layer 0 is the first that is not finite"),
+        (0, "mlp.down", "the output of layer 0 is the first that is not finite"),
         (None, "embedding", "the embedding is the first that is not finite"),
         (None, "head", "all layers are finite, the head's output is not"),
     ],
@@ -164,7 +165,7 @@ def test_numbers_that_are_none_are_found_with_their_step_and_layer(
 ) -> None:
     model = load_model(CASES / "llada-0", "cpu", catalogue=catalogue)
     adapter: Any = model.adapter
-    found = getattr(adapter if layer is None else adapter.layers[layer], weight)
+    found = attrgetter(weight)(adapter if layer is None else adapter.layers[layer])
     getattr(found, "weight", found).fill_(float("nan"))
     engine = build(model, preset, attention="eager")  # torch's fused CPU kernel gives 0 where all scores are NaN
     with pytest.raises(NumericsError, match=f"NaN logits at step 0; .*{where}.*Look at the weights, or use a wider"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -48,7 +49,7 @@ def with_parts(engine: Engine, **parts: Any) -> Engine:
         (2, "kv", -INF),
         (0, "q", 1e25),
         (1, "kv", 1e30),
-        (3, "down", NAN),
+        (3, "mlp.down", NAN),
         (2, "attn_norm", INF),
         (0, "mlp_norm", NAN),
         (None, "norm", NAN),
@@ -61,7 +62,7 @@ def test_weights_that_are_no_numbers_or_overflow_are_found_with_any_attention(
 ) -> None:
     model = load_model(CASES / "llada-0", "cpu", "float32", catalogue)
     adapter: Any = model.adapter
-    found = getattr(adapter if layer is None else adapter.layers[layer], weight)
+    found = attrgetter(weight)(adapter if layer is None else adapter.layers[layer])
     tensor = getattr(found, "weight", found)
     tensor[: len(tensor) // 2] = value if not math.isfinite(value) else tensor[: len(tensor) // 2] * value
     config = catalogue.configure("es-dllm", settings={"gen_length": 2, "block_length": 2, "attention": attention})

@@ -52,16 +52,16 @@ class BareWeights(NamedTuple):
         Raises:
             InputError: they do not lie in it as in LLaDA's and Dream's adapters on one device, or its attention is block-causal.
         """
-        if switched := getattr(adapter, "switched", ()):
-            raise InputError(
-                f"the bare loop computes no model with {' and '.join(switched)}, as a {adapter.spec.family} is: leave out bare"
-            )
-        if adapter.spec.attention is not None:
-            raise InputError(
-                f"the bare loop attends to the whole canvas, and the attention of {adapter.spec.family} is block-causal: leave "
-                "out bare"
-            )
         try:
+            spec: ModelSpec = adapter.spec
+            if switched := getattr(adapter, "switched", ()):
+                raise InputError(
+                    f"the bare loop computes no model with {' and '.join(switched)}, as a {spec.family} is: leave out bare"
+                )
+            if spec.attention is not None:
+                raise InputError(
+                    f"the bare loop attends to the whole canvas, and a {spec.family} is block-causal: leave out bare"
+                )
             layers = tuple(
                 BareLayer(one.attn_norm, one.qkv, one.q, one.kv, one.out, one.mlp_norm, one.mlp.gate_up, one.mlp.down)
                 for one in adapter.layers
