@@ -68,7 +68,6 @@ NOT_RUN: dict[str, tuple[str, ...]] = {
     "it downloads, or needs a GPU": (
         'esdllm generate "Why is the sky blue?" --model GSAI-ML/LLaDA-8B-Instruct',
         'esdllm generate "Who are you?" --model ./my-olmo2-diffusion',
-        "esdllm models pull ",
         "esdllm generate --input prompts.jsonl --output answers.jsonl --model GSAI-ML/LLaDA-8B-Instruct",
         "esdllm doctor --model GSAI-ML/LLaDA-8B-Instruct",
         "esdllm analyze --prompts problems.jsonl --model GSAI-ML/LLaDA-8B-Instruct",
