@@ -44,6 +44,7 @@ class ServeArguments:
     device: str | None = None
     dtype: str | None = None
     quantize: str | None = None
+    compute: str | None = None
     family: str | None = None
     """of which family the model is, as `load_model` takes it; None where its config.json tells"""
     slots: int = attrs.field(default=8, validator=validators.ge(1))
@@ -111,7 +112,8 @@ class ServeArguments:
                 f"length = {self.length}, and gen_length = {config.gen_length}; give more, so that a prompt has room"
             )
         threads = None if self.gpus else max(1, int(self.cpus))
-        return Setup(self.model, config.to_dict(), self.device, self.dtype, self.quantize, threads, self.family)
+        held: Any = {"quantize": self.quantize, "compute": self.compute, "family": self.family}
+        return Setup(self.model, config.to_dict(), self.device, self.dtype, threads=threads, **held)
 
     def options(self) -> dict[str, Any]:
         """Return what Ray Serve is told of the deployment."""

@@ -40,6 +40,7 @@ class Decoder:
         quantize: str | None = None,
         threads: int | None = None,
         family: str | None = None,
+        compute: str | None = None,
     ) -> None:
         """Load the model; `length` are the columns of a slot, for a prompt and its answer: the model's context if None.
 
@@ -48,7 +49,7 @@ class Decoder:
         Raises:
             EsdllmError: it cannot be decoded so; see `open_session`.
         """
-        setup = Setup(model, dict(config), device, dtype, quantize, threads, family)
+        setup = Setup(model, dict(config), device, dtype, quantize, threads, family, compute)
         self._chat, self._session = chat, open_session(setup, slots, length, max_queue=sys.maxsize)
 
     def __call__(self, batch: Mapping[str, Iterable[Any]]) -> dict[str, Any]:
