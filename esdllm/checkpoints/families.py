@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -23,10 +24,14 @@ __all__ = ["families", "family_of", "geometries", "model_types", "recognised", "
 FAMILY = "esdllm_family"
 """the key under which a geometry says whose it is, where its `model_type` does not tell"""
 
+_BUILT: WeakKeyDictionary[Catalogue, dict[str, ModelFamily]] = WeakKeyDictionary()
+
 
 def families(catalogue: Catalogue) -> dict[str, ModelFamily]:
-    """Return the families on offer, by name."""
-    return {name: catalogue.build("model", ComponentConfig(name)) for name in catalogue.names("model")}
+    """Return the families on offer, by name; a catalogue's are built once."""
+    if catalogue not in _BUILT:
+        _BUILT[catalogue] = {name: catalogue.build("model", ComponentConfig(name)) for name in catalogue.names("model")}
+    return dict(_BUILT[catalogue])
 
 
 def model_types(name: str, family: ModelFamily) -> tuple[str, ...]:
@@ -35,7 +40,7 @@ def model_types(name: str, family: ModelFamily) -> tuple[str, ...]:
     Raises:
         PluginError: it gives a text, where several belong.
     """
-    told = Offers.of(family).model_types
+    told = Offers.told_by(family).model_types
     if isinstance(told, str):
         raise PluginError(f"model '{name}' has model_types = '{told}'; give a tuple: model_types = ('{told}',)")
     return tuple(told) if told else (name,)
@@ -46,13 +51,15 @@ def geometries(catalogue: Catalogue) -> dict[str, Mapping[str, Any]]:
     return {
         geometry: {**config, FAMILY: name}
         for name, family in families(catalogue).items()
-        for geometry, config in Offers.of(family).geometries.items()
+        for geometry, config in Offers.told_by(family).geometries.items()
     }
 
 
 def shipped_checkpoints(catalogue: Catalogue) -> dict[str, Path]:
     """Return the folders of the checkpoints that ship with plugins, by the name that `load_model` takes."""
-    return {name: one for family in families(catalogue).values() for name, one in Offers.of(family).checkpoints.items()}
+    return {
+        name: one for family in families(catalogue).values() for name, one in Offers.told_by(family).checkpoints.items()
+    }
 
 
 def family_of(
@@ -103,7 +110,7 @@ def recognised(source: str | Path, config: Mapping[str, Any], catalogue: Catalog
     """
     found, said = families(catalogue), config.get("model_type")
     readers = [name for name, family in found.items() if said in model_types(name, family)]
-    claims = {name: Offers.of(family).claims for name, family in found.items()}
+    claims = {name: Offers.told_by(family).claims for name, family in found.items()}
     sure = [name for name, claim in claims.items() if claim is not None and _claimed(name, claim, config, catalogue)]
     chosen = sure or [name for name in readers if claims[name] is None]
     if len(chosen) == 1:

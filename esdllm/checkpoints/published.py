@@ -36,7 +36,7 @@ def known_checkpoints(catalogue: Catalogue) -> Mapping[str, KnownCheckpoint]:
     return {
         name: KnownCheckpoint(name, family, published)
         for family, made in families(catalogue).items()
-        for name, published in Offers.of(made).published.items()
+        for name, published in Offers.told_by(made).published.items()
     }
 
 

@@ -201,6 +201,11 @@ class Offers:
             PluginError: a member is misspelt, missing or no method; names it.
         """
         check_members("model", family, _called("model", family))
+        return cls.told_by(family)
+
+    @classmethod
+    def told_by(cls, family: ModelFamily) -> Offers:
+        """Return what a family offers whose members were looked at when the catalogue built it."""
         names = [field.name for field in attrs.fields(cls) if has(family, field.name)]
         return cls(**{name: getattr(family, name) for name in names})
 
