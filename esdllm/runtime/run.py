@@ -157,15 +157,15 @@ class Run:
 
     def _behind(self, step: Step) -> Tensor:
         """Return (B,) int64, the steps that each row has behind it, those before its first block not counted."""
-        run = self._everywhere(step.moment.step)
+        run = torch.full_like(self.canvas.seeds, step.moment.step)
         return run if step.begun is None else (run - self._on_device(step.begun)).clamp(min=0)
 
     def _rows(self, x: Tensor) -> Tensor:
         return x.expand(self.canvas.tokens.shape[0], -1)
 
     def _everywhere(self, number: int) -> Tensor:
-        """Return (B,) int64, one number for all rows."""
-        return torch.full_like(self.canvas.seeds, number)
+        """Return (B,) int64, one number for all rows, of those that come again from block to block."""
+        return self._on_device((number,) * len(self.canvas.seeds))
 
     def _on_device(self, numbers: tuple[int, ...]) -> Tensor:
         """Return integers as a tensor, sent once."""

@@ -33,9 +33,9 @@ def joined(steps: list[Step], as_recorded: bool) -> tuple[list[Step], StepPlan]:
 
     Short blocks of one length go without filler; not so where the form of whole ones may be known `as_recorded`.
     """
-    unfilled = [step.unfilled() for step in steps]
-    if not as_recorded and len({form(step) for step in unfilled}) == 1:
-        steps = unfilled
+    if not as_recorded and all(step.filler is not None for step in steps):
+        unfilled = [step.unfilled() for step in steps]
+        steps = unfilled if len({form(step) for step in unfilled}) == 1 else steps
     plan = max((step.plan for step in steps), key=lambda plan: plan.decided)
     return steps, plan._replace(padded=any(step.plan.padded for step in steps))
 
@@ -82,7 +82,8 @@ def shared_inputs(
     if any(each.keeps is not None for each in steps):
         keeps = [plan.keep if each.keeps is None else each.keeps[0] for each in steps]
         if not as_recorded and any(each.filler is not None for each in steps):
-            own = [(each.unfilled().plan.window, *kept) for each, kept in zip(steps, keeps, strict=True)]
+            filled = [plan.block - own_length(each) for each in steps]
+            own = [(plan.window - more, *kept) for more, kept in zip(filled, keeps, strict=True)]
     return StepInputs(
         window=window,
         block=block,
