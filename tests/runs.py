@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from esdllm import Catalogue, Engine, Generation, Model, StepPlan, StepRecord
 from esdllm.runtime.run import StepFunction
@@ -76,6 +77,20 @@ class Around(StepFunction):
     def __call__(self, parts: Any, plan: StepPlan, canvas: Any, inputs: Any) -> None:
         """Make one step."""
         self._call(parts, plan, canvas, inputs)
+
+
+class CountingFlops(Around):
+    """A step function that counts the FLOPs of every step by torch's own counter."""
+
+    def __init__(self, inner: StepFunction) -> None:
+        super().__init__(inner)
+        self.found: list[tuple[StepPlan, int]] = []
+
+    def __call__(self, parts: Any, plan: StepPlan, canvas: Any, inputs: Any) -> None:
+        """Make one step, and keep its plan and its FLOPs."""
+        with FlopCounterMode(display=False) as counter:
+            super().__call__(parts, plan, canvas, inputs)
+        self.found.append((plan, counter.get_total_flops()))
 
 
 def compiled(engine: Engine, rows: torch.Tensor) -> tuple[Generation, int, set[StepPlan]]:

@@ -12,11 +12,10 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from runs import Around, prompts
+from runs import CountingFlops, prompts
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from esdllm import Catalogue, Engine, StepPlan
+from esdllm import Catalogue, Engine
 from esdllm.checkpoints.loading import random_model
 from esdllm.errors import ConfigError, InputError, UnavailableError
 from esdllm.measure.benchmarking import (
@@ -48,7 +47,6 @@ from esdllm.measure.benchmarking.runners import Sample
 from esdllm.measure.benchmarking.running import decoded, turns
 from esdllm.measure.cost import Cost, Costing, Roofline
 from esdllm.plan import Layout
-from esdllm.runtime.run import StepFunction
 from esdllm.testing.models import tiny_model
 
 pytestmark = pytest.mark.covers
@@ -74,19 +72,6 @@ def report(setting: Setting, catalogue: Catalogue) -> Report:
 # what is counted
 
 
-class _Counting(Around):
-    """A step function that counts the FLOPs of every step by torch's own counter."""
-
-    def __init__(self, inner: StepFunction) -> None:
-        super().__init__(inner)
-        self.found: list[tuple[StepPlan, int]] = []
-
-    def __call__(self, parts: Any, plan: StepPlan, canvas: Any, inputs: Any) -> None:
-        with FlopCounterMode(display=False) as counter:
-            super().__call__(parts, plan, canvas, inputs)
-        self.found.append((plan, counter.get_total_flops()))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llada", "Dream"])
 @pytest.mark.parametrize(
@@ -110,7 +95,7 @@ def test_counted_flops_are_those_that_torch_counts(
 ) -> None:
     config = catalogue.configure(preset, sets=["gen_length=18", "block_length=6", "attention=eager", *sets])
     engine = Engine.build(tiny_model(family), config, catalogue)
-    counting = _Counting(engine.step_function)
+    counting = CountingFlops(engine.step_function)
     engine.step_function = counting
     engine.generate(prompts(rows=2, length=7) % 60)
     costing = Costing.of(engine.components, engine.model.spec, batch=2, length=25, itemsize=4)

@@ -6,14 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from runs import Around
-from torch.utils.flop_counter import FlopCounterMode
+from runs import CountingFlops
 
-from esdllm import Catalogue, Engine, Model, StepPlan
+from esdllm import Catalogue, Engine, Model
 from esdllm.checkpoints.loading import geometries, random_model
 from esdllm.measure.cost import Costing
 from esdllm.plan import Layout
-from esdllm.runtime.run import StepFunction
 
 SIZES = {
     "hidden_size": 32,
@@ -38,19 +36,6 @@ def llada_moe(catalogue: Catalogue, **changes: Any) -> Model:
     return model(catalogue, "llada-moe-7b", shared_expert_intermediate_size=16, **own, **changes)
 
 
-class Counted(Around):
-    """A step function that counts each step's FLOPs."""
-
-    def __init__(self, inner: StepFunction) -> None:
-        super().__init__(inner)
-        self.found: list[tuple[StepPlan, int]] = []
-
-    def __call__(self, parts: Any, plan: StepPlan, canvas: Any, inputs: Any) -> None:
-        with FlopCounterMode(display=False) as counter:
-            super().__call__(parts, plan, canvas, inputs)
-        self.found.append((plan, counter.get_total_flops()))
-
-
 @pytest.mark.parametrize("preset", ["vanilla", "dual-cache", "es-dllm"])
 @pytest.mark.parametrize("make", [rnd1, llada_moe])
 def test_counted_flops_are_those_that_torch_counts_of_rows_sorted_by_expert(
@@ -59,7 +44,7 @@ def test_counted_flops_are_those_that_torch_counts_of_rows_sorted_by_expert(
     monkeypatch.setattr("esdllm_models.feedforward.Experts.sorts", lambda self, rows: True)
     config = catalogue.configure(preset, sets=["gen_length=18", "block_length=6", "attention=eager"])
     engine = Engine.build(make(catalogue), config, catalogue)
-    engine.step_function = counting = Counted(engine.step_function)
+    engine.step_function = counting = CountingFlops(engine.step_function)
     engine.generate(torch.randint(0, 60, (2, 7), generator=torch.Generator().manual_seed(0)))
     costing = Costing.of(engine.components, engine.model.spec, batch=2, length=25, itemsize=4)
     assert len(counting.found) == 18

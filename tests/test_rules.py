@@ -13,6 +13,7 @@ from runs import Build, prompts
 
 from esdllm import Catalogue, ComponentConfig, ConfigError, UnmaskingView
 from esdllm.testing import check_unmasking_policy
+from esdllm.testing.conformance.rules.steps import given_view
 from esdllm_policies.budgets import CaiUnmasking
 from esdllm_policies.neighbours import HierarchicalUnmasking, LocalLeapUnmasking
 from esdllm_policies.profile import FrechetProfileUnmasking
@@ -30,22 +31,10 @@ def shown(sixteenths: list[int], masks: list[str], padding: int = 0) -> Unmaskin
     undecided = torch.zeros(1, 12 + padding, dtype=torch.bool)
     undecided[0, padding:] = torch.tensor([kind != "d" for kind in masks])
     eligible = torch.tensor([[masks[place] == "m" for place in at]])
-    confidence = torch.tensor([[sixteenths[place] / 16 for place in at]])
-    nothing = torch.zeros(1, dtype=torch.int64)
-    return UnmaskingView(
-        raw=torch.zeros(1, len(at), 4),
-        tokens=torch.zeros_like(columns),
-        confidence=confidence,
-        eligible=eligible,
+    return given_view(torch.zeros(1, len(at), 4), eligible, undecided)._replace(
+        confidence=torch.tensor([[sixteenths[place] / 16 for place in at]]),
         positions=columns - padding,
-        previous_tokens=torch.full_like(columns, -1),
-        previous_confidence=torch.zeros_like(confidence),
-        quota=nothing,
-        step=nothing,
-        seeds=nothing,
         columns=columns,
-        undecided=undecided,
-        step_in_block=nothing,
         block=torch.arange(12).unsqueeze(0) + padding,
     )
 

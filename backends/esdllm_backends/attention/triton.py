@@ -93,13 +93,5 @@ def _operator(
 
 
 @_operator.register_fake
-def _shape(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    bias: Tensor | None,
-    padding: Tensor | None,
-    query_blocks: Tensor | None,
-    key_blocks: Tensor | None,
-) -> Tensor:
+def _shape(queries: Tensor, *read: Tensor | None) -> Tensor:
     return queries.new_empty(queries.shape)
