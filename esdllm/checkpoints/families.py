@@ -19,12 +19,16 @@ from esdllm.plugins.catalogue import Catalogue
 from esdllm.plugins.elsewhere import offer
 from esdllm.plugins.loader import blaming
 
-__all__ = ["families", "family_of", "geometries", "model_types", "recognised", "shipped_checkpoints"]
+__all__ = ["UnreadError", "families", "family_of", "geometries", "model_types", "recognised", "shipped_checkpoints"]
 
 FAMILY = "esdllm_family"
 """the key under which a geometry says whose it is, where its `model_type` does not tell"""
 
 _BUILT: WeakKeyDictionary[Catalogue, dict[str, ModelFamily]] = WeakKeyDictionary()
+
+
+class UnreadError(CheckpointError):
+    """No family on offer reads a config.json of this `model_type`."""
 
 
 def families(catalogue: Catalogue) -> dict[str, ModelFamily]:
@@ -106,7 +110,7 @@ def recognised(source: str | Path, config: Mapping[str, Any], catalogue: Catalog
     """Return the name of the family that a config tells.
 
     Raises:
-        CheckpointError: none on offer, or several; see `family_of`.
+        CheckpointError: none on offer, or several; see `family_of`. An UnreadError, where none reads such a `model_type`.
     """
     found, said = families(catalogue), config.get("model_type")
     readers = [name for name, family in found.items() if said in model_types(name, family)]
@@ -131,7 +135,7 @@ def recognised(source: str | Path, config: Mapping[str, Any], catalogue: Catalog
     hint = (
         offer("model", str(said)) or f"{known(str(said), types)}. A plugin adds one with the hook esdllm_model_adapters"
     )
-    raise CheckpointError(f"{source}: the model_type '{said}' is not implemented; {hint}")
+    raise UnreadError(f"{source}: the model_type '{said}' is not implemented; {hint}")
 
 
 def _claimed(

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from esdllm.checkpoints.families import recognised
+from esdllm.checkpoints.families import UnreadError, recognised
 from esdllm.checkpoints.published import known_checkpoints
 from esdllm.checkpoints.reading import json_object
 from esdllm.checkpoints.stored import has_weights
@@ -85,9 +85,9 @@ def _described(name: str, folder: Path, size: int, catalogue: Catalogue) -> OnDi
         return None
     try:
         family, problem = (known.family if known else recognised(folder, config, catalogue)), ""
+    except UnreadError:
+        return None
     except CheckpointError as error:
-        if "is not implemented" in str(error):
-            return None
         family, problem = None, str(error)
     return OnDisk(name, folder, size, _whole(folder), family, problem)
 
