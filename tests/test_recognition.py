@@ -24,7 +24,7 @@ from esdllm import (
     from_module,
     load_model,
 )
-from esdllm.checkpoints.families import family_of
+from esdllm.checkpoints.families import families, family_of
 from esdllm.checkpoints.loading import describe_weights, random_model
 from esdllm.checkpoints.reading import class_names
 from esdllm.checkpoints.told import Told
@@ -100,6 +100,14 @@ def test_a_family_that_claims_a_config_goes_before_one_that_has_its_model_type(
     config: Mapping[str, Any], expected: str
 ) -> None:
     assert chosen(config, cousin=Cousin, mute=Mute, blocks=Blocks) == expected
+
+
+def test_the_families_of_a_catalogue_are_built_once_and_are_its_own() -> None:
+    made = catalogue(cousin=Cousin)
+    first = families(made)
+    assert all(family is first[name] for name, family in families(made).items())
+    assert "cousin" in first
+    assert "cousin" not in families(catalogue())
 
 
 def test_a_config_that_does_not_tell_is_refused_with_the_families_that_could_read_it() -> None:
