@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from esdllm.cli import app
+from esdllm.cli.app import app
 
 _MARK = "<!-- commands -->"
 _TWICE = re.compile(r"\[\[([^\[\]]*)\]\]")  # an argument whose own name has brackets

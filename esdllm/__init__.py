@@ -1,92 +1,95 @@
-"""esdllm: fast decoding of diffusion language models by early skipping, with every decision a plugin."""
+"""esdllm: fast decoding of diffusion language models by early skipping, with every decision a plugin.
+
+Each public name is imported when it is first used, so `import esdllm` alone imports neither torch nor a plugin.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from importlib.metadata import version as _version
-from pathlib import Path
-from typing import Any
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from esdllm.checkpoints.loading import Model, describe_model, from_module, load_model
-from esdllm.config import DEFAULT_PRESET, ComponentConfig, DecodeConfig
-from esdllm.config.options import option
-from esdllm.config.project import Project, find_project
-from esdllm.errors import (
-    CheckpointError,
-    ConfigError,
-    EsdllmError,
-    InputError,
-    NumericsError,
-    PluginError,
-    TokenizerError,
-    UnavailableError,
-)
-from esdllm.hookspecs import INTERFACE, hookimpl
-from esdllm.interfaces import (
-    AttentionBackend,
-    BlockAttention,
-    BlockCounts,
-    BlockSchedule,
-    Cache,
-    CacheStore,
-    ClosingCache,
-    EditingPolicy,
-    ImportanceScorer,
-    LearningRefresh,
-    LendingCache,
-    ModelAdapter,
-    ModelFamily,
-    MovingBlocks,
-    OfferingFamily,
-    PruningBlocks,
-    RefreshPolicy,
-    RememberingPolicy,
-    RevokingPolicy,
-    SkipSchedule,
-    SlottedCache,
-    SpreadAdapter,
-    StepObserver,
-    Suite,
-    TextCodec,
-    TokenSampler,
-    UnmaskingPolicy,
-)
-from esdllm.keywords import hinting
-from esdllm.plan import Block, BlockCausal, Drift, Moment, Phase, Scope, StepPlan, Window
-from esdllm.plugins.catalogue import Catalogue
-from esdllm.processor import logits_at_once, multiplies_bfloat16, runs_triton
-from esdllm.runtime.engine import Engine
-from esdllm.runtime.noise import gumbel, uniform
-from esdllm.runtime.records import Generation
-from esdllm.runtime.slots import Slots
-from esdllm.runtime.variation import relative_variation
-from esdllm.use.answers import Answer, Answers, Infilled
-from esdllm.use.frames import Frame
-from esdllm.use.pipeline import Pipeline
-from esdllm.use.streaming import Stream, StreamEvent
-from esdllm.views import (
-    BlockView,
-    CacheShape,
-    CacheWrite,
-    Candidates,
-    ExpertLayers,
-    ImportanceView,
-    KeyValue,
-    LoadPlan,
-    Memory,
-    Message,
-    ModelSpec,
-    Preset,
-    Problem,
-    Projection,
-    Published,
-    SampleView,
-    Site,
-    StepRecord,
-    UnmaskingView,
-)
+if TYPE_CHECKING:
+    from esdllm.checkpoints.loading import Model, describe_model, from_module, load_model
+    from esdllm.config import ComponentConfig, DecodeConfig
+    from esdllm.config.options import option
+    from esdllm.config.project import Project, find_project
+    from esdllm.errors import (
+        CheckpointError,
+        ConfigError,
+        EsdllmError,
+        InputError,
+        NumericsError,
+        PluginError,
+        TokenizerError,
+        UnavailableError,
+    )
+    from esdllm.hookspecs import INTERFACE, hookimpl
+    from esdllm.interfaces import (
+        AttentionBackend,
+        BlockAttention,
+        BlockCounts,
+        BlockSchedule,
+        Cache,
+        CacheStore,
+        ClosingCache,
+        EditingPolicy,
+        ImportanceScorer,
+        LearningRefresh,
+        LendingCache,
+        ModelAdapter,
+        ModelFamily,
+        MovingBlocks,
+        OfferingFamily,
+        PruningBlocks,
+        RefreshPolicy,
+        RememberingPolicy,
+        RevokingPolicy,
+        SkipSchedule,
+        SlottedCache,
+        SpreadAdapter,
+        StepObserver,
+        Suite,
+        TextCodec,
+        TokenSampler,
+        UnmaskingPolicy,
+    )
+    from esdllm.plan import Block, BlockCausal, Drift, Moment, Phase, Scope, StepPlan, Window
+    from esdllm.plugins.catalogue import Catalogue
+    from esdllm.plugins.configuring import configure
+    from esdllm.processor import logits_at_once, multiplies_bfloat16, runs_triton
+    from esdllm.runtime.engine import Engine
+    from esdllm.runtime.noise import gumbel, uniform
+    from esdllm.runtime.records import Generation
+    from esdllm.runtime.slots import Slots
+    from esdllm.runtime.variation import relative_variation
+    from esdllm.use.answers import Answer, Answers, Infilled
+    from esdllm.use.frames import Frame
+    from esdllm.use.pipeline import Pipeline
+    from esdllm.use.streaming import Stream, StreamEvent
+    from esdllm.views import (
+        BlockView,
+        CacheShape,
+        CacheWrite,
+        Candidates,
+        ExpertLayers,
+        ImportanceView,
+        KeyValue,
+        LoadPlan,
+        Memory,
+        Message,
+        ModelSpec,
+        Preset,
+        Problem,
+        Projection,
+        Published,
+        SampleView,
+        Site,
+        StepRecord,
+        UnmaskingView,
+    )
 
-__version__ = _version("esdllm")
+__version__: str
 
 __all__ = [
     "INTERFACE",
@@ -182,22 +185,50 @@ __all__ = [
     "uniform",
 ]
 
+_HOMES = {
+    "checkpoints.loading": "Model describe_model from_module load_model",
+    "config": "ComponentConfig DecodeConfig",
+    "config.options": "option",
+    "config.project": "Project find_project",
+    "errors": "CheckpointError ConfigError EsdllmError InputError NumericsError PluginError TokenizerError "
+    "UnavailableError",
+    "hookspecs": "INTERFACE hookimpl",
+    "interfaces": "AttentionBackend BlockAttention BlockCounts BlockSchedule Cache CacheStore ClosingCache "
+    "EditingPolicy ImportanceScorer LearningRefresh LendingCache ModelAdapter ModelFamily MovingBlocks "
+    "OfferingFamily PruningBlocks RefreshPolicy RememberingPolicy RevokingPolicy SkipSchedule "
+    "SlottedCache SpreadAdapter StepObserver Suite TextCodec TokenSampler UnmaskingPolicy",
+    "plan": "Block BlockCausal Drift Moment Phase Scope StepPlan Window",
+    "plugins.catalogue": "Catalogue",
+    "plugins.configuring": "configure",
+    "processor": "logits_at_once multiplies_bfloat16 runs_triton",
+    "runtime.engine": "Engine",
+    "runtime.noise": "gumbel uniform",
+    "runtime.records": "Generation",
+    "runtime.slots": "Slots",
+    "runtime.variation": "relative_variation",
+    "use.answers": "Answer Answers Infilled",
+    "use.frames": "Frame",
+    "use.pipeline": "Pipeline",
+    "use.streaming": "Stream StreamEvent",
+    "views": "BlockView CacheShape CacheWrite Candidates ExpertLayers ImportanceView KeyValue LoadPlan Memory "
+    "Message ModelSpec Preset Problem Projection Published SampleView Site StepRecord UnmaskingView",
+}
+"""Public names by the module that each is from."""
+_MODULES = {name: f"esdllm.{module}" for module, names in _HOMES.items() for name in names.split()}
 
-@hinting
-def configure(
-    preset: str | None = None,
-    file: Path | str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    sets: Iterable[str] = (),
-    project: Project | None = None,
-) -> DecodeConfig:
-    """Return a configuration from the installed plugins' presets, later arguments over earlier; see `Catalogue.configure`.
 
-    The preset is `preset`, else what the file, settings or sets name, else "es-dllm" unless they give every section. Nothing
-    is read but `file`: neither the environment nor esdllm.toml, unless `project` brings it (`find_project`), which goes
-    under the file.
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
 
-    Raises:
-        ConfigError: an unknown preset, setting or section, or a value out of range.
-    """
-    return Catalogue.load().configure(preset, file, settings, sets, default=DEFAULT_PRESET, project=project)
+        found: Any = version("esdllm")
+    elif name in _MODULES:
+        found = getattr(import_module(_MODULES[name]), name)
+    else:
+        raise AttributeError(f"module 'esdllm' has no attribute '{name}'", name=name, obj=sys.modules[__name__])
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -18,11 +18,11 @@ def esdllm_commands() -> Mapping[str, Callable[..., Any]]:
     """Offer `esdllm tune`, `esdllm lm-eval` and `esdllm serve`; without their extra they say how to install it."""
     from esdllm.cli.command import command, needing
     from esdllm.cli.harness import lm_eval, passing_on
-    from esdllm.cli.serve import Serve
-    from esdllm.cli.tune import Tune
+    from esdllm.cli.options.serve import ServeOptions
+    from esdllm.cli.options.tune import TuneOptions
 
     return {
-        "tune": needing(["optuna"], "tune", command(Tune)),
+        "tune": needing(["optuna"], "tune", command(TuneOptions)),
         "lm-eval": passing_on("lm-eval", needing(["lm_eval"], "eval", lm_eval)),
-        "serve": needing(["prometheus_client", "starlette", "uvicorn"], "serve", command(Serve)),
+        "serve": needing(["prometheus_client", "starlette", "uvicorn"], "serve", command(ServeOptions)),
     }

@@ -26,24 +26,25 @@ than `INTERFACE` is refused with a sentence that says what to install; one that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from esdllm.interfaces import (
-    AttentionBackend,
-    BlockSchedule,
-    CacheStore,
-    ImportanceScorer,
-    ModelFamily,
-    RefreshPolicy,
-    SkipSchedule,
-    StepObserver,
-    Suite,
-    TokenSampler,
-    UnmaskingPolicy,
-)
-from esdllm.views import Preset
+if TYPE_CHECKING:
+    from esdllm.interfaces import (
+        AttentionBackend,
+        BlockSchedule,
+        CacheStore,
+        ImportanceScorer,
+        ModelFamily,
+        RefreshPolicy,
+        SkipSchedule,
+        StepObserver,
+        Suite,
+        TokenSampler,
+        UnmaskingPolicy,
+    )
+    from esdllm.views import Preset
 
 __all__ = ["INTERFACE", "INTERFACE_NAME", "PROJECT", "HookSpecs", "hookimpl"]
 

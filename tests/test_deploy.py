@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from esdllm import Engine
-from esdllm.cli import app
+from esdllm.cli.app import app
 from esdllm.serving.session import Session
 
 DEPLOY = Path(__file__).parent.parent / "deploy"

@@ -13,7 +13,8 @@ import pytest
 
 from esdllm import INTERFACE, Catalogue
 from esdllm.cli import main
-from esdllm.cli.new_plugin import KINDS, write_plugin
+from esdllm.cli.new_plugin import write_plugin
+from esdllm.cli.plugin_kinds import KINDS
 from esdllm.errors import ConfigError, InputError
 from esdllm.plugins.catalogue import KINDS as SECTIONS
 

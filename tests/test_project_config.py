@@ -11,7 +11,7 @@ import typer
 from projects import Run
 
 from esdllm import Catalogue, DecodeConfig, configure, find_project
-from esdllm.cli import app
+from esdllm.cli.app import app
 from esdllm.config.project import environment_sets
 
 CATALOGUE = Catalogue.load()

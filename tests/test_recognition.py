@@ -28,7 +28,8 @@ from esdllm.checkpoints.families import families, family_of
 from esdllm.checkpoints.loading import describe_weights, random_model
 from esdllm.checkpoints.reading import class_names
 from esdllm.checkpoints.told import Told
-from esdllm.cli import app, main
+from esdllm.cli import main
+from esdllm.cli.app import app
 from esdllm_models.blueprint import Blueprint
 from esdllm_models.families.llada import LladaFamily
 

@@ -2,156 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
-from typing import Annotated
+from collections.abc import Sequence
 
-import torch
-import typer
-
-from esdllm.cli import (
-    analyze,
-    bench,
-    chat,
-    config,
-    conformance,
-    doctor,
-    evaluate,
-    explain,
-    generate,
-    infill,
-    models,
-    new_plugin,
-    plugins,
-    simulate,
-    trace,
-)
-from esdllm.cli.brought import Commands
-from esdllm.cli.command import OptionalValues
-from esdllm.config.project import DEBUG_VARIABLE
-from esdllm.errors import EsdllmError
-from esdllm.names import called_here
-from esdllm.runtime.allocator import keep_freed_memory
-
-__all__ = ["app", "main"]
-
-_LONGEST = 4000  # characters of an error
-
-app = typer.Typer(
-    name="esdllm",
-    cls=Commands,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-_COMMANDS: Mapping[str, Callable[..., None]] = {
-    "generate": generate.generate,
-    "chat": chat.chat,
-    "infill": infill.infill,
-    "explain": explain.explain,
-    "trace": trace.trace,
-    "plugins": plugins.plugins,
-    "doctor": doctor.doctor,
-    "conformance": conformance.conformance,
-    "eval": evaluate.eval_,
-    "analyze": analyze.analyze_,
-    "simulate": simulate.simulate,
-    "new-plugin": new_plugin.new_plugin,
-}
-for _name, _command in _COMMANDS.items():
-    app.command(_name, cls=OptionalValues)(_command)
-app.add_typer(bench.app)
-app.add_typer(config.app)
-app.add_typer(models.app)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"esdllm {version('esdllm')}")
-        raise typer.Exit()
-
-
-@app.callback(invoke_without_command=True)
-def esdllm(
-    context: typer.Context,
-    show_version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Decode masked diffusion language models, computing only the positions that matter.
-
-    \b
-    esdllm generate "Sort these numbers: 31, 4, 15." --watch
-    esdllm explain --preset es-dllm
-    esdllm plugins importance
-    """
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
+    """Run the command and return its exit code; see `esdllm.cli.app.run`.
 
-    0; 1 where cases failed; 2 for an error that the user can mend; 3 for one that nobody foresaw; 130 for Ctrl-C; 141 where
-    nobody reads the output any more. The one place where errors become a line on standard error; `--debug` and the variable
-    ESDLLM_DEBUG show the traceback too.
+    Whatever takes time to import is imported here, so that Ctrl-C meanwhile ends the command without a traceback.
     """
-    if arguments is None:  # the process is the command's own
-        keep_freed_memory()
-    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        return int(app(words, prog_name="esdllm", standalone_mode=False) or 0)
-    except (KeyboardInterrupt, typer.Abort):
+        from esdllm.cli.app import run
+
+        return run(arguments)
+    except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        if arguments is None:  # what is still to be written goes nowhere, and Python's end has nothing to say of it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except (SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:  # a panic of a library that is written in Rust is no Exception
-        if "--debug" in words or os.environ.get(DEBUG_VARIABLE, "").strip():
-            traceback.print_exception(error)
-        message = _message(error)
-        typer.echo(f"error: {_cut(message or _unforeseen(error))}", err=True)
-        return 2 if message else 3
-
-
-def _message(error: BaseException) -> str | None:
-    """Return what to say of an error that the user can mend; None if it is a fault of ours or of a library."""
-    if isinstance(error, EsdllmError):
-        return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        where = f": {error.filename}" if error.filename is not None else ""
-        return f"{error.strerror}{where}"
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "you tried to allocate" in str(error):
-        return "this does not fit into memory; give a smaller batch, a shorter canvas, or see `esdllm doctor`"
-    if isinstance(error, Exception) and hasattr(
-        error, "format_message"
-    ):  # wrong usage; typer keeps the class to itself
-        context = getattr(error, "ctx", None)
-        hint = f" (see {context.command_path} --help)" if context else ""
-        said = str(error.format_message()).rstrip(".")
-        if said.startswith("Got unexpected extra argument") and context and context.info_name == "generate":
-            said += "; put the prompt in quotes"
-        told = called_here(str(getattr(error, "option_name", "")))
-        return f"{said}{f'; {told}' if told else ''}{hint}"
-    return None
-
-
-def _unforeseen(error: BaseException) -> str:
-    told = next(iter(str(error).splitlines()), "")
-    return (
-        f"unforeseen {type(error).__name__}{': ' if told else ''}{told:.300}; `--debug` or {DEBUG_VARIABLE}=1 shows the "
-        f"traceback: please report it with that, and with esdllm {version('esdllm')}, where esdllm's issues are kept"
-    )
-
-
-def _cut(message: str) -> str:
-    """Return a message in one line of bearable length."""
-    line = " ".join(message.split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"

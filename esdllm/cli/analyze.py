@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import attrs
 import typer
@@ -12,23 +12,7 @@ from rich import box
 from rich.table import Table
 
 from esdllm.cli.choice import Choice
-from esdllm.cli.command import command
-from esdllm.cli.options import (
-    BlockLength,
-    ChatTemplate,
-    Compute,
-    ConfigFile,
-    Debug,
-    Device,
-    Dtype,
-    FamilyName,
-    GenLength,
-    Json,
-    ModelName,
-    ProfileName,
-    Quantize,
-    Sets,
-)
+from esdllm.cli.options.analyze import DEFAULT_PRESET, AnalyzeOptions
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.prompts import read_prompts
 from esdllm.cli.shared import check_writable, counted, load_asked, print_json, stderr, stdout
@@ -42,62 +26,14 @@ from esdllm.measure.plots import require_matplotlib
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 
-_PRESET = "vanilla"
 _KINDS = ("pdf", "png", "svg")
 _NUMBERS = "analysis.json"
 _TEXTS = ("positions", "kind", "tensor", "layers")
 
 
 @attrs.frozen(kw_only=True)
-class Analyze:
-    """Measure what changes between one denoising step and the next.
-
-    How much confidence and the hidden states, queries, keys and values of every layer change, where, whether the one
-    tells the other, and how stale a cache grows. Every step is computed once more in full, whatever the preset skips.
-    Ctrl-C shows what was found in the batches before.
-
-    \b
-    esdllm analyze "Sort these numbers: 31, 4, 15." "What is 12 + 7?" --out found
-    esdllm analyze --suite tiny --gen-length 64 --json
-    esdllm analyze "Why is the sky blue?" --model GSAI-ML/LLaDA-8B-Instruct --preset es-dllm --batch 1
-    """
-
-    words: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts, in quotes.")] = None
-    prompts: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help='More prompts: one a line, or in a .jsonl file one {"prompt": text} a line.'),
-    ] = None
-    suite: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Prompts of a suite too: a plugin's, or a file of JSON lines; with its lengths, unless --config is given.",
-        ),
-    ] = None
-    count: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts of each of the suite's tasks.")] = 10
-    model: ModelName = None
-    family: FamilyName = None
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset", "-p", metavar="NAME", help=f"What decides the tokens, a named configuration [{_PRESET}]."
-        ),
-    ] = None
-    profile: ProfileName = None
-    config: ConfigFile = None
-    sets: Sets = None
-    gen_length: GenLength = None
-    block_length: BlockLength = None
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts taken at a time.")] = 8
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Write pictures and JSON here.")] = None
-    kind: Annotated[str, typer.Option("--format", metavar="NAME", help="Of the pictures: png, svg or pdf.")] = "png"
-    device: Device = None
-    dtype: Dtype = None
-    quantize: Quantize = None
-    compute: Compute = None
-    chat: ChatTemplate = None
-    as_json: Json = False
-    debug: Debug = False
+class Analyze(AnalyzeOptions):
+    """Compares each step with the one before, and prints what changed."""
 
     def run(self) -> None:
         """Measure, print what was found, and draw it."""
@@ -109,7 +45,7 @@ class Analyze:
         if self.out is not None:
             _check_folder(self.out)
         suited = problems.settings if problems and self.config is None else {}
-        choice = Choice.of(self, default=_PRESET, suited=suited)
+        choice = Choice.of(self, default=DEFAULT_PRESET, suited=suited)
         decode = choice.config(catalogue)
         name, loaded = load_asked(self, catalogue)
         found, code = self._measure(Engine.build(loaded, decode, catalogue), texts)
@@ -146,9 +82,6 @@ class Analyze:
         (out / _NUMBERS).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         names = ", ".join(file.name for file in files)
         stderr().print(f"in {out}: {names}, {_NUMBERS}", style="dim", soft_wrap=True)
-
-
-analyze_ = command(Analyze)
 
 
 def _check_folder(out: Path) -> None:

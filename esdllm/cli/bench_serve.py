@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated
 
 import attrs
 import torch
-import typer
 
 from esdllm.checkpoints.loading import Model, random_model
 from esdllm.cli.bench_serve_tables import print_serving
 from esdllm.cli.choice import Choice
-from esdllm.cli.geometry import GeometryName, named_model
-from esdllm.cli.options import (
-    BlockLength,
-    ConfigFile,
-    Debug,
-    Device,
-    Dtype,
-    FamilyName,
-    Json,
-    ModelName,
-    PresetName,
-    ProfileName,
-    Quantize,
-    Sets,
-)
+from esdllm.cli.geometry import named_model
+from esdllm.cli.options.bench_serve import BACKLOG, SLOTS, BenchServeOptions
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.shared import check_writable, hint_dtype, load, print_json, stderr
 from esdllm.config.project import KEY_VARIABLE, MODEL_VARIABLE
@@ -54,8 +38,6 @@ from esdllm.runtime.engine import Engine
 __all__ = ["BenchServe", "loads_of"]
 
 _WHOLE = {"early_stop": False}  # so that answers are as long as they were drawn
-_BACKLOG = 2  # requests for each slot
-_SLOTS = 8
 _PROMPT_TOKENS = "16:64"
 _IN_PROCESS = (
     *("slots", "max_queue", "static", "geometry_name", "preset", "config", "sets", "block_length", "device"),
@@ -65,85 +47,8 @@ _IN_PROCESS = (
 
 
 @attrs.frozen(kw_only=True)
-class BenchServe:
-    """Measure requests under load: latency, first text, goodput, tokens a second.
-
-    Without --url the model decodes in this process, in slots that are refilled as rows end; --static compares that with batches
-    that wait for their longest answer. Answers are as long as is drawn, unless --input brings the requests. To a server that
-    asks for a key goes the one in ESDLLM_API_KEY.
-
-    \b
-    esdllm bench serve --geometry small --answer-tokens 16:256 --static
-    esdllm bench serve --rate 0.5 --rate 1 --rate 2 --requests 100 --within 10
-    esdllm bench serve --url http://127.0.0.1:8000 --rate 4 --burst 8 --input wanted.jsonl --plot load.png
-    """
-
-    url: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Root of a server that speaks OpenAI's API [none: in this process]."),
-    ] = None
-    rate: Annotated[
-        list[float] | None,
-        typer.Option(
-            metavar="R",
-            help="Open loop: R requests a second on average, as a Poisson process; repeatable: one run each.",
-        ),
-    ] = None
-    burst: Annotated[int, typer.Option(metavar="N", min=1, help="With --rate, requests come N at a moment.")] = 1
-    concurrency: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help=f"Closed loop: N requests under way, each followed by the next; repeatable [{_BACKLOG} a slot].",
-        ),
-    ] = None
-    requests: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Requests of each run [64, or all of --input].")
-    ] = None
-    prompt_tokens: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LENGTHS", help="Of each prompt: 64, 16:64 (uniform), lognormal:MEDIAN:SIGMA:MOST [16:64]."
-        ),
-    ] = None
-    answer_tokens: Annotated[
-        str, typer.Option(metavar="LENGTHS", help="Of each answer, likewise; of a line of --input that does not say.")
-    ] = "16:256"
-    input: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Requests as JSON lines: prompt or messages, and max_tokens and seed if told."
-        ),
-    ] = None
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of lengths, prompts and arrivals.")] = 0
-    within: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Latency up to which a request counts for goodput.")
-    ] = 10.0
-    slots: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help=f"Rows decoded side by side, in this process [{_SLOTS}].")
-    ] = None
-    max_queue: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Requests that may wait, in this process [all].")
-    ] = None
-    static: Annotated[
-        bool, typer.Option("--static", help="Also measure static batches, of as many rows as there are slots.")
-    ] = False
-    model: ModelName = None
-    family: FamilyName = None
-    geometry_name: GeometryName = None
-    preset: PresetName = None
-    profile: ProfileName = None
-    config: ConfigFile = None
-    sets: Sets = None
-    block_length: BlockLength = None
-    device: Device = None
-    dtype: Dtype = None
-    quantize: Quantize = None
-    threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="Threads that torch uses [as it is].")] = None
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it: png, svg, pdf.")] = None
-    as_json: Json = False
-    debug: Debug = False
+class BenchServe(BenchServeOptions):
+    """Puts loads on slots or a server, and prints the latencies."""
 
     @property
     def gen_length(self) -> None:
@@ -192,7 +97,7 @@ class BenchServe:
                     engine,
                     loads,
                     wanted,
-                    slots=self.slots or _SLOTS,
+                    slots=self.slots or SLOTS,
                     max_queue=self.max_queue,
                     static=self.static,
                     seed=self.seed,
@@ -200,7 +105,7 @@ class BenchServe:
                     tell=tell,
                 ),
             )
-            around = {**environment(model), "threads": torch.get_num_threads(), "slots": self.slots or _SLOTS}
+            around = {**environment(model), "threads": torch.get_num_threads(), "slots": self.slots or SLOTS}
         return attrs.evolve(self._report(name, wanted, runs, around), config=config.to_dict())
 
     def _loaded(self, catalogue: Catalogue) -> tuple[str, Model]:
@@ -212,7 +117,7 @@ class BenchServe:
         return name, model
 
     def _loads(self) -> list[Load]:
-        loads = loads_of(self.rate, self.burst, self.concurrency, self.slots or _SLOTS)
+        loads = loads_of(self.rate, self.burst, self.concurrency, self.slots or SLOTS)
         if len(set(loads)) < len(loads):
             raise InputError("a rate or a concurrency is given twice; give each once")
         return loads
@@ -253,5 +158,5 @@ def loads_of(rates: Sequence[float] | None, burst: int, concurrency: Sequence[in
     """
     if burst > 1 and not rates:
         raise InputError(f"--burst {burst} without --rate; say how many requests come a second")
-    closed = concurrency or ([] if rates else [_BACKLOG * slots])
+    closed = concurrency or ([] if rates else [BACKLOG * slots])
     return [*(Load(rate=rate, burst=burst) for rate in rates or ()), *(Load(concurrency=n) for n in closed)]

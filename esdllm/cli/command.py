@@ -1,29 +1,30 @@
-"""A command as a frozen attrs class: what it is asked, field by field, and what it does."""
+"""A command in two halves: a frozen attrs class of what it is asked, and one below that does it.
+
+`esdllm.cli.options.generate.GenerateOptions` has the options and the help; `esdllm.cli.generate.Generate` is below it and
+has `run`. The second is imported when the command runs, so that help and completion need no torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from importlib import import_module
 from importlib.util import find_spec
 from inspect import Parameter, Signature
-from typing import Any, Protocol, get_type_hints
+from typing import Any, get_type_hints
 
 import attrs
+import typer
 from typer.core import TyperCommand
 
 from esdllm.errors import UnavailableError, installing
 
-__all__ = ["Command", "OptionalValues", "command", "needing"]
+__all__ = ["as_command", "command", "needing"]
+
+_ROOM, _SUFFIX = ".options.", "Options"
 
 
-class Command(Protocol):
-    """What a command is asked. Its class is frozen attrs; a field is an argument or an option, the docstring the help."""
-
-    def run(self) -> None:
-        """Do it."""
-
-
-class OptionalValues(TyperCommand):
+class _OptionalValues(TyperCommand):
     """A command whose options may stand without their value, which then is empty, where the help has it in brackets."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -38,9 +39,9 @@ class OptionalValues(TyperCommand):
         return list(super().parse_args(ctx, words))
 
 
-def command(asked: type[Command]) -> Callable[..., None]:
-    """Return the function that typer takes as a command, from the class of what it is asked."""
-    types = get_type_hints(asked, include_extras=True)
+def command(options: type) -> Callable[..., None]:
+    """Return the function that typer takes as a command, from the class of its options, whose docstring is the help."""
+    types = get_type_hints(options, include_extras=True)
     parameters = [
         Parameter(
             field.name,
@@ -48,16 +49,29 @@ def command(asked: type[Command]) -> Callable[..., None]:
             default=Parameter.empty if field.default is attrs.NOTHING else field.default,
             annotation=types[field.name],
         )
-        for field in attrs.fields(asked)  # type: ignore[arg-type]  # a protocol cannot say that its classes are attrs'
+        for field in attrs.fields(options)
     ]
 
     def run(**given: Any) -> None:
-        asked(**given).run()
+        doing = getattr(import_module(options.__module__.replace(_ROOM, ".")), options.__name__.removesuffix(_SUFFIX))
+        doing(**given).run()
 
-    run.__doc__ = asked.__doc__
+    run.__doc__ = options.__doc__
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # what inspect reads before the code's own
     return run
+
+
+def as_command(name: str, function: Callable[..., Any] | typer.Typer) -> Any:
+    """Return typer's command or group, from a function or a `typer.Typer`."""
+    app = function
+    if not isinstance(app, typer.Typer):
+        app = typer.Typer(rich_markup_mode=None, add_completion=False)
+        app.command(name, cls=_OptionalValues)(function)
+    built = typer.main.get_command(app)
+    built.name = name
+    built.params = [param for param in built.params if param.name not in ("install_completion", "show_completion")]
+    return built
 
 
 def needing(packages: Sequence[str], extra: str, run: Callable[..., None]) -> Callable[..., None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import attrs
 import tomli_w
@@ -13,18 +13,7 @@ from rich.text import Text
 
 from esdllm.checkpoints.loading import describe_model
 from esdllm.cli.choice import Choice
-from esdllm.cli.command import command
-from esdllm.cli.options import (
-    BlockLength,
-    ConfigFile,
-    Debug,
-    FamilyName,
-    GenLength,
-    Json,
-    PresetName,
-    ProfileName,
-    Sets,
-)
+from esdllm.cli.options.config import ConfigSchemaOptions, ConfigShowOptions, ConfigValidateOptions
 from esdllm.cli.shared import counted, print_json, stderr, stdout
 from esdllm.config import DEFAULT_PRESET, SECTIONS, DecodeConfig
 from esdllm.config.layers import Keys, Settled
@@ -34,45 +23,13 @@ from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.views import ModelSpec
 
-app = typer.Typer(name="config", rich_markup_mode=None)
 Line = tuple[str, str]
 """A line of TOML, and the comment behind it."""
 
 
-@app.callback(invoke_without_command=True)
-def config_(context: typer.Context) -> None:
-    """Show where settings come from, check files, describe them to an editor.
-
-    \b
-    esdllm config show --profile fast
-    esdllm config validate
-    esdllm config schema > esdllm.plugins.schema.json
-    """
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-
-
 @attrs.frozen(kw_only=True)
-class ConfigShow:
-    """Print what settings hold, and from where.
-
-    It is what a command with the same options would use. The output is TOML that --config reads; options left at their
-    defaults are comments in it.
-
-    \b
-    esdllm config show
-    esdllm config show --preset dual-cache --set gen_length=64
-    esdllm config show --json
-    """
-
-    preset: PresetName = None
-    profile: ProfileName = None
-    config: ConfigFile = None
-    sets: Sets = None
-    gen_length: GenLength = None
-    block_length: BlockLength = None
-    as_json: Json = False
-    debug: Debug = False
+class ConfigShow(ConfigShowOptions):
+    """Settles the configuration, and prints it line by line."""
 
     def run(self) -> None:
         """Settle, and print line by line."""
@@ -93,31 +50,8 @@ class ConfigShow:
 
 
 @attrs.frozen(kw_only=True)
-class ConfigValidate:
-    """Check configuration files.
-
-    Prints every problem, one a line, with its place, and exits with 1 if there is one.
-
-    \b
-    esdllm config validate
-    esdllm config validate decode.toml tuned.toml
-    esdllm config validate --model GSAI-ML/LLaDA-8B-Instruct
-    """
-
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[FILE]...", help=f"TOML files, with all their profiles [the project's {PROJECT_FILE}]."
-        ),
-    ] = None
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", metavar="NAME", help="Also plan a run of this model, which finds contradictions."
-        ),
-    ] = None
-    family: FamilyName = None
-    debug: Debug = False
+class ConfigValidate(ConfigValidateOptions):
+    """Checks every file, and prints what is wrong."""
 
     def run(self) -> None:
         """Look at every file, and print what is wrong."""
@@ -137,27 +71,14 @@ class ConfigValidate:
 
 
 @attrs.frozen(kw_only=True)
-class ConfigSchema:
-    """Print a JSON schema for editors.
-
-    It holds the components that are installed and their options, in draft 2020-12. A file whose first line is
-    "#:schema ./esdllm.config.schema.json" is then completed and checked by editors that build on Taplo.
-
-    \b
-    esdllm config schema > esdllm.plugins.schema.json
-    """
-
-    debug: Debug = False
+class ConfigSchema(ConfigSchemaOptions):
+    """Prints the schema of what is installed."""
 
     def run(self) -> None:
         """Print it."""
         from esdllm.plugins.schema import configuration_schema
 
         print_json(configuration_schema(Catalogue.load()))
-
-
-for _name, _asked in (("show", ConfigShow), ("validate", ConfigValidate), ("schema", ConfigSchema)):
-    app.command(_name)(command(_asked))
 
 
 def _project_file() -> Path:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import attrs
 import torch
-import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -19,16 +18,7 @@ from esdllm.measure.benchmarking import measure_peak
 from esdllm.measure.cost import Roofline
 from esdllm.measure.forecast import Prediction
 
-__all__ = ["Measure", "PeakBandwidth", "PeakGflops", "as_dicts", "print_cost", "roofline"]
-
-PeakGflops = Annotated[
-    float | None,
-    typer.Option("--peak-gflops", metavar="X", help="10^9 FLOPs a second that the machine reaches; predicts seconds."),
-]
-PeakBandwidth = Annotated[
-    float | None, typer.Option("--peak-gbs", metavar="X", help="10^9 bytes a second that it reads from memory.")
-]
-Measure = Annotated[bool, typer.Option("--measure", help="Measure both here, which takes seconds.")]
+__all__ = ["as_dicts", "print_cost", "roofline"]
 
 
 def roofline(

@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated
 
 import attrs
 import typer
 
 from esdllm.checkpoints.loading import describe_weights, resolve_device
-from esdllm.cli.brought import Commands
 from esdllm.cli.choice import Choice
-from esdllm.cli.command import command
 from esdllm.cli.doctor_tables import Place, Visit, place_as_dict, print_place, print_visit, visit_as_dict
-from esdllm.cli.options import (
-    BlockLength,
-    Compute,
-    ConfigFile,
-    Debug,
-    Device,
-    Dtype,
-    FamilyName,
-    GenLength,
-    Json,
-    ModelName,
-    PresetName,
-    ProfileName,
-    Quantize,
-    Sets,
-)
+from esdllm.cli.group import Commands
+from esdllm.cli.options.doctor import DoctorOptions
 from esdllm.cli.shared import default_model, print_json, stdout
 from esdllm.errors import EsdllmError
 from esdllm.machine import Machine
@@ -45,39 +28,8 @@ from esdllm.runtime.components import Components
 
 
 @attrs.frozen(kw_only=True)
-class Doctor:
-    """Tell what this machine can serve, and what a model and canvas would take.
-
-    No weights are loaded; a hub id needs its config.json alone. Exits with 1 if the configuration cannot run here, or
-    would not fit in the memory that is free, or if a plugin is broken, one of its commands too: each is listed with its
-    reason, and the rest is told without them.
-
-    \b
-    esdllm doctor
-    esdllm doctor --model GSAI-ML/LLaDA-8B-Instruct --batch 8 --length 4096
-    esdllm doctor --model DIR --quantize int8 -s cache=offloaded --json
-    """
-
-    context: typer.Context
-    model: ModelName = None
-    family: FamilyName = None
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts decoded together.")] = 1
-    length: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=2, help="Columns of the canvas, prompt and answer [the model's context]."),
-    ] = None
-    preset: PresetName = None
-    profile: ProfileName = None
-    config: ConfigFile = None
-    sets: Sets = None
-    gen_length: GenLength = None
-    block_length: BlockLength = None
-    device: Device = None
-    dtype: Dtype = None
-    quantize: Quantize = None
-    compute: Compute = None
-    as_json: Json = False
-    debug: Debug = False
+class Doctor(DoctorOptions):
+    """Looks at the machine, and prints what it finds."""
 
     def run(self) -> None:
         """Look at the machine, then at the model and the configuration on it, and print what was found."""
@@ -133,6 +85,3 @@ class Doctor:
             print_json({**place_as_dict(place), "error": error, "healthy": False})
         else:
             print_place(place, stdout())
-
-
-doctor = command(Doctor)

@@ -5,28 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import attrs
 import typer
 
 from esdllm.checkpoints.loading import Model
 from esdllm.cli.choice import fixed_sets, tell_found
-from esdllm.cli.command import command
 from esdllm.cli.evaluate_tables import print_evaluation
-from esdllm.cli.options import (
-    BlockLength,
-    Compute,
-    Debug,
-    Device,
-    Dtype,
-    FamilyName,
-    GenLength,
-    Json,
-    ModelName,
-    Quantize,
-    Sets,
-)
+from esdllm.cli.options.evaluate import EvaluateOptions
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.shared import check_writable, load_asked, print_json, stderr
 from esdllm.config.project import current_project, environment_layers
@@ -51,67 +37,10 @@ from esdllm.views import Problem
 _PIPED = 140  # columns, where there is no terminal to fit into
 _DEFAULT = ("vanilla", "dual-cache", "es-dllm", "es-dllm-parallel")
 
-SuiteName = Annotated[
-    str,
-    typer.Option("--suite", metavar="NAME", help="A plugin's suite, or a file of JSON lines with prompt and answer."),
-]
-Tasks = Annotated[list[str] | None, typer.Option("--task", metavar="NAME", help="Only these tasks; repeatable.")]
-BatchSize = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Prompts decoded together.")]
-
 
 @attrs.frozen(kw_only=True)
-class Evaluate:
-    """Measure quality and speed of presets side by side.
-
-    Every batch is decoded by every contender in turn, so that what slows the machine slows all alike. The share of right
-    answers comes with its 95 % interval, the loss against the first contender with that of a comparison on the same
-    problems. Ctrl-C prints what was measured by then.
-
-    \b
-    esdllm eval --plot front.png
-    esdllm eval -m tiny-llada -p vanilla -p es-dllm -p "es-dllm importance=random" --count 300
-    esdllm eval --suite problems.jsonl -p vanilla -p tuned.toml -s gen_length=128 --json
-    """
-
-    model: ModelName = None
-    family: FamilyName = None
-    suite: SuiteName = "tiny"
-    contenders: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--preset",
-            "-p",
-            metavar="NAME",
-            help="Contender: a preset or a TOML file, with key=value after it if wanted; repeatable, the first is what "
-            "the others are compared with. [vanilla, dual-cache, es-dllm, es-dllm-parallel]",
-        ),
-    ] = None
-    profiles: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--profile",
-            metavar="NAME",
-            help="Contender: a profile of the project's esdllm.toml; repeatable, after --preset's.",
-        ),
-    ] = None
-    sets: Sets = None
-    gen_length: GenLength = None
-    block_length: BlockLength = None
-    count: Annotated[int, typer.Option(metavar="N", help="Problems of each task; 0 for all.")] = 200
-    tasks: Tasks = None
-    split: Annotated[str, typer.Option(metavar="NAME", help="test, tune or all.")] = "test"
-    batch: BatchSize = 50
-    device: Device = None
-    dtype: Dtype = None
-    quantize: Quantize = None
-    compute: Compute = None
-    chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if any].")] = None
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw quality against speed: png, svg, pdf.")] = None
-    answers: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write every answer, one JSON object a line.")
-    ] = None
-    as_json: Json = False
-    debug: Debug = False
+class Evaluate(EvaluateOptions):
+    """Decodes the problems by every contender, and prints how they did."""
 
     def run(self) -> None:
         """Measure the contenders, print what they did, and draw it."""
@@ -178,9 +107,6 @@ class Evaluate:
             note = f"interrupted: this is of {done} of the {len(problems)} problems"
             stderr().print(note, style="yellow", soft_wrap=True)
             return stopped.evaluation, 130
-
-
-eval_ = command(Evaluate)
 
 
 def _show(evaluation: Evaluation, as_json: bool, plot: Path | None, answers: Path | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Annotated, Any
+from typing import Any
 
 import attrs
 import typer
@@ -16,25 +16,9 @@ from rich.text import Text
 
 from esdllm.checkpoints.loading import Weights, describe_weights, resolve_device
 from esdllm.cli.choice import Choice
-from esdllm.cli.command import command
-from esdllm.cli.cost import Measure, PeakBandwidth, PeakGflops, as_dicts, print_cost, roofline
-from esdllm.cli.geometry import GeometryName, named_model
-from esdllm.cli.options import (
-    BlockLength,
-    Compute,
-    ConfigFile,
-    Debug,
-    Device,
-    Dtype,
-    FamilyName,
-    GenLength,
-    Json,
-    ModelName,
-    PresetName,
-    ProfileName,
-    Quantize,
-    Sets,
-)
+from esdllm.cli.cost import as_dicts, print_cost, roofline
+from esdllm.cli.geometry import named_model
+from esdllm.cli.options.explain import ExplainOptions
 from esdllm.cli.shared import counted, print_json, shown, stdout
 from esdllm.config import SECTIONS, ComponentConfig, DecodeConfig
 from esdllm.config.options import inner_fields
@@ -48,40 +32,8 @@ from esdllm.runtime.components import Components
 
 
 @attrs.frozen(kw_only=True)
-class Explain:
-    """Print a configuration, the plan of its run, and what its steps cost.
-
-    No weights are loaded, so the largest model takes a second; a hub id needs its config.json alone.
-
-    \b
-    esdllm explain --preset dual-cache-parallel
-    esdllm explain --model GSAI-ML/LLaDA-8B-Instruct --prompt-length 512
-    esdllm explain --set refresh.block_refresh=8 --toml > mine.toml
-    esdllm explain --set attention=auto --device cpu
-    esdllm explain --geometry llada-8b --quantize int8 --peak-gflops 900
-    """
-
-    model: ModelName = None
-    family: FamilyName = None
-    preset: PresetName = None
-    profile: ProfileName = None
-    config: ConfigFile = None
-    sets: Sets = None
-    gen_length: GenLength = None
-    block_length: BlockLength = None
-    prompt_length: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompt.")] = 64
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts decoded together.")] = 1
-    device: Device = None
-    dtype: Dtype = None
-    quantize: Quantize = None
-    compute: Compute = None
-    geometry_name: GeometryName = None
-    peak_gflops: PeakGflops = None
-    peak_gbs: PeakBandwidth = None
-    measure: Measure = False
-    as_json: Json = False
-    as_toml: Annotated[bool, typer.Option("--toml", help="Print the configuration as --config reads it.")] = False
-    debug: Debug = False
+class Explain(ExplainOptions):
+    """Settles the configuration, plans its run, and prints both."""
 
     def run(self) -> None:
         """Print it, in the form that is asked for."""
@@ -123,9 +75,6 @@ class Explain:
         if cost:
             console.print()
             print_cost(cost, reach, console)
-
-
-explain = command(Explain)
 
 
 def _cost(forecast: Forecast, components: Components, weights: Weights, reach: Roofline | None) -> list[Prediction]:

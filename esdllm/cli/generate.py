@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import typer
@@ -13,25 +12,7 @@ from rich.console import Console
 from esdllm.checkpoints.loading import Model
 from esdllm.cli.batch import answer_file
 from esdllm.cli.choice import Choice
-from esdllm.cli.command import command
-from esdllm.cli.options import (
-    BlockLength,
-    ChatTemplate,
-    Compute,
-    ConfigFile,
-    Debug,
-    Device,
-    Dtype,
-    FamilyName,
-    GenLength,
-    Json,
-    ModelName,
-    PresetName,
-    ProfileName,
-    Quantize,
-    Seed,
-    Sets,
-)
+from esdllm.cli.options.generate import GenerateOptions
 from esdllm.cli.prompts import read_prompt
 from esdllm.cli.shared import counted, default_model, load, print_json, stderr
 from esdllm.cli.watch import ProgressBar, View, Watch
@@ -47,78 +28,8 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(kw_only=True)
-class Generate:
-    """Decode an answer to a prompt, or to each prompt of a file.
-
-    The answer goes to standard output, all else to standard error. A file's answers go to --output, in its order; the same
-    command goes on with a run that was stopped.
-
-    \b
-    esdllm generate "Sort these numbers: 31, 4, 15." --watch
-    esdllm generate "What is 12 + 7?" --preset dual-cache --set gen_length=64
-    cat prompt.txt | esdllm generate - --model GSAI-ML/LLaDA-8B-Instruct --json
-    esdllm generate --input prompts.jsonl --output answers.jsonl
-    esdllm generate -i prompts.jsonl -o answers.jsonl --ray 192.168.0.1:6379
-    """
-
-    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="The prompt; - reads standard input.")] = None
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="FILE",
-            help='Answer a file of prompts instead: .jsonl ({"prompt": text} a line), .csv or .parquet.',
-        ),
-    ] = None
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Where its answers go: .jsonl, .csv or .parquet."),
-    ] = None
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Prompts of a file decoded together.")] = 8
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Processes for a file: a GPU each, or a share of the CPU's threads [1; with --ray one a GPU, or a machine].",
-        ),
-    ] = None
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[ADDRESS]",
-            help="Answer a file on a Ray cluster; without an address the one of this machine, or one just for it.",
-        ),
-    ] = None
-    restart: Annotated[bool, typer.Option("--restart", help="Answer a file from the beginning, whatever is there.")] = (
-        False
-    )
-    model: ModelName = None
-    family: FamilyName = None
-    preset: PresetName = None
-    profile: ProfileName = None
-    config: ConfigFile = None
-    sets: Sets = None
-    gen_length: GenLength = None
-    block_length: BlockLength = None
-    seed: Seed = None
-    device: Device = None
-    dtype: Dtype = None
-    quantize: Quantize = None
-    compute: Compute = None
-    chat: ChatTemplate = None
-    as_json: Json = False
-    watch: Annotated[
-        bool,
-        typer.Option(
-            "--watch",
-            "-w",
-            help="Show the canvas while it is denoised: dots are masked, italics candidates (grey: skipped), green was just "
-            "decided, squares end the text (hollow: perhaps); bars are the positions that each layer computes.",
-        ),
-    ] = False
-    debug: Debug = False
+class Generate(GenerateOptions):
+    """Decodes, and prints the answer or writes a file's."""
 
     def run(self) -> None:
         """Print the answer, or write a file's."""
@@ -183,9 +94,6 @@ class Generate:
             observers = [stack.enter_context(view)] if console.is_terminal else []
             result = engine.generate(text, chat=self.chat, observers=observers)
         return attrs.evolve(result, seconds=result.seconds - view.seconds)
-
-
-generate = command(Generate)
 
 
 def _on_ray() -> type[RayWorkers]:

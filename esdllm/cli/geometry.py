@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from esdllm.cli.shared import default_model
 from esdllm.config.project import MODEL_VARIABLE
@@ -14,17 +12,7 @@ from esdllm.errors import InputError
 from esdllm.measure.benchmarking import geometry
 from esdllm.plugins.catalogue import Catalogue
 
-__all__ = ["GeometryName", "named_model"]
-
-GeometryName = Annotated[
-    str | None,
-    typer.Option(
-        "--geometry",
-        metavar="NAME[,SIZE=N]...",
-        help="Model with random weights, for speed only: tiny, small, medium, llada-8b, dream-7b, and hidden=, layers=, "
-        "heads=, kv_heads=, intermediate=, experts=, expert=, vocab=, context= over it.",
-    ),
-]
+__all__ = ["named_model"]
 
 
 def named_model(

@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Annotated
 
 import attrs
 import typer
 
 from esdllm.cli.choice import Choice
-from esdllm.cli.command import command
-from esdllm.cli.options import (
-    BlockLength,
-    Compute,
-    ConfigFile,
-    Debug,
-    Device,
-    Dtype,
-    FamilyName,
-    Json,
-    ModelName,
-    PresetName,
-    ProfileName,
-    Quantize,
-    Seed,
-    Sets,
-)
+from esdllm.cli.options.infill import InfillOptions
 from esdllm.cli.prompts import read_prompt
 from esdllm.cli.shared import counted, load_asked, print_json, stderr
 from esdllm.cli.watch import ProgressBar
@@ -36,38 +19,8 @@ from esdllm.use.pipeline import Pipeline
 
 
 @attrs.frozen(kw_only=True)
-class Infill:
-    """Fill in the blanks of a text.
-
-    The text goes to standard output, all else to standard error.
-
-    \b
-    esdllm infill "The smallest number is [MASK:2]."
-    esdllm infill "The [MASK:4] sat on the [MASK:2]." --model GSAI-ML/LLaDA-8B-Base
-    """
-
-    template: Annotated[
-        str,
-        typer.Argument(
-            metavar="TEXT",
-            help="A text with blanks: [MASK:4] where 4 tokens are missing, [MASK] where one is; - reads "
-            "standard input.",
-        ),
-    ]
-    model: ModelName = None
-    family: FamilyName = None
-    preset: PresetName = None
-    profile: ProfileName = None
-    config: ConfigFile = None
-    sets: Sets = None
-    block_length: BlockLength = None
-    seed: Seed = None
-    device: Device = None
-    dtype: Dtype = None
-    quantize: Quantize = None
-    compute: Compute = None
-    as_json: Json = False
-    debug: Debug = False
+class Infill(InfillOptions):
+    """Fills in the blanks, and prints the text."""
 
     def run(self) -> None:
         """Read the template, fill it in, and print the text."""
@@ -89,9 +42,6 @@ class Infill:
             blanks = f"{counted(empty, 'blank')} got ends of the text, which are no text"
             console.print(f"{blanks}; other lengths may do, or a base model", style="dim", soft_wrap=True)
         console.print(f"{answer.facts()}, {choice.label()}", style="dim", soft_wrap=True)
-
-
-infill = command(Infill)
 
 
 def _as_dict(answer: Infilled) -> dict[str, object]:

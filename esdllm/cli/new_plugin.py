@@ -8,69 +8,23 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
-from typing import Annotated, Any
+from typing import Any
 
 import attrs
 import typer
 
-from esdllm.cli.command import command
-from esdllm.cli.options import Debug
+from esdllm.cli.options.new_plugin import NewPluginOptions
+from esdllm.cli.plugin_kinds import KINDS, Kind
 from esdllm.errors import ConfigError, InputError, known
 from esdllm.hookspecs import INTERFACE
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.plugins.commands import brought_commands
 
-__all__ = ["KINDS", "new_plugin", "write_plugin"]
+__all__ = ["write_plugin"]
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LONGEST = 32
 
-
-@attrs.frozen
-class Kind:
-    """What is written for a kind of component."""
-
-    section: str
-    """the kind's name in a catalogue, and its section of the configuration; a command is no component and has neither"""
-    what: str
-    """what the component is"""
-    summary: str
-    """what the one that is written does"""
-    suffix: str
-    """what its class' name ends with"""
-    check: str
-    """the contract of its kind, in `esdllm.testing`; empty if it has none"""
-
-
-KINDS: Mapping[str, Kind] = {
-    "scorer": Kind(
-        "importance",
-        "An importance scorer",
-        "confidence, and what was just committed goes first.",
-        "Scorer",
-        "check_importance_scorer",
-    ),
-    "skip": Kind("skip", "A skip schedule", "one share of the window in every layer.", "Skip", "check_skip_schedule"),
-    "refresh": Kind("refresh", "A refresh policy", "the canvas every few steps.", "Refresh", "check_refresh_policy"),
-    "blocks": Kind("blocks", "A block schedule", "no block is very short.", "Blocks", "check_block_schedule"),
-    "sampler": Kind("sampler", "A token sampler", "a sample at a temperature.", "Sampler", "check_token_sampler"),
-    "unmasking": Kind(
-        "unmasking",
-        "An unmasking policy",
-        "what is nearly as sure as the surest.",
-        "Unmasking",
-        "check_unmasking_policy",
-    ),
-    "attention": Kind(
-        "attention", "An attention backend", "the formula, written out.", "Attention", "check_attention_backend"
-    ),
-    "cache": Kind("cache", "A cache store", "everything, in a dtype of its own.", "Store", "check_cache_store"),
-    "family": Kind("model", "A model family", "a small bidirectional decoder.", "Family", "check_model_family"),
-    "observer": Kind("observers", "A step observer", "a line every few steps.", "Observer", "check_step_observer"),
-    "preset": Kind("preset", "A preset", "early skipping, several tokens a step.", "", "check_preset"),
-    "command": Kind("command", "A command", "how many tokens a text has.", "_command", ""),
-}
-"""The kinds, by the word that `--kind` takes."""
 
 _BESIDE: Mapping[str, tuple[str, ...]] = {"family": ("safetensors>=0.4.5",), "command": ("typer>=0.15",)}
 """packages that a kind needs beside esdllm"""
@@ -85,33 +39,14 @@ _COMMAND_OF_IT = (
 
 
 @attrs.frozen(kw_only=True)
-class NewPlugin:
-    """Write a pip package with one working component, its tests and a README.
-
-    The package is called esdllm-NAME. Prints the folder.
-
-    \b
-    esdllm new-plugin nearby --kind scorer
-    esdllm new-plugin nearby --kind scorer --to ~/plugins
-    """
-
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Name of the component: lower case, words joined by hyphens.")
-    ]
-    kind: Annotated[str, typer.Option("--kind", "-k", metavar="KIND", help=f"One of {', '.join(KINDS)}.")]
-    to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Folder to write the package into [the working folder].")
-    ] = None
-    debug: Debug = False
+class NewPlugin(NewPluginOptions):
+    """Writes the package."""
 
     def run(self) -> None:
         """Write it, and say what is next."""
         folder = write_plugin(self.name, self.kind, self.to or Path())
         typer.echo(str(folder))
         typer.echo(f"next: pip install -e '{folder}[dev]', then pytest {folder}", err=True)
-
-
-new_plugin = command(NewPlugin)
 
 
 def write_plugin(name: str, kind: str, to: Path) -> Path:
@@ -162,7 +97,7 @@ def _component_origin(section: str, name: str) -> str:
 
 
 def _command_origin(name: str) -> str:
-    from esdllm.cli import app  # of which this module is a part
+    from esdllm.cli.app import app  # of which this module is a part
 
     group: Any = typer.main.get_command(app)
     brought = brought_commands(group.commands).commands

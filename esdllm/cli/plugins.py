@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Annotated, Any
+from typing import Any
 
 import attrs
-import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from esdllm.cli.command import command
-from esdllm.cli.options import Debug, Json
+from esdllm.cli.options.plugins import PluginsListOptions
 from esdllm.cli.shared import print_json, shown, stderr, stdout
 from esdllm.config import ComponentConfig
 from esdllm.config.project import DISABLE_VARIABLE
@@ -26,18 +24,8 @@ from esdllm.plugins.loader import Origin
 
 
 @attrs.frozen(kw_only=True)
-class PluginsList:
-    """List all components, their options, and who offers them.
-
-    \b
-    esdllm plugins
-    esdllm plugins importance
-    esdllm plugins --json
-    """
-
-    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Only one kind, such as skip or cache.")] = None
-    as_json: Json = False
-    debug: Debug = False
+class PluginsList(PluginsListOptions):
+    """Reads the catalogue, and prints it."""
 
     def run(self) -> None:
         """Print what is asked for."""
@@ -58,9 +46,6 @@ class PluginsList:
                 )
         if catalogue.blocked:
             stderr().print(f"left out by {DISABLE_VARIABLE}: {', '.join(catalogue.blocked)}", style="dim")
-
-
-plugins = command(PluginsList)
 
 
 def _as_dict(entry: Entry) -> dict[str, Any]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import attrs
-import typer
 from rich.text import Text
 
 from esdllm.checkpoints.loading import describe_weights, resolve_device
@@ -15,23 +13,9 @@ from esdllm.cli.bench_serve import loads_of
 from esdllm.cli.bench_serve_tables import latency_table
 from esdllm.cli.bench_tables import numbers_table, three_digits, wide_console
 from esdllm.cli.choice import Choice
-from esdllm.cli.command import command
-from esdllm.cli.cost import Measure, PeakBandwidth, PeakGflops, roofline
-from esdllm.cli.geometry import GeometryName, named_model
-from esdllm.cli.options import (
-    BlockLength,
-    ConfigFile,
-    Debug,
-    Device,
-    Dtype,
-    FamilyName,
-    Json,
-    ModelName,
-    PresetName,
-    ProfileName,
-    Quantize,
-    Sets,
-)
+from esdllm.cli.cost import roofline
+from esdllm.cli.geometry import named_model
+from esdllm.cli.options.simulate import STATIC, SimulateOptions
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.shared import check_writable, counted, print_json, stderr
 from esdllm.errors import InputError, known
@@ -56,86 +40,12 @@ from esdllm.serving.scheduler import ADMISSIONS, POLICIES, Scheduler
 
 __all__ = ["Simulate"]
 
-_STATIC = "static"
 _FORMAT = "esdllm-simulated-1"
 
 
 @attrs.frozen(kw_only=True)
-class Simulate:
-    """Simulate serving: the scheduler before machines of any number and speed.
-
-    No weights are loaded. Rows make the steps that they would make, and a step takes what its arithmetic and traffic to memory
-    take at the machine's peaks, and --step-ms. Each --policy is one line, and so is `static`: batches that wait for their
-    longest answer.
-
-    \b
-    esdllm simulate --geometry llada-8b --peak-gflops 600000 --peak-gbs 2500 --step-ms 2 --rate 4 --rate 8 --slots 16
-    esdllm simulate --geometry llada-8b --peak-gflops 600000 --peak-gbs 2500 --replicas 64 --rate 400 --requests 4000
-    esdllm simulate --geometry small --measure --concurrency 16 --policy oldest --policy widest --policy static
-    """
-
-    rate: Annotated[
-        list[float] | None,
-        typer.Option(metavar="R", help="R requests a second on average, as a Poisson process; repeatable."),
-    ] = None
-    burst: Annotated[int, typer.Option(metavar="N", min=1, help="With --rate, requests come N at a moment.")] = 1
-    concurrency: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="N", min=1, help="N requests under way, each followed by the next; repeatable [2 a slot]."
-        ),
-    ] = None
-    requests: Annotated[int, typer.Option(metavar="N", min=1, help="Requests of each run.")] = 400
-    prompt_tokens: Annotated[
-        str, typer.Option(metavar="LENGTHS", help="Of each prompt: 64, 16:64 (uniform), lognormal:MEDIAN:SIGMA:MOST.")
-    ] = "16:64"
-    answer_tokens: Annotated[str, typer.Option(metavar="LENGTHS", help="Of each answer, likewise.")] = "16:256"
-    multiple: Annotated[int, typer.Option(metavar="N", min=1, help="Lengths are rounded up to multiples of N.")] = 16
-    replicas: Annotated[int, typer.Option(metavar="N", min=1, help="Machines; a request goes where fewest are.")] = 1
-    slots: Annotated[int, typer.Option(metavar="N", min=1, help="Rows decoded side by side on each.")] = 8
-    max_queue: Annotated[int | None, typer.Option(metavar="N", min=0, help="Requests that may wait on each [all].")] = (
-        None
-    )
-    policy: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help=f"Who goes first: {', '.join(POLICIES)}; or {_STATIC}; repeatable [all of them]."
-        ),
-    ] = None
-    patience: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Steps of others that a row sees before it goes first.")
-    ] = None
-    admission: Annotated[str, typer.Option(metavar="NAME", help=f"Who is admitted: {', '.join(ADMISSIONS)}.")] = (
-        "in-order"
-    )
-    within: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Latency up to which an answer counts for goodput [any].")
-    ] = None
-    timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Time after which a request is given up [none].")
-    ] = None
-    tokens_per_step: Annotated[
-        float, typer.Option(metavar="X", min=1, help="Commits of a step on average, where logits decide how many.")
-    ] = 1.0
-    step_ms: Annotated[float, typer.Option(metavar="X", min=0, help="Milliseconds of each step beside its cost.")] = 0.0
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of lengths and arrivals.")] = 0
-    model: ModelName = None
-    family: FamilyName = None
-    geometry_name: GeometryName = None
-    preset: PresetName = None
-    profile: ProfileName = None
-    config: ConfigFile = None
-    sets: Sets = None
-    block_length: BlockLength = None
-    device: Device = None
-    dtype: Dtype = None
-    quantize: Quantize = None
-    peak_gflops: PeakGflops = None
-    peak_gbs: PeakBandwidth = None
-    measure: Measure = False
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it: png, svg, pdf.")] = None
-    as_json: Json = False
-    debug: Debug = False
+class Simulate(SimulateOptions):
+    """Simulates every load under every policy, and prints the latencies."""
 
     @property
     def gen_length(self) -> None:
@@ -165,7 +75,7 @@ class Simulate:
         return loads_of(self.rate, self.burst, self.concurrency, self.slots * self.replicas)
 
     def _names(self) -> list[str]:
-        every = [*POLICIES, _STATIC]
+        every = [*POLICIES, STATIC]
         for name in self.policy or ():
             if name not in every:
                 raise InputError(f"--policy {name}: {known(name, every)}")
@@ -197,7 +107,7 @@ class Simulate:
 
     def _replica(self, name: str, courses: Courses, pricing: Pricing) -> Replica:
         queue = self.requests if self.max_queue is None else self.max_queue
-        if name == _STATIC:
+        if name == STATIC:
             return StaticReplica(self.slots, queue, courses, pricing)
         patient = "patience" in attrs.fields_dict(POLICIES[name]) and self.patience is not None
         policy = POLICIES[name](**({"patience": self.patience} if patient else {}))
@@ -231,9 +141,6 @@ class Simulate:
         )
         more = ("patience", "within", "timeout", "tokens_per_step", "step_ms", "seed")
         return {name: getattr(self, name) for name in (*names, *more)}
-
-
-simulate = command(Simulate)
 
 
 def _print(title: str, found: list[tuple[Load, Simulated]]) -> None:

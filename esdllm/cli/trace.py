@@ -5,31 +5,13 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import attrs
 import typer
 from rich.progress import Progress, TaskID
 
 from esdllm.cli.choice import Choice, fixed_sets
-from esdllm.cli.command import command
-from esdllm.cli.options import (
-    BlockLength,
-    ChatTemplate,
-    Compute,
-    ConfigFile,
-    Debug,
-    Device,
-    Dtype,
-    FamilyName,
-    GenLength,
-    ModelName,
-    PresetName,
-    ProfileName,
-    Quantize,
-    Seed,
-    Sets,
-)
+from esdllm.cli.options.trace import RecordOptions
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.prompts import read_prompt
 from esdllm.cli.shared import check_writable, counted, load_asked, stderr
@@ -44,48 +26,8 @@ from esdllm.runtime.engine import Engine
 
 
 @attrs.frozen(kw_only=True)
-class Record:
-    """Record what a run computes, skips and refreshes, and write a page that shows it.
-
-    The page is one file that fetches nothing: the canvas over the steps, each layer's work, variation, importance and
-    confidence, the time of each step, each token's story. The lengths and the seed hold for both runs, --set and --config
-    for the first alone. The answers go to standard output.
-
-    \b
-    esdllm trace "Sort these numbers: 31, 4, 15." --html trace.html
-    esdllm trace "What is 12 + 7?" --preset es-dllm --against dual-cache --html both.html
-    esdllm trace "What is 12 + 7?" --against "es-dllm importance.alpha=1.0" --html both.html --json both.json
-    """
-
-    prompt: Annotated[str, typer.Argument(help="The prompt, in quotes; - reads standard input.")]
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page here.")] = None
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers here.")] = None
-    against: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CONTENDER",
-            help="A second run beside it: a preset or a TOML file, with its own settings after it, such as "
-            '"es-dllm importance.alpha=1.0".',
-        ),
-    ] = None
-    model: ModelName = None
-    family: FamilyName = None
-    preset: PresetName = None
-    profile: ProfileName = None
-    config: ConfigFile = None
-    sets: Sets = None
-    gen_length: GenLength = None
-    block_length: BlockLength = None
-    seed: Seed = None
-    times: Annotated[bool, typer.Option("--times/--no-times", help="Decode once more, for the time of each step.")] = (
-        True
-    )
-    device: Device = None
-    dtype: Dtype = None
-    quantize: Quantize = None
-    compute: Compute = None
-    chat: ChatTemplate = None
-    debug: Debug = False
+class Record(RecordOptions):
+    """Traces one run or two, and writes the page."""
 
     def run(self) -> None:
         """Trace the runs, print their answers and write what was found."""
@@ -150,9 +92,6 @@ class Record:
             told = json.dumps([one.to_dict() for one in found], ensure_ascii=False, separators=(",", ":"))
             self.json_file.write_text(told + "\n", encoding="utf-8")
             _tell(f"{self.json_file}: {_size(self.json_file)}")
-
-
-trace = command(Record)
 
 
 def _tell(words: str) -> None:

@@ -16,6 +16,7 @@ from esdllm.plugins.loader import BrokenPlugin, Origin, Plugins, leaving_out
 __all__ = ["Brought", "BroughtCommand", "brought_commands"]
 
 _HOOK = "esdllm_commands"
+_NAMING = "esdllm_command"  # a hook that is misspelt in its last letter is reported too
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -46,7 +47,7 @@ def brought_commands(own: Collection[str] = ()) -> Brought:
     """
     broken: list[BrokenPlugin] = []
     try:
-        found = leaving_out(broken, lambda plugins: _sorted(plugins, own))
+        found = leaving_out(broken, lambda plugins: _sorted(plugins, own), naming=_NAMING)
     except PluginError as error:  # no plugin to leave out
         return Brought(left_out=(*broken, BrokenPlugin("", str(error))))
     return attrs.evolve(found, left_out=(*broken, *found.left_out))

@@ -20,6 +20,7 @@ from esdllm.config.project import DISABLE_VARIABLE
 from esdllm.errors import PluginError, known
 from esdllm.foreign import reason
 from esdllm.hookspecs import INTERFACE, INTERFACE_NAME, PROJECT, HookSpecs
+from esdllm.plugins.sources import may_name
 
 __all__ = ["BrokenPlugin", "Origin", "Plugins", "blaming", "disabled_names", "leaving_out", "load_plugins"]
 
@@ -101,8 +102,10 @@ class BrokenPlugin:
     reason: str
 
 
-def leaving_out(broken: list[BrokenPlugin], use: Callable[[Plugins], T]) -> T:
+def leaving_out(broken: list[BrokenPlugin], use: Callable[[Plugins], T], naming: str = "") -> T:
     """Return what `use` makes of the installed plugins without `broken` ones; those that it finds broken are added there.
+
+    `naming` is that of `load_plugins`.
 
     Raises:
         PluginError: what is wrong cannot be mended by leaving a plugin out, such as a name in ``ESDLLM_DISABLE_PLUGINS`` that
@@ -110,12 +113,12 @@ def leaving_out(broken: list[BrokenPlugin], use: Callable[[Plugins], T]) -> T:
     """
     names = [plugin.name for plugin in broken]
     try:
-        return use(load_plugins(disabled=[*disabled_names(), *names]))
+        return use(load_plugins(disabled=[*disabled_names(), *names], naming=naming))
     except PluginError as error:
         if not error.plugin or error.plugin in names:
             raise
         broken.append(BrokenPlugin(error.plugin, str(error)))
-    return leaving_out(broken, use)
+    return leaving_out(broken, use, naming)
 
 
 def _register(manager: pluggy.PluginManager, plugin: object, origin: Origin) -> None:
@@ -165,11 +168,16 @@ def _refuse_unknown_hooks(plugin: object, origin: Origin) -> None:
 
 
 def load_plugins(
-    extra: Mapping[str, object] | None = None, *, installed: bool = True, disabled: Iterable[str] | None = None
+    extra: Mapping[str, object] | None = None,
+    *,
+    installed: bool = True,
+    disabled: Iterable[str] | None = None,
+    naming: str = "",
 ) -> Plugins:
     """Return a fresh manager with the installed plugins and those of `extra` (name -> module or object).
 
-    `disabled` names plugins to leave out; by default those of the environment variable ``ESDLLM_DISABLE_PLUGINS``.
+    `disabled` names plugins to leave out; by default those of the environment variable ``ESDLLM_DISABLE_PLUGINS``. An
+    installed plugin whose module's source does not hold the text `naming` is not imported; see `may_name`.
 
     Raises:
         PluginError: two plugins have one name; a plugin cannot be imported (chained); a hook is misspelt; a plugin was
@@ -200,7 +208,7 @@ def load_plugins(
         if name not in origins:
             raise PluginError(f"cannot disable the plugin '{name}', it is not installed; {known(name, origins)}")
     for point in points:
-        if point.name not in blocked:
+        if point.name not in blocked and may_name(point, naming):
             _register(manager, _import(point), origins[point.name])
     for name, plugin in (extra or {}).items():
         if name not in blocked:

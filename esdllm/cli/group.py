@@ -8,11 +8,15 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from esdllm.cli.command import as_command
+from esdllm.cli.own import GROUPS, OwnCommands
 from esdllm.errors import PluginError
 from esdllm.plugins.commands import BroughtCommand, brought_commands
 from esdllm.plugins.loader import BrokenPlugin, blaming
 
 __all__ = ["Commands"]
+
+_WHOLE = 1000  # characters: no summary is cut
 
 
 class Commands(TyperGroup):
@@ -20,15 +24,30 @@ class Commands(TyperGroup):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
+        self.commands: Any = OwnCommands()
         self._found: Mapping[str, Any] = {}
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return all names, own ones first; what is wrong with plugins goes to standard error."""
+        """Return all names, by the groups of the help; what is wrong with plugins goes to standard error."""
         brought, wrong = self._brought()
-        for problem in wrong:
-            typer.echo(f"left out: {problem.reason}", err=True)
+        if not ctx.resilient_parsing:  # a shell that completes has no place for it
+            for problem in wrong:
+                typer.echo(f"left out: {problem.reason}", err=True)
         self._found = brought
-        return [*self.commands, *brought]
+        grouped = [name for names in GROUPS.values() for name in names]
+        return [name for name in grouped if name in self.commands or name in brought] + [
+            name for name in sorted(brought) if name not in grouped
+        ]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write every command with the whole of its first sentence, under the title of its group."""
+        names = self.list_commands(ctx)
+        ungrouped = [name for name in names if not any(name in group for group in GROUPS.values())]
+        for title, group in {**GROUPS, "From other packages": ungrouped}.items():
+            rows = [(name, self.get_command(ctx, name).get_short_help_str(_WHOLE)) for name in group if name in names]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command by name; None if there is none.
@@ -67,18 +86,7 @@ class Commands(TyperGroup):
 def _built(one: BroughtCommand) -> Any:
     """Return typer's command, or what is wrong with the function."""
     try:
-        return _command(one)
+        with blaming(one.origin.plugin, f"the command '{one.name}' of {one.origin} cannot be built"):
+            return as_command(one.name, one.function)
     except PluginError as error:
         return BrokenPlugin(one.origin.plugin, str(error))
-
-
-def _command(one: BroughtCommand) -> Any:
-    with blaming(one.origin.plugin, f"the command '{one.name}' of {one.origin} cannot be built"):
-        app = one.function
-        if not isinstance(app, typer.Typer):
-            app = typer.Typer(rich_markup_mode=None, add_completion=False)
-            app.command(one.name)(one.function)
-        built = typer.main.get_command(app)
-        built.name = one.name
-        built.params = [param for param in built.params if param.name not in ("install_completion", "show_completion")]
-        return built

@@ -11,6 +11,7 @@ from esdllm.config import DEFAULT_PRESET
 from esdllm.config.project import FAMILY_VARIABLE, MODEL_VARIABLE, PROFILE_VARIABLE, PROJECT_FILE
 
 __all__ = [
+    "BatchSize",
     "BlockLength",
     "ChatTemplate",
     "Compute",
@@ -20,13 +21,19 @@ __all__ = [
     "Dtype",
     "FamilyName",
     "GenLength",
+    "GeometryName",
     "Json",
+    "Measure",
     "ModelName",
+    "PeakBandwidth",
+    "PeakGflops",
     "PresetName",
     "ProfileName",
     "Quantize",
     "Seed",
     "Sets",
+    "SuiteName",
+    "Tasks",
 ]
 
 ModelName = Annotated[
@@ -100,3 +107,26 @@ Seed = Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampler
 ChatTemplate = Annotated[bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if there is one].")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+GeometryName = Annotated[
+    str | None,
+    typer.Option(
+        "--geometry",
+        metavar="NAME[,SIZE=N]...",
+        help="Model with random weights, for speed only: tiny, small, medium, llada-8b, dream-7b, and hidden=, layers=, "
+        "heads=, kv_heads=, intermediate=, experts=, expert=, vocab=, context= over it.",
+    ),
+]
+PeakGflops = Annotated[
+    float | None,
+    typer.Option("--peak-gflops", metavar="X", help="10^9 FLOPs a second that the machine reaches; predicts seconds."),
+]
+PeakBandwidth = Annotated[
+    float | None, typer.Option("--peak-gbs", metavar="X", help="10^9 bytes a second that it reads from memory.")
+]
+Measure = Annotated[bool, typer.Option("--measure", help="Measure both here, which takes seconds.")]
+SuiteName = Annotated[
+    str,
+    typer.Option("--suite", metavar="NAME", help="A plugin's suite, or a file of JSON lines with prompt and answer."),
+]
+Tasks = Annotated[list[str] | None, typer.Option("--task", metavar="NAME", help="Only these tasks; repeatable.")]
+BatchSize = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Prompts decoded together.")]
