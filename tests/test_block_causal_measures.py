@@ -16,11 +16,11 @@ from esdllm.measure.analysis import analyze
 from esdllm.measure.benchmarking.bare import BareWeights
 from esdllm.measure.cost import Costing
 from esdllm.measure.doctor import attention_backends, fits
-from esdllm.measure.evaluation.likelihood import Likelihood, Pair
 from esdllm.measure.forecast import Forecast
 from esdllm.measure.tracing import trace
 from esdllm.serving.sizing import Sizing
 from esdllm.testing.bounds.certified import Certified
+from esdllm.use.likelihood import Likelihood, Pair
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -28,10 +28,10 @@ from esdllm.checkpoints.loading import shipped_checkpoints
 from esdllm.cli import main
 from esdllm.config import DEFAULT_MODEL, ComponentConfig, read_toml
 from esdllm.measure.evaluation.harness import HarnessModel, register
-from esdllm.measure.evaluation.likelihood import Likelihood, Pair, all_mask_sets, mask_sets, sampled_mask_sets, windows
 from esdllm.measure.evaluation.requests import Decoding, Wish, before_any
 from esdllm.runtime.components import Components
 from esdllm.runtime.plain import full_logits
+from esdllm.use.likelihood import Likelihood, Pair, all_mask_sets, mask_sets, sampled_mask_sets, windows
 
 SORT, SORTED = "Sort these numbers: 31, 4, 15.", "Sorted from small to large the numbers are 4, 15, 31."
 PROMPTS = [SORT, "What is 12 + 7?", "Who are you?", "Sort 9, 3, 27."]

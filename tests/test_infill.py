@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from esdllm import Catalogue, Generation, InputError, Model, Pipeline, load_model
+from esdllm import Catalogue, InputError, Model, Pipeline, load_model
 from esdllm.use.blanks import infilled, parse_template
 
 
@@ -74,9 +74,8 @@ class Words:
 )
 def test_no_space_is_doubled_where_a_blank_begins_or_ends(text: str, words: list[str], expected: str) -> None:
     template, blanks = parse_template(text), len(words)
-    result: Any = Generation(None, [], None, 1, 1, 0, 0, 0.0, 0.0, 0.0)  # type: ignore[arg-type]
     spans = [range(i, i + 1) for i in range(blanks)]
-    found = infilled(text, template, spans, list(range(blanks)), Words(*words), result)  # type: ignore[arg-type]
+    found = infilled(text, template, spans, list(range(blanks)), Words(*words), 1, 0.0)  # type: ignore[arg-type]
     assert found.text == expected == "".join(a + b for a, b in zip(found.pieces, (*found.fills, ""), strict=True))
 
 
@@ -94,7 +93,7 @@ def test_no_space_is_doubled_where_a_blank_begins_or_ends(text: str, words: list
 def test_a_backslash_makes_a_blank_text_and_a_second_one_itself(
     text: str, pieces: tuple[str, ...], lengths: tuple[int, ...]
 ) -> None:
-    assert parse_template(text) == (pieces, lengths)
+    assert parse_template(text) == (pieces, lengths, ())
 
 
 WRONG: list[tuple[Any, str]] = [

@@ -74,6 +74,8 @@ class Infilled(Answer):
     """what came into each blank, from the left, without a space that stands before or after the blank already"""
     pieces: tuple[str, ...] = ()
     """what stands around the blanks, one more than `fills`"""
+    lengths: tuple[int, ...] = ()
+    """tokens of each blank; where that was left open, as the model weighed it"""
 
     def _body(self) -> str:
         filled = (f'<mark style="background: #c8e6c9">{escape(fill)}</mark>' for fill in self.fills)

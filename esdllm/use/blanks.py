@@ -1,4 +1,4 @@
-"""Templates with blanks: `The [MASK:4] sat on the [MASK:2].`
+"""Templates with blanks: `The [MASK:4] sat on the [MASK:2-6].`
 
 What stands around the blanks comes out as it went in. A backslash makes a blank text, `\\[MASK]`, and a second one itself.
 """
@@ -12,15 +12,17 @@ from typing import NamedTuple
 from esdllm.checkpoints.text import check_unicode
 from esdllm.errors import ContextError, InputError, brief
 from esdllm.interfaces import TextCodec
-from esdllm.runtime.records import Generation
 from esdllm.use.answers import Infilled
 from esdllm.views import ModelSpec
 
-__all__ = ["Filled", "Template", "filled", "infilled", "parse_template"]
+__all__ = ["MOST_LENGTHS", "Filled", "Template", "filled", "infilled", "parse_template"]
 
 _ANY = re.compile(r"(\\*)(\[\s*mask\b[^\]\[]*\]?)", re.IGNORECASE)
-_BLANK = re.compile(r"\[MASK(?::([1-9]\d*))?\]")
+_BLANK = re.compile(r"\[MASK(?::([1-9]\d*)(?:-([1-9]\d*))?)?\]")
+_WRITE = "write [MASK:4] where 4 tokens are missing, [MASK] for one, [MASK:2-6] where it is not known how many"
 _EXAMPLE = "The [MASK:4] sat on the [MASK:2]."
+MOST_LENGTHS = 64
+"""lengths that a blank may have"""
 _DIGITS = 9  # of a blank's length: more tokens than any model's context
 
 
@@ -30,7 +32,18 @@ class Template(NamedTuple):
     pieces: tuple[str, ...]
     """what stands around the blanks, one more than there are blanks"""
     lengths: tuple[int, ...]
-    """tokens of each blank"""
+    """tokens of each blank; the least of one whose length is not known"""
+    ranges: tuple[range, ...] = ()
+    """the lengths that each blank may have; empty where all are known"""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the length of a blank is not known."""
+        return any(len(lengths) > 1 for lengths in self.ranges)
+
+    def of_lengths(self, lengths: Sequence[int]) -> Template:
+        """Return the template with blanks of these lengths."""
+        return Template(self.pieces, tuple(lengths))
 
     def canvas(self, codec: TextCodec, spec: ModelSpec) -> tuple[list[int], tuple[range, ...]]:
         """Return the tokens of the text, masks at its blanks, and the columns of each blank.
@@ -59,7 +72,9 @@ def _encoded(piece: str, codec: TextCodec, mask: int) -> list[int]:
 
 
 def parse_template(text: str) -> Template:
-    """Return a text's template: [MASK:n] is a blank of n tokens, [MASK] of one, and \\[MASK] the text [MASK].
+    """Return a text's template.
+
+    [MASK:n] is a blank of n tokens, [MASK] of one, [MASK:n-m] of n to m, and \\[MASK] the text [MASK].
 
     Raises:
         InputError: there is no blank, or one is written wrongly; it is no text.
@@ -67,7 +82,7 @@ def parse_template(text: str) -> Template:
     if not isinstance(text, str):
         raise InputError(f"a template is a text with blanks, such as {_EXAMPLE!r}, not {brief(text)}")
     check_unicode("the prompt", text)
-    pieces, lengths, piece, start = [], [], "", 0
+    pieces, ranges, piece, start = [], [], "", 0
     for found in _ANY.finditer(text):
         slashes, written = found.groups()
         piece += text[start : found.start()] + slashes[: len(slashes) // 2]
@@ -76,27 +91,31 @@ def parse_template(text: str) -> Template:
             piece += written
             continue
         pieces.append(piece)
-        lengths.append(_length(written, found.start(2)))
+        ranges.append(_lengths(written, found.start(2)))
         piece = ""
-    if not lengths:
-        raise InputError(
-            f"there is nothing to fill in in {brief(text)}; write [MASK:4] where 4 tokens are missing, [MASK] for one, "
-            f'such as "{_EXAMPLE}"'
-        )
-    return Template((*pieces, piece + text[start:]), tuple(lengths))
+    if not ranges:
+        raise InputError(f'there is nothing to fill in in {brief(text)}; {_WRITE}, such as "{_EXAMPLE}"')
+    template = Template((*pieces, piece + text[start:]), tuple(lengths.start for lengths in ranges), tuple(ranges))
+    return template if template.is_open else template._replace(ranges=())
 
 
-def _length(written: str, at: int) -> int:
-    """Return the tokens of a blank that stands at a character of its text."""
+def _lengths(written: str, at: int) -> range:
+    """Return the lengths, in tokens, that a blank which stands at a character of its text may have."""
     blank = _BLANK.fullmatch(written)
     if blank is None:
         raise InputError(
-            f"'{written:.80}' at character {at} is no blank; write [MASK:4] where 4 tokens are missing, [MASK] for one, or "
-            f"\\{written:.80} for the text itself"
+            f"'{written:.80}' at character {at} is no blank; {_WRITE}, or \\{written:.80} for the text itself"
         )
-    if len(blank[1] or "") > _DIGITS:
+    if max(len(number or "") for number in blank.groups()) > _DIGITS:
         raise InputError(f"the blank at character {at} is longer than any model's context: {written:.80}")
-    return int(blank[1] or 1)
+    least = int(blank[1] or 1)
+    lengths = range(least, int(blank[2] or least) + 1)
+    if not 1 <= len(lengths) <= MOST_LENGTHS:
+        raise InputError(
+            f"the blank at character {at} has {max(0, len(lengths))} lengths to choose from: {written:.80}; give the least "
+            f"first, and {MOST_LENGTHS} lengths at most"
+        )
+    return lengths
 
 
 class Filled(NamedTuple):
@@ -125,16 +144,23 @@ def filled(template: Template, spans: Sequence[range], row: Sequence[int], codec
 
 
 def infilled(
-    text: str, template: Template, spans: Sequence[range], row: Sequence[int], codec: TextCodec, result: Generation
+    text: str,
+    template: Template,
+    spans: Sequence[range],
+    row: Sequence[int],
+    codec: TextCodec,
+    forwards: int,
+    seconds: float,
 ) -> Infilled:
-    """Return a template's answer; see `filled`."""
+    """Return a template's answer; see `filled`. The blanks' lengths are those of `spans`."""
     found = filled(template, spans, row, codec)
     return Infilled(
         prompt=text,
         text=found.text,
         tokens=tuple(row[i] for span in spans for i in span),
-        forwards=result.forwards,
-        seconds=result.seconds,
+        forwards=forwards,
+        seconds=seconds,
         fills=found.fills,
         pieces=found.pieces,
+        lengths=tuple(map(len, spans)),
     )

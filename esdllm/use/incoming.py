@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from esdllm.checkpoints.loading import Model
 from esdllm.errors import InputError, brief
+from esdllm.interfaces import TextCodec
 
-__all__ = ["one", "prompt_list", "template_list"]
+__all__ = ["codec_of", "one", "prompt_list", "template_list"]
 
 _WANTED = "give text, a list of token ids, a conversation (a list of turns with role and content), or a list of those"
+
+
+def codec_of(model: Model) -> TextCodec:
+    """Return what turns text into a model's tokens.
+
+    Raises:
+        InputError: there is no tokenizer; says why.
+    """
+    if model.codec is None:
+        raise InputError(f"text needs a tokenizer: {model.codec_error or 'this model has none'}")
+    return model.codec
 
 
 def prompt_list(prompts: Any) -> tuple[list[Any], bool]:

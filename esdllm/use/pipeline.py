@@ -17,16 +17,15 @@ from esdllm.checkpoints.loading import Model, load_model
 from esdllm.checkpoints.placing import DeviceMap
 from esdllm.config import DEFAULT_PRESET, DecodeConfig, merge
 from esdllm.errors import InputError, brief
-from esdllm.interfaces import StepObserver
 from esdllm.keywords import hinting
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.prompts import Prepared, Prompts, prepare, seed_list
-from esdllm.use.answers import Answer, Answers, Infilled
+from esdllm.use.answers import Answer, Answers
 from esdllm.use.batching.grouping import alike
-from esdllm.use.blanks import infilled, parse_template
-from esdllm.use.incoming import one, prompt_list, template_list
+from esdllm.use.canvas import CanvasTasks
+from esdllm.use.incoming import one, prompt_list
 from esdllm.use.streaming import Stream, feed
 from esdllm.views import Message
 
@@ -35,7 +34,7 @@ __all__ = ["Pipeline"]
 
 @hinting
 @attrs.frozen(eq=False)
-class Pipeline:
+class Pipeline(CanvasTasks):
     """A model and its settings, ready to use. Make one with `from_pretrained`; make others of its model with `configured`.
 
     One answer, batch or stream at a time, for the cache is that of the run that is going on: other threads queue.
@@ -184,47 +183,6 @@ class Pipeline:
             )
         self._prepared(rows, chat)
         return Stream(self.engine, rows, _shown(rows[0]), chat=chat, seed=seed)
-
-    @overload
-    def infill(  # type: ignore[overload-overlap]
-        self, templates: str, *, seed: int | None = None, observers: Sequence[StepObserver] = ()
-    ) -> Infilled: ...
-
-    @overload
-    def infill(
-        self,
-        templates: Sequence[str],
-        *,
-        seed: int | Sequence[int] | None = None,
-        observers: Sequence[StepObserver] = (),
-    ) -> Answers: ...
-
-    @hinting
-    def infill(
-        self,
-        templates: str | Sequence[str],
-        *,
-        seed: int | Sequence[int] | None = None,
-        observers: Sequence[StepObserver] = (),
-    ) -> Infilled | Answers:
-        """Return a text with its blanks filled in, or each of a list: [MASK:n] is a blank of n tokens, [MASK] of one.
-
-        A list is decoded together. The text around the blanks comes out as it is; `\\[MASK]` writes one that is none.
-
-        Raises:
-            InputError: there is no blank, or one is written wrongly; the text holds the mask token; no tokenizer; too long.
-        """
-        codec, (listed, alone) = self.model.codec, template_list(templates)
-        if codec is None:
-            raise InputError(f"text needs a tokenizer: {self.model.codec_error or 'this model has none'}")
-        if not listed:
-            raise InputError("there is no template; give at least one")
-        parsed = [parse_template(text) for text in listed]
-        made = [template.canvas(codec, self.model.spec) for template in parsed]
-        result = self.engine.generate([tokens for tokens, _ in made], infill=True, seed=seed, observers=observers)
-        rows = zip(listed, parsed, made, result.answers, strict=True)
-        found = tuple(infilled(text, template, spans, row, codec, result) for text, template, (_, spans), row in rows)
-        return found[0] if alone else Answers(found, result.forwards, result.seconds)
 
     def _batches(
         self, prompts: Sequence[Any], chat: bool | None, seed: int | Sequence[int] | None, batch: int

@@ -146,6 +146,13 @@ class TestBlanks:
         assert joined(post(served, FIM, {**body, "stream": True}).events) == right.fills[0]
         assert joined(post(served, FIM, {**body, "stream": True, "diffusing": True}).events) == right.fills[0]
 
+    def test_a_blank_of_unknown_length_is_as_long_as_the_pipeline_weighs_it(self, served: Any, engine: Engine) -> None:
+        template = "The [MASK:2] number is [MASK:1-3]!"
+        right = Pipeline(engine).infill(template)
+        found = post(served, FIM, {"model": "small", "template": template}).json
+        again = Pipeline(engine).infill(f"The [MASK:2] number is [MASK:{right.lengths[1]}]!")
+        assert found["choices"][0]["esdllm"]["fills"] == list(again.fills)
+
     def test_a_template_is_filled_in_as_the_pipeline_does(self, served: Any, engine: Engine) -> None:
         template = "The [MASK:2] number of \\[MASK] is [MASK:3]!"
         right = Pipeline(engine).infill(template)

@@ -33,15 +33,15 @@ class InfillOptions:
 
     \b
     esdllm infill "The smallest number is [MASK:2]."
-    esdllm infill "The [MASK:4] sat on the [MASK:2]." --model GSAI-ML/LLaDA-8B-Base
+    esdllm infill "The [MASK:4] sat on the [MASK:2-6]." --model GSAI-ML/LLaDA-8B-Base
     """
 
     template: Annotated[
         str,
         typer.Argument(
             metavar="TEXT",
-            help="A text with blanks: [MASK:4] where 4 tokens are missing, [MASK] where one is; - reads "
-            "standard input.",
+            help="A text with blanks: [MASK:4] where 4 tokens are missing, [MASK] where one is, [MASK:2-6] where it is "
+            "not known how many; - reads standard input.",
         ),
     ]
     model: ModelName = None

@@ -24,11 +24,11 @@ from esdllm.checkpoints.loading import Model, load_model, shipped_checkpoints
 from esdllm.config import DecodeConfig
 from esdllm.errors import ConfigError, InputError, UnavailableError, installing, known
 from esdllm.interfaces import TextCodec
-from esdllm.measure.evaluation.likelihood import Likelihood, Pair, groups, windows
 from esdllm.measure.evaluation.requests import Decoding, Wish, before_any, seeds_of, settings_of, strings, whole
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.runtime.engine import Engine
+from esdllm.use.likelihood import Likelihood, Pair, groups, windows
 from esdllm.views import Message
 
 try:

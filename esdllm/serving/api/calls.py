@@ -7,13 +7,15 @@ from typing import Any
 
 import attrs
 
-from esdllm.errors import InputError, brief
+from esdllm.errors import brief
 from esdllm.serving.api.asked import Asked, read_chat, read_completion, read_infill
 from esdllm.serving.api.errors import ApiError
 from esdllm.serving.api.service import Service
 from esdllm.serving.api.writing import Blanks, ChatWriter, InfillWriter, TextWriter, Writer
 from esdllm.serving.requests import Completion, Request
 from esdllm.use.blanks import Template, parse_template
+from esdllm.use.incoming import codec_of
+from esdllm.use.lengths import weigh_lengths
 
 __all__ = ["Call", "chat_call", "completion_call", "infill_call", "tokens_used"]
 
@@ -63,15 +65,16 @@ def infill_call(service: Service, given: dict[str, Any]) -> Call:
     if asked.template is None and not asked.suffix:
         request = Request(prompt=prompt, chat=False, settings=asked.settings(), stop=asked.stop)
         return _call(service, asked, [request], lambda row: ChatWriter(row, service.speller, logprobs=False))
-    if model.codec is None:
-        raise InputError(f"text needs a tokenizer: {model.codec_error or 'this model has none'}")
+    codec = codec_of(model)
     if asked.template is not None:
         template = parse_template(asked.template)
     else:
         template = Template((prompt, asked.suffix or ""), (asked.length or engine.config.gen_length,))
-    tokens, spans = template.canvas(model.codec, model.spec)
+    if template.is_open:
+        template = template.of_lengths(weigh_lengths(engine, template, asked.seeds(engine.config.seed)[0]).lengths)
+    tokens, spans = template.canvas(codec, model.spec)
     request = Request(prompt=tokens, infill=True, settings=asked.sampling())
-    blanks = Blanks(model.codec, template, spans, asked.stop, whole=asked.template is not None)
+    blanks = Blanks(codec, template, spans, asked.stop, whole=asked.template is not None)
     return _call(service, asked, [request], lambda row: InfillWriter(row, service.speller, blanks))
 
 
