@@ -25,7 +25,9 @@ COMPILED, ONCE_COMPILED, VANILLA_COMPILED = (f"{name} compile=true" for name in 
 PAIRS = 5
 _SMALL = "--geometry small --dtype bfloat16 --block-length 64"
 _TASK = f"{_SMALL} --prompt-length 512 --gen-length 256"
-_ALL = f"--rounds 5 --profile vanilla dual-cache {ES} '{ONCE}' '{VANILLA_COMPILED}' '{COMPILED}' '{ONCE_COMPILED}' bare"
+_ALL = (
+    f"--rounds 5 --breakdown vanilla dual-cache {ES} '{ONCE}' '{VANILLA_COMPILED}' '{COMPILED}' '{ONCE_COMPILED}' bare"
+)
 _ONE = f"run {_TASK} --sample 4 --rounds 1 --no-peak"
 _CURVE = f"{_SMALL} --gen-length 64 --sample 1 --rounds 3 vanilla dual-cache {ES}"
 _BIG = "run --geometry llada-8b --dtype bfloat16 --quantize int8 --prompt-length 128 --gen-length 128 --block-length 32"
@@ -40,7 +42,7 @@ MEASUREMENTS = {
         for pair in range(PAIRS)
         for kind, extra in (("bfloat16", ""), ("int8", "--quantize int8"))
     },
-    "llada-8b": f"{_BIG} --sample 3 --rounds 5 --profile {ES} '{COMPILED}'",
+    "llada-8b": f"{_BIG} --sample 3 --rounds 5 --breakdown {ES} '{COMPILED}'",
     "curve-length": f"curve --over length 256 512 1024 2048 4096 8192 {_CURVE}",
     "curve-batch": f"curve --over batch 1 2 4 8 16 32 {_CURVE} --prompt-length 192",
     "curve-layers": f"curve --over layers 8 16 32 {_CURVE} --prompt-length 192",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable
 
 from esdllm.names import called_here
@@ -20,6 +21,8 @@ __all__ = [
     "TokenizerError",
     "UnavailableError",
 ]
+
+_MANY = 12  # names that are listed one by one
 
 
 class EsdllmError(Exception):
@@ -98,4 +101,24 @@ def known(name: str, names: Iterable[str]) -> str:
         return f"{there}; known: {', '.join(names)}"
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"{hint}known: {', '.join(names)}" if names else "there are none"
+    return f"{hint}known: {', '.join(grouped(names, name))}" if names else "there are none"
+
+
+def grouped(names: Iterable[str], near: str = "") -> list[str]:
+    """Return names sorted; where they are many, those with a slash as one for each beginning: `es-dllm/... (20)`.
+
+    Only those are told that begin as `near` does, up to a slash of it, where any does.
+    """
+    names = sorted(names)
+    parts = near.split("/")
+    beginnings = ["/".join([*parts[:count], ""]) for count in range(len(parts), 0, -1)] + [""]
+    start = next(start for start in beginnings if not start or any(name.startswith(start) for name in names))
+    found = [name for name in names if name.startswith(start)]
+    if len(found) <= _MANY:
+        return found
+    heads = [
+        f"{start}{head}/..." if slash else name
+        for name in found
+        for head, slash, _ in [name[len(start) :].partition("/")]
+    ]
+    return [f"{head} ({number})" if head.endswith("/...") else head for head, number in Counter(heads).items()]

@@ -27,7 +27,7 @@ NOT_RUN: dict[str, tuple[str, ...]] = {
         "pytest esdllm-nearby",
     ),
     "it takes minutes or hours; its tables stand on the page, and the benchmark's own tests run it smaller": (
-        "esdllm bench --geometry small vanilla dual-cache es-dllm es-dllm refresh.prompt_refresh=256 --profile --plot "
+        "esdllm bench --geometry small vanilla dual-cache es-dllm es-dllm refresh.prompt_refresh=256 --breakdown --plot "
         "speed.png --json > speed.json",
         "esdllm analyze --prompts problems.jsonl --gen-length 128 --out found",
         "esdllm eval --plot front.png --answers answers.jsonl",

@@ -487,7 +487,7 @@ def test_wrong_words_are_told(run: Any, tmp_path: Any) -> None:
         (): "there is no prompt; give some in quotes, such as",
         ("--prompts", str(tmp_path / "none.txt")): "none.txt: No such file or directory",
         ("--prompts", str(broken)): "broken.jsonl, line 2: it is not JSON",
-        ("--prompts", str(wrong)): 'wrong.jsonl, line 1 is {"question": "a"}; write an object such as {"prompt":',
+        ("--prompts", str(wrong)): 'wrong.jsonl, line 1: it holds no prompt: write {"prompt":',
         ("--prompts", str(empty)): "empty.txt holds no prompt; write one a line",
         ("a", "--format", "gif"): "--format gif: known: pdf, png, svg",
         ("a", "--out", str(empty)): "empty.txt is a file; name a folder",

@@ -448,8 +448,8 @@ def test_ids_of_several_types_become_text_in_parquet(run: Run) -> None:
         (["Hello", "--input", "prompts.jsonl", "--output", "a.jsonl"], "--input and a prompt: give one"),
         (["-i", "prompts.jsonl", "-o", "a.jsonl", "--watch"], "--input and --watch: give one"),
         (
-            ["-i", "prompts.txt", "-o", "a.jsonl"],
-            "prompts.txt: files named *.txt are not known; name a .csv, .jsonl, .parquet",
+            ["-i", "prompts.md", "-o", "a.jsonl"],
+            "prompts.md: files named *.md are not known; name a .csv, .jsonl, .parquet, .txt",
         ),
         (["-i", "prompts.jsonl", "-o", "a.txt"], "a.txt: files named *.txt are not known"),
         (["-i", "missing.jsonl", "-o", "a.jsonl"], "cannot read the prompts missing.jsonl: No such file"),

@@ -593,7 +593,7 @@ def test_sizes_that_make_no_curve_are_refused_before_the_work(
 
 
 def test_the_command_prints_every_contender_and_that_weights_are_random(run: Run) -> None:
-    code, out, _ = run("bench", *QUICK, "--no-peak", "vanilla", "es-dllm", "bare", "--profile")
+    code, out, _ = run("bench", *QUICK, "--no-peak", "vanilla", "es-dllm", "bare", "--breakdown")
     assert code == 0
     assert "random weights" in out
     for told in ("vanilla", "es-dllm", "bare", "skip, block", "between two steps", "bookkeeping"):

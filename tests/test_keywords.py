@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ import pytest
 import esdllm
 from esdllm import Catalogue, ConfigError, DecodeConfig, Engine, Model, Pipeline, from_module, load_model
 from esdllm.checkpoints.loading import describe_model, describe_weights, random_model
-from esdllm.cli import main
 from esdllm.config.project import environment_sets
 
 CALLS: list[Any] = [
@@ -82,12 +80,6 @@ def test_settings_say_it_wherever_they_are_given(name: str, here: str, catalogue
         DecodeConfig.from_dict({name: 1})
     with pytest.raises(ConfigError, match=f"here it is .*{here}"):
         environment_sets({f"ESDLLM_{name.upper()}": "1"})
-
-
-@pytest.mark.parametrize(("name", "here"), NAMES)
-def test_options_of_the_command_say_it_too(name: str, here: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", "hi", f"--{name.replace('_', '-')}", "1"]) == 2
-    assert re.search(f"No such option: .*; here it is .*{here}", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 
 from esdllm.cli.group import Commands
+from esdllm.cli.usage import told_usage
 from esdllm.config.project import DEBUG_VARIABLE
 from esdllm.errors import EsdllmError
-from esdllm.names import called_here
 from esdllm.runtime.allocator import keep_freed_memory
 
 __all__ = ["app", "run"]
@@ -77,12 +77,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BaseException as error:  # a panic of a library that is written in Rust is no Exception
         if "--debug" in words or os.environ.get(DEBUG_VARIABLE, "").strip():
             traceback.print_exception(error)
-        message = _message(error)
+        message = _message(error, words)
         typer.echo(f"error: {_cut(message or _unforeseen(error))}", err=True)
         return 2 if message else 3
 
 
-def _message(error: BaseException) -> str | None:
+def _message(error: BaseException, words: Sequence[str]) -> str | None:
     """Return what to say of an error that the user can mend; None if it is a fault of ours or of a library."""
     if isinstance(error, EsdllmError):
         return str(error)
@@ -95,16 +95,8 @@ def _message(error: BaseException) -> str | None:
         or "you tried to allocate" in str(error)
     ):
         return "this does not fit into memory; give a smaller batch, a shorter canvas, or see `esdllm doctor`"
-    if isinstance(error, Exception) and hasattr(
-        error, "format_message"
-    ):  # wrong usage; typer keeps the class to itself
-        context = getattr(error, "ctx", None)
-        hint = f" (see {context.command_path} --help)" if context else ""
-        said = str(error.format_message()).rstrip(".")
-        if said.startswith("Got unexpected extra argument") and context and context.info_name == "generate":
-            said += "; put the prompt in quotes"
-        told = called_here(str(getattr(error, "option_name", "")))
-        return f"{said}{f'; {told}' if told else ''}{hint}"
+    if isinstance(error, Exception) and hasattr(error, "format_message"):  # typer keeps the class to itself
+        return told_usage(error, words)
     return None
 
 

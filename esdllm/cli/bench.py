@@ -64,7 +64,7 @@ class _Measuring(_MeasuringOptions):
 
     def contenders_of(self, words: Sequence[str], catalogue: Catalogue) -> list[BenchContender]:
         """Return the contenders that words name."""
-        project, fixed = current_project(None), [*fixed_sets(self.gen_length, self.block_length), *(self.sets or ())]
+        project, fixed = current_project(None), [*fixed_sets(self), *(self.sets or ())]
         found = contenders_named(words, catalogue, fixed, project)
         tell_found(project, environment_layers())
         return found
@@ -90,7 +90,7 @@ class BenchRun(BenchRunOptions, _Measuring):
         self.check_plot()
         catalogue = Catalogue.load()
         contenders = self.contenders_of(self.contenders or [], catalogue)
-        measure = _measure(catalogue, contenders, self.rounds, self.fresh, self.profile, self.peak)
+        measure = _measure(catalogue, contenders, self.rounds, self.fresh, self.breakdown, self.peak)
         report = measure(self.setting(catalogue))
         if self.as_json:
             print_json(report.to_dict())

@@ -25,7 +25,7 @@ class Talk(TalkOptions):
 
     def run(self) -> None:
         """Talk until there are no more lines."""
-        choice = Choice.of(self)
+        choice = Choice.of(self, seed=self.seed)
         catalogue, console = Catalogue.load(), stderr()
         decode = choice.config(catalogue)
         name, model = load_asked(self, catalogue)
@@ -59,7 +59,7 @@ def _typed_line(console: Console) -> str:
     try:
         return console.input("[bold]> [/]")
     except KeyboardInterrupt:
-        console.print("\n/quit or Ctrl-D leaves", style="dim")
+        console.print("\n/exit or Ctrl-D leaves", style="dim")
         return ""
 
 

@@ -13,10 +13,24 @@ from esdllm.cli.shared import stderr
 from esdllm.config import DEFAULT_PRESET, DecodeConfig, base_preset, parse_set
 from esdllm.config.layers import SettingsLayer, Settled, file_layer
 from esdllm.config.project import PRESET_VARIABLE, Project, current_project, environment_layers, environment_sets
-from esdllm.errors import ConfigError
+from esdllm.errors import ConfigError, brief
 from esdllm.plugins.catalogue import Catalogue
 
 __all__ = ["Choice", "Configured", "fixed_sets", "tell_found"]
+
+
+_OF_SAMPLER = ("temperature", "top_p", "top_k")
+_OF_OPTIONS = ("gen_length", "block_length", *_OF_SAMPLER)
+"""Settings that are options of their own, in the commands whose class has the field."""
+
+
+def _own_settings(asked: Any) -> dict[str, Any]:
+    fields = attrs.fields_dict(type(asked))
+    return {name: getattr(asked, name) for name in _OF_OPTIONS if name in fields}
+
+
+def _setting(name: str, value: Any) -> dict[str, Any]:
+    return {"sampler": {name: value}} if name in _OF_SAMPLER else {name: value}
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,14 +59,6 @@ class Configured(Protocol):
     @property
     def sets(self) -> Sequence[str] | None:
         """of `--set`"""
-
-    @property
-    def gen_length(self) -> int | None:
-        """of `--gen-length`"""
-
-    @property
-    def block_length(self) -> int | None:
-        """of `--block-length`"""
 
 
 @attrs.frozen
@@ -85,13 +91,19 @@ class Choice:
         **settings: Any,
     ) -> Choice:
         """Return the choice of a command's options; `settings` are those of options that only some commands have."""
-        lengths = {"gen_length": asked.gen_length, "block_length": asked.block_length}
-        given = {**lengths, **settings}
+        given = {**_own_settings(asked), **settings}
         return cls(asked.preset, asked.config, asked.sets, given, default, asked.profile, suited or {})
 
     @project.default
     def _find_project(self) -> Project:
         return current_project(self.profile)
+
+    def __attrs_post_init__(self) -> None:
+        if self.preset and " " in self.preset.strip():
+            raise ConfigError(
+                f"--preset {brief(self.preset)} reads like a prompt, which stands without an option; `esdllm plugins preset` "
+                "lists the presets"
+            )
 
     @layers.default
     def _read(self) -> tuple[SettingsLayer, ...]:
@@ -102,7 +114,7 @@ class Choice:
             *([file_layer(self.file)] if self.file else []),
             *([SettingsLayer(PRESET_VARIABLE, {"preset": named})] if named else []),
             *environment_layers(),
-            *(SettingsLayer(f"--{name.replace('_', '-')}", {name: value}) for name, value in flags),
+            *(SettingsLayer(f"--{name.replace('_', '-')}", _setting(name, value)) for name, value in flags),
             *(SettingsLayer("--set", parse_set(text)) for text in self.sets),
             *([SettingsLayer("--preset", {"preset": self.preset})] if self.preset else []),
         )
@@ -157,7 +169,10 @@ def tell_found(project: Project, environment: Sequence[SettingsLayer], settled: 
         )
 
 
-def fixed_sets(gen_length: int | None, block_length: int | None) -> list[str]:
-    """Return what the environment and the two lengths set, as `--set` would."""
-    lengths = {"gen_length": gen_length, "block_length": block_length}
-    return [*environment_sets().values(), *(f"{key}={value}" for key, value in _given(lengths).items())]
+def fixed_sets(asked: Any) -> list[str]:
+    """Return what the environment sets, and what options of a command's own set, as `--set` would."""
+    own = {name: value for name, value in _own_settings(asked).items() if value is not None}
+    return [
+        *environment_sets().values(),
+        *(f"{'sampler.' if name in _OF_SAMPLER else ''}{name}={value}" for name, value in own.items()),
+    ]

@@ -60,7 +60,7 @@ class Evaluate(EvaluateOptions):
         raise typer.Exit(code)
 
     def _contenders(self, suite: Suite, catalogue: Catalogue) -> list[Contender]:
-        project, given = current_project(), [*fixed_sets(self.gen_length, self.block_length), *(self.sets or ())]
+        project, given = current_project(), [*fixed_sets(self), *(self.sets or ())]
         wanted = self.contenders or (_DEFAULT[:1] if self.profiles else _DEFAULT)
         found = [Contender.of(text, catalogue, suite.settings, given, project) for text in wanted]
         profiles = map(current_project, self.profiles or ())

@@ -26,8 +26,7 @@ class Infill(InfillOptions):
         """Read the template, fill it in, and print the text."""
         template = read_prompt(self.template)
         parse_template(template)  # a wrong blank is found before weights are read
-        given = {"block_length": self.block_length, "seed": self.seed}
-        choice = Choice(self.preset, self.config, self.sets, given, profile=self.profile)
+        choice = Choice.of(self, seed=self.seed)
         catalogue, console = Catalogue.load(), stderr()
         decode = choice.config(catalogue)
         _, model = load_asked(self, catalogue)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from esdllm.errors import InputError
-from esdllm.use.jsonl import sound_json_lines
+from esdllm.use.batching.rows import Line, read_lines
 
 __all__ = ["read_prompt", "read_prompts", "text_of_input"]
-
-_EXAMPLE = '{"prompt": "Who are you?"}'
 
 
 def read_prompt(word: str) -> str:
@@ -60,29 +57,16 @@ def text_of_input() -> Iterator[TextIO]:
 
 
 def _prompts_of(file: Path) -> list[str]:
-    if file.suffix.lower() == ".jsonl":
-        texts = [_prompt(read, where) for where, read in sound_json_lines(file, "prompts", _EXAMPLE)]
-    else:
-        texts = [line for line in _text(file).split("\n") if line.strip()]
-    if not texts:
+    """Return the prompts of a file of any kind that `esdllm generate --input` reads; here every line must hold one."""
+    good, bad = read_lines(file)
+    for line in bad:
+        raise InputError(f"{file}, line {line.number}: {line.reason}")
+    if not good:
         raise InputError(f"{file} holds no prompt; write one a line")
-    return texts
+    return [_text_of(line, file) for line in good]
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot read the prompts {file}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{file} is not valid UTF-8 at byte {error.start}; convert it first, say with iconv"
-        ) from error
-
-
-def _prompt(read: Mapping[str, Any], where: str) -> str:
-    prompt = read.get("prompt")
-    if not isinstance(prompt, str):
-        held = json.dumps(read, ensure_ascii=False)
-        raise InputError(f"{where} is {held:.60}; write an object such as {_EXAMPLE}")
-    return prompt
+def _text_of(line: Line, file: Path) -> str:
+    if not isinstance(line.prompt, str):
+        raise InputError(f"{file}, line {line.number}: it is a conversation; this command takes prompts that are texts")
+    return line.prompt

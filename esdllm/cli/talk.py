@@ -17,7 +17,7 @@ from esdllm.cli.shared import counted
 from esdllm.cli.watch import CanvasPanel
 from esdllm.config import parse_set
 from esdllm.config.layers import SettingsLayer
-from esdllm.errors import ConfigError, EsdllmError, InputError, known
+from esdllm.errors import ConfigError, EsdllmError, InputError, grouped, known
 from esdllm.parsing import parse_json
 from esdllm.use.answers import Answer
 from esdllm.use.batching.rows import is_turn, write_atomically
@@ -35,10 +35,10 @@ _HELP = """\
 /set [KEY=VALUE]    one setting, such as gen_length=64, or what was set
 /save FILE          write the conversation
 /load FILE          go on with one that was written
-/reset              forget the conversation
-/quit               leave; so does Ctrl-D
+/clear              forget the conversation; so does /reset
+/exit               leave; so do /quit, /bye and Ctrl-D
 Ctrl-C stops an answer and keeps what is decided. Begin a message with a space if it begins with /."""
-_COMMANDS = ("/help", "/preset", "/set", "/save", "/load", "/reset", "/quit")
+_COMMANDS = ("/help", "/preset", "/set", "/save", "/load", "/clear", "/reset", "/exit", "/quit", "/bye")
 
 
 @attrs.define
@@ -59,7 +59,7 @@ class Chat:
     """what was set since"""
 
     def run(self, lines: Iterator[str], stops: bool) -> bool:
-        """Take lines until they end or one says /quit; return whether nothing went wrong.
+        """Take lines until they end or one says /exit; return whether nothing went wrong.
 
         `stops` says whether Ctrl-C stops an answer, rather than everything.
         """
@@ -121,7 +121,7 @@ class Chat:
         """Obey a command; return whether to go on."""
         words = words.strip()
         match name:
-            case "/help":
+            case "/help" | "/?":
                 self.console.print(_HELP, markup=False)
             case "/preset":
                 self._set(SettingsLayer("--preset", {"preset": words})) if words else self._list_presets()
@@ -131,10 +131,10 @@ class Chat:
                 self.save(words)
             case "/load":
                 self.load(words)
-            case "/reset":
+            case "/clear" | "/reset":
                 self.messages = [turn for turn in self.messages if turn["role"] == "system"]
                 self._tell("the conversation is forgotten")
-            case "/quit":
+            case "/exit" | "/quit" | "/bye":
                 return False
             case _:
                 raise InputError(f"unknown command '{name}'; {known(name, _COMMANDS)}")
@@ -161,7 +161,11 @@ class Chat:
 
     def _list_presets(self) -> None:
         catalogue = self.pipe.catalogue
-        for name in catalogue.names("preset"):
+        names = grouped(catalogue.names("preset"))
+        for name in names:
+            if name not in catalogue.names("preset"):  # a beginning and how many there are
+                self.console.print(name, soft_wrap=True, markup=False)
+                continue
             self.console.print(f"{name:36} {catalogue.entry('preset', name).summary}", soft_wrap=True, markup=False)
 
     def save(self, path: str) -> None:

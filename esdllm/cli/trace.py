@@ -58,8 +58,7 @@ class Record(RecordOptions):
         name, decode = _name(choice), choice.config(catalogue)
         if self.against is None:
             return {name: decode}
-        lengths = fixed_sets(self.gen_length, self.block_length)
-        other = Contender.of(self.against, catalogue, sets=lengths, project=choice.project)
+        other = Contender.of(self.against, catalogue, sets=fixed_sets(self), project=choice.project)
         check_names([other, Contender(name, decode)])
         Components.resolve(other.config, catalogue)  # a wrong option is found before weights are read
         return {name: decode, other.name: other.config}

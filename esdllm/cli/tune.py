@@ -84,7 +84,7 @@ class Tune(TuneOptions):
 
     def _fixed(self) -> list[str]:
         """Return what is set for all runs."""
-        return [*fixed_sets(self.gen_length, self.block_length), *(self.sets or ())]
+        return [*fixed_sets(self), *(self.sets or ())]
 
     def _compared(self, suite: Suite, catalogue: Catalogue) -> tuple[Contender, Contender]:
         """Return what is tuned, as it is, and the reference."""

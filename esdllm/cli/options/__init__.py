@@ -11,6 +11,7 @@ from esdllm.config import DEFAULT_PRESET
 from esdllm.config.project import FAMILY_VARIABLE, MODEL_VARIABLE, PROFILE_VARIABLE, PROJECT_FILE
 
 __all__ = [
+    "PROMPT_FILES",
     "BatchSize",
     "BlockLength",
     "ChatTemplate",
@@ -34,8 +35,12 @@ __all__ = [
     "Sets",
     "SuiteName",
     "Tasks",
+    "Temperature",
+    "TopK",
+    "TopP",
 ]
 
+PROMPT_FILES = '.txt (one a line), .jsonl ({"prompt": text} a line), .csv (column prompt) or .parquet'
 ModelName = Annotated[
     str | None,
     typer.Option(
@@ -82,7 +87,8 @@ Sets = Annotated[
     ),
 ]
 GenLength = Annotated[
-    int | None, typer.Option("--gen-length", metavar="N", help="Tokens to generate [the preset's, else 256].")
+    int | None,
+    typer.Option("--gen-length", "--max-new-tokens", metavar="N", help="Tokens to generate [the preset's, else 256]."),
 ]
 BlockLength = Annotated[
     int | None, typer.Option("--block-length", metavar="N", help="Tokens decoded together [the preset's, else 64].")
@@ -103,7 +109,18 @@ Compute = Annotated[
         help="Kernel of linear layers in full: plain, packed, pieces, fp16 [packed if it serves, else plain].",
     ),
 ]
-Seed = Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampler's noise [0].")]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of the sampler's noise [0].")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature", metavar="X", help="Of sampling; 0 takes the most probable token [the preset's, else 0]."
+    ),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", metavar="X", help="Sample from the most probable tokens that hold X together [1]."),
+]
+TopK = Annotated[int | None, typer.Option("--top-k", metavar="N", help="Sample from the N most probable tokens [all].")]
 ChatTemplate = Annotated[bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if there is one].")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

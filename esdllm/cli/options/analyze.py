@@ -9,6 +9,7 @@ import attrs
 import typer
 
 from esdllm.cli.options import (
+    PROMPT_FILES,
     BlockLength,
     ChatTemplate,
     Compute,
@@ -45,7 +46,7 @@ class AnalyzeOptions:
     words: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts, in quotes.")] = None
     prompts: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help='More prompts: one a line, or in a .jsonl file one {"prompt": text} a line.'),
+        typer.Option(metavar="FILE", help=f"More prompts, of a file: {PROMPT_FILES}."),
     ] = None
     suite: Annotated[
         str | None,

@@ -51,7 +51,7 @@ def bench_() -> None:
     \b
     esdllm bench
     esdllm bench --geometry small --prompt-length 512 vanilla dual-cache es-dllm
-    esdllm bench --geometry small es-dllm bare --profile --json > now.json
+    esdllm bench --geometry small es-dllm bare --breakdown --json > now.json
     esdllm bench compare before.json now.json
     esdllm bench curve --over length 256 512 1024 vanilla es-dllm --gen-length 16
     esdllm bench serve --rate 1 --rate 2 --static
@@ -99,7 +99,7 @@ class BenchRunOptions(_MeasuringOptions):
 
     \b
     esdllm bench --geometry small vanilla es-dllm refresh.prompt_refresh=256
-    esdllm bench -m DIR --dtype bfloat16 es-dllm es-dllm compile=true --profile
+    esdllm bench -m DIR --dtype bfloat16 es-dllm es-dllm compile=true --breakdown
     """
 
     contenders: Annotated[
@@ -111,7 +111,9 @@ class BenchRunOptions(_MeasuringOptions):
         ),
     ] = None
     rounds: _Rounds = 5
-    profile: Annotated[bool, typer.Option("--profile", help="Tell where the time of each kind of step goes.")] = False
+    breakdown: Annotated[bool, typer.Option("--breakdown", help="Tell where the time of each kind of step goes.")] = (
+        False
+    )
     peak: Annotated[
         bool, typer.Option("--peak/--no-peak", help="Measure what matrix products and memory reach at best.")
     ] = True

@@ -21,7 +21,11 @@ from esdllm.cli.options import (
     PresetName,
     ProfileName,
     Quantize,
+    Seed,
     Sets,
+    Temperature,
+    TopK,
+    TopP,
 )
 
 
@@ -46,6 +50,10 @@ class TalkOptions:
     sets: Sets = None
     gen_length: GenLength = None
     block_length: BlockLength = None
+    temperature: Temperature = None
+    top_p: TopP = None
+    top_k: TopK = None
+    seed: Seed = None
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message, before the conversation.")] = (
         None
     )

@@ -19,6 +19,9 @@ from esdllm.cli.options import (
     PresetName,
     ProfileName,
     Sets,
+    Temperature,
+    TopK,
+    TopP,
 )
 from esdllm.config.project import PROJECT_FILE
 
@@ -57,6 +60,9 @@ class ConfigShowOptions:
     sets: Sets = None
     gen_length: GenLength = None
     block_length: BlockLength = None
+    temperature: Temperature = None
+    top_p: TopP = None
+    top_k: TopK = None
     as_json: Json = False
     debug: Debug = False
 

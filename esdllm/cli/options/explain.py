@@ -26,6 +26,9 @@ from esdllm.cli.options import (
     ProfileName,
     Quantize,
     Sets,
+    Temperature,
+    TopK,
+    TopP,
 )
 
 
@@ -51,6 +54,9 @@ class ExplainOptions:
     sets: Sets = None
     gen_length: GenLength = None
     block_length: BlockLength = None
+    temperature: Temperature = None
+    top_p: TopP = None
+    top_k: TopK = None
     prompt_length: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompt.")] = 64
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts decoded together.")] = 1
     device: Device = None

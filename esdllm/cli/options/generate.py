@@ -9,6 +9,7 @@ import attrs
 import typer
 
 from esdllm.cli.options import (
+    PROMPT_FILES,
     BlockLength,
     ChatTemplate,
     Compute,
@@ -25,6 +26,9 @@ from esdllm.cli.options import (
     Quantize,
     Seed,
     Sets,
+    Temperature,
+    TopK,
+    TopP,
 )
 
 
@@ -50,7 +54,7 @@ class GenerateOptions:
             "--input",
             "-i",
             metavar="FILE",
-            help='Answer a file of prompts instead: .jsonl ({"prompt": text} a line), .csv or .parquet.',
+            help=f"Answer a file of prompts instead: {PROMPT_FILES}.",
         ),
     ] = None
     output: Annotated[
@@ -84,6 +88,9 @@ class GenerateOptions:
     sets: Sets = None
     gen_length: GenLength = None
     block_length: BlockLength = None
+    temperature: Temperature = None
+    top_p: TopP = None
+    top_k: TopK = None
     seed: Seed = None
     device: Device = None
     dtype: Dtype = None

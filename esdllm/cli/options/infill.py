@@ -22,6 +22,9 @@ from esdllm.cli.options import (
     Quantize,
     Seed,
     Sets,
+    Temperature,
+    TopK,
+    TopP,
 )
 
 
@@ -51,6 +54,9 @@ class InfillOptions:
     config: ConfigFile = None
     sets: Sets = None
     block_length: BlockLength = None
+    temperature: Temperature = None
+    top_p: TopP = None
+    top_k: TopK = None
     seed: Seed = None
     device: Device = None
     dtype: Dtype = None

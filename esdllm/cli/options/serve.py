@@ -22,6 +22,9 @@ from esdllm.cli.options import (
     ProfileName,
     Quantize,
     Sets,
+    Temperature,
+    TopK,
+    TopP,
 )
 from esdllm.config.project import KEY_VARIABLE
 
@@ -102,6 +105,9 @@ class ServeOptions:
     sets: Sets = None
     gen_length: GenLength = None
     block_length: BlockLength = None
+    temperature: Temperature = None
+    top_p: TopP = None
+    top_k: TopK = None
     device: Device = None
     dtype: Dtype = None
     quantize: Quantize = None

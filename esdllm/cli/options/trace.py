@@ -24,6 +24,9 @@ from esdllm.cli.options import (
     Quantize,
     Seed,
     Sets,
+    Temperature,
+    TopK,
+    TopP,
 )
 
 
@@ -32,8 +35,8 @@ class RecordOptions:
     """Record what a run computes, skips and refreshes, and write a page that shows it.
 
     The page is one file that fetches nothing: the canvas over the steps, each layer's work, variation, importance and
-    confidence, the time of each step, each token's story. The lengths and the seed hold for both runs, --set and --config
-    for the first alone. The answers go to standard output.
+    confidence, the time of each step, each token's story. The lengths, the sampling and the seed hold for both runs, --set
+    and --config for the first alone. The answers go to standard output.
 
     \b
     esdllm trace "Sort these numbers: 31, 4, 15." --html trace.html
@@ -60,6 +63,9 @@ class RecordOptions:
     sets: Sets = None
     gen_length: GenLength = None
     block_length: BlockLength = None
+    temperature: Temperature = None
+    top_p: TopP = None
+    top_k: TopK = None
     seed: Seed = None
     times: Annotated[bool, typer.Option("--times/--no-times", help="Decode once more, for the time of each step.")] = (
         True

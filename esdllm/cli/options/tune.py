@@ -9,6 +9,7 @@ import attrs
 import typer
 
 from esdllm.cli.options import (
+    PROMPT_FILES,
     BatchSize,
     BlockLength,
     Compute,
@@ -55,8 +56,8 @@ class TuneOptions:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help='Prompts in place of a suite, one a line, or in a .jsonl file one {"prompt": text} a line: quality is then the '
-            "share of tokens equal to the reference's.",
+            help=f"Prompts in place of a suite, of a file: {PROMPT_FILES}; quality is then the share of tokens equal to the "
+            "reference's.",
         ),
     ] = None
     max_loss: Annotated[

@@ -1,4 +1,4 @@
-"""Prompts from a file and answers to one: JSON lines, CSV, Parquet, by extension."""
+"""Prompts from a file and answers to one: JSON lines, CSV, Parquet, by extension; prompts from plain text too."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from esdllm.views import Message
 __all__ = ["BadLine", "Line", "check_kind", "is_turn", "read_lines", "write_atomically", "write_rows"]
 
 _DEPTH = 64  # brackets that may stand around a value when it is written, beyond those that the parser saw
+_NO_TEXT = "it is not valid UTF-8; convert it first, say with iconv"
 _EXAMPLE = '{"prompt": "Who are you?"}'
 
 
@@ -109,6 +110,15 @@ def _read_json_lines(path: Path) -> Read:
     return json_lines(path, _EXAMPLE)
 
 
+def _read_text(path: Path) -> Read:
+    """Yield a prompt for each line that is not blank; a newline ends a line and nothing else does."""
+    for number, raw in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not raw.strip():
+            continue
+        line = raw.removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8", errors="surrogateescape")
+        yield number, _NO_TEXT if _has_wrong_bytes(line) else {"prompt": line}
+
+
 def _read_csv(path: Path) -> Read:
     text = path.read_bytes().decode(
         "utf-8-sig", errors="surrogateescape"
@@ -137,9 +147,14 @@ def _csv_row(reader: csv.DictReader[str]) -> tuple[int, Mapping[str, Any] | str]
         return None
     if None in row:
         return number, "it has more fields than the head"
-    if any("\udc80" <= letter <= "\udcff" for value in row.values() for letter in value or ""):
-        return number, "it is not valid UTF-8; convert it first, say with iconv"
+    if any(_has_wrong_bytes(value or "") for value in row.values()):
+        return number, _NO_TEXT
     return number, row
+
+
+def _has_wrong_bytes(text: str) -> bool:
+    """Return whether a text that was decoded with `surrogateescape` had bytes that are not UTF-8."""
+    return any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _read_parquet(path: Path) -> Read:
@@ -256,6 +271,8 @@ _READERS: Mapping[str, Callable[[Path], Read]] = {
     ".csv": _read_csv,
     ".jsonl": _read_json_lines,
     ".parquet": _read_parquet,
+    ".txt": _read_text,
+    "": _read_text,  # a pipe, such as /dev/stdin, among others
 }
 _WRITERS: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], bytes]] = {
     ".csv": _csv,
@@ -267,7 +284,6 @@ _WRITERS: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], bytes]] = {
 def _kind(path: Path, kinds: Mapping[str, Any]) -> Any:
     found = kinds.get(path.suffix.lower())
     if found is None:
-        raise InputError(
-            f"{path}: files named *{path.suffix or ' without an extension'} are not known; name a {', '.join(kinds)}"
-        )
+        named, sound = path.suffix or " without an extension", ", ".join(filter(None, kinds))
+        raise InputError(f"{path}: files named *{named} are not known; name a {sound}")
     return found
