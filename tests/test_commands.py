@@ -33,8 +33,8 @@ def _raises() -> Mapping[str, Any]:
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     """Install packages, each by its name and what its hook does or returns."""
-    points = list(loader._entry_points())
-    monkeypatch.setattr(loader, "_entry_points", lambda: points)
+    points = list(loader.installed_points())
+    monkeypatch.setattr(loader, "installed_points", lambda: points)
 
     def add(name: str, offered: Any) -> None:
         module = ModuleType(name)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from esdllm.cli.completing import take_apart
 from esdllm.cli.group import Commands
 from esdllm.cli.usage import told_usage
 from esdllm.config.project import DEBUG_VARIABLE
@@ -64,6 +65,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:  # the process is the command's own
         keep_freed_memory()
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if os.environ.get("_ESDLLM_COMPLETE"):
+        take_apart(os.environ)
     try:
         return int(app(words, prog_name="esdllm", standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):

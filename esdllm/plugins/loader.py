@@ -22,7 +22,16 @@ from esdllm.foreign import reason
 from esdllm.hookspecs import INTERFACE, INTERFACE_NAME, PROJECT, HookSpecs
 from esdllm.plugins.sources import may_name
 
-__all__ = ["BrokenPlugin", "Origin", "Plugins", "blaming", "disabled_names", "leaving_out", "load_plugins"]
+__all__ = [
+    "BrokenPlugin",
+    "Origin",
+    "Plugins",
+    "blaming",
+    "disabled_names",
+    "installed_points",
+    "leaving_out",
+    "load_plugins",
+]
 
 T = TypeVar("T")
 
@@ -76,7 +85,7 @@ def blaming(plugin: str, failed: str) -> Iterator[None]:
         raise PluginError(f"{failed}: {reason(error)}", plugin) from error
 
 
-def _entry_points() -> list[EntryPoint]:
+def installed_points() -> list[EntryPoint]:
     """Return the installed entry points; an editable install may list one twice, which is no clash."""
     unique = {
         (point.name, point.value, point.dist.name if point.dist else ""): point for point in entry_points(group=PROJECT)
@@ -187,7 +196,7 @@ def load_plugins(
     manager.add_hookspecs(HookSpecs)
     blocked = disabled_names() if disabled is None else tuple(disabled)
     origins: dict[str, Origin] = {}
-    points = _entry_points() if installed else []
+    points = installed_points() if installed else []
     for point in points:
         origin = _origin(point)
         if point.name in origins and point.name not in blocked:

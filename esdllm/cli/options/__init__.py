@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from esdllm.cli import completing
 from esdllm.config import DEFAULT_PRESET
 from esdllm.config.project import FAMILY_VARIABLE, MODEL_VARIABLE, PROFILE_VARIABLE, PROJECT_FILE
 
@@ -48,6 +49,7 @@ ModelName = Annotated[
         "-m",
         metavar="NAME",
         envvar=MODEL_VARIABLE,
+        autocompletion=completing.models,
         help="Checkpoint folder, hub id, or shipped name [the shipped tiny one].",
     ),
 ]
@@ -57,12 +59,19 @@ FamilyName = Annotated[
         "--family",
         metavar="NAME[,KEY=VALUE]...",
         envvar=FAMILY_VARIABLE,
+        autocompletion=completing.names("model"),
         help="Model's family, and what else its config.json lacks: sdar,block_size=8 [as config.json says].",
     ),
 ]
 PresetName = Annotated[
     str | None,
-    typer.Option("--preset", "-p", metavar="NAME", help=f"Named configuration to start from [{DEFAULT_PRESET}]."),
+    typer.Option(
+        "--preset",
+        "-p",
+        metavar="NAME",
+        help=f"Named configuration to start from [{DEFAULT_PRESET}].",
+        autocompletion=completing.names("preset"),
+    ),
 ]
 ProfileName = Annotated[
     str | None,
@@ -70,6 +79,7 @@ ProfileName = Annotated[
         "--profile",
         metavar="NAME",
         envvar=PROFILE_VARIABLE,
+        autocompletion=completing.profiles,
         help=f"Profile of the project's {PROJECT_FILE}, over the file.",
     ),
 ]
@@ -84,6 +94,7 @@ Sets = Annotated[
         metavar="KEY=VALUE",
         help="One setting, such as importance.alpha=0.7, unmasking=threshold or gen_length=64; goes over --config; "
         "repeatable.",
+        autocompletion=completing.settings,
     ),
 ]
 GenLength = Annotated[
@@ -93,13 +104,26 @@ GenLength = Annotated[
 BlockLength = Annotated[
     int | None, typer.Option("--block-length", metavar="N", help="Tokens decoded together [the preset's, else 64].")
 ]
-Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 [the GPU, if any].")]
-Dtype = Annotated[str | None, typer.Option(metavar="NAME", help="float32, bfloat16, float16 [the model's].")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="cpu, cuda, cuda:1 [the GPU, if any].", autocompletion=completing.fixed("cpu", "cuda")
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="float32, bfloat16, float16 [the model's].",
+        autocompletion=completing.fixed("float32", "bfloat16", "float16"),
+    ),
+]
 Quantize = Annotated[
     str | None,
     typer.Option(
         metavar="KIND",
         help="Hold linear layers' weights in fewer bits: int8, int8-weight-only, int4-weight-only [as they are].",
+        autocompletion=completing.fixed("int8", "int8-weight-only", "int4-weight-only"),
     ),
 ]
 Compute = Annotated[
@@ -107,6 +131,7 @@ Compute = Annotated[
     typer.Option(
         metavar="KERNEL",
         help="Kernel of linear layers in full: plain, packed, pieces, fp16 [packed if it serves, else plain].",
+        autocompletion=completing.fixed("plain", "packed", "pieces", "fp16"),
     ),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of the sampler's noise [0].")]
@@ -131,6 +156,7 @@ GeometryName = Annotated[
         metavar="NAME[,SIZE=N]...",
         help="Model with random weights, for speed only: tiny, small, medium, llada-8b, dream-7b, and hidden=, layers=, "
         "heads=, kv_heads=, intermediate=, experts=, expert=, vocab=, context= over it.",
+        autocompletion=completing.fixed("tiny", "small", "medium", "llada-8b", "dream-7b"),
     ),
 ]
 PeakGflops = Annotated[
@@ -143,7 +169,12 @@ PeakBandwidth = Annotated[
 Measure = Annotated[bool, typer.Option("--measure", help="Measure both here, which takes seconds.")]
 SuiteName = Annotated[
     str,
-    typer.Option("--suite", metavar="NAME", help="A plugin's suite, or a file of JSON lines with prompt and answer."),
+    typer.Option(
+        "--suite",
+        metavar="NAME",
+        help="A plugin's suite, or a file of JSON lines with prompt and answer.",
+        autocompletion=completing.names("suite"),
+    ),
 ]
 Tasks = Annotated[list[str] | None, typer.Option("--task", metavar="NAME", help="Only these tasks; repeatable.")]
 BatchSize = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Prompts decoded together.")]

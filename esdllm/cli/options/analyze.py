@@ -8,6 +8,7 @@ from typing import Annotated
 import attrs
 import typer
 
+from esdllm.cli import completing
 from esdllm.cli.options import (
     PROMPT_FILES,
     BlockLength,
@@ -52,6 +53,7 @@ class AnalyzeOptions:
         str | None,
         typer.Option(
             metavar="NAME",
+            autocompletion=completing.names("suite"),
             help="Prompts of a suite too: a plugin's, or a file of JSON lines; with its lengths, unless --config is given.",
         ),
     ] = None
@@ -61,7 +63,11 @@ class AnalyzeOptions:
     preset: Annotated[
         str | None,
         typer.Option(
-            "--preset", "-p", metavar="NAME", help=f"What decides the tokens, a named configuration [{DEFAULT_PRESET}]."
+            "--preset",
+            "-p",
+            metavar="NAME",
+            help=f"What decides the tokens, a named configuration [{DEFAULT_PRESET}].",
+            autocompletion=completing.names("preset"),
         ),
     ] = None
     profile: ProfileName = None

@@ -9,6 +9,7 @@ import attrs
 import typer
 from typer.core import TyperGroup
 
+from esdllm.cli import completing
 from esdllm.cli.command import command
 from esdllm.cli.options import (
     BlockLength,
@@ -33,7 +34,10 @@ class _RunIsMeant(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put `run` before words that begin with no command."""
         asked = args[:1]
-        if not asked or asked[0] not in (*self.commands, *self.get_help_option_names(ctx)):
+        meant = (
+            asked[0] not in (*self.commands, *self.get_help_option_names(ctx)) if asked else not ctx.resilient_parsing
+        )
+        if meant:  # but not where a shell completes the commands
             args = ["run", *args]
         found: list[str] = super().parse_args(ctx, args)
         return found
@@ -106,6 +110,7 @@ class BenchRunOptions(_MeasuringOptions):
         list[str] | None,
         typer.Argument(
             metavar="[CONTENDER [KEY=VALUE]...]...",
+            autocompletion=completing.contenders,
             help="A preset, a TOML file, or `bare` (the loop without a framework), and settings after it. The first is what "
             "the others are compared with. [vanilla, dual-cache, es-dllm]",
         ),

@@ -8,6 +8,7 @@ from typing import Annotated
 import attrs
 import typer
 
+from esdllm.cli import completing
 from esdllm.cli.command import command
 from esdllm.cli.options import (
     BlockLength,
@@ -88,7 +89,11 @@ class ConfigValidateOptions:
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", metavar="NAME", help="Also plan a run of this model, which finds contradictions."
+            "--model",
+            "-m",
+            metavar="NAME",
+            help="Also plan a run of this model, which finds contradictions.",
+            autocompletion=completing.models,
         ),
     ] = None
     family: FamilyName = None

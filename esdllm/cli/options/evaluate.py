@@ -8,6 +8,7 @@ from typing import Annotated
 import attrs
 import typer
 
+from esdllm.cli import completing
 from esdllm.cli.options import (
     BatchSize,
     BlockLength,
@@ -49,6 +50,7 @@ class EvaluateOptions:
             "--preset",
             "-p",
             metavar="NAME",
+            autocompletion=completing.names("preset"),
             help="Contender: a preset or a TOML file, with key=value after it if wanted; repeatable, the first is what "
             "the others are compared with. [vanilla, dual-cache, es-dllm, es-dllm-parallel]",
         ),
@@ -58,6 +60,7 @@ class EvaluateOptions:
         typer.Option(
             "--profile",
             metavar="NAME",
+            autocompletion=completing.profiles,
             help="Contender: a profile of the project's esdllm.toml; repeatable, after --preset's.",
         ),
     ] = None
@@ -66,7 +69,14 @@ class EvaluateOptions:
     block_length: BlockLength = None
     count: Annotated[int, typer.Option(metavar="N", help="Problems of each task; 0 for all.")] = 200
     tasks: Tasks = None
-    split: Annotated[str, typer.Option(metavar="NAME", help="test, tune or all.")] = "test"
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="test, tune or all.",
+            autocompletion=completing.fixed("test", "tune", "all"),
+        ),
+    ] = "test"
     batch: BatchSize = 50
     device: Device = None
     dtype: Dtype = None

@@ -8,6 +8,7 @@ from typing import Annotated
 import attrs
 import typer
 
+from esdllm.cli import completing
 from esdllm.cli.command import command
 from esdllm.cli.options import Debug, Device, FamilyName, Json
 
@@ -58,7 +59,14 @@ class ModelsPullOptions:
     esdllm models pull JetLM/SDAR-1.7B-Chat
     """
 
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Hub id, or the end of one that `esdllm models` lists.")]
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="Hub id, or the end of one that `esdllm models` lists.",
+            autocompletion=completing.published,
+        ),
+    ]
     family: FamilyName = None
     as_json: Json = False
     debug: Debug = False
@@ -76,7 +84,12 @@ class ModelsShowOptions:
     """
 
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Folder, hub id or the end of a known one, shipped name, or geometry.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="Folder, hub id or the end of a known one, shipped name, or geometry.",
+            autocompletion=completing.models,
+        ),
     ]
     family: FamilyName = None
     length: Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 import attrs
 import typer
 
+from esdllm.cli import completing
 from esdllm.cli.options import Debug
 from esdllm.cli.plugin_kinds import KINDS
 
@@ -26,7 +27,12 @@ class NewPluginOptions:
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="Name of the component: lower case, words joined by hyphens.")
     ]
-    kind: Annotated[str, typer.Option("--kind", "-k", metavar="KIND", help=f"One of {', '.join(KINDS)}.")]
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--kind", "-k", metavar="KIND", help=f"One of {', '.join(KINDS)}.", autocompletion=completing.fixed(*KINDS)
+        ),
+    ]
     to: Annotated[
         Path | None, typer.Option("--to", metavar="DIR", help="Folder to write the package into [the working folder].")
     ] = None

@@ -7,6 +7,7 @@ from typing import Annotated
 import attrs
 import typer
 
+from esdllm.cli import completing
 from esdllm.cli.options import Debug, Json
 
 
@@ -20,6 +21,13 @@ class PluginsListOptions:
     esdllm plugins --json
     """
 
-    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Only one kind, such as skip or cache.")] = None
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="KIND",
+            help="Only one kind, such as skip or cache.",
+            autocompletion=completing.kinds,
+        ),
+    ] = None
     as_json: Json = False
     debug: Debug = False

@@ -8,6 +8,7 @@ from typing import Annotated
 import attrs
 import typer
 
+from esdllm.cli import completing
 from esdllm.cli.options import (
     BlockLength,
     ChatTemplate,
@@ -51,6 +52,7 @@ class RecordOptions:
         str | None,
         typer.Option(
             metavar="CONTENDER",
+            autocompletion=completing.names("preset"),
             help="A second run beside it: a preset or a TOML file, with its own settings after it, such as "
             '"es-dllm importance.alpha=1.0".',
         ),

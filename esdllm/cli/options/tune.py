@@ -8,6 +8,7 @@ from typing import Annotated
 import attrs
 import typer
 
+from esdllm.cli import completing
 from esdllm.cli.options import (
     PROMPT_FILES,
     BatchSize,
@@ -50,7 +51,11 @@ class TuneOptions:
     family: FamilyName = None
     suite: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="A plugin's suite, or a file of JSON lines with prompt and answer [tiny]."),
+        typer.Option(
+            metavar="NAME",
+            help="A plugin's suite, or a file of JSON lines with prompt and answer [tiny].",
+            autocompletion=completing.names("suite"),
+        ),
     ] = None
     prompts: Annotated[
         Path | None,
@@ -73,17 +78,22 @@ class TuneOptions:
             "--preset",
             "-p",
             metavar="NAME",
+            autocompletion=completing.names("preset"),
             help=f"What to tune: a preset or TOML file, tried first as it is [the --profile, else {DEFAULT_PRESET}].",
         ),
     ] = None
     profile: ProfileName = None
-    reference: Annotated[str, typer.Option(metavar="NAME", help="What quality and speed are compared with.")] = (
-        "vanilla"
-    )
+    reference: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="What quality and speed are compared with.", autocompletion=completing.names("preset")
+        ),
+    ] = "vanilla"
     search: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=A,B,C",
+            autocompletion=completing.settings,
             help="Also try these values of a setting, or only these of one that is tried anyway; repeatable.",
         ),
     ] = None
