@@ -172,6 +172,18 @@ class Layout(NamedTuple):
     """which positions a position sees; its blocks begin at the columns that its size divides"""
     logit_shift: int = 0
     """s, which a block-causal model's blocks are cut by"""
+    spare: int = 0
+    """columns of padding at the head of every row that windows of the canvas leave out"""
+
+    @property
+    def canvas(self) -> Block:
+        """The columns that a window of the canvas holds."""
+        return Block(self.spare, self.length)
+
+    @property
+    def width(self) -> int:
+        """The number of columns that a window of the canvas holds."""
+        return self.length - self.spare
 
     @classmethod
     def of(
@@ -235,8 +247,8 @@ class StepPlan(NamedTuple):
 
     @property
     def skips(self) -> bool:
-        """Whether any layer drops a position."""
-        return self.keep[-1] < self.window
+        """Whether any layer drops a position of any row."""
+        return self.keep[-1] < self.window or self.padded
 
     @property
     def computed(self) -> tuple[int, ...]:

@@ -54,8 +54,9 @@ class KeepCounts:
     ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...] | None]:
         """Return the next step's counts, and each row's own where some have padding in the window that begins at `start`.
 
-        A row's go by what of its window is no padding, as if it were alone; the step's are those of a row without padding,
-        whatever the rows, or the whole window where none drops anything. `start` is None where the device places the window.
+        A row's go by what of its window is no padding, as if it were alone. The step's are the most of any row, and no fewer than
+        those of a row without padding, so that they are the same whatever the rows; a row with fewer goes on with padding.
+        `start` is None where the device places the window.
         """
         if start is None:
             return self.next(window, block, past), None
@@ -64,7 +65,9 @@ class KeepCounts:
         if all(size == window for size in real):
             return self.next(window, block, past), None
         rows = tuple(self.next(size, block, past) for size in real)
-        return _shared(self.next(window, block, past), rows, window, real), rows
+        if all(row[-1] == size for row, size in zip(rows, real, strict=True)):
+            return (window,) * len(rows[0]), None
+        return tuple(map(max, self.next(window, block, past), *rows)), rows
 
     def filled(self, own: tuple[int, ...], real: int, window: int, block: int, past: Past) -> tuple[int, ...] | None:
         """Return the counts of a whole block's window for one that keeps `own` of `real` positions, the others being hidden.
@@ -81,12 +84,14 @@ class KeepCounts:
         Windows may hold as many columns more as lie `behind` the canvas.
 
         A count is rounded, so a layer may drop at some windows only. Those of a block and of what trails before it are
-        looked at one by one, and the canvas.
+        looked at one by one, and the canvas; and what is no padding of each.
         """
         found: set[int] = set()
         for length in blocks:
-            for window in (*range(length, min(2 * length, self.layout.length + behind + 1)), self.layout.length):
-                found |= _drops(window, self.of(window, 0, length))
+            windows = {*range(length, min(2 * length, self.layout.length + behind + 1)), self.layout.length}
+            real = {window - before for window in windows for before in {0, *self.layout.starts} if before < window}
+            for size in real:
+                found |= _drops(size, self.of(size, 0, length))
         return tuple(sorted(found))
 
     def check(self, plan: StepPlan, scored: tuple[int, ...]) -> None:
@@ -100,36 +105,6 @@ class KeepCounts:
                 f"the skip schedule drops positions at layer {min(elsewhere)} of a window of {plan.window}, but not in those "
                 f"of one to two blocks nor in the canvas, where it drops at {scored}; only the number may depend on the window"
             )
-
-
-def _shared(
-    whole: tuple[int, ...], rows: Sequence[tuple[int, ...]], window: int, real: Sequence[int]
-) -> tuple[int, ...]:
-    """Return counts for rows that keep `rows` of their `real` positions: those of the `whole` window, or a few more.
-
-    What a row keeps beyond its own is its padding, so from layer to layer that may only become less. Where a row has not enough
-    of it for the whole window's counts, they go by the rows alone; where it has not enough for those either (a row without
-    padding, whose counts are rounded otherwise), it keeps as few more as can be.
-    """
-    least = [max(layer) for layer in zip(*rows, strict=True)]
-    tried = (_covering([whole, *rows], rows), _covering(rows, rows))
-    spared = (
-        found
-        for found in tried
-        if all(found[0] - own[0] <= window - size for own, size in zip(rows, real, strict=True))
-    )
-    counts = next(spared, least)
-    return tuple(
-        window if list(own) == real else count for count, own in zip(counts, zip(*rows, strict=True), strict=True)
-    )
-
-
-def _covering(counts: Sequence[tuple[int, ...]], rows: Sequence[tuple[int, ...]]) -> list[int]:
-    """Return the least that covers `counts` at every layer, and exceeds each of `rows` by no more than at the layer before."""
-    found = [max(layer) for layer in zip(*counts, strict=True)]
-    for layer in reversed(range(len(found) - 1)):
-        found[layer] = max(found[layer], *(found[layer + 1] - row[layer + 1] + row[layer] for row in rows))
-    return found
 
 
 def _drops(window: int, counts: Sequence[int]) -> set[int]:

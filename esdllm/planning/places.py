@@ -63,10 +63,10 @@ class WindowPlaces:
         if quota.reach is not None:
             if window in (Window.BLOCK, Window.TRAIL):
                 return WindowPlace(None, quota.reach + quota.length)
-            start, stop = self._range(window, quota.block, self._canvas, past, clamped=False)
+            start, stop = self._range(window, quota.block, self.layout.canvas, past, clamped=False)
             return WindowPlace(start, stop - start, shares=False)
         clamped = window is Window.TRAIL and refresh and phase is not Phase.SELECT and past.block is not None
-        start, stop = self._range(window, quota.block, self._canvas, past, clamped)
+        start, stop = self._range(window, quota.block, self.layout.canvas, past, clamped)
         clamped = clamped and start < quota.block.start
         if quota.suffix is None:
             return WindowPlace(start, stop - start, clamped=clamped)
@@ -89,10 +89,6 @@ class WindowPlaces:
         start, stop = self._range(window, block, canvas, past, clamped)
         return WindowPlace(start, stop - start, clamped=clamped and start < block.start, spans=start < within.start)
 
-    @property
-    def _canvas(self) -> Block:
-        return Block(0, self.layout.length)
-
     @staticmethod
     def _range(window: Window, block: Block, canvas: Block, past: Past, clamped: bool) -> tuple[int, int]:
         start = block.start if window in (Window.BLOCK, Window.SUFFIX, Window.TRAIL) else canvas.start
@@ -108,7 +104,7 @@ class WindowPlaces:
         """
         seen = self.layout.length if quota.suffix is None else quota.block.stop + len(quota.suffix)
         seen = seen if quota.sight is None else quota.sight
-        if not self.planners.store.persistent and (size < seen or keep[-1] < size):
+        if not self.planners.store.persistent and (size < seen - self.layout.spare or keep[-1] < size):
             what = "early skipping" if keep[-1] < size else f"a window of '{window.value}'"
             raise ConfigError(f'{what} reads keys that the cache store does not hold; choose cache = "dense"')
 

@@ -167,7 +167,10 @@ class Planner:
             (),
             phase,
             clamped=placed.clamped,
-            narrow=placed.shares and keep[-1] == placed.size > quota.length and phase is not Phase.SELECT,
+            narrow=placed.shares
+            and keeps is None
+            and keep[-1] == placed.size > quota.length
+            and phase is not Phase.SELECT,
             open=window is Window.OPEN,
             visible=self._visible(quota),
             measured=refresh and moment.step > 0 and self.planners.learning is not None and not opens,

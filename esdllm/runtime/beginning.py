@@ -12,6 +12,7 @@ from torch import Tensor
 from esdllm.checkpoints.loading import Model
 from esdllm.errors import InputError, brief
 from esdllm.plan import Layout
+from esdllm.planning.keeping import KeepCounts
 from esdllm.runtime.aligning import aligned
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.components import Components
@@ -52,12 +53,13 @@ def begin(
     attention = model.spec.attention
     if attention is not None:
         prepared = aligned(prepared, attention, model.spec, infill)
-    room = _room(components, prepared, model, has_forms)
+    spare = _spare(components, prepared, model)
+    room = spare + _room(components, prepared.padded(spare, model.spec), model, has_forms)
     tokens, present, starts, stops = prepared.padded(room, model.spec)
     seeds = _seeds(components.config.seed if seed is None else seed, tokens.shape[0])
     canvas = _canvas(model, components, tokens, present, seeds, watched=watched)
     spans = tuple(map(slice, starts, stops or [tokens.shape[1]] * len(starts)))
-    return Beginning(canvas, layout(tokens, present, model.spec), room, spans)
+    return Beginning(canvas, layout(tokens, present, model.spec)._replace(spare=0 if attention else spare), room, spans)
 
 
 def empty(model: Model, components: Components, rows: int, length: int) -> Canvas:
@@ -102,6 +104,20 @@ def _room(components: Components, prepared: Prepared, model: Model, has_forms: b
     if components.can.reach:
         first = int(undecided_positions(prepared.tokens, model.spec).long().argmax(1).min())
     return components.room(first, prepared.tokens.shape[1], has_forms, model.spec.attention)
+
+
+def _spare(components: Components, prepared: Prepared, model: Model) -> int:
+    """Return the columns of padding to put before all rows so that each has some, where rows differ and steps skip.
+
+    A row that keeps fewer positions than another goes on with padding.
+    """
+    present, attention = prepared.attention_mask, model.spec.attention
+    if present.all() or not present[:, 0].any():
+        return 0
+    keeps = KeepCounts(components.skip, model.spec.n_layers, Layout(present.shape[1], ()))
+    if not keeps.skip_layers({1, components.config.block_length}):
+        return 0
+    return 1 if attention is None else attention.size
 
 
 def _seeds(seed: int | Sequence[int], rows: int) -> Tensor:

@@ -112,7 +112,7 @@ class Run:
         started, compiling = time.perf_counter(), step_function.seconds_compiling
         for step in planner.walk(self._facts):
             self.make(step, step_function)
-            self.effort = self.effort.after(step, planner.layout.length)
+            self.effort = self.effort.after(step, planner.layout.width)
             if observers:
                 self._show(step, planner.layout.starts or None, observers)
         if self.canvas.tokens.is_cuda:

@@ -6,20 +6,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.parts import Alive, ForwardPass, take
 from esdllm.views import ImportanceView, Projection
 
 __all__ = ["skip_by_output", "skip_by_projection"]
 
 
+class _Kept(NamedTuple):
+    """What goes on after a layer."""
+
+    indices: Tensor
+    """(R, k) int64, into the positions alive"""
+    positions: Tensor
+    """(R, k) int64"""
+
+
 def skip_by_output(over: ForwardPass, layer: int, alive: Alive) -> Alive:
     """Return what goes on after a layer, chosen by its output."""
-    if (chosen := _survivors(over, layer, alive, alive.hidden)) is not None:
-        alive = over.alive(take(alive.hidden, chosen), alive.positions.gather(1, chosen))
+    if (kept := _survivors(over, layer, alive, alive.hidden)) is not None:
+        alive = over.alive(take(alive.hidden, kept.indices), kept.positions)
     _remember(over, layer, alive, alive.hidden)
     return alive
 
@@ -28,9 +39,9 @@ def skip_by_projection(over: ForwardPass, layer: int, alive: Alive, made: Projec
     """Return what goes on within a layer, chosen by its queries, keys or values."""
     site = over.parts.scorer.site
     scored = {"query": made.queries, "key": made.keys, "value": made.values}[site].flatten(2)
-    if (chosen := _survivors(over, layer, alive, scored)) is not None:
-        alive = over.alive(take(alive.hidden, chosen), alive.positions.gather(1, chosen))
-        made, scored = Projection(*(take(x, chosen) for x in made)), take(scored, chosen)
+    if (kept := _survivors(over, layer, alive, scored)) is not None:
+        alive = over.alive(take(alive.hidden, kept.indices), kept.positions)
+        made, scored = Projection(*(take(x, kept.indices) for x in made)), take(scored, kept.indices)
     if site == "query":  # keys and values are cached anyway
         _remember(over, layer, alive, scored)
     return alive, made
@@ -41,11 +52,11 @@ def _remember(over: ForwardPass, layer: int, alive: Alive, scored: Tensor) -> No
         over.parts.cache.remember(layer, alive.positions, scored)
 
 
-def _survivors(over: ForwardPass, layer: int, alive: Alive, x: Tensor) -> Tensor | None:
-    """Return (R, k), which of the positions alive go on; None if all do. The leftmost mask always does."""
+def _survivors(over: ForwardPass, layer: int, alive: Alive, x: Tensor) -> _Kept | None:
+    """Return which of the positions alive go on; None if all do. The leftmost mask always does."""
     scorer, canvas, inputs = over.parts.scorer, over.canvas, over.inputs
     keep, positions = over.plan.keep[layer], alive.positions
-    if keep >= positions.shape[1]:
+    if keep >= positions.shape[1] and (inputs.keeps is None or layer not in over.plan.scored):
         return None
     last = over.parts.cache.recall(layer, scorer.site, positions) if scorer.keeps_history else x
     places = positions[: inputs.block.shape[0]]
@@ -67,10 +78,22 @@ def _survivors(over: ForwardPass, layer: int, alive: Alive, x: Tensor) -> Tensor
     leftmost = from_end == from_end.masked_fill(~undecided, 0).amax(1, keepdim=True)  # it is never 0 of a place
     score = score.masked_fill(leftmost, float("inf"))
     if inputs.own is not None:
-        return canvas.rows(_each_its_own(score, keep, [(row[layer], row[layer + 1]) for row in inputs.own]))
-    if padding is not None:
-        score = _padding_last(score, padding[: len(places)], None if inputs.keeps is None else inputs.keeps[:, layer])
-    return canvas.rows(score.topk(keep, dim=1, sorted=False).indices)
+        chosen = _each_its_own(score, keep, [(row[layer], row[layer + 1]) for row in inputs.own])
+        return _kept(canvas, positions, chosen)
+    if padding is None:
+        return _kept(canvas, positions, score.topk(keep, dim=1, sorted=False).indices)
+    hidden = padding[: len(places)]
+    score = score.masked_fill(hidden, float("-inf"))
+    if inputs.keeps is None:
+        return _kept(canvas, positions, score.topk(keep, dim=1, sorted=False).indices)
+    chosen, spare = _own_first(score, keep, inputs.keeps[:, layer : layer + 1], hidden)
+    kept = _kept(canvas, positions, chosen)
+    return kept._replace(positions=kept.positions.masked_fill(canvas.rows(spare), 0))
+
+
+def _kept(canvas: Canvas, positions: Tensor, chosen: Tensor) -> _Kept:
+    indices = canvas.rows(chosen)
+    return _Kept(indices, positions.gather(1, indices))
 
 
 def _each_its_own(score: Tensor, keep: int, rows: Sequence[tuple[int, int]]) -> Tensor:
@@ -86,12 +109,16 @@ def _each_its_own(score: Tensor, keep: int, rows: Sequence[tuple[int, int]]) -> 
     return chosen
 
 
-def _padding_last(score: Tensor, padding: Tensor, keeps: Tensor | None) -> Tensor:
-    """Return scores (B, N) whose order puts padding (B, N) last; behind the `keeps` (B,) best of a row, if that is told."""
-    score = score.masked_fill(padding, float("-inf"))
-    if keeps is None:
-        return score
+def _own_first(score: Tensor, keep: int, own: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (B, keep), of each row the best `own` (B, 1) and then its padding (B, N); and (B, keep) bool, which are neither.
+
+    These would not go on if the row were alone. They stand for the first column, which is every row's padding where there are
+    any, so that nothing reads what becomes of them.
+    """
     rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    over = (rank >= keeps.unsqueeze(1)) & ~padding
-    ranked = -(rank + padding * score.shape[1] + over * 2 * score.shape[1]).to(score.dtype)
-    return torch.where(padding.any(1, keepdim=True), ranked, score)  # without padding, equal scores are as alone
+    over = (rank >= own) & ~padding
+    order = rank + (padding + 2 * over) * score.shape[1]
+    chosen = order.topk(keep, dim=1, largest=False, sorted=False).indices
+    as_alone = score.topk(keep, dim=1, sorted=False).indices  # of equal scores too, where nothing stands between
+    whole = ~padding.any(1, keepdim=True) & (own == keep)
+    return torch.where(whole, as_alone, chosen), over.gather(1, chosen) & ~whole

@@ -62,7 +62,7 @@ class CacheWrite(NamedTuple):
     layer: int
     """number of the layer, from 0"""
     positions: Tensor
-    """(R, N) int64; a position that occurs twice comes with equal rows"""
+    """(R, N) int64; a position that occurs twice comes with equal rows, or is padding, whose keys nobody reads"""
     queries: Tensor
     """(R, M, H, D)"""
     keys: Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -77,8 +78,8 @@ class States:
     def end(self) -> None: ...
 
 
-def padding_of(prompts: list[list[int]]) -> list[int]:
-    return [max(map(len, prompts)) - len(row) for row in prompts]
+def padding_of(state: State, prompts: list[list[int]]) -> tuple[int, ...]:
+    return state.record.padding or (0,) * len(prompts)
 
 
 @given(
@@ -98,7 +99,7 @@ def test_a_refresh_of_the_canvas_leaves_what_a_fresh_run_over_it_makes(
     run = States(engine)
     engine.generate(prompts, observers=[run])
     mask = torch.ones_like(run.canvas)
-    for row, pad in enumerate(padding_of(prompts)):
+    for row, pad in enumerate(padding_of(run.found[0], prompts)):
         mask[row, :pad] = 0
     for state in run.found:
         if state.record.moment.step_in_block or not (state.canvas == MASK).any():
@@ -115,7 +116,7 @@ def test_a_refresh_of_the_canvas_leaves_what_a_fresh_run_over_it_makes(
 
 
 def computed_afresh(
-    engine: Engine, state: State, before: State, window: slice, padding: list[int]
+    engine: Engine, state: State, before: State, window: slice, padding: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Return the keys and values (layers, B, L, G, D) where those of a window are computed anew, the others as before."""
     model, canvas = engine.model.adapter, state.canvas
@@ -153,16 +154,17 @@ def test_a_step_that_skips_nothing_leaves_its_window_as_computed_afresh_and_the_
         shape,
         {**common, "skip": skip, "refresh": refresh, "importance": importance, "unmasking": {"tokens_per_step": rate}},
     )
-    run, padding = States(engine), padding_of(prompts)
+    run = States(engine)
     engine.generate(prompts, observers=[run])
-    length = run.canvas.shape[1]
+    length, padding = run.canvas.shape[1], padding_of(run.found[0], prompts)
+    whole = length - min(padding)
     for before, state in zip(run.found, run.found[1:], strict=False):
         plan, block = state.record.plan, state.record.block
         if plan.skips or plan.clamped:
             continue
         suffix = refresh["name"] == "prefix-cache" and state.record.moment.step_in_block
-        stop = length if suffix or plan.window == length else block.stop
-        event(f"window of {'the canvas' if plan.window == length else 'a part'}")
+        stop = length if suffix or plan.window == whole else block.stop
+        event(f"window of {'the canvas' if plan.window == whole else 'a part'}")
         with torch.inference_mode():
             keys, values = computed_afresh(engine, state, before, slice(stop - plan.window, stop), padding)
         real = (torch.arange(length) >= torch.tensor(padding)[:, None]).expand(len(prompts), -1)
