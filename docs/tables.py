@@ -14,8 +14,8 @@ import attrs
 from esdllm import Catalogue, DecodeConfig
 from esdllm.checkpoints.families import families, model_types
 from esdllm.config import SECTIONS
-from esdllm.plugins.capabilities import Offers
 from esdllm.plugins.catalogue import KINDS, Entry
+from esdllm.plugins.offers import Offers
 
 _MARK = re.compile(r"^<!-- table: ([a-z-]+) -->$", re.MULTILINE)
 

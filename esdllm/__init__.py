@@ -41,10 +41,13 @@ if TYPE_CHECKING:
         ModelFamily,
         MovingBlocks,
         OfferingFamily,
+        OffsetCache,
         PruningBlocks,
         RefreshPolicy,
         RememberingPolicy,
+        RememberingScorer,
         RevokingPolicy,
+        SignalScorer,
         SkipSchedule,
         SlottedCache,
         SpreadAdapter,
@@ -84,6 +87,7 @@ if TYPE_CHECKING:
         Projection,
         Published,
         SampleView,
+        Signal,
         Site,
         StepRecord,
         UnmaskingView,
@@ -138,6 +142,7 @@ __all__ = [
     "MovingBlocks",
     "NumericsError",
     "OfferingFamily",
+    "OffsetCache",
     "Phase",
     "Pipeline",
     "PluginError",
@@ -149,9 +154,12 @@ __all__ = [
     "Published",
     "RefreshPolicy",
     "RememberingPolicy",
+    "RememberingScorer",
     "RevokingPolicy",
     "SampleView",
     "Scope",
+    "Signal",
+    "SignalScorer",
     "Site",
     "SkipSchedule",
     "Slots",
@@ -195,8 +203,8 @@ _HOMES = {
     "hookspecs": "INTERFACE hookimpl",
     "interfaces": "AttentionBackend BlockAttention BlockCounts BlockSchedule Cache CacheStore ClosingCache "
     "EditingPolicy ImportanceScorer LearningRefresh LendingCache ModelAdapter ModelFamily MovingBlocks "
-    "OfferingFamily PruningBlocks RefreshPolicy RememberingPolicy RevokingPolicy SkipSchedule "
-    "SlottedCache SpreadAdapter StepObserver Suite TextCodec TokenSampler UnmaskingPolicy",
+    "OfferingFamily OffsetCache PruningBlocks RefreshPolicy RememberingPolicy RememberingScorer RevokingPolicy "
+    "SignalScorer SkipSchedule SlottedCache SpreadAdapter StepObserver Suite TextCodec TokenSampler UnmaskingPolicy",
     "plan": "Block BlockCausal Drift Moment Phase Scope StepPlan Window",
     "plugins.catalogue": "Catalogue",
     "plugins.configuring": "configure",
@@ -211,7 +219,7 @@ _HOMES = {
     "use.pipeline": "Pipeline",
     "use.streaming": "Stream StreamEvent",
     "views": "BlockView CacheShape CacheWrite Candidates ExpertLayers ImportanceView KeyValue LoadPlan Memory "
-    "Message ModelSpec Preset Problem Projection Published SampleView Site StepRecord UnmaskingView",
+    "Message ModelSpec Preset Problem Projection Published SampleView Signal Site StepRecord UnmaskingView",
 }
 """Public names by the module that each is from."""
 _MODULES = {name: f"esdllm.{module}" for module, names in _HOMES.items() for name in names.split()}

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 import esdllm
 from esdllm import Catalogue, ComponentConfig, KeyValue, ModelSpec, PluginError
-from esdllm.plugins.capabilities import INTERFACES, Capabilities, Offers, closing, devices_of
+from esdllm.plugins.capabilities import INTERFACES, Capabilities, closing, devices_of
 from esdllm.plugins.catalogue import KINDS
 from esdllm.plugins.members import members, near
+from esdllm.plugins.offers import Offers
 from esdllm.testing import check_block_schedule, check_refresh_policy, check_unmasking_policy
 from esdllm_backends.cache.dense import DenseCache, DenseStore
 from esdllm_models.families.llada import LladaFamily
@@ -53,6 +54,7 @@ LEAST: Mapping[str, type] = {
     "attention": Bidirectional,
     "refresh": DualCacheRefresh,
     "blocks": FixedBlocks,
+    "importance": ConfidenceScorer,
     "unmasking": TimeScheduleUnmasking,
     "cache": DenseStore,
     "model": LladaFamily,
@@ -83,6 +85,11 @@ MISSPELT = {
     "attention": {"block_causal": ("block_casual", "blocks_causal")},
     "refresh": {"learn": ("lern", "leran"), "learned": ("lerned", "leanred")},
     "blocks": {"suffix": ("sufix", "suffixes"), "starts": ("start", "strats"), "reach": ("reech", "raech")},
+    "importance": {
+        "memory": ("memmory", "memroy"),
+        "remember": ("remeber", "remembers"),
+        "signals": ("signal", "singals"),
+    },
     "unmasking": {
         "memory": ("memmory", "memroy"),
         "remember": ("remeber", "remembers"),
@@ -174,6 +181,8 @@ HALVES = [
     ("refresh", {"learned": value(())}, "lacks 'learn(moment, drift)' of LearningRefresh, and has 'learned'"),
     ("blocks", {"starts": method("view")}, "lacks 'reach' of MovingBlocks, and has 'starts'"),
     ("blocks", {"reach": value(3)}, "lacks 'starts(view)' of MovingBlocks, and has 'reach'"),
+    ("importance", {"memory": value(1)}, "lacks 'remember(view)' of RememberingScorer, and has 'memory'"),
+    ("importance", {"remember": method("view")}, "lacks 'memory' of RememberingScorer, and has 'remember'"),
     ("unmasking", {"memory": value(1)}, "lacks 'remember(view)' of RememberingPolicy, and has 'memory'"),
     ("unmasking", {"remember": method("view")}, "lacks 'memory' of RememberingPolicy, and has 'remember'"),
     ("unmasking", {"revoke": method("view")}, "lacks 'revisions' of RevokingPolicy, and has 'revoke'"),
@@ -280,7 +289,7 @@ def test_a_protocol_that_is_named_as_a_base_class_gives_no_member() -> None:
 
 def test_a_run_can_do_what_its_components_have_members_for() -> None:
     least = Capabilities.of(DualCacheRefresh(), FixedBlocks(), TimeScheduleUnmasking())
-    assert set(attrs.astuple(least, recurse=False)) == {None, 0}
+    assert set(attrs.astuple(least, recurse=False)) == {None, 0, frozenset()}
     refresh, blocks, unmasking = DriftRefresh(), SlidingBlocks(reach=5), WinoUnmasking(revisions=3)
     most = Capabilities.of(refresh, blocks, unmasking)
     assert (most.learning, most.moving, most.revoking) == (refresh, blocks, unmasking)

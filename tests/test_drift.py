@@ -18,6 +18,7 @@ from esdllm.plan import Block, Facts, Layout, Step
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.components import Components
 from esdllm.runtime.drift import measure
+from esdllm.runtime.needs import CanvasNeeds
 from esdllm.runtime.parts import Alive, ForwardPass, StepInputs
 from esdllm_policies.refreshing import DriftRefresh
 
@@ -147,7 +148,9 @@ def test_a_row_with_nothing_left_of_its_block_says_so_and_the_others_count() -> 
     present = torch.ones(2, 8, dtype=torch.bool)
     present[1, :4] = False
     spec: Any = SimpleNamespace(mask_id=MASK, logit_shift=0, n_layers=2)
-    canvas = Canvas.of(tokens, present, torch.zeros(2), spec, 1, torch.device("cpu"), torch.float32, measures=True)
+    canvas = Canvas.of(
+        tokens, present, torch.zeros(2), spec, 1, torch.device("cpu"), torch.float32, CanvasNeeds(measures=True)
+    )
     every = canvas.columns.expand(2, 8)
     parts: Any = SimpleNamespace(model=SimpleNamespace(spec=spec), cache=SimpleNamespace(recall=lambda *a: held))
     plan: Any = SimpleNamespace(measured=True)

@@ -11,7 +11,7 @@ from esdllm.checkpoints.families import families, family_of
 from esdllm.checkpoints.published import known_checkpoints, told_of
 from esdllm.checkpoints.told import OVER, Told
 from esdllm.measure.cards import presets_that_suit
-from esdllm.plugins.capabilities import Offers
+from esdllm.plugins.offers import Offers
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from esdllm.config import ComponentConfig
 from esdllm.config.project import DISABLE_VARIABLE
 from esdllm.errors import CheckpointError, PluginError, brief, known
 from esdllm.interfaces import ModelFamily
-from esdllm.plugins.capabilities import Offers
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.plugins.elsewhere import offer
 from esdllm.plugins.loader import blaming
+from esdllm.plugins.offers import Offers
 
 __all__ = ["UnreadError", "families", "family_of", "geometries", "model_types", "recognised", "shipped_checkpoints"]
 

@@ -23,8 +23,8 @@ from esdllm.checkpoints.unwrapping import unwrapped
 from esdllm.errors import CheckpointError, TokenizerError, known
 from esdllm.interfaces import ModelFamily, TextCodec
 from esdllm.keywords import hinting
-from esdllm.plugins.capabilities import Offers
 from esdllm.plugins.catalogue import Catalogue
+from esdllm.plugins.offers import Offers
 from esdllm.views import LoadPlan, ModelSpec
 
 __all__ = [

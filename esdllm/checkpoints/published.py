@@ -9,8 +9,8 @@ import attrs
 from esdllm.checkpoints.families import families
 from esdllm.checkpoints.told import Told
 from esdllm.errors import CheckpointError, known
-from esdllm.plugins.capabilities import Offers
 from esdllm.plugins.catalogue import Catalogue
+from esdllm.plugins.offers import Offers
 from esdllm.views import Published
 
 __all__ = ["KnownCheckpoint", "hub_id", "known_checkpoints", "told_of"]

@@ -17,8 +17,8 @@ from esdllm.checkpoints.on_disk import OnDisk
 from esdllm.checkpoints.published import KnownCheckpoint, known_checkpoints
 from esdllm.measure.cards import Card
 from esdllm.plan import BlockCausal
-from esdllm.plugins.capabilities import Offers
 from esdllm.plugins.catalogue import Catalogue, Entry
+from esdllm.plugins.offers import Offers
 
 __all__ = ["Overview", "print_card", "print_overview"]
 

@@ -18,9 +18,9 @@ from esdllm.cli.shared import print_json, shown, stderr, stdout
 from esdllm.config import ComponentConfig
 from esdllm.config.project import DISABLE_VARIABLE
 from esdllm.errors import ConfigError, known
-from esdllm.plugins.capabilities import Offers
 from esdllm.plugins.catalogue import KINDS, Catalogue, Entry
 from esdllm.plugins.loader import Origin
+from esdllm.plugins.offers import Offers
 
 
 @attrs.frozen(kw_only=True)

@@ -19,13 +19,15 @@ from esdllm.interfaces.kernels import (
     ModelAdapter,
     MovingBlocks,
     RememberingPolicy,
+    RememberingScorer,
     RevokingPolicy,
+    SignalScorer,
     SpreadAdapter,
     TokenSampler,
     UnmaskingPolicy,
 )
 from esdllm.interfaces.observers import StepObserver
-from esdllm.interfaces.stores import Cache, CacheStore, ClosingCache, LendingCache, SlottedCache
+from esdllm.interfaces.stores import Cache, CacheStore, ClosingCache, LendingCache, OffsetCache, SlottedCache
 from esdllm.interfaces.suites import Suite
 from esdllm.planning.planners import (
     BlockCounts,
@@ -52,10 +54,13 @@ __all__ = [
     "ModelFamily",
     "MovingBlocks",
     "OfferingFamily",
+    "OffsetCache",
     "PruningBlocks",
     "RefreshPolicy",
     "RememberingPolicy",
+    "RememberingScorer",
     "RevokingPolicy",
+    "SignalScorer",
     "SkipSchedule",
     "SlottedCache",
     "SpreadAdapter",

@@ -4,7 +4,7 @@ No device read, no branch on a tensor's value, output shapes known from input sh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -19,6 +19,7 @@ from esdllm.views import (
     ModelSpec,
     Projection,
     SampleView,
+    Signal,
     Site,
     UnmaskingView,
 )
@@ -31,7 +32,9 @@ __all__ = [
     "ModelAdapter",
     "MovingBlocks",
     "RememberingPolicy",
+    "RememberingScorer",
     "RevokingPolicy",
+    "SignalScorer",
     "SpreadAdapter",
     "TokenSampler",
     "UnmaskingPolicy",
@@ -53,6 +56,37 @@ class ImportanceScorer(Protocol):
 
     def score(self, view: ImportanceView) -> Tensor:
         """Return (R, N) float32, higher survives. The leftmost masked position always survives, whatever its score."""
+        ...
+
+
+@runtime_checkable
+class RememberingScorer(ImportanceScorer, Protocol):
+    """A scorer that goes by what earlier steps showed. The numbers it remembers are kept by the runtime, layer by layer.
+
+    A scorer is a pure function: one that kept state of its own would see other rows' numbers, and would not compile.
+    """
+
+    @property
+    def memory(self) -> int:
+        """M, the floats remembered of each position at each layer that drops; all 0 at first."""
+        ...
+
+    def remember(self, view: ImportanceView) -> Tensor:
+        """Return (R, N, M) float32: `view.memory`, as this layer last left it, with this step added.
+
+        Called at each layer that drops positions, of all that come to it and before `score`, whose view carries what was
+        returned. A step that drops none leaves everything as it is.
+        """
+        ...
+
+
+@runtime_checkable
+class SignalScorer(ImportanceScorer, Protocol):
+    """A scorer that goes by more of a position's last logits than the candidate's confidence. No other pays for it."""
+
+    @property
+    def signals(self) -> Collection[Signal]:
+        """Which fields of the view are filled: "entropy", "margin"."""
         ...
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from esdllm.planning.planners import StepPhases
 from esdllm.views import CacheShape, CacheWrite, KeyValue, Memory, Site
 
-__all__ = ["Cache", "CacheStore", "ClosingCache", "LendingCache", "SlottedCache"]
+__all__ = ["Cache", "CacheStore", "ClosingCache", "LendingCache", "OffsetCache", "SlottedCache"]
 
 
 class Cache(Protocol):
@@ -70,6 +70,21 @@ class SlottedCache(Cache, Protocol):
         numbers may change from step to step, and one that occurs twice stands for a row that nothing is read of. Resetting
         what is returned forgets those rows alone. A store that has such caches for some shapes only says so in `problems` of a
         shape that is `slotted`.
+        """
+        ...
+
+
+@runtime_checkable
+class OffsetCache(Cache, Protocol):
+    """A cache that goes by where a row begins, such as one that holds neighbours in groups: padding must not move them.
+
+    `update` is told that as `write.offsets`.
+    """
+
+    def recall_at(self, layer: int, site: Site, positions: Tensor, offsets: Tensor) -> Tensor:
+        """Return what `recall` does, which is not called then.
+
+        `offsets` (R,) int64 are each row's first column that is no padding.
         """
         ...
 

@@ -15,8 +15,8 @@ from esdllm.checkpoints.published import KnownCheckpoint, hub_id, known_checkpoi
 from esdllm.config import DEFAULT_PRESET
 from esdllm.machine import Fit, Machine
 from esdllm.measure.doctor import fits
-from esdllm.plugins.capabilities import Offers
 from esdllm.plugins.catalogue import Catalogue
+from esdllm.plugins.offers import Offers
 from esdllm.runtime.components import Components
 from esdllm.views import ModelSpec
 

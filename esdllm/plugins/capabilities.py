@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, get_args
 
 import attrs
 import torch
@@ -26,10 +25,13 @@ from esdllm.interfaces import (
     ModelFamily,
     MovingBlocks,
     OfferingFamily,
+    OffsetCache,
     PruningBlocks,
     RefreshPolicy,
     RememberingPolicy,
+    RememberingScorer,
     RevokingPolicy,
+    SignalScorer,
     SkipSchedule,
     SlottedCache,
     SpreadAdapter,
@@ -40,22 +42,23 @@ from esdllm.interfaces import (
 )
 from esdllm.planning.planners import StepCounts
 from esdllm.plugins.members import Interface, has, member_fault, members
-from esdllm.views import LoadPlan, ModelSpec, Published
+from esdllm.views import ModelSpec, Signal
 
 __all__ = [
     "INTERFACES",
     "Capabilities",
-    "Offers",
     "attention_problems",
+    "called",
     "check_members",
     "closing",
     "devices_of",
     "lending",
+    "offset",
     "slotted",
 ]
 
 INTERFACES: Mapping[str, Interface] = {
-    "importance": Interface(ImportanceScorer),
+    "importance": Interface(ImportanceScorer, (RememberingScorer, SignalScorer)),
     "skip": Interface(SkipSchedule),
     "refresh": Interface(RefreshPolicy, (LearningRefresh,)),
     "blocks": Interface(BlockSchedule, (PruningBlocks, MovingBlocks)),
@@ -76,7 +79,7 @@ INTERFACES: Mapping[str, Interface] = {
 }
 """What is known of each kind of component."""
 
-_CACHE = Interface(Cache, (ClosingCache, LendingCache, SlottedCache), options=False)
+_CACHE = Interface(Cache, (ClosingCache, LendingCache, OffsetCache, SlottedCache), options=False)
 _ADAPTER = Interface(ModelAdapter, (SpreadAdapter,))
 
 
@@ -98,7 +101,9 @@ def _check(component: object, interface: Interface, who: str, plugin: str = "") 
 
 
 def _can(component: object, protocol: type, base: type) -> Any:
-    """Return a component that has the members which a protocol adds to its base; None if it has not."""
+    """Return a component that has the members which a protocol adds to its base; None if it has not, or if there is none."""
+    if component is None:
+        return None
     added = members(protocol).keys() - members(base).keys()
     return component if all(has(component, name) for name in added) else None
 
@@ -129,17 +134,33 @@ class Capabilities:
     """how many steps of a block without masks may still replace tokens; None if none ever does"""
     reach: int
     """how many positions before its block the window of a block that moves begins"""
+    score_memory: int = 0
+    """M, the floats that the scorer remembers of each position at each layer"""
+    signals: frozenset[Signal] = frozenset()
+    """what the scorer reads of a position's last logits beyond confidence"""
+
+    @property
+    def scoring(self) -> tuple[object, ...]:
+        """What of these the canvas holds for the scorer."""
+        return self.score_memory, self.signals
 
     @classmethod
-    def of(cls, refresh: RefreshPolicy, blocks: BlockSchedule, unmasking: UnmaskingPolicy) -> Capabilities:
-        """Return what three components can do.
+    def of(
+        cls,
+        refresh: RefreshPolicy,
+        blocks: BlockSchedule,
+        unmasking: UnmaskingPolicy,
+        importance: ImportanceScorer | None = None,
+    ) -> Capabilities:
+        """Return what components can do.
 
         Raises:
             PluginError: a member is misspelt, missing, no whole number or no method; names it.
         """
-        given = {"refresh": refresh, "blocks": blocks, "unmasking": unmasking}
+        given = {"refresh": refresh, "blocks": blocks, "unmasking": unmasking, "importance": importance}
         for kind, component in given.items():
-            check_members(kind, component, _called(kind, component))
+            if component is not None:
+                check_members(kind, component, called(kind, component))
         moving = _can(blocks, MovingBlocks, BlockSchedule)
         remembering = _can(unmasking, RememberingPolicy, UnmaskingPolicy)
         revoking = _can(unmasking, RevokingPolicy, UnmaskingPolicy)
@@ -156,10 +177,13 @@ class Capabilities:
             revisions=_count("unmasking", "revisions", revoking),
             edits=None if editing is None else _count("unmasking", "editing_steps", editing),
             reach=_count("blocks", "reach", moving),
+            score_memory=_count("importance", "memory", _can(importance, RememberingScorer, ImportanceScorer)),
+            signals=_signals(_can(importance, SignalScorer, ImportanceScorer)),
         )
 
 
-def _called(kind: str, component: object) -> str:
+def called(kind: str, component: object) -> str:
+    """Return what to call a component in a sentence that knows no name of it."""
     return f"{kind} {type(component).__module__}.{type(component).__qualname__}"
 
 
@@ -168,46 +192,21 @@ def _count(kind: str, name: str, component: object | None) -> int:
     value = 0 if component is None else getattr(component, name)
     if type(value) is not int or value < 0:
         raise PluginError(
-            f"{_called(kind, component)} has '{name}' = {value!r:.80}; give a whole number that is not negative"
+            f"{called(kind, component)} has '{name}' = {value!r:.80}; give a whole number that is not negative"
         )
     return value
 
 
-@attrs.frozen(eq=False)
-class Offers:
-    """What a model family offers beyond loading: see `OfferingFamily`. What it has no member for is empty, or no."""
-
-    model_types: Collection[str] = ()
-    claims: Callable[[Mapping[str, Any]], bool] | None = None
-    checkpoints: Mapping[str, Path] = attrs.field(factory=dict)
-    geometries: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
-    published: Mapping[str, Published] = attrs.field(factory=dict)
-    verified: str = ""
-    suits: Collection[str] = ()
-    quantizations: Collection[str] = ()
-    computes: Collection[str] = ()
-    hidden_dtype: Callable[[LoadPlan], torch.dtype] = lambda plan: plan.dtype
-    spreads: bool = False
-    draws: bool = False
-    merges: bool = False
-    unpacks: bool = False
-    problems: Callable[[Mapping[str, Any], LoadPlan], Collection[str]] = lambda config, plan: ()
-
-    @classmethod
-    def of(cls, family: ModelFamily) -> Offers:
-        """Return what a family offers.
-
-        Raises:
-            PluginError: a member is misspelt, missing or no method; names it.
-        """
-        check_members("model", family, _called("model", family))
-        return cls.told_by(family)
-
-    @classmethod
-    def told_by(cls, family: ModelFamily) -> Offers:
-        """Return what a family offers whose members were looked at when the catalogue built it."""
-        names = [field.name for field in attrs.fields(cls) if has(family, field.name)]
-        return cls(**{name: getattr(family, name) for name in names})
+def _signals(scorer: SignalScorer | None) -> frozenset[Signal]:
+    """Return what a scorer reads of logits; nothing where there is none that does."""
+    value: Any = () if scorer is None else scorer.signals
+    known = get_args(Signal)
+    if isinstance(value, str) or not isinstance(value, Collection) or not set(value) <= set(known):
+        raise PluginError(
+            f"{called('importance', scorer)} has 'signals' = {value!r:.80}; give a tuple of any of "
+            f"{', '.join(map(repr, known))}"
+        )
+    return frozenset(value)
 
 
 def attention_problems(
@@ -246,6 +245,12 @@ def lending(cache: Cache) -> LendingCache | None:
     return found
 
 
+def offset(cache: Cache) -> OffsetCache | None:
+    """Return a cache that goes by where its rows begin; None if it does not. Its members were looked at when it was made."""
+    found: OffsetCache | None = _can(cache, OffsetCache, Cache)
+    return found
+
+
 def slotted(cache: Cache) -> SlottedCache | None:
     """Return a cache whose rows are slots; None if it knows only all of them.
 
@@ -268,5 +273,5 @@ def devices_of(model: ModelAdapter) -> int:
 
 def _extended(kind: str, made: object, interface: Interface, protocol: type) -> Any:
     """Return what a component made, such as a cache, if it implements one more protocol; None if not."""
-    _check(made, interface, _called(kind, made))
+    _check(made, interface, called(kind, made))
     return _can(made, protocol, interface.base)

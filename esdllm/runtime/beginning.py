@@ -17,6 +17,7 @@ from esdllm.runtime.aligning import aligned
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.components import Components
 from esdllm.runtime.layouts import layout, undecided_positions
+from esdllm.runtime.needs import CanvasNeeds
 from esdllm.runtime.prompts import Prepared, seed_list
 
 __all__ = ["Beginning", "begin", "empty"]
@@ -89,10 +90,9 @@ def _canvas(
         branches=components.branches,
         device=adapter.device,
         dtype=adapter.dtype,
-        memory=can.memory,
-        revisions=can.revisions,
-        edits=can.edits,
-        measures=can.learning is not None,
+        asked=CanvasNeeds(
+            can.memory, can.score_memory, can.signals, can.revisions, can.edits, measures=can.learning is not None
+        ),
         watched=watched,
         apart=apart,
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import attrs
 import torch
 from torch import Tensor
 
-from esdllm.plan import Block, Drift, Facts
+from esdllm.plan import Block, Facts
 from esdllm.runtime.layouts import undecided_positions
+from esdllm.runtime.needs import CanvasNeeds
+from esdllm.runtime.telling import numbers, told
 from esdllm.views import ModelSpec
 
 __all__ = ["Canvas"]
@@ -39,6 +39,8 @@ class Canvas:
     """(R, L), 0 at tokens and -inf at padding; None if nothing is padded"""
     padding: Tensor | None
     """(R,) int64, the columns of padding at each row's head; None if nothing is padded, or rows end with padding too"""
+    offsets: Tensor
+    """(B,) int64, each row's first column that is no padding"""
     columns: Tensor
     """(L,) int64, 0 to L - 1"""
     seeds: Tensor
@@ -47,6 +49,12 @@ class Canvas:
     """(B,) int64, each row's first step whose numbers were none, or overflow in attention; -1 if none"""
     memory: Tensor | None
     """(B, L, M) float32, what the unmasking policy remembers; None if it remembers nothing"""
+    score_memory: Tensor | None
+    """(B, L, branches, layers, M) float32, what the scorer remembers at each layer; None if it remembers nothing"""
+    entropy: Tensor | None
+    """(B, L) float32, of the last logits, 0 where `confidence` is; None unless the scorer asks for it"""
+    margin: Tensor | None
+    """(B, L) float32, the first probability less the second; likewise"""
     revoked: Tensor | None
     """(B, L) bool, put back at the last step; None if the policy never revokes"""
     revisions: Tensor | None
@@ -77,19 +85,17 @@ class Canvas:
         branches: int,
         device: torch.device,
         dtype: torch.dtype,
-        memory: int = 0,
-        revisions: int = 0,
-        edits: int | None = None,
-        measures: bool = False,
+        asked: CanvasNeeds | None = None,
         watched: bool = False,
         apart: bool = False,
     ) -> Canvas:
         """Return the canvas of tokens (B, L) int64 and attention mask (B, L) bool, both on the host.
 
-        `memory` is the number of floats that the unmasking policy remembers of each position, `revisions` how often it may put
-        one back, `edits` how many steps may edit a block without masks, None if it never edits; `measures` says whether refreshes
-        measure drift, `watched` whether observers are told which positions had logits, `apart` whether each row goes by itself.
+        `asked` is what components ask to be kept, nothing if None; `watched` says whether observers are told which positions
+        had logits, `apart` whether each row goes by itself.
         """
+        asked = asked or CanvasNeeds()
+
         bias = torch.zeros(tokens.shape, dtype=dtype).masked_fill(~attention_mask, float("-inf")).repeat(branches, 1)
         return cls(
             tokens=tokens.to(device, copy=True),
@@ -102,19 +108,15 @@ class Canvas:
             logical=(attention_mask.long().cumsum(1) - 1).clamp(min=0).to(device),
             bias=None if attention_mask.all() else bias.to(device),
             padding=_padding(attention_mask, branches, device),
+            offsets=attention_mask.long().argmax(1).to(device),
             columns=torch.arange(tokens.shape[1], device=device),
             seeds=seeds.to(device),
             poisoned=torch.full((tokens.shape[0],), -1, dtype=torch.int64, device=device),
-            memory=torch.zeros(*tokens.shape, memory, device=device) if memory else None,
-            revoked=torch.zeros_like(attention_mask, device=device) if revisions else None,
-            revisions=torch.full_like(tokens, revisions, device=device) if revisions else None,
-            edited=None if edits is None else torch.zeros_like(attention_mask, device=device),
-            edits_left=None if edits is None else torch.zeros_like(seeds, device=device),
             computed=torch.zeros_like(attention_mask, device=device) if watched else None,
-            drift=torch.zeros(tokens.shape[0], 2, device=device) if measures else None,
+            **asked.tensors(tokens.shape, branches, spec.n_layers, device),
             spec=spec,
             branches=branches,
-            edits=edits or 0,
+            edits=asked.edits or 0,
             apart=apart,
         )
 
@@ -151,7 +153,7 @@ class Canvas:
 
         Unless rows stand apart, (1, 1): the leftmost over all rows.
         """
-        return self._first(self.committed if self.apart else self.committed.any(0, keepdim=True)).unsqueeze(1)
+        return self.first(self.committed if self.apart else self.committed.any(0, keepdim=True)).unsqueeze(1)
 
     def open(self, count: int) -> Tensor:
         """Return (B, count) int64, ascending: each row's positions undecided or committed at the last step.
@@ -233,13 +235,13 @@ class Canvas:
 
     def first_stop(self, stop_ids: Tensor) -> Tensor:
         """Return (B,) int64, the first decided column that holds one of `stop_ids`; L if none does."""
-        return self._first(self._stops(stop_ids, self.undecided_columns()))
+        return self.first(self.stops(stop_ids, self.undecided_columns()))
 
-    def _stops(self, stop_ids: Tensor, undecided: Tensor) -> Tensor:
+    def stops(self, stop_ids: Tensor, undecided: Tensor) -> Tensor:
         """Return (B, L) bool, the decided columns that hold one of `stop_ids`; `undecided` (B, L) goes by column."""
         return torch.isin(self.tokens, stop_ids) & ~(self.given | undecided)
 
-    def _first(self, x: Tensor) -> Tensor:
+    def first(self, x: Tensor) -> Tensor:
         """Return (...) int64, the first column where x (..., L) bool holds; L if none.
 
         By a fill: torch.where with a number would copy it from the host and wait. As the largest distance from the end:
@@ -250,35 +252,16 @@ class Canvas:
 
     def first_undecided(self) -> Tensor:
         """Return (B,) int64, each row's first undecided position; L if it has none."""
-        return self._first(self.undecided)
+        return self.first(self.undecided)
 
     def facts(self, block: Block, stop_ids: Tensor) -> Facts:
         """Read from the device what planning asks for: the one wait of an adaptive run."""
-        return self._told(self._numbers(block.start, block.stop, stop_ids).amax(0).tolist())
+        return told(self, numbers(self, block.start, block.stop, stop_ids).amax(0).tolist())
 
     def facts_of_rows(self, blocks: Tensor, stop_ids: Tensor) -> list[Facts]:
         """Read each row's facts at once, where blocks (B, 2) int64 says from where to where its block goes."""
         starts, stops = blocks.unsqueeze(1).unbind(2)
-        return [self._told(row) for row in self._numbers(starts, stops, stop_ids).tolist()]
-
-    def _numbers(self, start: int | Tensor, stop: int | Tensor, stop_ids: Tensor) -> Tensor:
-        """Return (B, 5), or (B, 7) with drift, what each row's facts are told by; of a batch's, the largest."""
-        length, undecided = self.columns.shape[0], self.undecided_columns()
-        looked_for = torch.stack([undecided, self._stops(stop_ids, undecided), self.committed])
-        first_undecided, first_stop, leftmost = self._first(looked_for).unbind()
-        going_on = (first_stop >= first_undecided) & (first_undecided < length)
-        in_block = (self.columns >= start) & (self.columns < stop)
-        counted = torch.stack([self.undecided & in_block, self.committed, self.undecided | self.committed]).sum(2)
-        if self.edits_left is not None:
-            counted[0] += self.edits_left > 0
-        found = torch.stack([length - leftmost, going_on.long(), *counted], 1)
-        return found if self.drift is None else torch.cat([found.double(), self.drift.double()], 1)
-
-    def _told(self, numbers: Sequence[float]) -> Facts:
-        from_end, going_on, undecided, committed, open_, *drift = numbers
-        leftmost = self.columns.shape[0] - int(from_end)
-        measured = Drift(drift[0], None if drift[1] < 0 else drift[1]) if drift else None
-        return Facts(int(undecided), int(committed), leftmost, not going_on, int(open_), measured)
+        return [told(self, row) for row in numbers(self, starts, stops, stop_ids).tolist()]
 
 
 def _padding(attention_mask: Tensor, branches: int, device: torch.device) -> Tensor | None:

@@ -29,7 +29,7 @@ from esdllm.plan import BlockCausal, Layout, Phase
 from esdllm.planning import Planner, Planners
 from esdllm.planning.keeping import KeepCounts
 from esdllm.plugins.auto import AttentionChoice, AutoAttention, choose_attention
-from esdllm.plugins.capabilities import Capabilities, attention_problems
+from esdllm.plugins.capabilities import Capabilities, attention_problems, offset
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.parts import Parts
 from esdllm.views import CacheShape, ModelSpec
@@ -66,7 +66,7 @@ class Components:
 
     @can.default
     def _can(self) -> Capabilities:
-        return Capabilities.of(self.refresh, self.blocks, self.unmasking)
+        return Capabilities.of(self.refresh, self.blocks, self.unmasking, self.importance)
 
     @classmethod
     def resolve(cls, config: DecodeConfig, catalogue: Catalogue) -> Components:
@@ -105,7 +105,7 @@ class Components:
         if {self.branches, other.branches} == {1, 2}:
             names.append("cfg_scale, which is 0 for all rows or for none")
         mine, theirs, can, others = self.importance, other.importance, self.can, other.can
-        if (mine.site, mine.keeps_history) != (theirs.site, theirs.keeps_history):
+        if (mine.site, mine.keeps_history, *can.scoring) != (theirs.site, theirs.keeps_history, *others.scoring):
             names.append("importance, which scores at another site or remembers otherwise")
         if (can.memory, can.revisions, can.edits) != (others.memory, others.revisions, others.edits):
             names.append("unmasking, which remembers, puts back or replaces otherwise")
@@ -211,8 +211,8 @@ class Components:
 
     def parts(self, model: ModelAdapter, cache: Cache) -> Parts:
         """Return what a step calls."""
-        scale, delay = self.config.cfg_scale, self.config.delay_eos
-        return Parts(model, cache, self.attention, self.importance, self.sampler, self.unmasking, scale, delay)
+        kernels = self.attention, self.importance, self.sampler, self.unmasking
+        return Parts(model, cache, *kernels, self.config.cfg_scale, self.config.delay_eos, offset(cache))
 
     def cache_shape(
         self,

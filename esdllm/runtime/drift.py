@@ -22,7 +22,7 @@ def measure(over: ForwardPass, layer: int, alive: Alive, values: Tensor) -> None
         return
     if layer == 0:
         canvas.drift.zero_()
-    change = relative_variation(values.flatten(2), over.parts.cache.recall(layer, "value", alive.positions))
+    change = relative_variation(values.flatten(2), over.recall(layer, "value", alive.positions))
     positions, block = alive.positions, canvas.rows(over.inputs.block)
     groups = torch.stack([(positions >= block[:, :1]) & (positions <= block[:, -1:]), positions < block[:, :1]], 1)
     if canvas.bias is not None:  # padding counts for nothing

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from esdllm.views import Candidates, ImportanceView, SampleView, UnmaskingView
 
+STATELESS = (
+    "a scorer is a pure function of its view, for steps are compiled, replayed without its Python, and made over any rows: what "
+    "it goes by from earlier steps the runtime keeps for it, as numbers of each position, if it implements RememberingScorer "
+    "(memory, remember(view)); noise is esdllm.uniform's"
+)
+"""What to tell the author of a scorer that keeps state."""
+
 __all__ = [
+    "STATELESS",
     "candidates_fault",
     "change_fault",
     "copied",
     "memory_fault",
     "numbers",
     "score_fault",
+    "scored",
     "selection_fault",
+    "state_fault",
     "tensor_fault",
 ]
 
@@ -49,6 +59,21 @@ def _comparable(*pair: Tensor) -> tuple[Tensor, ...]:
     return tuple(x.nan_to_num(0.5, 0.25, 0.125) if x.is_floating_point() else x for x in pair)
 
 
+def state_fault(call: Callable[[Any], Any], view: tuple[Any, ...], other: tuple[Any, ...]) -> str:
+    """Return how a call that should be a pure function is none: what it gives of a view goes by what it saw before."""
+    first = call(view)
+    call(other)
+    again = call(view)
+    mine, theirs = (
+        [_comparable(x)[0] for x in tree_leaves(found) if isinstance(x, Tensor)] for found in (first, again)
+    )
+    if len(mine) == len(theirs) and all(map(torch.equal, mine, theirs)):
+        return ""
+    return (
+        f"gives {numbers(again)} of a view of which it gave {numbers(first)} before it saw another, so it keeps state"
+    )
+
+
 def tensor_fault(what: str, x: Any, shape: Sequence[int], dtype: torch.dtype) -> str:
     """Return how `x` differs from a tensor of a shape and dtype."""
     if not isinstance(x, Tensor):
@@ -56,6 +81,11 @@ def tensor_fault(what: str, x: Any, shape: Sequence[int], dtype: torch.dtype) ->
     if tuple(x.shape) == tuple(shape) and x.dtype == dtype:
         return ""
     return f"returned {what} of {tuple(x.shape)} {x.dtype}; it must be {tuple(shape)} {dtype}"
+
+
+def scored(scorer: Any, view: ImportanceView) -> Any:
+    """Return a scorer's score, what it remembers remembered before, as the runtime does."""
+    return scorer.score(view if view.memory is None else view._replace(memory=scorer.remember(view)))
 
 
 def score_fault(score: Any, view: ImportanceView) -> str:
@@ -91,8 +121,8 @@ def selection_fault(chosen: Any, allowed: Tensor, verb: str = "selected", kind: 
     return f"{verb} {numbers(outside.nonzero())}, (row, index), which are not {kind}" if bool(outside.any()) else ""
 
 
-def memory_fault(kept: Any, view: UnmaskingView, size: int) -> str:
-    """Return what is wrong with what an unmasking policy remembers: (B, N, M) float32, numbers all."""
-    if fault := tensor_fault("what it remembers", kept, (*view.tokens.shape, size), torch.float32):
+def memory_fault(kept: Any, view: UnmaskingView | ImportanceView, size: int) -> str:
+    """Return what is wrong with what a policy or a scorer remembers: (B, N, M) float32, numbers all."""
+    if fault := tensor_fault("what it remembers", kept, (*view.positions.shape, size), torch.float32):
         return fault
     return f"remembers NaN: {numbers(kept)}; remember numbers" if bool(kept.isnan().any()) else ""

@@ -26,7 +26,7 @@ __all__ = ["Gathered", "Gathering"]
 _CACHES = 64
 """groups of rows whose caches are kept where they are made of no step's form"""
 
-_READ = {"given", "logical", "bias", "padding", "columns", "seeds"}
+_READ = {"given", "logical", "bias", "padding", "offsets", "columns", "seeds"}
 """what a step only reads of a canvas"""
 
 _BEYOND: dict[str, Any] = {"given": True, "bias": float("-inf")}

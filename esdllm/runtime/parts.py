@@ -9,10 +9,18 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm.interfaces import AttentionBackend, Cache, ImportanceScorer, ModelAdapter, TokenSampler, UnmaskingPolicy
+from esdllm.interfaces import (
+    AttentionBackend,
+    Cache,
+    ImportanceScorer,
+    ModelAdapter,
+    OffsetCache,
+    TokenSampler,
+    UnmaskingPolicy,
+)
 from esdllm.plan import StepPlan
 from esdllm.runtime.canvas import Canvas
-from esdllm.views import CacheWrite, KeyValue, Projection
+from esdllm.views import CacheWrite, KeyValue, Projection, Site
 
 __all__ = ["Alive", "ForwardPass", "Parts", "StepInputs", "take"]
 
@@ -29,6 +37,8 @@ class Parts:
     unmasking: UnmaskingPolicy
     cfg_scale: float
     delay_eos: bool
+    offset: OffsetCache | None = None
+    """the cache, if it goes by where rows begin"""
 
 
 class StepInputs(NamedTuple):
@@ -114,7 +124,8 @@ class ForwardPass(NamedTuple):
         """Write a layer's keys and values, and return what attention reads: the cache's, as far as the plan sees."""
         inputs = self.inputs
         block = self.canvas.rows(inputs.block)
-        write = CacheWrite(layer, alive.positions, *made, inputs.bias, block, self.plan.phase, inputs.padding)
+        offsets = self.canvas.rows(self.canvas.offsets)
+        write = CacheWrite(layer, alive.positions, *made, inputs.bias, block, self.plan.phase, inputs.padding, offsets)
         read = self.parts.cache.update(write).first(self.plan.visible)
         if (
             self.plan.written is None or made.queries.shape[1] < alive.positions.shape[1]
@@ -126,6 +137,13 @@ class ForwardPass(NamedTuple):
             hidden = self.canvas.bias.gather(1, alive.positions) < 0
             asking = torch.where(hidden, self.canvas.columns.shape[0], asking)
         return read._replace(query_blocks=asking, key_blocks=self._blocks(columns))
+
+    def recall(self, layer: int, site: Site, positions: Tensor) -> Tensor:
+        """Return (R, N, F), what the cache holds of positions (R, N) at a site of a layer."""
+        parts, canvas = self.parts, self.canvas
+        if parts.offset is None:
+            return parts.cache.recall(layer, site, positions)
+        return parts.offset.recall_at(layer, site, positions, canvas.rows(canvas.offsets))
 
     def _blocks(self, columns: Tensor) -> Tensor:
         """Return the numbers of the blocks (R, N) int64 in which columns are computed: the first column of each."""

@@ -21,12 +21,15 @@ from esdllm.plan import Phase
 from esdllm.plugins.capabilities import Capabilities, closing
 from esdllm.runtime.components import Components
 from esdllm.runtime.faults import (
+    STATELESS,
     candidates_fault,
     change_fault,
     copied,
     memory_fault,
     score_fault,
+    scored,
     selection_fault,
+    state_fault,
     tensor_fault,
 )
 from esdllm.runtime.plain import plain_attention
@@ -52,7 +55,7 @@ def rehearse(components: Components, model: ModelAdapter) -> None:
         return
     put: Put = partial(_put, model.device, model.dtype)
     kinds: dict[str, Callable[[], str]] = {
-        "importance": lambda: _scoring(components.importance, model.spec, put),
+        "importance": lambda: _scoring(components.importance, components.can, model.spec, put),
         "sampler": lambda: _sampling(components.sampler, model.spec, put),
         "unmasking": lambda: _unmasking(components.unmasking, components.can, model.spec, put),
         "blocks": lambda: _placing(components.can.moving, put),
@@ -83,12 +86,24 @@ def _pure(call: Callable[[Any], Any], view: tuple[Any, ...]) -> tuple[Any, str]:
     return found, change_fault(view, before)
 
 
-def _scoring(scorer: Any, spec: ModelSpec, put: Put) -> str:
+def _scoring(scorer: Any, can: Capabilities, spec: ModelSpec, put: Put) -> str:
     sizes = {"hidden": spec.hidden, "query": spec.n_heads * spec.head_dim}
     features = sizes.get(scorer.site, spec.n_kv_heads * spec.head_dim)
-    view = put(importance_view(rows=2, features=features)._replace(layer=0))
-    score, changed = _pure(scorer.score, view)
-    return changed or score_fault(score, view)
+
+    def made(seed: int) -> Any:
+        view = importance_view(seed, 2, features=features, memory=can.score_memory, signals=can.signals)
+        return put(view._replace(layer=0))
+
+    view = made(0)
+    score, changed = _pure(partial(scored, scorer), view)
+    if view.memory is not None:
+        kept, changed = _pure(scorer.remember, view)
+        if fault := changed or memory_fault(kept, view, can.score_memory):
+            return fault
+    fault = changed or score_fault(score, view)
+    if not fault and (state := state_fault(partial(scored, scorer), view, made(1))):
+        return f"{state}; {STATELESS}"
+    return fault
 
 
 def _sampling(sampler: Any, spec: ModelSpec, put: Put) -> str:

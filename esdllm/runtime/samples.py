@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from esdllm.views import (
     KeyValue,
     ModelSpec,
     SampleView,
+    Signal,
     UnmaskingView,
 )
 
@@ -55,15 +56,25 @@ def generator(seed: int) -> torch.Generator:
 
 
 def importance_view(
-    seed: int = 0, rows: int = 3, window: int = 9, features: int = 8, dtype: torch.dtype = torch.float32
+    seed: int = 0,
+    rows: int = 3,
+    window: int = 9,
+    features: int = 8,
+    dtype: torch.dtype = torch.float32,
+    memory: int = 0,
+    signals: Collection[Signal] = (),
 ) -> ImportanceView:
-    """Return what a scorer may read: positions in no order, some undecided with and without confidence, some committed."""
+    """Return what a scorer may read: positions in no order, some undecided with and without confidence, some committed.
+
+    Of each position `memory` numbers are remembered, all 0; `signals` are told too.
+    """
     draw = generator(seed)
     positions = torch.stack([torch.randperm(2 * window, generator=draw)[:window] for _ in range(rows)])
     undecided = torch.rand(rows, window, generator=draw) < 0.6
     known = undecided & (torch.rand(rows, window, generator=draw) < 0.8)
     x = torch.randn(rows, window, features, generator=draw)
     drift = torch.randn(rows, window, features, generator=draw) * torch.rand(rows, window, 1, generator=draw)
+    beyond = {name: torch.rand(rows, window, generator=generator(seed + 1)) * known for name in sorted(signals)}
     return ImportanceView(
         layer=1,
         x=x.to(dtype),
@@ -74,6 +85,8 @@ def importance_view(
         positions=positions,
         seeds=torch.randint(0, 2**40, (rows,), generator=draw),
         step=torch.arange(5, 5 + rows),
+        memory=torch.zeros(rows, window, memory) if memory else None,
+        **beyond,
     )
 
 
@@ -217,4 +230,5 @@ def cache_write(
     bias = None if padding is None else padding_bias(shape.rows, shape.length, padding).to(shape.device, shape.dtype)
     block = torch.arange(shape.length - 4, shape.length, device=shape.device).expand(shape.rows, -1)
     told = None if padding is None else torch.tensor(list(padding), device=shape.device)
-    return CacheWrite(layer, positions.to(shape.device), queries, keys, values, bias, block, phase, told)
+    offsets = torch.zeros(shape.rows, dtype=torch.int64, device=shape.device) if told is None else told
+    return CacheWrite(layer, positions.to(shape.device), queries, keys, values, bias, block, phase, told, offsets)

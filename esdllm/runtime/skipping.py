@@ -13,6 +13,7 @@ from torch import Tensor
 
 from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.parts import Alive, ForwardPass, take
+from esdllm.runtime.remembering import remembering
 from esdllm.views import ImportanceView, Projection
 
 __all__ = ["skip_by_output", "skip_by_projection"]
@@ -58,7 +59,7 @@ def _survivors(over: ForwardPass, layer: int, alive: Alive, x: Tensor) -> _Kept 
     keep, positions = over.plan.keep[layer], alive.positions
     if keep >= positions.shape[1] and (inputs.keeps is None or layer not in over.plan.scored):
         return None
-    last = over.parts.cache.recall(layer, scorer.site, positions) if scorer.keeps_history else x
+    last = over.recall(layer, scorer.site, positions) if scorer.keeps_history else x
     places = positions[: inputs.block.shape[0]]
     undecided = canvas.masked(places, inputs.block)
     confidence = canvas.rows(canvas.confidence).gather(1, positions)
@@ -69,12 +70,18 @@ def _survivors(over: ForwardPass, layer: int, alive: Alive, x: Tensor) -> _Kept 
     if over.plan.padded and canvas.bias is not None:  # what stands in padding changes no score
         padding = canvas.bias.gather(1, positions) < 0
         x = torch.where(padding.unsqueeze(-1), last, x)
-    score = scorer.score(ImportanceView(layer, x, last, confidence, marked, committed, alive.logical, seeds, step))
+    entropy, margin = (
+        None if held is None else canvas.rows(held).gather(1, positions) for held in (canvas.entropy, canvas.margin)
+    )
+    view = ImportanceView(
+        layer, x, last, confidence, marked, committed, alive.logical, seeds, step, entropy=entropy, margin=margin
+    )
+    score = scorer.score(remembering(scorer, canvas, view, positions))
     if canvas.branches > 1:  # both branches keep the same positions, or their logits could not be combined
         score = score.unflatten(0, (canvas.branches, -1)).mean(0)
     number = torch.finfo(score.dtype)  # any scores are put in an order, with room above it
     score = score.nan_to_num(number.min, number.max, number.min)
-    from_end = canvas.columns.shape[0] - places  # of which the largest: see `Canvas._first`
+    from_end = canvas.columns.shape[0] - places  # of which the largest: see `Canvas.first`
     leftmost = from_end == from_end.masked_fill(~undecided, 0).amax(1, keepdim=True)  # it is never 0 of a place
     score = score.masked_fill(leftmost, float("inf"))
     if inputs.own is not None:

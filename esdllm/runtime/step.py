@@ -13,6 +13,7 @@ from esdllm.runtime.canvas import Canvas
 from esdllm.runtime.diagnosis import overflow_bound
 from esdllm.runtime.forward import forward
 from esdllm.runtime.parts import ForwardPass, Parts, StepInputs
+from esdllm.runtime.signals import note_signals
 from esdllm.views import Candidates, SampleView, UnmaskingView
 
 __all__ = ["denoise"]
@@ -51,7 +52,9 @@ def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
     selected = eligible if plan.leads else parts.unmasking.select(view)
     counted = (masked if canvas.spec.remembers_forbidden else eligible) & ~selected
     revoked, edited = _changed(parts.unmasking, view)
-    _note(canvas, positions, found, counted if revoked is None else counted | revoked)
+    counted = counted if revoked is None else counted | revoked
+    _note(canvas, positions, found, counted)
+    note_signals(canvas, positions, logits, counted)
     _check(canvas, inputs.step, largest, found.confidence)
     canvas.commit(positions, found.tokens, selected)
     if revoked is not None:

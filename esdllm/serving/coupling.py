@@ -16,6 +16,7 @@ from esdllm.interfaces import AttentionBackend
 from esdllm.plan import Moment
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
+from esdllm.runtime.faults import scored
 from esdllm.runtime.samples import (
     SPEC,
     block_view,
@@ -27,7 +28,7 @@ from esdllm.runtime.samples import (
 )
 from esdllm.testing.contracts.kernels import selected
 from esdllm.testing.contracts.laws import row_laws
-from esdllm.testing.contracts.stores import slot_laws
+from esdllm.testing.contracts.rows import slot_laws
 from esdllm.views import KeyValue
 
 __all__ = ["check_uncoupled", "coupled"]
@@ -88,7 +89,8 @@ def _attempts(components: Components) -> Iterator[tuple[str, Callable[[], None]]
     """Yield each section with what tries it."""
     can, scorer, policy = components.can, components.importance, components.unmasking
     view = unmasking_view(memory=can.memory, revokes=can.revoking is not None, edits=can.editing is not None)
-    yield "importance", lambda: row_laws("its scores", scorer.score, importance_view())
+    shown = importance_view(memory=can.score_memory, signals=can.signals)
+    yield "importance", lambda: row_laws("its scores", partial(scored, scorer), shown)
     yield "sampler", lambda: row_laws("its candidates", components.sampler.sample, sample_view())
     yield "unmasking", lambda: row_laws("what it selects", lambda one: selected(policy, one), view)
     if (revoking := can.revoking) is not None:

@@ -12,9 +12,10 @@ from esdllm.testing.conformance import Conformance, conformance
 from esdllm.testing.contracts.backends import check_attention_backend
 from esdllm.testing.contracts.families import check_model_family
 from esdllm.testing.contracts.generation import check_generation
-from esdllm.testing.contracts.kernels import check_importance_scorer, check_token_sampler, check_unmasking_policy
+from esdllm.testing.contracts.kernels import check_token_sampler, check_unmasking_policy
 from esdllm.testing.contracts.others import check_preset, check_step_observer, check_suite
 from esdllm.testing.contracts.planners import check_block_schedule, check_refresh_policy, check_skip_schedule
+from esdllm.testing.contracts.scorers import check_importance_scorer
 from esdllm.testing.contracts.stores import check_cache_store
 from esdllm.testing.models import GEOMETRIES, tiny_model
 

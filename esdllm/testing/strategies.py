@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import attrs
@@ -15,7 +15,7 @@ from esdllm.plan import Layout, Moment
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
 from esdllm.runtime.samples import SPEC, cache_shape, importance_view, key_value, sample_view, unmasking_view
-from esdllm.views import CacheShape, ImportanceView, KeyValue, SampleView, UnmaskingView
+from esdllm.views import CacheShape, ImportanceView, KeyValue, SampleView, Signal, UnmaskingView
 
 try:
     from hypothesis import assume
@@ -43,10 +43,12 @@ _ROWS = st.integers(1, 4)
 
 
 @st.composite
-def importance_views(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> ImportanceView:
+def importance_views(
+    draw: st.DrawFn, dtype: torch.dtype = torch.float32, memory: int = 0, signals: Collection[Signal] = ()
+) -> ImportanceView:
     """Draw what a scorer may read: 1 to 4 rows of 1 to 24 positions of 1 to 16 features, in no order."""
     window, features = draw(st.integers(1, 24)), draw(st.integers(1, 16))
-    return importance_view(draw(_SEEDS), draw(_ROWS), window, features, dtype)
+    return importance_view(draw(_SEEDS), draw(_ROWS), window, features, dtype, memory, signals)
 
 
 @st.composite

@@ -6,7 +6,16 @@ Shapes: B prompts, R rows of the model's batch (B, or 2 B under guidance), N pos
 G key-value heads, D head dimension, C hidden, V vocabulary, F features of a scored tensor.
 """
 
-from esdllm.views.kernels import BlockView, Candidates, ImportanceView, Projection, SampleView, Site, UnmaskingView
+from esdllm.views.kernels import (
+    BlockView,
+    Candidates,
+    ImportanceView,
+    Projection,
+    SampleView,
+    Signal,
+    Site,
+    UnmaskingView,
+)
 from esdllm.views.loading import LoadPlan
 from esdllm.views.models import ExpertLayers, Message, ModelSpec
 from esdllm.views.observers import StepRecord
@@ -32,6 +41,7 @@ __all__ = [
     "Projection",
     "Published",
     "SampleView",
+    "Signal",
     "Site",
     "StepRecord",
     "UnmaskingView",

@@ -6,10 +6,14 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["BlockView", "Candidates", "ImportanceView", "Projection", "SampleView", "Site", "UnmaskingView"]
+__all__ = ["BlockView", "Candidates", "ImportanceView", "Projection", "SampleView", "Signal", "Site", "UnmaskingView"]
 
 Site = Literal["hidden", "query", "key", "value"]
 """The tensor whose variation is scored: a layer's output, or its query, key or value after RoPE."""
+
+Signal = Literal["entropy", "margin"]
+"""What a position's logits show beyond the candidate's confidence: the distribution's entropy in nats, or the most probable
+token's probability less the second's."""
 
 
 class ImportanceView(NamedTuple):
@@ -33,6 +37,13 @@ class ImportanceView(NamedTuple):
     """(R,) int64, one a row"""
     step: Tensor
     """(R,) int64, the steps that each row has behind it"""
+    entropy: Tensor | None = None
+    """(R, N) float32, in nats, of the last time the position had logits, and 0 where `confidence` is; None unless the scorer
+    asks for it (see `SignalScorer`)"""
+    margin: Tensor | None = None
+    """(R, N) float32, the most probable token's probability less the second's; likewise"""
+    memory: Tensor | None = None
+    """(R, N, M) float32, what the scorer remembers of each position at this layer; None if it remembers nothing"""
 
 
 class SampleView(NamedTuple):

@@ -78,6 +78,9 @@ class CacheWrite(NamedTuple):
     padding: Tensor | None = None
     """(R,) int64, the columns at the head of each row that are padding, and all that `bias` hides; None if it hides
     nothing, or more"""
+    offsets: Tensor | None = None
+    """(R,) int64, each row's first column that is no padding, whatever `bias` hides beside; None where a write was made by
+    hand"""
 
 
 class KeyValue(NamedTuple):

@@ -14,6 +14,7 @@ from esdllm import (
     UnmaskingPolicy,
     hookimpl,
 )
+from esdllm_policies.averaging import AverageScorer
 from esdllm_policies.blocks import FixedBlocks, OwnBlocks, PrunedBlocks, SlidingBlocks
 from esdllm_policies.budgets import CaiUnmasking
 from esdllm_policies.editing import EditingUnmasking
@@ -63,6 +64,7 @@ def esdllm_importance_scorers() -> Mapping[str, Callable[..., ImportanceScorer]]
         "random": RandomScorer,
         "entropy": EntropyScorer,
         "mix": MixScorer,
+        "average": AverageScorer,
     }
 
 

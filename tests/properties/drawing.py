@@ -135,9 +135,17 @@ IMPORTANCE = st.one_of(
         {"name": st.just("hybrid"), "alpha": st.sampled_from([0.0, 0.3, 0.5, 1.0]), "site": st.sampled_from(SITES)}
     ),
     st.fixed_dictionaries(
-        {"name": st.just("entropy"), "prefer": st.sampled_from(["sure", "unsure"]), "site": st.sampled_from(SITES)}
+        {
+            "name": st.just("entropy"),
+            "prefer": st.sampled_from(["sure", "unsure"]),
+            "of": st.sampled_from(["candidate", "distribution", "margin"]),
+            "site": st.sampled_from(SITES),
+        }
     ),
     st.fixed_dictionaries({"name": st.just("random"), "raised": st.booleans(), "site": st.sampled_from(SITES)}),
+    st.fixed_dictionaries(
+        {"name": st.just("average"), "decay": st.sampled_from([0.0, 0.5, 0.9]), "site": st.sampled_from(SITES)}
+    ),
 )
 
 FIXED = st.fixed_dictionaries(

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from esdllm.checkpoints.loading import Model
 from esdllm.interfaces import ModelAdapter, ModelFamily
-from esdllm.plugins.capabilities import Offers
 from esdllm.plugins.catalogue import Catalogue
+from esdllm.plugins.offers import Offers
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.faults import numbers
 from esdllm.runtime.plain import full_logits

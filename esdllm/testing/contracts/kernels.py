@@ -1,10 +1,10 @@
-"""Checks of what a step calls with views: importance scorers, token samplers, unmasking policies."""
+"""Checks of what a step decides by: token samplers, unmasking policies."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,64 +13,24 @@ from esdllm.errors import ConfigError
 from esdllm.interfaces import (
     BlockCounts,
     EditingPolicy,
-    ImportanceScorer,
     RememberingPolicy,
     RevokingPolicy,
     TokenSampler,
     UnmaskingPolicy,
 )
 from esdllm.plugins.catalogue import Catalogue
-from esdllm.runtime.faults import candidates_fault, memory_fault, numbers, score_fault, selection_fault
-from esdllm.runtime.samples import importance_view, sample_view, unmasking_view
+from esdllm.runtime.faults import (
+    candidates_fault,
+    memory_fault,
+    numbers,
+    selection_fault,
+)
+from esdllm.runtime.samples import sample_view, unmasking_view
 from esdllm.testing.contracts.generation import check_generation, short_config
 from esdllm.testing.contracts.laws import close, kernel_laws, law, member_laws, pure, row_laws
-from esdllm.views import ImportanceView, SampleView, Site, UnmaskingView
+from esdllm.views import SampleView, UnmaskingView
 
-__all__ = ["check_importance_scorer", "check_token_sampler", "check_unmasking_policy", "selected"]
-
-
-def check_importance_scorer(scorer: ImportanceScorer) -> None:
-    """Check an importance scorer, by itself and in whole generations of a tiny model.
-
-    Its score is (R, N) float32 without NaN, at windows of any length and in any dtype; it goes with its position wherever
-    that stands; a row's is that of the row alone; `view.last` is read only if `keeps_history`. And what every kernel holds
-    to: inputs unchanged, the same for the same, no device read, one graph.
-
-    Raises:
-        AssertionError: a law fails; says which.
-    """
-    who = member_laws("importance", scorer)
-    law(scorer.site in get_args(Site), f"{who}: site = {scorer.site!r}; give one of {', '.join(get_args(Site))}")
-    law(isinstance(scorer.keeps_history, bool), f"{who}: keeps_history = {scorer.keeps_history!r}; give a bool")
-    kernel_laws(who, scorer.score, importance_view())
-    row_laws(who, scorer.score, importance_view())
-    long = importance_view(2, rows=1, window=30, dtype=torch.bfloat16)
-    for view in (importance_view(), importance_view(1, window=1), long, _nothing()):
-        _score_laws(who, scorer, view)
-    check_generation(importance=scorer)
-
-
-def _nothing() -> ImportanceView:
-    """Return a view in which nothing is undecided, committed or changed."""
-    view = importance_view(3)
-    none = torch.zeros_like(view.undecided)
-    return view._replace(undecided=none, committed=none, confidence=none.float(), last=view.x)
-
-
-def _score_laws(who: str, scorer: ImportanceScorer, view: ImportanceView) -> None:
-    score = pure(who, scorer.score)(view)
-    law(not (fault := score_fault(score, view)), f"{who} {fault}")
-    order = torch.randperm(score.shape[1], generator=torch.Generator().manual_seed(0))
-    by_position = ("x", "last", "confidence", "undecided", "committed", "positions")
-    moved = scorer.score(view._replace(**{name: getattr(view, name)[:, order] for name in by_position}))
-    law(
-        close(moved, score[:, order]),
-        f"{who}: a score does not go with its position: {numbers(moved)} where the positions were moved, and "
-        f"{numbers(score[:, order])} where they were not; positions come in no order",
-    )
-    if not scorer.keeps_history:
-        unread = scorer.score(view._replace(last=torch.full_like(view.last, float("nan"))))
-        law(close(unread, score), f"{who} reads view.last though keeps_history is False; nothing is remembered for it")
+__all__ = ["check_token_sampler", "check_unmasking_policy", "selected"]
 
 
 def check_token_sampler(sampler: TokenSampler) -> None:
