@@ -279,7 +279,7 @@ STATEFUL = [Stateful, ByLayer, Counting, LastOnly, InPlace, Chance, OfAClass, Of
 
 @pytest.mark.parametrize("kind", STATEFUL)
 def test_a_scorer_that_keeps_state_is_refused_with_what_to_use(kind: type) -> None:
-    wanted = r"keeps state; .*RememberingScorer \(memory, remember\(view\)\)"
+    wanted = r"keeps state .*; .*RememberingScorer \(memory, remember\(view\)\)"
     with pytest.raises(PluginError, match=f"importance 'mine'.* {wanted}"):
         engine_of("mine", with_scorer(kind)).generate(PROMPTS)
     with pytest.raises(AssertionError, match=wanted):

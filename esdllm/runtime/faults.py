@@ -70,7 +70,8 @@ def state_fault(call: Callable[[Any], Any], view: tuple[Any, ...], other: tuple[
     if len(mine) == len(theirs) and all(map(torch.equal, mine, theirs)):
         return ""
     return (
-        f"gives {numbers(again)} of a view of which it gave {numbers(first)} before it saw another, so it keeps state"
+        f"is not deterministic: it gives {numbers(again)[:60]} of a view of which it gave {numbers(first)[:60]} before it saw "
+        "another, so it keeps state or draws chance of its own"
     )
 
 
