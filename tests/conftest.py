@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from esdllm.cli import main
 sampling.register()
 FEW = 3
 """how many sets of parameters of a test the quick run takes"""
+MEASURED = 8
+"""how many of them coverage is measured of"""
 SLOW = 1.0
 """seconds of processor time from which on the quick run asks for the mark `slow`"""
 
@@ -39,22 +41,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Measure no coverage of what is slow, which measuring slows by half; in the quick run, leave it out.
+    """Measure coverage of some sets of parameters of each test, since measuring slows by half; the quick run takes a few.
 
-    The quick run also leaves out, of each test, all but a few sets of parameters, which lie far apart.
+    It is measured of nothing that is slow, but where that `covers`, and of no run on the meta device, whose Python is
+    torch's: what such a run covers, the same on the CPU does. The quick run leaves out what is slow or `full` too.
     """
-    for item in items:
-        if item.get_closest_marker("slow") and not item.get_closest_marker("covers"):
-            item.add_marker("no_cover")
-    if not config.getoption("--quick"):
-        return
     tests: dict[str, list[pytest.Item]] = {}
     for item in items:
         if not any(item.get_closest_marker(name) for name in ("slow", "full")):
             tests.setdefault(item.nodeid.split("[")[0], []).append(item)
-    kept = {one for same in tests.values() for one in same[:: -(-len(same) // FEW)]}
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = [item for item in items if item in kept]
+    measured = _apart([same for same in tests.values() if "shape_only" not in same[0].fixturenames], MEASURED)
+    for item in items:
+        if item not in measured and not item.get_closest_marker("covers"):
+            item.add_marker("no_cover")
+    if config.getoption("--quick"):
+        few = _apart(tests.values(), FEW)
+        config.hook.pytest_deselected(items=[item for item in items if item not in few])
+        items[:] = [item for item in items if item in few]
+
+
+def _apart(tests: Iterable[list[pytest.Item]], most: int) -> set[pytest.Item]:
+    """Return at most so many sets of parameters of each test, which lie far apart."""
+    return {one for same in tests for one in same[:: -(-len(same) // most)]}
 
 
 def pytest_collection_finish() -> None:
