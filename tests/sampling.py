@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-PROFILES = {"quick": 10, "check": 50, "full": 500}
+PROFILES = {"quick": 10, "check": 30, "full": 500}
 """examples that each of hypothesis's profiles draws, in percent of those that a test names"""
 
 

@@ -182,7 +182,7 @@ def test_a_row_of_a_batch_is_the_row_alone(shape: Shape, prompts: list[list[int]
 
 
 @given(shape=shapes(), prompts=rows, chosen=policies(), data=st.data())
-@examples(60)
+@examples(160)
 def test_permuted_rows_permute(shape: Shape, prompts: list[list[int]], chosen: Settings, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(prompts))))
     engine = engine_of(shape, chosen)
