@@ -14,6 +14,7 @@ from esdllm.cli.choice import Choice
 from esdllm.cli.geometry import named_model
 from esdllm.cli.options.bench_serve import BACKLOG, SLOTS, BenchServeOptions
 from esdllm.cli.progress import CountingBar
+from esdllm.cli.scheduling import scheduling_policy
 from esdllm.cli.shared import check_writable, hint_dtype, load, print_json, stderr
 from esdllm.config.project import KEY_VARIABLE, MODEL_VARIABLE
 from esdllm.errors import InputError
@@ -40,7 +41,19 @@ __all__ = ["BenchServe", "loads_of"]
 _WHOLE = {"early_stop": False}  # so that answers are as long as they were drawn
 _PROMPT_TOKENS = "16:64"
 _IN_PROCESS = (
-    *("slots", "max_queue", "static", "geometry_name", "preset", "config", "sets", "block_length", "device"),
+    *(
+        "slots",
+        "max_queue",
+        "policy",
+        "patience",
+        "static",
+        "geometry_name",
+        "preset",
+        "config",
+        "sets",
+        "block_length",
+        "device",
+    ),
     *("dtype", "quantize", "threads"),
 )
 """fields that are of a model in this process"""
@@ -86,6 +99,7 @@ class BenchServe(BenchServeOptions):
 
     def _of_engine(self) -> ServeReport:
         catalogue, loads = Catalogue.load(), self._loads()
+        policy = scheduling_policy(self.policy or "refreshes-together", self.patience)
         choice = Choice.of(self, suited={} if self.input else _WHOLE)
         config = choice.config(catalogue)
         with threads(self.threads or torch.get_num_threads()):
@@ -99,6 +113,7 @@ class BenchServe(BenchServeOptions):
                     wanted,
                     slots=self.slots or SLOTS,
                     max_queue=self.max_queue,
+                    policy=policy,
                     static=self.static,
                     seed=self.seed,
                     catalogue=catalogue,

@@ -13,6 +13,7 @@ import typer
 
 from esdllm.cli.choice import Choice
 from esdllm.cli.options.serve import ServeOptions
+from esdllm.cli.scheduling import scheduling_admission, scheduling_policy
 from esdllm.cli.shared import counted, load_asked, stderr
 from esdllm.errors import ConfigError, InputError, known
 from esdllm.plugins.catalogue import Catalogue
@@ -39,6 +40,7 @@ class Serve(ServeOptions):
         if self.timeout is not None and not self.timeout > 0:
             raise InputError(f"--timeout {self.timeout:g}; give seconds, above 0")
         self._check_ignored()
+        policy, admission = scheduling_policy(self.policy, self.patience), scheduling_admission(self.admission)
         keys = read_keys(self.key_file)
         choice, catalogue = Choice.of(self), Catalogue.load()
         decode = choice.config(catalogue)
@@ -48,7 +50,12 @@ class Serve(ServeOptions):
             engine = Engine.build(model, decode, catalogue)
             length = self.length or model.spec.context
             session = Session.open(
-                engine, slots=choose_slots(engine, length, wanted), length=length, max_queue=self.max_queue
+                engine,
+                slots=choose_slots(engine, length, wanted),
+                length=length,
+                max_queue=self.max_queue,
+                policy=policy,
+                admission=admission,
             )
             try:
                 self._serve(session, self.served_name or name, keys, at)

@@ -17,6 +17,7 @@ from esdllm.cli.cost import roofline
 from esdllm.cli.geometry import named_model
 from esdllm.cli.options.simulate import STATIC, SimulateOptions
 from esdllm.cli.progress import CountingBar
+from esdllm.cli.scheduling import scheduling_admission, scheduling_policy
 from esdllm.cli.shared import check_writable, counted, print_json, stderr
 from esdllm.errors import InputError, known
 from esdllm.measure.benchmarking.serving import Lengths, Load
@@ -36,7 +37,7 @@ from esdllm.measure.simulating.plots import plot_simulated
 from esdllm.measure.simulating.replicas import Replica
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components
-from esdllm.serving.scheduler import ADMISSIONS, POLICIES, Scheduler
+from esdllm.serving.scheduler import POLICIES, Scheduler
 
 __all__ = ["Simulate"]
 
@@ -79,8 +80,7 @@ class Simulate(SimulateOptions):
         for name in self.policy or ():
             if name not in every:
                 raise InputError(f"--policy {name}: {known(name, every)}")
-        if self.admission not in ADMISSIONS:
-            raise InputError(f"--admission {self.admission}: {known(self.admission, ADMISSIONS)}")
+        scheduling_admission(self.admission)
         for name, seconds in (("--within", self.within), ("--timeout", self.timeout)):
             if seconds is not None and not seconds > 0:
                 raise InputError(f"{name} {seconds:g}; give seconds, above 0")
@@ -109,9 +109,9 @@ class Simulate(SimulateOptions):
         queue = self.requests if self.max_queue is None else self.max_queue
         if name == STATIC:
             return StaticReplica(self.slots, queue, courses, pricing)
-        patient = "patience" in attrs.fields_dict(POLICIES[name]) and self.patience is not None
-        policy = POLICIES[name](**({"patience": self.patience} if patient else {}))
-        scheduler = Scheduler(slots=self.slots, max_queue=queue, policy=policy, admission=ADMISSIONS[self.admission]())
+        patience = self.patience if "patience" in attrs.fields_dict(POLICIES[name]) else None
+        policy, admission = scheduling_policy(name, patience), scheduling_admission(self.admission)
+        scheduler = Scheduler(slots=self.slots, max_queue=queue, policy=policy, admission=admission)
         return SlotReplica(scheduler, courses, pricing)
 
     def _simulated(

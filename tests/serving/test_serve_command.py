@@ -20,8 +20,11 @@ import pytest
 from projects import Run
 from stand_in import chat, until
 
+from esdllm import Engine, InputError
 from esdllm.cli import serve
 from esdllm.cli.serve import Serve
+from esdllm.serving.scheduler import Alike, InOrder, RefreshesTogether, WidestFirst
+from esdllm.serving.session import Session
 
 pytestmark = pytest.mark.covers
 
@@ -62,6 +65,10 @@ def test_a_port_that_is_taken_is_named_before_weights_are_read(run: Run, taken: 
         (["--ignore", "temperature"], "--ignore temperature: no field of that name is refused;"),
         (["--length", "0"], "'--length'"),
         (["--max-queue", "-1"], "'--max-queue'"),
+        (["--policy", "static"], "--policy static: known: oldest, refreshes-together, widest"),
+        (["--policy", "oldest", "--patience", "3"], "--patience 3: the policy oldest has none; widest and refreshes"),
+        (["--patience", "-1"], "'--patience'"),
+        (["--admission", "in-orde"], "--admission in-orde: did you mean 'in-order'?"),
     ],
 )
 def test_what_cannot_be_served_is_refused(run: Run, taken: str, words: list[str], message: str) -> None:
@@ -69,6 +76,21 @@ def test_what_cannot_be_served_is_refused(run: Run, taken: str, words: list[str]
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+
+
+def test_who_goes_first_and_who_is_admitted_are_as_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+
+    def open_(engine: Engine, **named: Any) -> None:
+        told.append(named)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(Session, "open", open_)
+    words = ("serve", "--port", "0", "--slots", "1", "--gen-length", "32", "--length", "64")
+    assert run(*words)[2] == "error: far enough\n"
+    assert run(*words, "--policy", "widest", "--patience", "3", "--admission", "alike")[2] == "error: far enough\n"
+    found = [(one["policy"], one["admission"]) for one in told]
+    assert found == [(RefreshesTogether(), InOrder()), (WidestFirst(patience=3), Alike())]
 
 
 def test_a_key_that_is_empty_is_no_open_door(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

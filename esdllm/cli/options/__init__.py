@@ -13,6 +13,7 @@ from esdllm.config.project import FAMILY_VARIABLE, MODEL_VARIABLE, PROFILE_VARIA
 
 __all__ = [
     "PROMPT_FILES",
+    "AdmissionName",
     "BatchSize",
     "BlockLength",
     "ChatTemplate",
@@ -27,8 +28,10 @@ __all__ = [
     "Json",
     "Measure",
     "ModelName",
+    "Patience",
     "PeakBandwidth",
     "PeakGflops",
+    "PolicyName",
     "PresetName",
     "ProfileName",
     "Quantize",
@@ -178,3 +181,14 @@ SuiteName = Annotated[
 ]
 Tasks = Annotated[list[str] | None, typer.Option("--task", metavar="NAME", help="Only these tasks; repeatable.")]
 BatchSize = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Prompts decoded together.")]
+Patience = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=0, help="Steps of others that a row sees before it goes first [the policy's]."),
+]
+AdmissionName = Annotated[
+    str, typer.Option(metavar="NAME", help="Who is admitted to a free slot: in-order, at-refreshes, alike.")
+]
+PolicyName = Annotated[
+    str,
+    typer.Option("--policy", metavar="NAME", help="Whose steps are made first: oldest, widest, refreshes-together."),
+]

@@ -18,6 +18,7 @@ from esdllm.cli.options import (
     GeometryName,
     Json,
     ModelName,
+    Patience,
     PresetName,
     ProfileName,
     Quantize,
@@ -90,6 +91,14 @@ class BenchServeOptions:
     max_queue: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Requests that may wait, in this process [all].")
     ] = None
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Whose steps are made first, in this process: oldest, widest, refreshes-together [the last].",
+        ),
+    ] = None
+    patience: Patience = None
     static: Annotated[
         bool, typer.Option("--static", help="Also measure static batches, of as many rows as there are slots.")
     ] = False

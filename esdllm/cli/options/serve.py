@@ -9,6 +9,7 @@ import attrs
 import typer
 
 from esdllm.cli.options import (
+    AdmissionName,
     BlockLength,
     Compute,
     ConfigFile,
@@ -18,6 +19,8 @@ from esdllm.cli.options import (
     FamilyName,
     GenLength,
     ModelName,
+    Patience,
+    PolicyName,
     PresetName,
     ProfileName,
     Quantize,
@@ -66,6 +69,9 @@ class ServeOptions:
     max_queue: Annotated[
         int, typer.Option(metavar="N", min=0, help="Requests that may wait for a slot; others are told to come again.")
     ] = 64
+    policy: PolicyName = "refreshes-together"
+    patience: Patience = None
+    admission: AdmissionName = "in-order"
     timeout: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="Time from a request to its answer; then it ends with what is there."),

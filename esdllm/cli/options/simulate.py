@@ -9,6 +9,7 @@ import attrs
 import typer
 
 from esdllm.cli.options import (
+    AdmissionName,
     BlockLength,
     ConfigFile,
     Debug,
@@ -19,6 +20,7 @@ from esdllm.cli.options import (
     Json,
     Measure,
     ModelName,
+    Patience,
     PeakBandwidth,
     PeakGflops,
     PresetName,
@@ -73,12 +75,8 @@ class SimulateOptions:
             help=f"Who goes first: oldest, widest, refreshes-together; or {STATIC}; repeatable [all of them].",
         ),
     ] = None
-    patience: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Steps of others that a row sees before it goes first.")
-    ] = None
-    admission: Annotated[str, typer.Option(metavar="NAME", help="Who is admitted: in-order, at-refreshes, alike.")] = (
-        "in-order"
-    )
+    patience: Patience = None
+    admission: AdmissionName = "in-order"
     within: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Latency up to which an answer counts for goodput [any].")
     ] = None

@@ -14,6 +14,7 @@ from esdllm.measure.benchmarking.serving.traffic import Load, Wanted
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.prompts import prepare
+from esdllm.serving.scheduler import Policy
 from esdllm.serving.session import Session
 
 __all__ = ["bench_engine", "bench_server"]
@@ -28,6 +29,7 @@ def bench_engine(
     *,
     slots: int,
     max_queue: int | None = None,
+    policy: Policy | None = None,
     static: bool = False,
     seed: int = 0,
     catalogue: Catalogue | None = None,
@@ -35,8 +37,8 @@ def bench_engine(
 ) -> list[ServeRun]:
     """Return a run of each load over slots that are as long as the longest request, and of `static` batches of as many rows.
 
-    Where `max_queue` is None, all may wait. Before each run one request is decoded unmeasured. `tell` is called after each
-    measured request.
+    Where `max_queue` is None, all may wait; `policy` says whose steps go first, if told. Before each run one request is decoded
+    unmeasured. `tell` is called after each measured request.
 
     Raises:
         InputError: a request cannot be decoded.
@@ -47,7 +49,9 @@ def bench_engine(
     queue = len(wanted) if max_queue is None else max_queue
     runs = []
     for load in loads:
-        with Session.open(engine, slots=slots, length=length, max_queue=queue, catalogue=catalogue) as session:
+        with Session.open(
+            engine, slots=slots, length=length, max_queue=queue, policy=policy, catalogue=catalogue
+        ) as session:
             target = SessionTarget(session, whole=not engine.config.early_stop)
             _warm(target, wanted)
             before = session.state()
