@@ -7,77 +7,11 @@ The token that position p decides stands at p + s, where s is the model's logit 
 from __future__ import annotations
 
 from enum import Enum
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
-import attrs
-
-from esdllm.errors import CheckpointError, brief
+from esdllm.block_causal import BlockCausal
 
 __all__ = ["Block", "BlockCausal", "Drift", "Facts", "Layout", "Moment", "Phase", "Scope", "Step", "StepPlan", "Window"]
-
-
-Grid = Literal["start", "prompt-end"]
-"""Where blocks of attention begin: counted from a row's first token, or from its prompt's end."""
-
-
-@attrs.frozen
-class BlockCausal:
-    """Attention in which a position sees its own block and all blocks before it, and none behind.
-
-    Raises:
-        CheckpointError: a field is none that it may be.
-    """
-
-    size: int
-    """b, positions of a block"""
-    grid: Grid = "start"
-    """where blocks begin"""
-    written: int | None = None
-    """positions of a block where the keys of the prompt and of a finished block are written, a divisor of `size`: None for
-    `size` itself, 1 for keys that are written causally"""
-    leads: bool = False
-    """whether the last row that such a write computes decides the first token of the block that follows"""
-    whole_prompt: bool = False
-    """whether the prompt is one block, whatever its length"""
-    fills: bool = False
-    """whether an answer that ends inside a block is decoded up to the block's end, and cut"""
-
-    def __attrs_post_init__(self) -> None:
-        if type(self.size) is not int or self.size < 1:
-            raise CheckpointError(
-                f"a block of attention has size {brief(self.size)}; give a whole number of at least 1"
-            )
-        if self.grid not in get_args(Grid):
-            raise CheckpointError(f"blocks of attention begin at {brief(self.grid)}; give 'start' or 'prompt-end'")
-        for name in ("leads", "whole_prompt", "fills"):
-            if type(value := getattr(self, name)) is not bool:
-                raise CheckpointError(f"{name} is {brief(value)}; give True or False")
-        if self.whole_prompt and (self.grid != "prompt-end" or self.written is not None):
-            raise CheckpointError(
-                "a prompt that is one block ends where blocks begin, and its keys are written as it is seen; give grid = "
-                f"'prompt-end' and written = None with whole_prompt, not {brief(self.grid)} and {brief(self.written)}"
-            )
-        if self.written is not None and (type(self.written) is not int or self.written < 1 or self.size % self.written):
-            raise CheckpointError(
-                f"keys are written in blocks of {brief(self.written)}; give a divisor of the block's size {self.size}, or None"
-            )
-
-    @property
-    def write_size(self) -> int:
-        """The positions of a block where keys are written."""
-        return self.written or self.size
-
-    def before(self, prompt: int) -> int:
-        """Return the columns of padding before a prompt of so many tokens, so that a block begins where it should."""
-        return -prompt % self.size if self.grid == "prompt-end" else 0
-
-    def behind(self, length: int) -> int:
-        """Return the masks to put behind a row of so many columns, from a block's begin on."""
-        return -length % self.size if self.fills else 0
-
-    def columns(self, length: int) -> int:
-        """Return the most columns that a row of so many tokens takes that is alone, with what is put before and behind."""
-        return length + (self.size - 1) * ((self.grid == "prompt-end") + self.fills)
 
 
 class Window(Enum):
@@ -95,6 +29,8 @@ class Window(Enum):
     """from the leftmost position committed at the last step, over all rows, to the block's end"""
     OPEN = "open"
     """each row's undecided positions to the canvas' end, and those that it committed at the last step"""
+    TOKENS = "tokens"
+    """the block without the position left of its tokens that decides the first of them, which is decided"""
 
 
 class Phase(Enum):
@@ -139,6 +75,8 @@ class Moment(NamedTuple):
     """steps since everything left of the block was last refreshed; None before the first"""
     learned: tuple[float, ...] = ()
     """what a policy that learns from drift has made of it; empty for others"""
+    first_undecided: bool | None = None
+    """whether any row's first token of the block is undecided; None where only the device knows"""
 
 
 class Scope(NamedTuple):
@@ -210,6 +148,8 @@ class Facts(NamedTuple):
     """positions undecided or committed at the last step, the largest number over the rows"""
     drift: Drift | None = None
     """what the last step measured; None if it did not"""
+    first_undecided: bool = False
+    """whether the block's first position is undecided in any row"""
 
 
 class StepPlan(NamedTuple):
@@ -240,8 +180,7 @@ class StepPlan(NamedTuple):
     padded: bool = False
     """whether the step drops positions of a window that may hold padding, which then goes first"""
     written: int | None = None
-    """positions of a block in which a window of several blocks writes keys: a query reads those up to its block's end;
-    None where all queries read the same"""
+    """positions of a block in which a window of several writes keys, which a query reads to its block's end; None if all do"""
     leads: bool = False
     """whether the window's last row decides the token behind it, whatever the model's shift"""
 

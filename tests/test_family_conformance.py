@@ -208,6 +208,26 @@ def test_the_positions_that_each_step_fills_are_counted_from_the_rows_first_toke
 
 
 @pytest.mark.usefixtures("reading")
+def test_where_confidences_are_1_alike_another_order_is_no_difference(tmp_path: Path, catalogue: Catalogue) -> None:
+    base: dict[str, Any] = {"id": "run", "mask_id": 254, "prompts": [[5, 6, 7]], "expected": [[0] * 8]}
+    folder = folder_of(tmp_path / "sure", base)
+    weights = load_file(SMALL / "model.safetensors")
+    weights["model.transformer.ff_out.weight"] *= 1e4  # every candidate leaves nothing to the others
+    (folder / "model.safetensors").unlink()
+    save_file(weights, folder / "model.safetensors")
+    assert "in no order that it promises" in conformance(folder, catalogue=catalogue).not_run["run"]
+    assert conformance(folder_of(tmp_path / "unsure", base), catalogue=catalogue).failures
+
+
+def test_a_family_that_no_adapter_can_read_says_what_stands_in_the_way(tmp_path: Path, catalogue: Catalogue) -> None:
+    folder = folder_of(tmp_path / "conv", {"id": "run", "mask_id": 254}, logits_bidirectional=torch.zeros(1))
+    (folder / "config.json").write_text(json.dumps({"model_type": "lfm2"}), encoding="utf-8")
+    found = conformance(folder, catalogue=catalogue).not_run
+    assert set(found) == {"run", "conv/logits_bidirectional"}
+    assert all("its convolutions make of a position what its neighbours' states say" in why for why in found.values())
+
+
+@pytest.mark.usefixtures("reading")
 def test_what_cannot_be_run_is_told_and_never_passes(
     tmp_path: Path, catalogue: Catalogue, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from esdllm import Catalogue, ConfigError, Engine, Model, Moment, Scope, Window
-from esdllm.plan import Facts, Layout, Step
+from esdllm.plan import BlockCausal, Facts, Layout, Step
 from esdllm.runtime.components import Components
-from esdllm_policies.refreshing import OnCommitRefresh
+from esdllm.testing import check_generation, tiny_model
+from esdllm_policies.refreshing import OnCommitRefresh, SubBlockCacheRefresh
 
 CATALOGUE = Catalogue.load()
 PARALLEL: dict[str, Any] = {"unmasking": "threshold", "delay_eos": False}
@@ -75,3 +77,73 @@ def test_the_planner_does_not_ask_the_device_for_a_refresh_policy_s_sake() -> No
     """With delay_eos, two a step may be fewer."""
     found = walk([2] * 4, refresh="periodic", unmasking={"tokens_per_step": 2}, block_length=8)
     assert [step.moment.unrefreshed for step, _ in found] == [0, None, None, None]
+
+
+def parts(firsts: list[bool], layout: Layout, **over: Any) -> list[Step]:
+    """Return the steps of the first part, the device's answer on its first token told after each."""
+    settings = {"refresh": "sub-block-cache", "gen_length": 8, "block_length": 4, "unmasking": "threshold", **over}
+    components = Components.resolve(CATALOGUE.configure("dual-cache", settings=settings), CATALOGUE)
+    found: list[Step] = []
+    planner = components.planner(layout, 8)
+    for step in planner.walk(
+        lambda: Facts(len(found) <= len(firsts), 1, 4, False, first_undecided=[*firsts, False][len(found) - 1])
+    ):
+        if step.moment.block:
+            break
+        found.append(step)
+    return found
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_all_is_computed_until_the_first_token_is_decided_and_then_the_tokens_alone(shift: int) -> None:
+    """Once it is decided it stays so, whatever the narrower step's own first position is."""
+    found = parts([True, True, False, True], Layout.of(6, 8, shift))
+    assert [step.scope.window for step in found] == [Window.CANVAS] * 3 + [Window.TOKENS] * 2
+    assert [(step.start, step.plan.window) for step in found] == [(0, 14)] * 3 + [(6, 4 - shift)] * 2
+    assert [step.block for step in found[-2:]] == [(6, 10 - shift)] * 2
+    assert all(step.plan.decided <= step.plan.block == 4 - shift for step in found[-2:])
+
+
+def test_in_a_block_of_attention_that_is_the_block_and_not_the_canvas() -> None:
+    layout = Layout.of(8, 8, 1, attention=BlockCausal(8, leads=True))
+    found = [step for step in parts([False, True, False, False], layout) if not step.plan.leads]
+    assert [step.scope.window for step in found][:2] == [Window.CANVAS, Window.TOKENS]
+    assert [(step.start, step.plan.window) for step in found][:2] == [(8, 8), (8, 4)]
+
+
+def test_a_prompt_that_holds_the_first_token_leaves_the_rest_to_decide() -> None:
+    masks = (tuple(range(7, 14)),)  # a canvas to fill in, whose first block begins with a token that is given
+    (step, *_) = parts([False], Layout(14, ((5, *masks[0]),)))
+    assert step.scope.window is Window.CANVAS
+    assert SubBlockCacheRefresh().scope(Moment(0, 0, 0, first_undecided=False)) == Scope(Window.TOKENS, False)
+
+
+@pytest.mark.parametrize("over", [{"unmasking": "top-k"}, {"blocks": "sliding", "unmasking": "threshold"}], ids=str)
+def test_a_first_token_that_only_the_device_knows_is_refused(over: dict[str, Any], llada: Model) -> None:
+    config = CATALOGUE.configure("dual-cache", settings={"refresh": "sub-block-cache", "gen_length": 16, **over})
+    with pytest.raises(
+        ConfigError, match=r"'sub-block-cache' goes by whether a block's first token is decided.*threshold"
+    ):
+        Engine.build(llada, config, CATALOGUE)
+
+
+class Hasty:
+    """Asks for the tokens alone before the first of them is decided."""
+
+    def scope(self, moment: Moment) -> Scope:
+        return Scope(Window.TOKENS if moment.step else Window.CANVAS, refresh=moment.step == 0)
+
+
+@pytest.mark.parametrize("over", [{}, {"unmasking": "threshold"}], ids=str)
+def test_a_window_without_the_position_that_decides_the_first_token_is_refused(over: dict[str, Any]) -> None:
+    components = Components.resolve(CATALOGUE.configure("dual-cache", settings={"block_length": 8, **over}), CATALOGUE)
+    components = attrs.evolve(components, refresh=Hasty())
+    told = Facts(1, 1, 4, False, first_undecided=True)
+    with pytest.raises(ConfigError, match=r"decides all of a block but its first token.*undecided"):
+        list(components.planner(Layout.of(4, 16, 1), 4).walk(lambda: told))
+
+
+def test_it_keeps_the_laws_of_a_generation() -> None:
+    settings = {"gen_length": 12, "block_length": 6, "early_stop": False, "unmasking": "threshold"}
+    config = CATALOGUE.configure("dual-cache", settings={**settings, "refresh": "sub-block-cache"})
+    check_generation(config, model=tiny_model("Dream"))

@@ -50,10 +50,10 @@ class Past:
         self.begun_at = tuple(step if first else at for at, first in zip(before, new, strict=True))
         self._started = [bool(number) or was for number, was in zip(masked, self._started, strict=True)]
 
-    def moment(self, step: int, step_in_block: int, block: int) -> Moment:
+    def moment(self, step: int, step_in_block: int, block: int, first_undecided: bool | None) -> Moment:
         """Return when the next step happens."""
         refreshed, prompt = (None if at is None else self._steps - at for at in (self._refreshed, self._prompt))
-        return Moment(step, step_in_block, block, self.unrefreshed, refreshed, prompt, self.learned)
+        return Moment(step, step_in_block, block, self.unrefreshed, refreshed, prompt, self.learned, first_undecided)
 
     def note(self, moment: Moment, scope: Scope, block: Block, counts: Sequence[int], committed: range) -> None:
         """Take a step that is about to be made: what was asked of it, what each row should commit and what may be."""

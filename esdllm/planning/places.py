@@ -8,7 +8,7 @@ from typing import NamedTuple
 import attrs
 
 from esdllm.errors import ConfigError
-from esdllm.plan import Block, Layout, Phase, Window
+from esdllm.plan import Block, Layout, Moment, Phase, Window
 from esdllm.planning.causal import check_step
 from esdllm.planning.past import Past
 from esdllm.planning.planners import Planners
@@ -91,10 +91,33 @@ class WindowPlaces:
 
     @staticmethod
     def _range(window: Window, block: Block, canvas: Block, past: Past, clamped: bool) -> tuple[int, int]:
-        start = block.start if window in (Window.BLOCK, Window.SUFFIX, Window.TRAIL) else canvas.start
+        start = canvas.start if window in (Window.CANVAS, Window.PREFIX) else block.start
         if window is Window.TRAIL and past.block is not None:
             start = min(start, past.block.start if clamped else past.facts().leftmost)
         return start, canvas.stop if window in (Window.CANVAS, Window.SUFFIX) else block.stop
+
+    def first_token(self, quota: Quota) -> int:
+        """Return the column of a block's first token: the block itself begins where that is decided, if that is in sight."""
+        start = quota.block.start
+        return start if quota.within is not None and start == quota.within.start else start + self.layout.logit_shift
+
+    def narrowed(self, window: Window, quota: Quota, moment: Moment) -> Quota:
+        """Return what a step may decide, which in a window of a block's own tokens is not the first of them.
+
+        Raises:
+            ConfigError: that one is undecided, or may be; or each row has a block of its own.
+        """
+        if window is not Window.TOKENS or quota.leads:
+            return quota
+        if moment.first_undecided is not False:
+            told = "is undecided" if moment.first_undecided else "may be undecided, which only the device knows"
+            raise ConfigError(
+                f"a window of 'tokens' decides all of a block but its first token, and that one {told}; ask for it where "
+                'moment.first_undecided is False, and choose a policy by which the logits decide, such as "threshold", and '
+                'blocks = "fixed"'
+            )
+        block = Block(self.first_token(quota), quota.block.stop)
+        return attrs.evolve(quota, block=block, length=block.stop - block.start)
 
     def check_store(self, window: Window, size: int, keep: tuple[int, ...], quota: Quota) -> None:
         """Refuse a step that reads keys which the cache store does not hold.

@@ -68,13 +68,14 @@ class Planner:
         for quota in quotas:
             step = -(-step // self.block_length) * self.block_length
             past.begin(step, quota.masked)
-            step_in_block, certain = 0, True
+            step_in_block, certain, first = 0, True, None
             while not self._decided(quota, step_in_block, certain, past):
                 self._check_progress(quota, step_in_block)
                 if self._stops(step, step_in_block, past):
                     return
                 self._learn(past)
-                moment = past.moment(step, step_in_block, quota.number)
+                first = self._first_undecided(quota, step_in_block, past, first)
+                moment = past.moment(step, step_in_block, quota.number, first)
                 made = self._filled(self._step(moment, quota, past), quota, past)
                 self._keeps.check(made.plan, scored)
                 narrow = made.plan.narrow and self.n_layers - 1 not in scored
@@ -145,6 +146,17 @@ class Planner:
             return
         past.learned = tuple(learning.learn(refreshed[0], drift))
 
+    def _first_undecided(self, quota: Quota, step_in_block: int, past: Past, before: bool | None) -> bool | None:
+        """Return whether the block's first token is undecided in any row, as was said `before`; None where nobody asked."""
+        position = self._places.first_token(quota) - self.layout.logit_shift
+        if quota.reach is not None:
+            return None
+        if before is False or position < quota.block.start:
+            return False
+        if step_in_block == 0:
+            return any(position in row for row in self.layout.masks)
+        return past.facts().first_undecided if past.known else None
+
     def _step(self, moment: Moment, quota: Quota, past: Past) -> Step:
         """Return the step but for what the whole run shares."""
         window, refresh = self.planners.refresh.scope(moment)
@@ -152,6 +164,7 @@ class Planner:
         new = () if quota.suffix is None else past.unseen(quota.block, quota.suffix)
         opens = quota.within is not None and past.begun != quota.within
         window = Window.CANVAS if opens else window
+        quota = self._places.narrowed(window, quota, moment)
         # what comes into sight is computed in every layer
         refresh = refresh or phase is Phase.SELECT or bool(new) or opens
         placed = self._places.of(window, refresh, quota, phase, past, new)
@@ -234,7 +247,7 @@ class Planner:
 
         Rounded up to one of a few lengths, so that a block has not a plan for each step.
         """
-        handed = plan.keep[-1] if plan.skips or plan.open else quota.length
+        handed = plan.keep[-1] if plan.skips or plan.open else plan.block
         if plan.open or quota.reach is not None or self.planners.revises:
             return handed  # where every row has its own block, or what is decided is looked at again
         if step_in_block == 0:

@@ -46,6 +46,7 @@ from esdllm_policies.refreshing import (
     PartialRefresh,
     PeriodicRefresh,
     PrefixCacheRefresh,
+    SubBlockCacheRefresh,
 )
 from esdllm_policies.revoking import P2Unmasking, WinoUnmasking
 from esdllm_policies.sampling import GumbelSampler
@@ -92,6 +93,7 @@ def esdllm_refresh_policies() -> Mapping[str, Callable[..., RefreshPolicy]]:
         "drift": DriftRefresh,
         "partial": PartialRefresh,
         "delayed": DelayedRefresh,
+        "sub-block-cache": SubBlockCacheRefresh,
     }
 
 

@@ -37,6 +37,30 @@ class DualCacheRefresh:
         return Scope(Window.BLOCK if moment.step_in_block else Window.CANVAS, refresh=not moment.step_in_block)
 
 
+@attrs.frozen
+class SubBlockCacheRefresh:
+    """Fast-dLLM v2's sub-block cache: the canvas until the block's first token is decided, then the block's own tokens alone.
+
+    Of a block-causal model's canvas that is the block of attention, of which `blocks` cuts parts: `use_block_cache` of its public
+    code (arXiv 2509.26328, section 4.2). A batch computes the canvas until the first token is decided in all rows, as there.
+    """
+
+    def scope(self, moment: Moment) -> Scope:
+        """Return the canvas or the tokens.
+
+        Raises:
+            ConfigError: whether the token is decided is known on the device only, or rows have blocks of their own.
+        """
+        if moment.first_undecided is None:
+            raise ConfigError(
+                "refresh 'sub-block-cache' goes by whether a block's first token is decided, which here only the device knows. "
+                'Commit as the logits decide, such as by unmasking = "threshold", in blocks that all rows share, such as "fixed"'
+            )
+        if moment.first_undecided:
+            return Scope(Window.CANVAS, refresh=True)
+        return Scope(Window.TOKENS, refresh=False)
+
+
 def _period(default: int, help: str, tune: tuple[int, ...]) -> Any:
     return option(help, validators.ge(1), default=default, tune=tune)
 

@@ -29,9 +29,16 @@ _FAMILIES: Mapping[str, str] = {
     "a2d-qwen2": "a2d-qwen2-mdlm",
     "a2d-llama": "a2d-llama-mdlm",
     "qwen2": "open-dcoder",
-    "lfm2": "lfm2-diffusion-encoder",
 }
 """The family that has the logits of a checkpoint whose config.json does not tell it, by `model_type`."""
+
+_NOT_BUILT: Mapping[str, NotRun] = {
+    "lfm2": NotRun(
+        "no family here reads lfm2: its convolutions make of a position what its neighbours' states say, and a step computes "
+        "a choice of positions, of which neighbours may be left out"
+    )
+}
+"""Why the checkpoints of a `model_type` are not run."""
 
 
 def family_cases(root: Path, ground: Ground) -> list[Case]:
@@ -43,16 +50,18 @@ def family_cases(root: Path, ground: Ground) -> list[Case]:
 def _of(folder: Path, ground: Ground) -> Iterator[Case]:
     config = _json(folder / "config.json")
     told, kind = _told(folder, config), str(config.get("model_type"))
+    left = _NOT_BUILT.get(kind)
     logits = folder / "logits.safetensors"
     if logits.is_file():
         with safe_open(logits, "pt") as file:
             names = [name for name in file.keys() if name.startswith("logits_")]  # noqa: SIM118  # no mapping
         for name in sorted(names):
-            yield Case(f"{folder.name}/{name}", folder.name, LOGITS, partial(_logits, ground, folder, kind, told, name))
+            run = partial(_logits, ground, folder, kind, told, name)
+            yield Case(f"{folder.name}/{name}", folder.name, LOGITS, run if left is None else lambda: left)
     for case in _json(folder / "cases.json"):
         procedure = str(case.get("sampler") or case.get("function") or case.get("version") or "")
         run = partial(_tokens, ground, folder, kind, procedure, told, case)
-        yield Case(case["id"], folder.name, procedure or "greedy", run)
+        yield Case(case["id"], folder.name, procedure or "greedy", run if left is None else lambda: left)
 
 
 def _json(path: Path) -> Any:

@@ -55,10 +55,10 @@ def check_generation(
     which takes seconds.
 
     Rows have a say in each other's computing, as published, where a window goes back to what any of them committed last
-    (`TRAIL`, `OPEN`), where layers skip as many positions as the row that committed most asks for, where a refresh policy
-    learns from the drift of the row that drifted most, and where a policy may put back what a row has decided while others
-    are still at the block. A cache store that chooses what is read is given
-    rows of one length: among padding it may choose otherwise.
+    (`TRAIL`, `OPEN`) or by whether all have decided their first token (`TOKENS`), where layers skip as many positions as the
+    row that committed most asks for, where a refresh policy learns from the drift of the row that drifted most, and where a
+    policy may put back what a row has decided while others are still at the block. A cache store that chooses what is read is
+    given rows of one length: among padding it may choose otherwise.
 
     The configuration is early skipping at a short length unless given; it runs on tiny random models of two families, one
     with a logit shift and grouped queries, unless `model` is given, which is not repeated on the meta device.
@@ -191,7 +191,7 @@ def _rows_are_apart(engine: Engine) -> bool:
     steps = engine.planner(engine.components.layout(13, engine.model.spec)).forecast()
     if engine.components.can.learning is not None:  # drift is the largest over the rows, and so are the periods
         return False
-    shared = any(step.scope.window in (Window.TRAIL, Window.OPEN) for step in steps)
+    shared = any(step.scope.window in (Window.TRAIL, Window.OPEN, Window.TOKENS) for step in steps)
     adaptive = engine.components.unmasking.counts(engine.config.block_length, 1) is None
     return not shared and not (adaptive and any(step.plan.skips for step in steps))
 

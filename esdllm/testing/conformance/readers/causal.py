@@ -24,7 +24,8 @@ def bd3lm(family: str) -> Reader:
         given, prompts, eos = case["settings"], case["prompts"], case["eos_id"]
         if given.get("right_shift_logits"):
             return NotRun(
-                "right_shift_logits: a block's first token is told by its own row there, which no model is made for"
+                "right_shift_logits in blocks: a block's first row tells two tokens there, its own and the next, and the "
+                "last row none; here every row tells one, and no public checkpoint is decoded so"
             )
         if eos == case["pad_id"] and eos in chain(*prompts):
             return NotRun("the public sampler takes an end of text in a prompt for padding if both have one id")
@@ -93,17 +94,13 @@ def read_llada2(case: Recorded, told: str) -> Greedy:
     return Greedy(f"llada2_moe{told}", f"llada2/{version}", settings, [case["prompt"]], [expected], forwards=forwards)
 
 
-def read_fast_dllm(case: Recorded, told: str) -> Greedy | NotRun:
+def read_fast_dllm(case: Recorded, told: str) -> Greedy:
     """Read a run of Fast-dLLM v2's `generate` or `batch_sample`, which end with the first token of one more block: left out here.
 
     A prompt's whole blocks have a pass of their own there, and none here where the next block holds more of the prompt; the
     last block's keys are written there.
     """
     given, prompt, size = case["settings"], case["prompt"], case["settings"]["block_size"]
-    if given.get("use_block_cache"):
-        return NotRun(
-            "use_block_cache: a step's window goes by whether a part's first position is a mask; here by the step"
-        )
     blocks = len(prompt) // size + given["max_new_tokens"] // size
     length = blocks * size - len(prompt)
     expected = behind(case["sequence"], prompt, case["mask_id"], [case["stop_id"]])[:length]
@@ -113,6 +110,8 @@ def read_fast_dllm(case: Recorded, told: str) -> Greedy | NotRun:
         "early_stop": False,
         "unmasking": {"threshold": given["threshold"]},
     }
+    if given.get("use_block_cache"):
+        settings["refresh"] = "sub-block-cache"
     merged = len(prompt) > size and len(prompt) % size > 0
     forwards = None if case["stop_id"] in expected else case["forwards"] - merged - 1
     told = f"{told},block_size={size}"
