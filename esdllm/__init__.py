@@ -33,7 +33,9 @@ if TYPE_CHECKING:
         Cache,
         CacheStore,
         ClosingCache,
+        DraftingPolicy,
         EditingPolicy,
+        EndingBlocks,
         ImportanceScorer,
         LearningRefresh,
         LendingCache,
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
         CacheShape,
         CacheWrite,
         Candidates,
+        EndView,
         ExpertLayers,
         ImportanceView,
         KeyValue,
@@ -117,8 +120,11 @@ __all__ = [
     "ComponentConfig",
     "ConfigError",
     "DecodeConfig",
+    "DraftingPolicy",
     "Drift",
     "EditingPolicy",
+    "EndView",
+    "EndingBlocks",
     "Engine",
     "EsdllmError",
     "ExpertLayers",
@@ -202,8 +208,8 @@ _HOMES = {
     "UnavailableError",
     "hookspecs": "INTERFACE hookimpl",
     "interfaces": "AttentionBackend BlockAttention BlockCounts BlockSchedule Cache CacheStore ClosingCache "
-    "EditingPolicy ImportanceScorer LearningRefresh LendingCache ModelAdapter ModelFamily MovingBlocks "
-    "OfferingFamily OffsetCache PruningBlocks RefreshPolicy RememberingPolicy RememberingScorer RevokingPolicy "
+    "DraftingPolicy EditingPolicy EndingBlocks ImportanceScorer LearningRefresh LendingCache ModelAdapter ModelFamily "
+    "MovingBlocks OfferingFamily OffsetCache PruningBlocks RefreshPolicy RememberingPolicy RememberingScorer RevokingPolicy "
     "SignalScorer SkipSchedule SlottedCache SpreadAdapter StepObserver Suite TextCodec TokenSampler UnmaskingPolicy",
     "plan": "Block BlockCausal Drift Moment Phase Scope StepPlan Window",
     "plugins.catalogue": "Catalogue",
@@ -218,7 +224,7 @@ _HOMES = {
     "use.frames": "Frame",
     "use.pipeline": "Pipeline",
     "use.streaming": "Stream StreamEvent",
-    "views": "BlockView CacheShape CacheWrite Candidates ExpertLayers ImportanceView KeyValue LoadPlan Memory "
+    "views": "BlockView CacheShape CacheWrite Candidates EndView ExpertLayers ImportanceView KeyValue LoadPlan Memory "
     "Message ModelSpec Preset Problem Projection Published SampleView Signal Site StepRecord UnmaskingView",
 }
 """Public names by the module that each is from."""

@@ -84,7 +84,12 @@ def built(kind: str, component: type, name: str = "bad") -> Any:
 MISSPELT = {
     "attention": {"block_causal": ("block_casual", "blocks_causal")},
     "refresh": {"learn": ("lern", "leran"), "learned": ("lerned", "leanred")},
-    "blocks": {"suffix": ("sufix", "suffixes"), "starts": ("start", "strats"), "reach": ("reech", "raech")},
+    "blocks": {
+        "suffix": ("sufix", "suffixes"),
+        "starts": ("start", "strats"),
+        "reach": ("reech", "raech"),
+        "ends": ("end", "edns"),
+    },
     "importance": {
         "memory": ("memmory", "memroy"),
         "remember": ("remeber", "remembers"),
@@ -95,6 +100,7 @@ MISSPELT = {
         "remember": ("remeber", "remembers"),
         "revisions": ("revision", "revisons"),
         "revoke": ("revok", "revokes"),
+        "draft": ("drafts", "darft"),
         "edit": ("edits", "edti"),
         "editing_steps": ("editing_step", "edting_steps"),
         "block_counts": ("block_count", "blockcounts"),
@@ -183,6 +189,7 @@ HALVES = [
     ("blocks", {"reach": value(3)}, "lacks 'starts(view)' of MovingBlocks, and has 'reach'"),
     ("importance", {"memory": value(1)}, "lacks 'remember(view)' of RememberingScorer, and has 'memory'"),
     ("importance", {"remember": method("view")}, "lacks 'memory' of RememberingScorer, and has 'remember'"),
+    ("blocks", {"ends": method("view")}, "lacks 'reach', 'starts(view)' of EndingBlocks, and has 'ends'"),
     ("unmasking", {"memory": value(1)}, "lacks 'remember(view)' of RememberingPolicy, and has 'memory'"),
     ("unmasking", {"remember": method("view")}, "lacks 'memory' of RememberingPolicy, and has 'remember'"),
     ("unmasking", {"revoke": method("view")}, "lacks 'revisions' of RevokingPolicy, and has 'revoke'"),

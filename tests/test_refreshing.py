@@ -112,10 +112,12 @@ def test_in_a_block_of_attention_that_is_the_block_and_not_the_canvas() -> None:
 
 
 def test_a_prompt_that_holds_the_first_token_leaves_the_rest_to_decide() -> None:
-    masks = (tuple(range(7, 14)),)  # a canvas to fill in, whose first block begins with a token that is given
-    (step, *_) = parts([False], Layout(14, ((5, *masks[0]),)))
-    assert step.scope.window is Window.CANVAS
-    assert SubBlockCacheRefresh().scope(Moment(0, 0, 0, first_undecided=False)) == Scope(Window.TOKENS, False)
+    """A canvas to fill in: the first step of a run computes all of it, for nothing is cached; a later block's need not."""
+    assert SubBlockCacheRefresh().scope(Moment(0, 0, 0, first_undecided=False)) == Scope(Window.CANVAS, True)
+    assert SubBlockCacheRefresh().scope(Moment(8, 0, 1, first_undecided=False)) == Scope(Window.TOKENS, False)
+    layout = Layout.of(8, 8, 1, attention=BlockCausal(8, leads=True))
+    led = [step for step in parts([False, False], layout) if not step.plan.leads]
+    assert led[0].scope.window is Window.CANVAS
 
 
 @pytest.mark.parametrize("over", [{"unmasking": "top-k"}, {"blocks": "sliding", "unmasking": "threshold"}], ids=str)

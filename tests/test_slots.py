@@ -161,7 +161,9 @@ def test_a_row_has_its_own_settings_and_shares_steps_only_with_those_that_sample
         ({"canvas_multiple": 8}, "canvas_multiple"),
         ({"cfg_scale": 1.0}, "cfg_scale, which is 0 for all rows or for none"),
         ({"importance": {"name": "hybrid", "site": "key"}}, "importance, which scores at another site"),
-        ({"unmasking": "wino"}, "unmasking, which remembers, puts back or replaces otherwise"),
+        ({"unmasking": "wino"}, "unmasking, which remembers, puts back, replaces or drafts otherwise"),
+        ({"unmasking": "dc-leap"}, "unmasking, which remembers"),
+        ({"blocks": "growing"}, "blocks, which end by the step's logits in one alone"),
         ({"refresh": {"name": "drift"}}, "refresh, which learns from drift in one alone"),
     ],
 )

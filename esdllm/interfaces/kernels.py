@@ -14,6 +14,7 @@ from esdllm.planning.planners import BlockSchedule, StepCounts
 from esdllm.views import (
     BlockView,
     Candidates,
+    EndView,
     ImportanceView,
     KeyValue,
     ModelSpec,
@@ -27,7 +28,9 @@ from esdllm.views import (
 __all__ = [
     "AttentionBackend",
     "BlockAttention",
+    "DraftingPolicy",
     "EditingPolicy",
+    "EndingBlocks",
     "ImportanceScorer",
     "ModelAdapter",
     "MovingBlocks",
@@ -152,6 +155,18 @@ class EditingPolicy(UnmaskingPolicy, Protocol):
 
 
 @runtime_checkable
+class DraftingPolicy(UnmaskingPolicy, Protocol):
+    """An unmasking policy that shows the model tokens which are not decided, in the place of masks."""
+
+    def draft(self, view: UnmaskingView) -> Tensor:
+        """Return (B, N) int64, the token that each position shows from the next step on while it is undecided, -1 for the mask.
+
+        A position without logits at a step goes on showing what it did.
+        """
+        ...
+
+
+@runtime_checkable
 class MovingBlocks(BlockSchedule, Protocol):
     """A block schedule that places each row's block where the row is. All blocks are as long as `next_block`'s first."""
 
@@ -165,6 +180,18 @@ class MovingBlocks(BlockSchedule, Protocol):
 
     def starts(self, view: BlockView) -> Tensor:
         """Return (B,) int64, each row's first position of its block; the runtime keeps the block within the canvas."""
+        ...
+
+
+@runtime_checkable
+class EndingBlocks(MovingBlocks, Protocol):
+    """A schedule of moving blocks that tells at each step, once its logits are known, where each row's block ends.
+
+    `next_block`'s first is as long as a block can become: so many positions are computed, and only those before the end decided.
+    """
+
+    def ends(self, view: EndView) -> Tensor:
+        """Return (B,) int64, one beyond the last column that each row may decide now; its first undecided one always may be."""
         ...
 
 

@@ -17,7 +17,9 @@ from esdllm.interfaces import (
     Cache,
     CacheStore,
     ClosingCache,
+    DraftingPolicy,
     EditingPolicy,
+    EndingBlocks,
     ImportanceScorer,
     LearningRefresh,
     LendingCache,
@@ -61,9 +63,11 @@ INTERFACES: Mapping[str, Interface] = {
     "importance": Interface(ImportanceScorer, (RememberingScorer, SignalScorer)),
     "skip": Interface(SkipSchedule),
     "refresh": Interface(RefreshPolicy, (LearningRefresh,)),
-    "blocks": Interface(BlockSchedule, (PruningBlocks, MovingBlocks)),
+    "blocks": Interface(BlockSchedule, (PruningBlocks, MovingBlocks, EndingBlocks)),
     "sampler": Interface(TokenSampler),
-    "unmasking": Interface(UnmaskingPolicy, (BlockCounts, RememberingPolicy, RevokingPolicy, EditingPolicy)),
+    "unmasking": Interface(
+        UnmaskingPolicy, (BlockCounts, RememberingPolicy, RevokingPolicy, EditingPolicy, DraftingPolicy)
+    ),
     "attention": Interface(
         AttentionBackend, (BlockAttention,), apart=frozenset({"rank"})
     ),  # a plugin made before there were ranks has none
@@ -118,12 +122,16 @@ class Capabilities:
     """the block schedule, if it hides most of what lies right of the block"""
     moving: MovingBlocks | None
     """the block schedule, if it places each row's block by itself"""
+    ending: EndingBlocks | None
+    """the block schedule, if it tells at each step where blocks end"""
     remembering: RememberingPolicy | None
     """the unmasking policy, if it remembers"""
     revoking: RevokingPolicy | None
     """the unmasking policy, if it takes decisions back"""
     editing: EditingPolicy | None
     """the unmasking policy, if it replaces what it has decided"""
+    drafting: DraftingPolicy | None
+    """the unmasking policy, if it shows tokens that are not decided"""
     by_block: BlockCounts | None
     """the unmasking policy, if it may go by a block's length"""
     memory: int
@@ -169,9 +177,11 @@ class Capabilities:
             learning=_can(refresh, LearningRefresh, RefreshPolicy),
             pruning=_can(blocks, PruningBlocks, BlockSchedule),
             moving=moving,
+            ending=None if moving is None else _can(blocks, EndingBlocks, MovingBlocks),
             remembering=remembering,
             revoking=revoking,
             editing=editing,
+            drafting=_can(unmasking, DraftingPolicy, UnmaskingPolicy),
             by_block=_can(unmasking, BlockCounts, StepCounts),
             memory=_count("unmasking", "memory", remembering),
             revisions=_count("unmasking", "revisions", revoking),

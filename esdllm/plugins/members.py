@@ -123,8 +123,11 @@ def _gaps(component: object, interface: Interface) -> Iterator[str]:
         own = [name for name in members(protocol) if name not in interface.apart]
         own = own if protocol is interface.base else [name for name in own if name not in base]
         missing = [name for name in own if not has(component, name)]
+        extended = [each for each in interface.protocols if each in protocol.__mro__[1:]]
+        inherited = {name for each in extended for name in members(each)}
         given = [name for name in own if name not in missing]
-        if missing and ((given and protocol is not interface.base) or protocol in type(component).__mro__):
+        begun = protocol is not interface.base and any(name not in inherited for name in given)
+        if missing and (begun or protocol in type(component).__mro__):
             yield _gap(component, protocol, missing, given)
 
 

@@ -91,7 +91,14 @@ def _canvas(
         device=adapter.device,
         dtype=adapter.dtype,
         asked=CanvasNeeds(
-            can.memory, can.score_memory, can.signals, can.revisions, can.edits, measures=can.learning is not None
+            can.memory,
+            can.score_memory,
+            can.signals,
+            can.revisions,
+            can.edits,
+            drafts=None if can.drafting is None else adapter.spec.mask_id,
+            ends=can.ending is not None,
+            measures=can.learning is not None,
         ),
         watched=watched,
         apart=apart,

@@ -63,6 +63,10 @@ class Canvas:
     """(B, L) bool, replaced at the last step; None if the policy never edits"""
     edits_left: Tensor | None
     """(B,) int64, how many more steps may edit each row's block once no mask is left in it; None likewise"""
+    drafts: Tensor | None
+    """(B, L) int64, the tokens that undecided columns show to the model, the mask where none; None if the policy never drafts"""
+    ends: Tensor | None
+    """(B,) int64, where each row's block ended at the last step, 0 before the first; None if that is not told by step"""
     computed: Tensor | None
     """(B, L) bool, had logits at the last step; None if nobody watches"""
     drift: Tensor | None
@@ -138,10 +142,13 @@ class Canvas:
         return x if self.branches == 1 else torch.cat([x] * self.branches)
 
     def inputs(self) -> Tensor:
-        """Return what the model reads, (R, L) int64: the tokens, and under guidance the tokens with the prompt masked."""
-        if self.branches == 1:
-            return self.tokens
-        return torch.cat([self.tokens, self.tokens.masked_fill(self.given, self.spec.mask_id)])
+        """Return what the model reads, (R, L) int64: the tokens, and under guidance the tokens with the prompt masked.
+
+        What is drafted stands in the place of masks.
+        """
+        mask = self.spec.mask_id
+        shown = self.tokens if self.drafts is None else torch.where(self.tokens == mask, self.drafts, self.tokens)
+        return shown if self.branches == 1 else torch.cat([shown, shown.masked_fill(self.given, mask)])
 
     def masked(self, positions: Tensor, block: Tensor) -> Tensor:
         """Return (B, N) bool, which of the positions (B, N) are masked ones of the block (B, M)."""
@@ -169,12 +176,12 @@ class Canvas:
         self._write(self.committed.zero_().scatter_(1, positions, selected), positions, tokens)
         self.undecided.logical_and_(~self.committed)
 
-    def _write(self, chosen: Tensor, positions: Tensor, tokens: Tensor) -> None:
-        """Write tokens (B, N), which computed positions (B, N) decide, where `chosen` (B, L)."""
+    def _write(self, chosen: Tensor, positions: Tensor, tokens: Tensor, to: Tensor | None = None) -> None:
+        """Write tokens (B, N), which computed positions (B, N) decide, where `chosen` (B, L), to the canvas' tokens or `to`."""
         shift = self.spec.logit_shift
         written = self.columns.shape[0] - shift
         candidates = torch.zeros_like(self.tokens).scatter(1, positions, tokens)
-        target = self.tokens[:, shift:]
+        target = (self.tokens if to is None else to)[:, shift:]
         target.copy_(torch.where(chosen[:, :written], candidates[:, :written], target))
 
     def changed(self) -> Tensor:
@@ -224,6 +231,12 @@ class Canvas:
             return
         self._write(self.edited.zero_().scatter_(1, positions, selected), positions, tokens)
         self.edits_left.masked_fill_(~(masked | selected).any(1), 0)
+
+    def draft(self, positions: Tensor, tokens: Tensor) -> None:
+        """Show tokens (B, N), -1 for the mask, while what computed positions (B, N), all distinct, decide is undecided."""
+        if self.drafts is not None:
+            told = torch.zeros_like(self.undecided).scatter(1, positions, True)
+            self._write(told, positions, tokens.masked_fill(tokens < 0, self.spec.mask_id), self.drafts)
 
     def by_column(self, x: Tensor) -> Tensor:
         """Return x (B, L), which goes by computed position, by the column that each position decides."""

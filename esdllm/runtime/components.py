@@ -97,20 +97,19 @@ class Components:
         return attrs.evolve(found, attention=self.attention, attention_choice=self.attention_choice)
 
     def differences(self, other: Components) -> list[str]:
-        """Return why rows of another configuration cannot lie beside rows of this one, in one canvas; empty if they can.
-
-        Whatever sizes canvas and cache, and who holds or reads the cache, is the same for all rows; the rest is each row's own.
-        """
+        """Return why rows of another configuration cannot lie beside this one's in one canvas: what sizes it, or the cache."""
         names = [name for name in SHARED if getattr(self.config, name) != getattr(other.config, name)]
         if {self.branches, other.branches} == {1, 2}:
             names.append("cfg_scale, which is 0 for all rows or for none")
         mine, theirs, can, others = self.importance, other.importance, self.can, other.can
         if (mine.site, mine.keeps_history, *can.scoring) != (theirs.site, theirs.keeps_history, *others.scoring):
             names.append("importance, which scores at another site or remembers otherwise")
-        if (can.memory, can.revisions, can.edits) != (others.memory, others.revisions, others.edits):
-            names.append("unmasking, which remembers, puts back or replaces otherwise")
+        if len({(each.memory, each.revisions, each.edits, each.drafting is None) for each in (can, others)}) > 1:
+            names.append("unmasking, which remembers, puts back, replaces or drafts otherwise")
         if (can.learning is None) != (others.learning is None):
             names.append("refresh, which learns from drift in one alone")
+        if (can.ending is None) != (others.ending is None):
+            names.append("blocks, which end by the step's logits in one alone")
         return names
 
     @kernels.default
@@ -211,8 +210,17 @@ class Components:
 
     def parts(self, model: ModelAdapter, cache: Cache) -> Parts:
         """Return what a step calls."""
-        kernels = self.attention, self.importance, self.sampler, self.unmasking
-        return Parts(model, cache, *kernels, self.config.cfg_scale, self.config.delay_eos, offset(cache))
+        config, kernels = self.config, (self.attention, self.importance, self.sampler, self.unmasking)
+        return Parts(
+            model,
+            cache,
+            *kernels,
+            config.cfg_scale,
+            config.delay_eos,
+            offset(cache),
+            blocks=self.can.ending,
+            block_length=config.block_length,
+        )
 
     def cache_shape(
         self,

@@ -23,6 +23,7 @@ __all__ = [
     "candidates_fault",
     "change_fault",
     "copied",
+    "draft_fault",
     "memory_fault",
     "numbers",
     "score_fault",
@@ -120,6 +121,14 @@ def selection_fault(chosen: Any, allowed: Tensor, verb: str = "selected", kind: 
         return fault
     outside = chosen & ~allowed
     return f"{verb} {numbers(outside.nonzero())}, (row, index), which are not {kind}" if bool(outside.any()) else ""
+
+
+def draft_fault(drafted: Any, view: UnmaskingView) -> str:
+    """Return what is wrong with what a drafting policy shows: (B, N) int64 of the vocabulary, or -1."""
+    if fault := tensor_fault("its drafts", drafted, view.tokens.shape, torch.int64):
+        return fault
+    wrong = (drafted < -1) | (drafted >= view.raw.shape[-1])
+    return f"drafts {numbers(drafted[wrong])}; draft a token, or -1 for none" if bool(wrong.any()) else ""
 
 
 def memory_fault(kept: Any, view: UnmaskingView | ImportanceView, size: int) -> str:

@@ -26,6 +26,10 @@ class CanvasNeeds(NamedTuple):
     """how often the unmasking policy may put a position back"""
     edits: int | None = None
     """how many steps may edit a block without masks; None if the policy never edits"""
+    drafts: int | None = None
+    """the mask's id, which undecided columns show where nothing is drafted; None if the policy never drafts"""
+    ends: bool = False
+    """whether blocks end where each step tells"""
     measures: bool = False
     """whether refreshes measure drift"""
 
@@ -45,5 +49,7 @@ class CanvasNeeds(NamedTuple):
             "revisions": kept(self.revisions > 0, fill=self.revisions, dtype=torch.int64),
             "edited": kept(edits, dtype=torch.bool),
             "edits_left": torch.zeros(size[0], dtype=torch.int64, device=device) if edits else None,
+            "drafts": kept(self.drafts is not None, fill=self.drafts or 0, dtype=torch.int64),
+            "ends": torch.zeros(size[0], dtype=torch.int64, device=device) if self.ends else None,
             "drift": torch.zeros(size[0], 2, device=device) if self.measures else None,
         }

@@ -12,6 +12,7 @@ from torch import Tensor
 from esdllm.interfaces import (
     AttentionBackend,
     Cache,
+    EndingBlocks,
     ImportanceScorer,
     ModelAdapter,
     OffsetCache,
@@ -39,6 +40,10 @@ class Parts:
     delay_eos: bool
     offset: OffsetCache | None = None
     """the cache, if it goes by where rows begin"""
+    blocks: EndingBlocks | None = None
+    """what tells where each row's block ends; None if it ends where it is planned to"""
+    block_length: int = 0
+    """as it is set, for `blocks` to read"""
 
 
 class StepInputs(NamedTuple):

@@ -25,6 +25,7 @@ from esdllm.runtime.faults import (
     candidates_fault,
     change_fault,
     copied,
+    draft_fault,
     memory_fault,
     score_fault,
     scored,
@@ -33,7 +34,15 @@ from esdllm.runtime.faults import (
     tensor_fault,
 )
 from esdllm.runtime.plain import plain_attention
-from esdllm.runtime.samples import cache_shape, cache_write, importance_view, key_value, sample_view, unmasking_view
+from esdllm.runtime.samples import (
+    cache_shape,
+    cache_write,
+    end_view,
+    importance_view,
+    key_value,
+    sample_view,
+    unmasking_view,
+)
 from esdllm.views import BlockView, CacheShape, KeyValue, ModelSpec
 
 __all__ = ["rehearse", "store_fault"]
@@ -58,7 +67,7 @@ def rehearse(components: Components, model: ModelAdapter) -> None:
         "importance": lambda: _scoring(components.importance, components.can, model.spec, put),
         "sampler": lambda: _sampling(components.sampler, model.spec, put),
         "unmasking": lambda: _unmasking(components.unmasking, components.can, model.spec, put),
-        "blocks": lambda: _placing(components.can.moving, put),
+        "blocks": lambda: _placing(components.can.moving, put) or _ending(components.can.ending, put),
     }
     if "attention" in components.third_party:
         kinds["attention"] = lambda: _attending(components.attention, model.spec, put)
@@ -127,6 +136,9 @@ def _unmasking(policy: Any, can: Capabilities, spec: ModelSpec, put: Put) -> str
         if does and not fault:
             found, changed = _pure(getattr(policy, call), view)
             fault = changed or tensor_fault(f"what it {what}", found, view.eligible.shape, torch.bool)
+    if can.drafting is not None and not fault:
+        drafted, changed = _pure(can.drafting.draft, view)
+        fault = changed or draft_fault(drafted, view)
     return fault
 
 
@@ -137,6 +149,13 @@ def _placing(blocks: Any, put: Put) -> str:
     view = put(BlockView(torch.tensor([4, 7]), undecided, 4, 12, 4))
     starts, changed = _pure(blocks.starts, view)
     return changed or tensor_fault("the starts", starts, (2,), torch.int64)
+
+
+def _ending(blocks: Any, put: Put) -> str:
+    if blocks is None:
+        return ""
+    ends, changed = _pure(blocks.ends, put(end_view()))
+    return changed or tensor_fault("the ends", ends, (3,), torch.int64)
 
 
 def _attending(backend: AttentionBackend, spec: ModelSpec, put: Put) -> str:

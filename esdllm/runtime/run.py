@@ -102,7 +102,7 @@ class Run:
     blocks: MovingBlocks | None = None
     """what places each row's block; None if all rows share theirs"""
     _block: Block = Block(0, 0)
-    _sent: dict[tuple[int, ...], Tensor] = attrs.field(factory=dict)
+    _sent: dict[tuple[str, tuple[int, ...]], Tensor] = attrs.field(factory=dict)
     _hidden: dict[tuple[int | None, ...], tuple[Tensor | None, Tensor | None]] = attrs.field(factory=dict)
 
     def denoise(self, planner: Planner, step_function: StepFunction, observers: Sequence[StepObserver]) -> None:
@@ -146,9 +146,9 @@ class Run:
             readers=readers,
             counts=self._on_device(step.counts),
             step=self._behind(step),
-            step_in_block=self._everywhere(step.moment.step_in_block),
-            block_number=self._everywhere(step.moment.block),
-            block_length=self._everywhere(own_length(step)),
+            step_in_block=self._everywhere(step.moment.step_in_block, "step"),
+            block_number=self._everywhere(step.moment.block, "block"),
+            block_length=self._everywhere(own_length(step), "length"),
             bias=bias,
             keeps=None if step.keeps is None else self._keeps_on_device(step.keeps),
             padding=padding,
@@ -163,15 +163,15 @@ class Run:
     def _rows(self, x: Tensor) -> Tensor:
         return x.expand(self.canvas.tokens.shape[0], -1)
 
-    def _everywhere(self, number: int) -> Tensor:
+    def _everywhere(self, number: int, what: str) -> Tensor:
         """Return (B,) int64, one number for all rows, of those that come again from block to block."""
-        return self._on_device((number,) * len(self.canvas.seeds))
+        return self._on_device((number,) * len(self.canvas.seeds), what)
 
-    def _on_device(self, numbers: tuple[int, ...]) -> Tensor:
-        """Return integers as a tensor, sent once."""
-        if numbers not in self._sent:
-            self._sent[numbers] = sent(numbers, self.canvas.columns.device)
-        return self._sent[numbers]
+    def _on_device(self, numbers: tuple[int, ...], what: str = "") -> Tensor:
+        """Return integers as a tensor, sent once for each thing that they say: one tensor for two compiles a step anew."""
+        if (what, numbers) not in self._sent:
+            self._sent[what, numbers] = sent(numbers, self.canvas.columns.device)
+        return self._sent[what, numbers]
 
     def _keeps_on_device(self, keeps: tuple[tuple[int, ...], ...]) -> Tensor:
         """Return (B, layers) int64."""

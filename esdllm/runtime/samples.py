@@ -13,6 +13,7 @@ from esdllm.views import (
     BlockView,
     CacheShape,
     CacheWrite,
+    EndView,
     ImportanceView,
     KeyValue,
     ModelSpec,
@@ -149,6 +150,22 @@ def unmasking_view(
         block=columns,
         block_number=torch.arange(rows),
         block_length=torch.full((rows,), window),
+    )
+
+
+def end_view() -> EndView:
+    """Return what a schedule may read that tells where blocks end: of three rows, one of which is decided up to its end."""
+    draw, columns = generator(3), torch.arange(8).expand(3, -1) + torch.tensor([[4], [11], [16]])
+    return EndView(
+        first=torch.tensor([4, 11, 17]),
+        begins=torch.tensor([4, 4, 6]),
+        stops=torch.tensor([24, 24, 24]),
+        ends=torch.tensor([0, 11, 20]),
+        committed=torch.tensor([0, 7, 11]),
+        columns=columns,
+        tokens=torch.randint(0, 3, columns.shape, generator=draw),
+        confidence=torch.rand(columns.shape, generator=draw),
+        length=6,
     )
 
 

@@ -14,7 +14,7 @@ from esdllm.runtime.diagnosis import overflow_bound
 from esdllm.runtime.forward import forward
 from esdllm.runtime.parts import ForwardPass, Parts, StepInputs
 from esdllm.runtime.signals import note_signals
-from esdllm.views import Candidates, SampleView, UnmaskingView
+from esdllm.views import Candidates, EndView, SampleView, UnmaskingView
 
 __all__ = ["denoise"]
 
@@ -28,6 +28,8 @@ def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
     places = canvas.logical.gather(1, positions)
     found = _candidates(parts.sampler, SampleView(logits, canvas.seeds, inputs.step, places), canvas.spec.mask_id)
     masked = canvas.masked(positions, inputs.block)
+    if canvas.ends is not None:
+        masked = masked & (positions < _ends(parts, canvas, positions, found).unsqueeze(1))
     forbidden = _forbidden(canvas, positions, inputs.block, found.tokens) if parts.delay_eos else None
     eligible = masked if forbidden is None else masked & ~forbidden
     view = UnmaskingView(
@@ -52,6 +54,7 @@ def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
     selected = eligible if plan.leads else parts.unmasking.select(view)
     counted = (masked if canvas.spec.remembers_forbidden else eligible) & ~selected
     revoked, edited = _changed(parts.unmasking, view)
+    drafted = _drafted(parts.unmasking, canvas, view)  # of what is undecided before the step
     counted = counted if revoked is None else counted | revoked
     _note(canvas, positions, found, counted)
     note_signals(canvas, positions, logits, counted)
@@ -61,6 +64,8 @@ def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
         canvas.revoke(positions, revoked)
     if edited is not None:
         canvas.edit(positions, found.tokens, edited, masked)
+    if drafted is not None:
+        canvas.draft(positions, drafted)
 
 
 def _candidates(sampler: TokenSampler, view: SampleView, mask_id: int) -> Candidates:
@@ -73,6 +78,26 @@ def _candidates(sampler: TokenSampler, view: SampleView, mask_id: int) -> Candid
     chosen = view.raw.gather(-1, found.tokens.unsqueeze(-1)).squeeze(-1)
     odds = (held.float() - chosen.float()).exp().clamp(max=1e30)  # of the mask against the candidate
     return found._replace(confidence=found.confidence / (1 + found.confidence * odds))
+
+
+def _ends(parts: Parts, canvas: Canvas, positions: Tensor, found: Candidates) -> Tensor:
+    """Return (B,) int64, where each row's block ends at this step; store that for the next."""
+    assert parts.blocks is not None
+    assert canvas.ends is not None
+    own, first = ~canvas.given.roll(-canvas.spec.logit_shift, 1), canvas.first_undecided()
+    view = EndView(
+        first=first,
+        begins=canvas.first(own),
+        stops=(own * (canvas.columns + 1)).amax(1),
+        ends=canvas.ends.clone(),
+        committed=(own & ~canvas.undecided).sum(1),
+        columns=positions,
+        tokens=found.tokens,
+        confidence=found.confidence,
+        length=parts.block_length,
+    )
+    canvas.ends.copy_(parts.blocks.ends(view).maximum(first + 1))
+    return canvas.ends
 
 
 def _remembering(policy: Any, canvas: Canvas, view: UnmaskingView) -> UnmaskingView:
@@ -107,6 +132,11 @@ def _changed(policy: Any, view: UnmaskingView) -> tuple[Tensor | None, Tensor | 
         None if view.revocable is None else policy.revoke(view) & view.revocable,
         None if view.editable is None else policy.edit(view) & view.editable,
     )
+
+
+def _drafted(policy: Any, canvas: Canvas, view: UnmaskingView) -> Tensor | None:
+    """Return (B, N) int64, the tokens that the policy shows in the place of masks from now on; None if it never drafts."""
+    return None if canvas.drafts is None else policy.draft(view)
 
 
 def _guide(logits: Tensor, scale: float) -> Tensor:

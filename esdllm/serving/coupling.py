@@ -21,6 +21,7 @@ from esdllm.runtime.samples import (
     SPEC,
     block_view,
     cache_shape,
+    end_view,
     importance_view,
     key_value,
     sample_view,
@@ -97,8 +98,12 @@ def _attempts(components: Components) -> Iterator[tuple[str, Callable[[], None]]
         yield "unmasking", lambda: row_laws("what it puts back", revoking.revoke, view)
     if (editing := can.editing) is not None:
         yield "unmasking", lambda: row_laws("what it replaces", editing.edit, view)
+    if (drafting := can.drafting) is not None:
+        yield "unmasking", lambda: row_laws("what it drafts", drafting.draft, view)
     if (moving := can.moving) is not None:
         yield "blocks", lambda: row_laws("where its blocks begin", moving.starts, block_view())
+    if (ending := can.ending) is not None:
+        yield "blocks", lambda: row_laws("where its blocks end", ending.ends, end_view())
     if not components.attention.problems(SPEC, _CPU, torch.float32):
         yield "attention", lambda: _attending(components.attention)
     if "cache" in components.third_party and not components.cache.problems(cache_shape()):

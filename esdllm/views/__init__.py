@@ -9,6 +9,7 @@ G key-value heads, D head dimension, C hidden, V vocabulary, F features of a sco
 from esdllm.views.kernels import (
     BlockView,
     Candidates,
+    EndView,
     ImportanceView,
     Projection,
     SampleView,
@@ -29,6 +30,7 @@ __all__ = [
     "CacheShape",
     "CacheWrite",
     "Candidates",
+    "EndView",
     "ExpertLayers",
     "ImportanceView",
     "KeyValue",

@@ -6,7 +6,17 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["BlockView", "Candidates", "ImportanceView", "Projection", "SampleView", "Signal", "Site", "UnmaskingView"]
+__all__ = [
+    "BlockView",
+    "Candidates",
+    "EndView",
+    "ImportanceView",
+    "Projection",
+    "SampleView",
+    "Signal",
+    "Site",
+    "UnmaskingView",
+]
 
 Site = Literal["hidden", "query", "key", "value"]
 """The tensor whose variation is scored: a layer's output, or its query, key or value after RoPE."""
@@ -86,6 +96,29 @@ class BlockView(NamedTuple):
     """one beyond the last"""
     length: int
     """M, positions of a block"""
+
+
+class EndView(NamedTuple):
+    """What a schedule may read that tells at each step where blocks end; the step's positions are ascending."""
+
+    first: Tensor
+    """(B,) int64, each row's first undecided column; L if it has none"""
+    begins: Tensor
+    """(B,) int64, the first column that the row has to decide in the run"""
+    stops: Tensor
+    """(B,) int64, one beyond the last"""
+    ends: Tensor
+    """(B,) int64, where its block ended at the last step; 0 at the first"""
+    committed: Tensor
+    """(B,) int64, how many columns it has decided in the run"""
+    columns: Tensor
+    """(B, N) int64, the columns that have logits at this step"""
+    tokens: Tensor
+    """(B, N) int64, their candidates"""
+    confidence: Tensor
+    """(B, N) float32, of the candidates"""
+    length: int
+    """block_length, as it is set"""
 
 
 class UnmaskingView(NamedTuple):

@@ -18,6 +18,7 @@ from esdllm_policies.averaging import AverageScorer
 from esdllm_policies.blocks import FixedBlocks, OwnBlocks, PrunedBlocks, SlidingBlocks
 from esdllm_policies.budgets import CaiUnmasking
 from esdllm_policies.editing import EditingUnmasking
+from esdllm_policies.ending import AdaBlocks, GrowingBlocks
 from esdllm_policies.importance import (
     ConfidenceScorer,
     EntropyScorer,
@@ -26,7 +27,8 @@ from esdllm_policies.importance import (
     RandomScorer,
     VariationScorer,
 )
-from esdllm_policies.neighbours import HierarchicalUnmasking, LocalLeapUnmasking
+from esdllm_policies.leaping import DcLeapUnmasking
+from esdllm_policies.neighbours import HierarchicalRemaskUnmasking, HierarchicalUnmasking, LocalLeapUnmasking
 from esdllm_policies.parallel import (
     CreditUnmasking,
     EntropyBoundUnmasking,
@@ -48,7 +50,7 @@ from esdllm_policies.refreshing import (
     PrefixCacheRefresh,
     SubBlockCacheRefresh,
 )
-from esdllm_policies.revoking import P2Unmasking, WinoUnmasking
+from esdllm_policies.revoking import P2Unmasking, RemdmUnmasking, WinoUnmasking
 from esdllm_policies.sampling import GumbelSampler
 from esdllm_policies.schedules import LinearScheduleUnmasking, LowestEntropyUnmasking, TimeScheduleUnmasking
 from esdllm_policies.skipping import AdaptiveSkip, BudgetSkip, DecaySkip, DepthSkip, NoSkip
@@ -100,7 +102,14 @@ def esdllm_refresh_policies() -> Mapping[str, Callable[..., RefreshPolicy]]:
 @hookimpl
 def esdllm_block_schedules() -> Mapping[str, Callable[..., BlockSchedule]]:
     """Offer the block schedules."""
-    return {"fixed": FixedBlocks, "sliding": SlidingBlocks, "own": OwnBlocks, "pruned": PrunedBlocks}
+    return {
+        "fixed": FixedBlocks,
+        "sliding": SlidingBlocks,
+        "growing": GrowingBlocks,
+        "own": OwnBlocks,
+        "adablock": AdaBlocks,
+        "pruned": PrunedBlocks,
+    }
 
 
 @hookimpl
@@ -131,6 +140,9 @@ def esdllm_unmasking_policies() -> Mapping[str, Callable[..., UnmaskingPolicy]]:
         "frechet-profile": FrechetProfileUnmasking,
         "local-leap": LocalLeapUnmasking,
         "hierarchical": HierarchicalUnmasking,
+        "dc-leap": DcLeapUnmasking,
+        "remdm": RemdmUnmasking,
+        "hierarchical-remask": HierarchicalRemaskUnmasking,
     }
 
 

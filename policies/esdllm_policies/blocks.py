@@ -20,7 +20,8 @@ class FixedBlocks:
         return Block(start, min(start + block_length, end))
 
 
-def _reach() -> Any:
+def reach_option() -> Any:
+    """Return the option of how far before a moving block its windows begin."""
     return option(
         "positions before the block that every step computes too, so that late commits reach the cache",
         validators.ge(0),
@@ -32,11 +33,11 @@ def _reach() -> Any:
 class SlidingBlocks:
     """A block that begins at each row's first undecided position, and so slides on with every commit there.
 
-    DSB, arXiv 2602.05992, which also lets the block grow with what is decided inside it; here its length stays, so that
-    shapes do. Whatever is committed more than `reach` before the block waits for the next refresh to reach the cache.
+    DSB's constant variant, arXiv 2602.05992; one that grows is `growing`. Whatever is committed more than `reach` before the
+    block waits for the next refresh to reach the cache.
     """
 
-    reach: int = _reach()
+    reach: int = reach_option()
 
     def next_block(self, start: int, end: int, block_length: int) -> Block:
         """Return the first block_length positions."""
@@ -51,7 +52,7 @@ class SlidingBlocks:
 class OwnBlocks:
     """Fixed blocks in which a row that has decided its block goes on to the next without waiting for the others."""
 
-    reach: int = _reach()
+    reach: int = reach_option()
 
     def next_block(self, start: int, end: int, block_length: int) -> Block:
         """Return the first block_length positions."""

@@ -11,7 +11,7 @@ from torch.nn.functional import max_pool1d, pad
 from esdllm import UnmaskingView, option
 from esdllm_policies.unmasking import Deciding, best_or_more, chosen_or_best, probability_option
 
-__all__ = ["HierarchicalUnmasking", "LocalLeapUnmasking"]
+__all__ = ["HierarchicalRemaskUnmasking", "HierarchicalUnmasking", "LocalLeapUnmasking"]
 
 
 @attrs.frozen
@@ -64,11 +64,67 @@ class HierarchicalUnmasking(Deciding):
 
     def select(self, view: UnmaskingView) -> Tensor:
         """Return the best of the runs, and all that is sure."""
-        before = pad(view.undecided[:, :-1], (1, 0))
-        runs = (view.undecided & ~before).cumsum(1).gather(1, view.columns)  # each position's, from 1
-        confidence = view.confidence.masked_fill(~view.eligible, -1.0)
-        most = confidence.new_full((len(runs), view.undecided.shape[1] + 1), -1.0).scatter_reduce(
-            1, runs, confidence, "amax"
-        )
-        chosen = (confidence == most.gather(1, runs)) & (confidence > self.low_threshold)
-        return best_or_more(chosen | (confidence > self.threshold), view.confidence, view.eligible)
+        chosen = _best_of_runs(view, view.undecided, view.eligible) & (view.confidence > self.low_threshold)
+        return best_or_more(chosen | (view.confidence > self.threshold), view.confidence, view.eligible)
+
+
+def _best_of_runs(view: UnmaskingView, members: Tensor, among: Tensor) -> Tensor:
+    """Return (B, N) bool, of each run of neighbours that are `members` (B, L) the best `among` (B, N); all of equal ones."""
+    before = pad(members[:, :-1], (1, 0))
+    runs = (members & ~before).cumsum(1).gather(1, view.columns)  # each position's, from 1
+    confidence = view.confidence.masked_fill(~among, -1.0)
+    most = confidence.new_full((len(runs), members.shape[1] + 1), -1.0).scatter_reduce(1, runs, confidence, "amax")
+    return among & (confidence == most.gather(1, runs))
+
+
+@attrs.frozen
+class HierarchicalRemaskUnmasking(Deciding):
+    """Hierarchical decoding that takes back what it is no longer sure of, and decides one more than that at every step.
+
+    dInfer, arXiv 2510.08666, `get_transfer_index_hierarchy_remask` in its code. A decided position whose most probable token
+    falls below `remask_threshold` counts as a mask: if it is chosen it takes that token, and if not it is a mask again.
+    """
+
+    threshold: float = probability_option(0.9, "confidence above which a position is committed wherever it stands")
+    low_threshold: float = probability_option(
+        0.4, "confidence above which the best of a run is committed", (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    )
+    remask_threshold: float = probability_option(
+        0.4, "confidence below which what is decided is looked at again", (0.1, 0.2, 0.3, 0.4, 0.5)
+    )
+    revisions: int = option("how often a position may be put back", validators.ge(1), default=4)
+
+    @property
+    def editing_steps(self) -> int:
+        """A block without masks is done."""
+        return 0
+
+    def select(self, view: UnmaskingView) -> Tensor:
+        """Return the masks that are chosen."""
+        return view.eligible & self._chosen(view)
+
+    def edit(self, view: UnmaskingView) -> Tensor:
+        """Return what is decided and chosen again."""
+        return self._weak(view) & self._chosen(view)
+
+    def revoke(self, view: UnmaskingView) -> Tensor:
+        """Return what is decided, weak and not chosen."""
+        return self._weak(view) & ~self._chosen(view)
+
+    def _weak(self, view: UnmaskingView) -> Tensor:
+        """Return (B, N) bool, what is decided and counts as a mask."""
+        assert view.revocable is not None
+        assert view.editable is not None
+        return view.revocable & view.editable & (view.confidence < self.remask_threshold)
+
+    def _chosen(self, view: UnmaskingView) -> Tensor:
+        """Return (B, N) bool, the best of the runs, all that is sure, and as many more as one beyond the weak."""
+        weak = self._weak(view)
+        among = view.eligible | weak
+        members = view.undecided | torch.zeros_like(view.undecided).scatter(1, view.columns, weak)
+        best = _best_of_runs(view, members, among) & (view.confidence > self.low_threshold)
+        chosen = best | (among & (view.confidence > self.threshold))
+        order = view.confidence.masked_fill(~among, -1.0) + 2.0 * chosen  # what is chosen comes first
+        ranked = order.sort(dim=1, descending=True, stable=True).indices
+        least = torch.arange(order.shape[1], device=order.device) <= weak.sum(1, keepdim=True)
+        return chosen | (torch.zeros_like(among).scatter(1, ranked, least) & among)

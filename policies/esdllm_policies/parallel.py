@@ -20,6 +20,7 @@ from esdllm_policies.unmasking import (
     probability_option,
     ranking,
     steps_per_block_option,
+    token_ids,
 )
 
 _PAST = 1e-12  # what a probability of 0 counts as in a divergence
@@ -39,6 +40,10 @@ class FactorUnmasking(Deciding):
         default=1.0,
         tune=(0.5, 0.75, 1.0, 1.5, 2.0),
     )
+    with_last: bool = option(
+        "whether the last mask of a block goes with all its others, however unsure, as in the public code",
+        default=False,
+    )
 
     def select(self, view: UnmaskingView) -> Tensor:
         """Return the largest set that the bound allows."""
@@ -46,6 +51,8 @@ class FactorUnmasking(Deciding):
         ordered = confidence.sort(dim=1, descending=True, stable=True)
         n = torch.arange(1, confidence.shape[1] + 1, device=confidence.device)
         taken = ((n + 1) * (1 - ordered.values) < self.factor) | (n == 1)
+        if self.with_last:
+            taken = taken | (taken.sum(1) + 1 == view.eligible.sum(1)).unsqueeze(1)
         return placed(taken, ordered.indices, view.eligible)
 
 
@@ -83,11 +90,6 @@ class EntropyBoundUnmasking(Deciding):
         return placed(taken, order, view.eligible)
 
 
-def _ids(instance: Any, attribute: Any, value: Sequence[int]) -> None:
-    if any(token < 0 for token in value):
-        raise ValueError(f"delimiters = {list(value)} must be token ids, 0 or more")
-
-
 @attrs.frozen
 class LongestPrefixUnmasking(Deciding):
     """From the block's first mask on, every position up to the first one that is not confident; at least one.
@@ -100,7 +102,7 @@ class LongestPrefixUnmasking(Deciding):
     threshold: float = probability_option(0.9, "confidence above which a position counts as stable")
     delimiters: Sequence[int] = option(
         "token ids, such as a full stop's; a piece that holds one is cut after the last",
-        _ids,
+        token_ids,
         default=(),
         converter=tuple,
     )

@@ -56,7 +56,7 @@ class SubBlockCacheRefresh:
                 "refresh 'sub-block-cache' goes by whether a block's first token is decided, which here only the device knows. "
                 'Commit as the logits decide, such as by unmasking = "threshold", in blocks that all rows share, such as "fixed"'
             )
-        if moment.first_undecided:
+        if moment.first_undecided or moment.step == 0:
             return Scope(Window.CANVAS, refresh=True)
         return Scope(Window.TOKENS, refresh=False)
 

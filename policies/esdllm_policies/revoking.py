@@ -8,7 +8,7 @@ from attrs import validators
 from torch import Tensor
 
 from esdllm import UnmaskingView, option
-from esdllm_policies.unmasking import Deciding, chosen_or_best, probability_option
+from esdllm_policies.unmasking import Deciding, best, chosen_or_best, probability_option
 
 
 @attrs.frozen
@@ -78,3 +78,63 @@ class P2Unmasking:
         order = view.confidence.masked_fill(~among, float("inf")).sort(dim=1, stable=True).indices
         least = torch.arange(order.shape[1], device=order.device) < masks.unsqueeze(1)
         return torch.zeros_like(among).scatter(1, order, least)
+
+
+@attrs.frozen
+class RemdmUnmasking(Deciding):
+    """One position a step; once most of a block is decided, as many steps as it is long take the least sure commits back.
+
+    ReMDM, arXiv 2503.00307, as its authors decode LLaDA: from the floor of `begin` of a block of n positions on, each of n
+    steps puts `number` positions back, those that were least confident when they were committed, and commits as many. Then
+    the rest is filled in one by one. Its code draws candidates; here the sampler does. A block takes 2 n steps.
+    """
+
+    number: int = option("positions that a step puts back", validators.ge(1), default=1, tune=(1, 2, 4))
+    begin: float = probability_option(
+        0.875, "share of the block that is decided before the first is put back", (0.5, 0.75, 0.875)
+    )
+
+    @property
+    def memory(self) -> int:
+        """What is 1 more than the confidence with which a position was committed; 0 where it is none."""
+        return 1
+
+    @property
+    def revisions(self) -> int:
+        """Every step may put a position back; which steps do, the block's length says."""
+        return 4096
+
+    def remember(self, view: UnmaskingView) -> Tensor:
+        """Return (B, N, 1), what was committed before and now, with its confidence."""
+        assert view.memory is not None
+        before = view.memory[..., 0].masked_fill(view.undecided.gather(1, view.columns), 0.0)
+        return torch.where(self._committed(view), 1 + view.confidence, before).unsqueeze(-1)
+
+    def select(self, view: UnmaskingView) -> Tensor:
+        """Return what is committed and does not have to go at once."""
+        return self._committed(view) & ~self._least_sure(view)
+
+    def revoke(self, view: UnmaskingView) -> Tensor:
+        """Return what goes of what earlier steps decided."""
+        assert view.revocable is not None
+        return view.revocable & self._least_sure(view)
+
+    def _holds(self, view: UnmaskingView, ahead: int) -> Tensor:
+        """Return (B,) bool, whether the step `ahead` is one of those that put back."""
+        assert view.step_in_block is not None
+        assert view.block_length is not None
+        since = view.step_in_block + ahead - (view.block_length * self.begin).long()
+        return (since >= 0) & (since < view.block_length)
+
+    def _committed(self, view: UnmaskingView) -> Tensor:
+        count = 1 + (self.number - 1) * self._holds(view, 0).long()
+        return best(view._replace(quota=count), view.confidence)
+
+    def _least_sure(self, view: UnmaskingView) -> Tensor:
+        """Return (B, N) bool, what the next step would put back: this one does, so that the next one sees masks there."""
+        assert view.memory is not None
+        assert view.revocable is not None
+        known = view.memory[..., 0]
+        among = (view.revocable | view.eligible) & (known > 0)
+        count = self.number * self._holds(view, 1).long()
+        return best(view._replace(quota=count, eligible=among), -known)

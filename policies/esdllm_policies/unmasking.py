@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import attrs
@@ -73,6 +74,16 @@ def placed(taken: Tensor, order: Tensor, eligible: Tensor) -> Tensor:
 def probability_option(default: float, help: str, tune: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)) -> Any:
     """Return an option that is a probability."""
     return option(help, validators.ge(0.0), validators.le(1.0), default=default, tune=tune)
+
+
+def token_ids(instance: Any, attribute: Any, value: Sequence[int]) -> None:
+    """Return if all of an option's values are token ids.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if any(type(token) is not int or token < 0 for token in value):
+        raise ValueError(f"{attribute.name} = {list(value)} must be token ids, 0 or more")
 
 
 class Deciding:

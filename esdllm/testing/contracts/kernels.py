@@ -12,6 +12,7 @@ from torch import Tensor
 from esdllm.errors import ConfigError
 from esdllm.interfaces import (
     BlockCounts,
+    DraftingPolicy,
     EditingPolicy,
     RememberingPolicy,
     RevokingPolicy,
@@ -21,6 +22,7 @@ from esdllm.interfaces import (
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.faults import (
     candidates_fault,
+    draft_fault,
     memory_fault,
     numbers,
     selection_fault,
@@ -110,7 +112,7 @@ def check_unmasking_policy(policy: UnmaskingPolicy) -> None:
     )
     view = made()
     if size:
-        view = _memory_laws(who, policy, view, size)
+        view = _memory_laws(who, policy, made, size)
     kernel_laws(who, policy.select, view)
     row_laws(who, lambda one: selected(policy, one), made())
     for seed, quota in ((1, 1), (2, 3), (3, 20)):
@@ -131,6 +133,8 @@ def check_unmasking_policy(policy: UnmaskingPolicy) -> None:
         least = type(policy.editing_steps) is int and policy.editing_steps >= 0
         law(least, f"{who}: editing_steps = {policy.editing_steps!r}; give 0 or more")
         _changing_laws(who, "edits", policy.edit, made(5), made(5).editable, planned)
+    if isinstance(policy, DraftingPolicy):
+        law(not (fault := draft_fault(kernel_laws(who, policy.draft, made(5)), made(5))), f"{who} {fault}")
     check_generation(unmasking=policy)
     if not planned:  # rows are apart only where nothing is skipped
         check_generation(short_config(Catalogue.load(), skips=False), unmasking=policy)
@@ -191,14 +195,15 @@ def _selection_laws(who: str, policy: UnmaskingPolicy, view: UnmaskingView, plan
     )
 
 
-def _memory_laws(who: str, policy: Any, view: UnmaskingView, size: int) -> UnmaskingView:
+def _memory_laws(who: str, policy: Any, made: Callable[[int], UnmaskingView], size: int) -> UnmaskingView:
     """Return the view of a second step, with what the first left."""
+    view = made(0)
     for seed in (0, 1):
-        made = unmasking_view(seed, memory=size)._replace(memory=view.memory)
-        kept = kernel_laws(f"{who}.remember", policy.remember, made)
+        step = made(seed)._replace(memory=view.memory)
+        kept = kernel_laws(f"{who}.remember", policy.remember, step)
         law(not (fault := memory_fault(kept, view, size)), f"{who} {fault}")
-        row_laws(f"{who}.remember", policy.remember, made)
-        view = made._replace(memory=kept)
+        row_laws(f"{who}.remember", policy.remember, step)
+        view = step._replace(memory=kept)
     return view
 
 

@@ -10,6 +10,7 @@ import torch
 from esdllm.errors import ConfigError
 from esdllm.interfaces import (
     BlockSchedule,
+    EndingBlocks,
     LearningRefresh,
     MovingBlocks,
     PruningBlocks,
@@ -17,8 +18,9 @@ from esdllm.interfaces import (
     SkipSchedule,
 )
 from esdllm.plan import Block, Drift, Moment, Scope, Window
-from esdllm.runtime.samples import block_view
-from esdllm.testing.contracts.generation import check_generation
+from esdllm.plugins.catalogue import Catalogue
+from esdllm.runtime.samples import block_view, end_view
+from esdllm.testing.contracts.generation import check_generation, short_config
 from esdllm.testing.contracts.laws import kernel_laws, law, member_laws, row_laws, tensor_law
 
 __all__ = ["check_block_schedule", "check_refresh_policy", "check_skip_schedule"]
@@ -107,13 +109,16 @@ def check_refresh_policy(policy: RefreshPolicy) -> None:
             _scope(who, policy, _moment(policy, 32 * block + step_in_block, step_in_block, block, unrefreshed))
     if isinstance(policy, LearningRefresh):
         _learning_laws(who, policy)
-    check_generation(refresh=policy)
+    asks = _scope(who, policy, _moment(policy, 1, 1, 0)._replace(first_undecided=None)) is None
+    catalogue = Catalogue.load()
+    told = {**short_config(catalogue, skips=False).to_dict(), "unmasking": "threshold"}
+    check_generation(catalogue.configure(None, settings=told) if asks else None, refresh=policy)
 
 
 def _moment(policy: RefreshPolicy, step: int, step_in_block: int, block: int, unrefreshed: int | None = 0) -> Moment:
     since = None if step == 0 else step_in_block or 1
     learned = tuple(policy.learned) if isinstance(policy, LearningRefresh) else ()
-    return Moment(step, step_in_block, block, unrefreshed, since_refresh=since, since_prompt=since, learned=learned)
+    return Moment(step, step_in_block, block, unrefreshed, since, since, learned, first_undecided=step_in_block < 2)
 
 
 def _scope(who: str, policy: RefreshPolicy, moment: Moment) -> Scope | None:
@@ -121,7 +126,10 @@ def _scope(who: str, policy: RefreshPolicy, moment: Moment) -> Scope | None:
     try:
         scope = policy.scope(moment)
     except ConfigError:
-        law(moment.unrefreshed is None, f"{who} refuses {moment}; only one whose unrefreshed is None may be refused")
+        law(
+            None in (moment.unrefreshed, moment.first_undecided),
+            f"{who} refuses {moment}; only one whose unrefreshed or first_undecided is None may be refused",
+        )
         return None
     right = isinstance(scope, Scope) and isinstance(scope.window, Window) and type(scope.refresh) is bool
     law(right, f"{who} answered {scope!r} at {moment}; give Scope(a Window, a bool)")
@@ -198,3 +206,8 @@ def _moving_laws(who: str, schedule: MovingBlocks) -> None:
     starts = kernel_laws(f"{who}.starts", schedule.starts, view)
     tensor_law(f"{who}.starts", "the starts", starts, (3,), torch.int64)
     row_laws(f"{who}.starts", schedule.starts, view)
+    if isinstance(schedule, EndingBlocks):
+        told = end_view()
+        found = kernel_laws(f"{who}.ends", schedule.ends, told)
+        tensor_law(f"{who}.ends", "the ends", found, (3,), torch.int64)
+        row_laws(f"{who}.ends", schedule.ends, told)

@@ -17,6 +17,7 @@ from esdllm.testing.conformance.rules.blocks import run_block
 from esdllm.testing.conformance.rules.components import COMPONENTS, NOT_BUILT
 from esdllm.testing.conformance.rules.generations import run_generation
 from esdllm.testing.conformance.rules.steps import run_step
+from esdllm.testing.conformance.rules.tables import run_table
 
 __all__ = ["rule_cases"]
 
@@ -40,7 +41,8 @@ def _of(file: Path, recorded: Mapping[str, Any], ground: Ground) -> Iterator[Cas
     if component is None and left is None:
         left = NotRun(f"the rule {rule} is not known here")
     for case in recorded["cases"]:
-        run = partial(run_block if "steps" in case else run_step, ground, recorded, tensors, case)
+        form = run_block if "steps" in case else run_table if "seen" in case else run_step
+        run = partial(form, ground, recorded, tensors, case)
         yield Case(case["id"], _GIVEN, rule, run if left is None else lambda: left)
     for case in recorded["generations"]:
         run = partial(run_generation, ground, file.parent.parent / "conformance", rule, case)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from esdllm.config import ComponentConfig
 from esdllm.errors import EsdllmError
-from esdllm.interfaces import UnmaskingPolicy
+from esdllm.interfaces import EditingPolicy, RevokingPolicy, UnmaskingPolicy
 from esdllm.testing.conformance.case import Ground
 from esdllm.testing.conformance.result import NotRun
 from esdllm.testing.conformance.rules.components import COMPONENTS, Recorded
@@ -35,8 +35,22 @@ def run_step(ground: Ground, recorded: Recorded, tensors: Path, case: Recorded) 
     except EsdllmError as error:
         return f"{type(error).__name__}: {error}"
     view = given_view(given["logits"], eligible, given["ids"] == mask)
-    found = commits(view, policy.select(view))
+    if isinstance(policy, RevokingPolicy) and isinstance(policy, EditingPolicy):
+        return _differing(_revised(view, policy, given["ids"], mask), case)
+    return _differing(commits(view, policy.select(view)), case)
+
+
+def _differing(found: list[list[list[int]]], case: Recorded) -> str | None:
     return None if found == case["commit"] else f"commits {found}, where {case['commit']} are expected"
+
+
+def _revised(view: UnmaskingView, policy: Any, ids: Tensor, mask: int) -> list[list[list[int]]]:
+    """Return what a step changes where it may take back and replace whatever is decided; what is taken back becomes a mask."""
+    decided = ~view.undecided
+    view = view._replace(held=ids, revocable=decided, editable=decided)
+    back, tokens = policy.revoke(view), view.tokens
+    changed = view._replace(eligible=view.eligible | decided, tokens=tokens.masked_fill(back, mask))
+    return commits(changed, policy.select(view) | policy.edit(view) | back)
 
 
 def component(ground: Ground, section: dict[str, Any]) -> UnmaskingPolicy:
