@@ -191,15 +191,13 @@ class Planner:
             leads=quota.leads,
             padded=keeps is not None or bool(quota.reach and self.layout.starts and keep[-1] < placed.size),
         )
-        counts = quota.at(moment.step_in_block)
-        scope = Scope(window, refresh)
         return Step(
             plan,
             moment,
             placed.start,
             quota.block,
-            counts,
-            scope,
+            quota.at(moment.step_in_block),
+            Scope(window, refresh),
             reach=quota.reach,
             suffix=quota.suffix,
             beyond=placed.beyond,

@@ -34,10 +34,7 @@ from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.parts import Parts
 from esdllm.views import CacheShape, ModelSpec
 
-__all__ = ["SHARED", "Components", "titled"]
-
-SHARED = ("cache", "attention", "observers", "compile", "compile_backend", "cuda_graphs", "canvas_multiple")
-"""settings that are the same for all rows of one cache"""
+__all__ = ["Components", "titled"]
 
 
 @attrs.frozen(eq=False)
@@ -96,29 +93,14 @@ class Components:
             return found
         return attrs.evolve(found, attention=self.attention, attention_choice=self.attention_choice)
 
-    def differences(self, other: Components) -> list[str]:
-        """Return why rows of another configuration cannot lie beside this one's in one canvas: what sizes it, or the cache."""
-        names = [name for name in SHARED if getattr(self.config, name) != getattr(other.config, name)]
-        if {self.branches, other.branches} == {1, 2}:
-            names.append("cfg_scale, which is 0 for all rows or for none")
-        mine, theirs, can, others = self.importance, other.importance, self.can, other.can
-        if (mine.site, mine.keeps_history, *can.scoring) != (theirs.site, theirs.keeps_history, *others.scoring):
-            names.append("importance, which scores at another site or remembers otherwise")
-        if len({(each.memory, each.revisions, each.edits, each.drafting is None) for each in (can, others)}) > 1:
-            names.append("unmasking, which remembers, puts back, replaces or drafts otherwise")
-        if (can.learning is None) != (others.learning is None):
-            names.append("refresh, which learns from drift in one alone")
-        if (can.ending is None) != (others.ending is None):
-            names.append("blocks, which end by the step's logits in one alone")
-        return names
-
     @kernels.default
     def _kernels(self) -> Hashable:
         config = self.config
         named = [config.importance, config.sampler, config.unmasking]
         if self.can.moving is not None:
             named.append(config.blocks)
-        return repr([each.to_dict() for each in named]), config.cfg_scale, config.delay_eos
+        length = 0 if self.can.ending is None else config.block_length
+        return repr([each.to_dict() for each in named]), config.cfg_scale, config.delay_eos, length
 
     def named(self, *sections: str) -> str:
         """Return the names of the components of some sections, as a sentence lists them."""

@@ -5,8 +5,7 @@
     while slots.busy:
         for group in slots.groups():
             slots.step(group)
-        for slot in slots.finished():
-            print(slots.take(slot).text)
+        print(*(slots.take(slot).text for slot in slots.finished()))
 
 Which group goes first, and who waits, is the caller's decision: no answer depends on it.
 """
@@ -26,6 +25,7 @@ from esdllm.errors import ConfigError, ContextError, InputError
 from esdllm.interfaces import Cache
 from esdllm.plan import Facts, Step
 from esdllm.runtime.beginning import begin
+from esdllm.runtime.beside import differences
 from esdllm.runtime.components import Components
 from esdllm.runtime.culprit import naming_culprits
 from esdllm.runtime.gathering import Gathering
@@ -137,11 +137,11 @@ class Slots:
         if (slot := min(free) if slot is None else slot) not in free:
             raise InputError(f"slot {slot!r} is not free; free are {sorted(free)}")
         model, components = self.model, components or self.components
-        if differences := self.components.differences(components):
-            raise ConfigError(f"rows beside each other cannot differ in {'; '.join(differences)}")
+        if told := differences(self.components, components):
+            raise ConfigError(f"rows beside each other cannot differ in {'; '.join(told)}")
         prepared = prepare(model, prompt, None, components.config.gen_length, infill, chat)
-        if len(prepared.starts) != 1:
-            raise InputError(f"{len(prepared.starts)} prompts for one slot; admit them one by one")
+        if (number := len(prepared.starts)) != 1:
+            raise InputError(f"{number} prompts for one slot; admit them one by one")
         with self._at_work() as gathering:
             began = begin(model, components, prepared, seed, self.step_function.has_forms, infill)
             seat = Seat.of(slot, began, model.spec.n_layers, components, infill, gathering.behind, self._read)
@@ -292,8 +292,8 @@ class Slots:
     def _read(self, slot: int) -> Facts:
         """Return a slot's facts. All rows' are read at once, so that many which ask wait once."""
         if slot not in self._facts:
-            home = self._open().home
-            blocks = [self._seats[row].block if row in self._seats else (0, 0) for row in range(len(home.tokens))]
+            home, seats = self._open().home, self._seats
+            blocks = [seats[row].block if row in seats else (0, 0) for row in range(len(home.tokens))]
             read = home.facts_of_rows(sent(blocks, home.tokens.device), self._stop_ids)
-            self._facts = {row: read[row] for row in self._seats}
+            self._facts = {row: read[row] for row in seats}
         return self._facts[slot]

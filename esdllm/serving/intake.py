@@ -13,6 +13,7 @@ from torch import Tensor
 
 from esdllm.errors import ConfigError, ContextError, EsdllmError, InputError, brief
 from esdllm.plugins.catalogue import Catalogue
+from esdllm.runtime.beside import differences
 from esdllm.runtime.components import Components
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.prompts import Prompts, prepare
@@ -148,8 +149,8 @@ class Intake:
         with self._lock:
             if key not in self._known:
                 found = held.varied(request.settings, self._catalogue)
-                if differences := held.differences(found):
-                    raise ConfigError(f"requests cannot differ in {'; '.join(differences)}")
+                if told := differences(held, found):
+                    raise ConfigError(f"requests cannot differ in {'; '.join(told)}")
                 found.check_plan(self._engine.model.spec)
                 if grown := outgrown(self._engine, found, self._length):
                     raise ConfigError(grown)

@@ -110,10 +110,7 @@ def check_unmasking_policy(policy: UnmaskingPolicy) -> None:
         revokes=isinstance(policy, RevokingPolicy),
         edits=isinstance(policy, EditingPolicy),
     )
-    view = made()
-    if size:
-        view = _memory_laws(who, policy, made, size)
-    kernel_laws(who, policy.select, view)
+    kernel_laws(who, policy.select, _memory_laws(who, policy, made, size) if size else made())
     row_laws(who, lambda one: selected(policy, one), made())
     for seed, quota in ((1, 1), (2, 3), (3, 20)):
         other = made(seed, quota=quota, sharp=0.5 if seed == 1 else 9.0)
