@@ -54,7 +54,7 @@ def test_lines_of_a_pipe_are_answered_on_standard_output(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{WHO}\n\n{SUM}\n"))
     assert main(["chat", "--model", "tiny-llada", *SHORT]) == 0
-    pipe = Pipeline.of(tiny, configure("es-dllm", settings={"gen_length": 16, "block_length": 8}))
+    pipe = Pipeline.of(tiny, configure("es-dllm-parallel", settings={"gen_length": 16, "block_length": 8}))
     first = pipe(WHO)
     turns = [{"role": "user", "content": WHO}, first.message, {"role": "user", "content": SUM}]
     second = pipe.chat(turns)  # type: ignore[arg-type]
@@ -100,6 +100,20 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_is_decided(
     assert chat.pipe(WHO) is not None  # the pipeline is free
 
 
+def test_an_answer_that_stands_whole_leaves_its_tail_undecided_and_says_so(
+    tiny: Model, catalogue: Catalogue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat = talk(tiny, catalogue)
+    chat.run(iter(["/set gen_length=64", "/set block_length=64", "/preset es-dllm-parallel", WHO]), stops=True)
+    whole = Pipeline.of(tiny, attrs.evolve(chat.pipe.config, early_stop=False), catalogue)(WHO)
+    assert capsys.readouterr().out == f"{whole.text}\n"
+    assert ", whole: " in told(chat.console)
+    assert "stopped" not in told(chat.console)
+    chat.run(iter(["/reset", "/set early_stop=false", WHO]), stops=True)
+    assert capsys.readouterr().out == f"{whole.text}\n"
+    assert told(chat.console).count(", whole: ") == 1
+
+
 def test_ctrl_c_ends_a_pipe(tiny: Model, catalogue: Catalogue) -> None:
     chat = talk(tiny, catalogue, Interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -116,8 +130,9 @@ def test_a_message_that_cannot_be_answered_is_forgotten(chat: Chat, capsys: pyte
 class Silent(Chat):
     """One whose answers are empty."""
 
-    def _answer(self, stops: bool) -> Answer:
-        return attrs.evolve(super()._answer(stops), text="")
+    def _answer(self, stops: bool) -> tuple[Answer, Frame | None]:
+        answer, frame = super()._answer(stops)
+        return attrs.evolve(answer, text=""), frame
 
 
 def test_an_empty_answer_is_no_turn_and_says_so(tiny: Model, catalogue: Catalogue) -> None:
@@ -171,7 +186,7 @@ def test_a_saved_conversation_goes_on(
     assert saved["messages"] == chat.messages[:2]
     assert saved["config"] == chat.pipe.config.to_dict()
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{SUM}\n"))
-    assert main(["chat", "--model", "tiny-llada", *SHORT, "--load", "talk.json"]) == 0
+    assert main(["chat", "--model", "tiny-llada", *SHORT, "--preset", "es-dllm", "--load", "talk.json"]) == 0
     assert capsys.readouterr().out == expected + "\n"
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from rich.console import Console
 
 import esdllm
 from esdllm.checkpoints.loading import shipped_checkpoints
-from esdllm.cli import main
+from esdllm.cli import main, shared
 from esdllm.cli.choice import Choice
 from esdllm.cli.explain import keep_text
 from esdllm.cli.shared import counted
@@ -166,6 +167,60 @@ def test_a_run_that_fails_gives_the_terminal_back():
     with pytest.raises(KeyboardInterrupt), ProgressBar(console) as view:
         engine.generate([[1, 2, 3]], observers=[view, Interrupting()])
     assert written(console).rindex("\x1b[?25h") > written(console).rindex("\x1b[?25l")
+
+
+def test_ctrl_c_while_watching_prints_what_is_decided_and_gives_the_screen_back(run, monkeypatch):
+    consoles: list[Console] = []
+
+    def shown() -> Console:
+        consoles.append(terminal())
+        return consoles[-1]
+
+    monkeypatch.setattr("esdllm.cli.generate.stderr", shown)
+    step = Watch.step
+
+    def interrupted(self, record):
+        step(self, record)
+        if self.forwards == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Watch, "step", interrupted)
+    code, out, _ = run("generate", "Hello", *SHORT, "--watch", "--model", "tiny-llada", "--preset", "es-dllm")
+    told = "".join(map(written, consoles))
+    assert code == 130
+    assert "interrupted: 6 of 16 tokens decided in 6 forwards" in re.sub(r"\x1b\[[0-9;]*m", "", told)
+    assert told.rindex("\x1b[?25h") > told.rindex("\x1b[?25l")  # the cursor is back
+    model, settings = esdllm.load_model("tiny-llada", device="cpu"), {"gen_length": 16, "block_length": 8}
+    whole = esdllm.Engine.build(model, esdllm.configure("es-dllm", settings=settings)).generate("Hello", chat=True)
+    pieces = [piece for piece in out.rstrip("\n").split("…") if piece]
+    text = model.codec.decode(whole.tokens[0, -16:].tolist())
+    assert pieces
+    assert all(piece in text for piece in pieces)
+
+
+def test_what_fills_up_a_last_block_is_no_part_of_the_watched_answer():
+    model = esdllm.load_model("tiny-sdar", device="cpu")
+    config = esdllm.configure("es-dllm-parallel", settings={"gen_length": 10, "block_length": 8, "early_stop": False})
+    with Watch(terminal(), model.codec, "title", pace=0.0, most=10) as view:
+        esdllm.Engine.build(model, config).generate("Hello", chat=True, observers=[view])
+    assert view.frame.decided == len(view.frame.tokens) == 10
+
+
+def test_answers_and_notes_wrap_at_words_on_a_terminal_and_nowhere_else(monkeypatch, capsys):
+    text = "I can describe a person, look up facts, sort numbers and write functions.\n    return x + 1\n\nend"
+    shared.print_answer(text)
+    shared.stderr().print(text, soft_wrap=True)
+    told = capsys.readouterr()
+    assert told.out == told.err == text + "\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    shared.print_answer(text)
+    shared.stderr().print(text, soft_wrap=True)
+    told = capsys.readouterr()
+    for lines in (told.out.splitlines(), told.err.splitlines()):
+        assert max(map(len, lines)) <= 40
+        assert " ".join(" ".join(lines).split()) == " ".join(text.split())
+        assert "    return x + 1" in [line.rstrip() for line in lines]
 
 
 def test_layer_bars_fall_with_what_layers_compute():

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from esdllm.cli.choice import Choice
-from esdllm.cli.options.chat import TalkOptions
+from esdllm.cli.options.chat import DEFAULT_PRESET, TalkOptions
 from esdllm.cli.prompts import text_of_input
 from esdllm.cli.shared import load_asked, stderr
 from esdllm.cli.talk import Chat
@@ -25,7 +25,7 @@ class Talk(TalkOptions):
 
     def run(self) -> None:
         """Talk until there are no more lines."""
-        choice = Choice.of(self, seed=self.seed)
+        choice = Choice.of(self, default=DEFAULT_PRESET, seed=self.seed)
         catalogue, console = Catalogue.load(), stderr()
         decode = choice.config(catalogue)
         name, model = load_asked(self, catalogue)

@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import typer
 from rich.console import Console
 
 from esdllm.checkpoints.loading import Model
@@ -14,7 +13,7 @@ from esdllm.cli.batch import answer_file
 from esdllm.cli.choice import Choice
 from esdllm.cli.options.generate import GenerateOptions
 from esdllm.cli.prompts import read_prompt
-from esdllm.cli.shared import counted, default_model, load, print_json, stderr
+from esdllm.cli.shared import counted, default_model, load, print_answer, print_json, stderr
 from esdllm.cli.watch import ProgressBar, View, Watch
 from esdllm.config import DecodeConfig
 from esdllm.errors import InputError, UnavailableError, installing
@@ -22,6 +21,7 @@ from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.records import Generation
 from esdllm.use.batching import BatchRun, Setup
+from esdllm.use.frames import so_far, spelled
 
 if TYPE_CHECKING:
     from esdllm.serving.ray import RayWorkers
@@ -70,7 +70,7 @@ class Generate(GenerateOptions):
         if self.as_json:
             print_json(_as_dict(result, choice.base(), decode), indent=None)
         else:
-            typer.echo((result.text or [""])[0])
+            print_answer((result.text or [""])[0])
         stderr().print(_summary(result, choice), style="dim", soft_wrap=True)
 
     def _named(self, catalogue: Catalogue) -> str:
@@ -90,10 +90,24 @@ class Generate(GenerateOptions):
         if self.watch and not console.is_terminal:
             console.print("standard error is no terminal: nothing to watch on", style="dim", soft_wrap=True)
         with ExitStack() as stack:
-            view = _view(self.watch, engine.model, choice, console)
+            view = _view(self.watch, engine, choice, console)
             observers = [stack.enter_context(view)] if console.is_terminal else []
-            result = engine.generate(text, chat=self.chat, observers=observers)
+            try:
+                result = engine.generate(text, chat=self.chat, observers=observers)
+            except KeyboardInterrupt:
+                view.close()
+                self._tell_so_far(view, engine.model)
+                raise
         return attrs.evolve(result, seconds=result.seconds - view.seconds)
+
+    def _tell_so_far(self, view: View, model: Model) -> None:
+        """Print what was decided when Ctrl-C ended the run, with … for what is missing."""
+        if view.frame is None or not model.codec:
+            return
+        if not self.as_json:
+            print_answer(spelled(model.codec, so_far(view.frame, model.stop_ids), "…", each=False))
+        told = f"interrupted: {view.frame.decided} of {counted(len(view.frame.tokens), 'token')} decided"
+        stderr().print(f"{told} in {counted(view.forwards, 'forward')}", style="dim", soft_wrap=True)
 
 
 def _on_ray() -> type[RayWorkers]:
@@ -109,10 +123,11 @@ def _on_ray() -> type[RayWorkers]:
     return RayWorkers
 
 
-def _view(watch: bool, model: Model, choice: Choice, console: Console) -> View:
+def _view(watch: bool, engine: Engine, choice: Choice, console: Console) -> View:
+    model, most = engine.model, engine.config.gen_length
     if watch and model.codec:
-        return Watch(console, model.codec, f"{model.spec.family}, {choice.label()}")
-    return ProgressBar(console)
+        return Watch(console, model.codec, f"{model.spec.family}, {choice.label()}", most=most)
+    return ProgressBar(console, most)
 
 
 def _summary(result: Generation, choice: Choice) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import attrs
-import typer
 
 from esdllm.cli.choice import Choice
 from esdllm.cli.options.infill import InfillOptions
 from esdllm.cli.prompts import read_prompt
-from esdllm.cli.shared import counted, load_asked, print_json, stderr
+from esdllm.cli.shared import counted, load_asked, print_answer, print_json, stderr
 from esdllm.cli.watch import ProgressBar
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.use.answers import Infilled
@@ -36,7 +35,7 @@ class Infill(InfillOptions):
         if self.as_json:
             print_json(_as_dict(answer), indent=None)
         else:
-            typer.echo(answer.text)
+            print_answer(answer.text)
         if empty := sum(not fill.strip() for fill in answer.fills):
             blanks = f"{counted(empty, 'blank')} got ends of the text, which are no text"
             console.print(f"{blanks}; other lengths may do, or a base model", style="dim", soft_wrap=True)

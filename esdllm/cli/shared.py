@@ -11,6 +11,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from esdllm.checkpoints.dtypes import bfloat16_is_slow
 from esdllm.checkpoints.loading import Model, load_model, shipped_checkpoints
@@ -111,14 +112,28 @@ def check_writable(path: Path | None) -> None:
         raise InputError(f"cannot write {path}: {error.strerror}; name another file") from error
 
 
+class _Wrapping(Console):
+    """A console that wraps lines at words on a terminal, and elsewhere leaves those whole that are printed with soft_wrap."""
+
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
+        """Print; see rich's `Console.print`."""
+        super().print(*objects, soft_wrap=bool(soft_wrap) and not self.is_terminal, **options)
+
+
 def stdout() -> Console:
     """Return the console of results."""
-    return Console(highlight=False)
+    return _Wrapping(highlight=False)
 
 
 def stderr() -> Console:
     """Return the console of everything else."""
-    return Console(stderr=True, highlight=False)
+    return _Wrapping(stderr=True, highlight=False)
+
+
+def print_answer(text: str) -> None:
+    """Print a text on standard output, as it is; on a terminal its lines are wrapped at words."""
+    console = stdout()
+    console.print(Text(text)) if console.is_terminal else typer.echo(text)
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
-import typer
 from rich.console import Console
 from rich.live import Live
 
 from esdllm.cli.choice import Choice
-from esdllm.cli.shared import counted
+from esdllm.cli.shared import counted, print_answer
 from esdllm.cli.watch import CanvasPanel
 from esdllm.config import parse_set
 from esdllm.config.layers import SettingsLayer
@@ -21,8 +20,9 @@ from esdllm.errors import ConfigError, EsdllmError, InputError, grouped, known
 from esdllm.parsing import parse_json
 from esdllm.use.answers import Answer
 from esdllm.use.batching.rows import is_turn, write_atomically
+from esdllm.use.frames import Frame
 from esdllm.use.pipeline import Pipeline
-from esdllm.use.streaming import Stream
+from esdllm.use.streaming import Stream, StreamEvent
 from esdllm.views import Message
 
 __all__ = ["Chat"]
@@ -81,38 +81,48 @@ class Chat:
         before = len(self.messages)
         self.messages.append({"role": "user", "content": text})
         try:
-            answer = self._answer(stops)
+            answer, frame = self._answer(stops)
         except BaseException:
             del self.messages[before:]
             raise
-        typer.echo(answer.text)
-        self._tell(answer.facts())
+        print_answer(answer.text)
+        self._tell(f"{answer.facts()}{_tail(frame) if answer.complete else ''}")
         if answer.text:
             self.messages.append(answer.message)
         else:
             del self.messages[before:]
             self._tell("the answer is empty, so the message is forgotten")
 
-    def _answer(self, stops: bool) -> Answer:
+    def _answer(self, stops: bool) -> tuple[Answer, Frame | None]:
+        """Return an answer and its canvas as it was at the end."""
         self.pipe.check_chat()
+        whole = False
         with self.pipe.stream(self.messages) as stream:
             try:
                 self._follow(stream)
+                whole = True
             except KeyboardInterrupt:
                 if not stops:
                     raise
-                stream.close()
-            return stream.answer
+            stream.close()
+            return attrs.evolve(stream.answer, complete=whole), stream.frame
+
+    def _events(self, stream: Stream) -> Iterator[StreamEvent]:
+        """Yield a stream's events until the answer stands whole; what comes behind its end is then not decided any more."""
+        for event in stream:
+            yield event
+            if self.pipe.config.early_stop and len(event.settled) < event.frame.settled:
+                return
 
     def _follow(self, stream: Stream) -> None:
         codec = self.pipe.model.codec
         if not self.watch or codec is None:
-            for _ in stream:
+            for _ in self._events(stream):
                 pass
             return
         panel, shown = CanvasPanel(codec, self.name, self.console.width), 0.0
         with Live(console=self.console, transient=True, auto_refresh=False) as live:
-            for event in stream:
+            for event in self._events(stream):
                 if not event.final and time.perf_counter() - shown >= _FRAME:
                     live.update(panel.draw(event.frame), refresh=True)
                     shown = time.perf_counter()
@@ -206,3 +216,9 @@ class Chat:
 
     def _tell(self, text: str) -> None:
         self.console.print(text, style="dim", soft_wrap=True, markup=False)
+
+
+def _tail(frame: Frame | None) -> str:
+    """Return that an answer was whole before its canvas was; empty if all of that is decided."""
+    left = 0 if frame is None else len(frame.tokens) - frame.decided
+    return f", whole: {counted(left, 'position')} behind its end left undecided" if left else ""

@@ -28,10 +28,13 @@ _WIDEST = 100
 class View:
     """A step observer on a terminal, as a context: the terminal is put right however the run ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
         self.seconds = 0.0
         """time spent on showing, which is no time of the decoding"""
         self.forwards = 0
+        self.frame: Frame | None = None
+        """the last picture of the answer, of `most` columns; None before the run"""
+        self._frames = Frames(most)
 
     def __enter__(self) -> View:
         return self
@@ -41,12 +44,14 @@ class View:
 
     def start(self, tokens: Tensor, spec: ModelSpec) -> None:
         """Take the canvas before the first step."""
+        self.frame = self._frames.start(tokens, spec)
         self.open(tokens, spec)
 
     def step(self, record: StepRecord) -> None:
         """Show one step."""
         started = time.perf_counter()
         self.forwards += 1
+        self.frame = self._frames.step(record)
         self.show(record)
         self.seconds += time.perf_counter() - started
 
@@ -69,8 +74,8 @@ class View:
 class ProgressBar(View):
     """The share of the masks that are decided."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__()
+    def __init__(self, console: Console, most: int | None = None) -> None:
+        super().__init__(most)
         columns = ("denoising", BarColumn(), TaskProgressColumn(), TextColumn("forward {task.fields[forwards]}"))
         self._bar = Progress(*columns, console=console, transient=True)
 
@@ -94,25 +99,31 @@ class Watch(View):
     Shows a step for `pace` seconds at least, so that the eye can follow.
     """
 
-    def __init__(self, console: Console, codec: TextCodec, title: str, pace: float = 0.06) -> None:
-        super().__init__()
-        self._frames, self._panel, self._pace = Frames(), CanvasPanel(codec, title, console.width), pace
+    def __init__(
+        self, console: Console, codec: TextCodec, title: str, pace: float = 0.06, most: int | None = None
+    ) -> None:
+        super().__init__(most)
+        self._panel, self._pace = CanvasPanel(codec, title, console.width), pace
         self._live = Live(console=console, transient=True, auto_refresh=False)
 
     def open(self, tokens: Tensor, spec: ModelSpec) -> None:
         """Find the answer's first column and draw the canvas."""
         self._live.start()
-        self._live.update(self._panel.draw(self._frames.start(tokens, spec)), refresh=True)
+        self._draw()
 
     def show(self, record: StepRecord) -> None:
         """Draw the canvas and wait until the eye has seen it."""
         started = time.perf_counter()
-        self._live.update(self._panel.draw(self._frames.step(record)), refresh=True)
+        self._draw()
         time.sleep(max(0.0, self._pace - (time.perf_counter() - started)))
 
     def close(self) -> None:
         """Take the canvas away."""
         self._live.stop()
+
+    def _draw(self) -> None:
+        if self.frame is not None:
+            self._live.update(self._panel.draw(self.frame), refresh=True)
 
 
 class CanvasPanel:

