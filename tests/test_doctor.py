@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -135,7 +136,7 @@ def test_a_model_too_large_for_the_memory_exits_with_1(doctor: Doctor, tmp_path:
     (tmp_path / "config.json").write_text(json.dumps({**config, "n_layers": 100}))
     code, told, _ = doctor("-m", str(tmp_path), "--gen-length", "64", "--block-length", "64", "--length", "128")
     assert code == 1
-    assert "not in what is free" in told
+    assert re.search(r"(?m)^   dense \*.* no *$", told)
     assert "would not fit in the memory that is free" in told
 
 
@@ -231,3 +232,15 @@ def test_a_backend_without_problems_serves(catalogue: Catalogue) -> None:
     found = {one.name: one.problems for one in attention_backends(catalogue, components, spec, cpu, torch.float32)}
     assert found["eager"] == found["sdpa"] == ()
     assert found["xformers"]
+
+
+def test_the_table_of_stores_keeps_its_shape_at_80_columns(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in ((), ("--batch", "100"), ("--length", "1024", "--batch", "7")):
+        _, told, _ = doctor(*words)
+        table = told[told.index("   cache store") :].splitlines()
+        assert max(map(len, table)) <= 80
+        assert "…" not in told
+        rows = [line for line in table if re.match(r"   (dense|disk|int8|none|offloaded|sparse)( \*)? ", line)]
+        assert len(rows) == 6
+        assert "none: early skipping reads keys that the cache store does not hold" in " ".join(told.split())

@@ -407,3 +407,10 @@ def test_a_familys_own_presets_come_first_and_then_the_general_ones(catalogue: C
     ]
     with pytest.raises(UnavailableError):
         Card.of("tiny-llada", catalogue, device="cuda:9")
+
+
+def test_a_checkpoint_that_ships_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "show", "tiny-sdar"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "weights ship with a plugin; the tests decode with them" in told
+    assert "verified of its family" in told

@@ -10,6 +10,8 @@ import pytest
 from test_schedules import linear_schedule
 
 from esdllm import Catalogue, CheckpointError, ConfigError, Engine, load_model
+from esdllm.checkpoints.published import known_checkpoints
+from esdllm.cli import main
 from esdllm.runtime.components import Components
 from esdllm.testing import conformance
 from esdllm.testing.conformance import NotRun
@@ -150,3 +152,17 @@ def test_steps_of_a_bd3lm_run_are_shared_by_its_blocks() -> None:
     assert found.unmasking.counts(8, 3) == linear_schedule(8, 7)
     with pytest.raises(ConfigError, match="steps = 128 and steps_per_block = 4 contradict"):
         Components.resolve(CATALOGUE.configure("a2d/bd3lm", sets=["unmasking.steps_per_block=4"]), CATALOGUE)
+
+
+def test_a_list_of_long_names_keeps_every_name_whole_at_80_and_at_40_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [name for name in known_checkpoints(Catalogue.load()) if len(name) > 36]
+    for columns in (80, 40):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert main(["models", "list"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert names
+        assert all(any(line.split()[:1] == [name] for line in lines) for name in names)
+        assert all(len(line) <= max(columns, 50) for line in lines)

@@ -15,7 +15,7 @@ from esdllm.checkpoints.stored import has_weights
 from esdllm.errors import CheckpointError
 from esdllm.plugins.catalogue import Catalogue
 
-__all__ = ["OnDisk", "in_folders", "in_hub_cache"]
+__all__ = ["OnDisk", "cached_whole", "in_folders", "in_hub_cache"]
 
 
 @attrs.frozen
@@ -56,6 +56,17 @@ def in_folders(folders: Iterable[Path], catalogue: Catalogue) -> list[OnDisk]:
                 if one := _described(str(place), place, size, catalogue):
                     found[place.resolve()] = one
     return sorted(found.values(), key=lambda one: one.name)
+
+
+def cached_whole(name: str) -> bool:
+    """Return whether the weights of a hub id are in the hub's cache, all of them; nothing is asked of the hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        config = try_to_load_from_cache(name, "config.json")
+    except ValueError:  # no hub id
+        return False
+    return isinstance(config, str) and _whole(Path(config).parent)
 
 
 def _cached() -> Iterable[Any]:

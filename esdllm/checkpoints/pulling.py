@@ -14,7 +14,7 @@ from esdllm.checkpoints.published import known_checkpoints
 from esdllm.errors import CheckpointError, UnavailableError, known
 from esdllm.plugins.catalogue import Catalogue
 
-__all__ = ["PULLED", "Download"]
+__all__ = ["PULLED", "Download", "hub_folder"]
 
 PULLED = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt", "LICENSE*", "README.md")
 """What is fetched of a repository, of its top folder alone."""
@@ -72,7 +72,7 @@ class Download:
         Raises:
             UnavailableError: says what is free, and what it takes.
         """
-        folder = _existing(_cache())
+        folder = _existing(hub_folder())
         free = shutil.disk_usage(folder).free
         if free < self.missing + _ROOM:
             raise UnavailableError(
@@ -105,7 +105,8 @@ def _cached(name: str, file: str, revision: str) -> bool:
     return isinstance(try_to_load_from_cache(name, file, revision=revision), str)
 
 
-def _cache() -> Path:
+def hub_folder() -> Path:
+    """Return the hub's cache, where downloads go."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)

@@ -12,10 +12,11 @@ from rich import box
 from rich.table import Table
 
 from esdllm.cli.choice import Choice
+from esdllm.cli.loading import load_asked
 from esdllm.cli.options.analyze import DEFAULT_PRESET, AnalyzeOptions
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.prompts import read_prompts
-from esdllm.cli.shared import check_writable, counted, load_asked, print_json, stderr, stdout
+from esdllm.cli.shared import check_writable, counted, print_json, stderr, stdout
 from esdllm.errors import InputError, known
 from esdllm.interfaces import Suite
 from esdllm.measure.analysis import Analysis, AnalysisInterrupted, analyze

@@ -12,10 +12,11 @@ from esdllm.checkpoints.loading import Model, random_model
 from esdllm.cli.bench_serve_tables import print_serving
 from esdllm.cli.choice import Choice
 from esdllm.cli.geometry import named_model
+from esdllm.cli.loading import load
 from esdllm.cli.options.bench_serve import BACKLOG, SLOTS, BenchServeOptions
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.scheduling import scheduling_policy
-from esdllm.cli.shared import check_writable, hint_dtype, load, print_json, stderr
+from esdllm.cli.shared import check_writable, hint_dtype, print_json, stderr
 from esdllm.config.project import KEY_VARIABLE, MODEL_VARIABLE
 from esdllm.errors import InputError
 from esdllm.measure.benchmarking.running import environment, threads
@@ -54,7 +55,7 @@ _IN_PROCESS = (
         "block_length",
         "device",
     ),
-    *("dtype", "quantize", "threads"),
+    *("dtype", "quantize", "compute", "threads"),
 )
 """fields that are of a model in this process"""
 
@@ -126,8 +127,10 @@ class BenchServe(BenchServeOptions):
     def _loaded(self, catalogue: Catalogue) -> tuple[str, Model]:
         name, found = named_model(self.model, self.geometry_name, catalogue)
         if isinstance(found, str):
-            return name, load(found, self.device, self.dtype, catalogue, self.quantize, self.family)
-        model = random_model(found, self.device, self.dtype, catalogue, quantize=self.quantize, family=self.family)
+            return name, load(found, self, catalogue)
+        model = random_model(
+            found, self.device, self.dtype, catalogue, quantize=self.quantize, compute=self.compute, family=self.family
+        )
         hint_dtype(model.adapter.device, model.adapter.dtype)
         return name, model
 

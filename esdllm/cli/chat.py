@@ -11,9 +11,10 @@ import typer
 from rich.console import Console
 
 from esdllm.cli.choice import Choice
+from esdllm.cli.loading import load_asked
 from esdllm.cli.options.chat import DEFAULT_PRESET, TalkOptions
 from esdllm.cli.prompts import text_of_input
-from esdllm.cli.shared import load_asked, stderr
+from esdllm.cli.shared import stderr
 from esdllm.cli.talk import Chat
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.use.pipeline import Pipeline

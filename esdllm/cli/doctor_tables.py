@@ -176,6 +176,9 @@ def print_visit(visit: Visit, console: Console) -> None:
         console, "Memory", f"{visit.batch} x {visit.length} canvas, largest step; * marks what the configuration names"
     )
     console.print(_memory(visit))
+    for fit in visit.fits:
+        if fit.problems:
+            console.print(Text(f"  {fit.store}: {'; '.join(fit.problems)}", style="yellow"))
     for hint in visit.hints():
         console.print(f"hint: {hint}", style="yellow", soft_wrap=True)
     if not visit.runs():
@@ -192,14 +195,14 @@ def _verdict(good: bool, praise: str, reasons: str) -> Text:
 
 def _memory(visit: Visit) -> Table:
     """Return what each store would take."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bright_black")
-    table.add_column("  cache store")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bright_black", padding=(0, 1, 0, 0))
+    table.add_column("  cache store", no_wrap=True)
     for header in ("weights", "step", "cache", f"on {visit.device}", "host", "disk"):
-        table.add_column(header, justify="right")
-    table.add_column("fits")
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("fits", no_wrap=True)
     for fit in visit.fits:
         name = Text(f"{fit.store} *" if fit.store == visit.store else fit.store, style="cyan")
         sizes = (fit.weights, fit.work, fit.cache.device, fit.device(), fit.cache.host, fit.cache.disk)
-        verdict = _verdict(visit.fit(fit), "yes", "; ".join(fit.problems) or "not in what is free")
+        verdict = _verdict(visit.fit(fit), "yes", "-" if fit.problems else "no")
         table.add_row(Text("  ") + name, *(decimal(size) if size else "-" for size in sizes), verdict)
     return table

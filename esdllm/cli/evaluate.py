@@ -12,9 +12,10 @@ import typer
 from esdllm.checkpoints.loading import Model
 from esdllm.cli.choice import fixed_sets, tell_found
 from esdllm.cli.evaluate_tables import print_evaluation
+from esdllm.cli.loading import load_asked
 from esdllm.cli.options.evaluate import EvaluateOptions
 from esdllm.cli.progress import CountingBar
-from esdllm.cli.shared import check_writable, load_asked, print_json, stderr
+from esdllm.cli.shared import check_writable, print_json, stderr
 from esdllm.config.project import current_project, environment_layers
 from esdllm.errors import InputError
 from esdllm.interfaces import Suite

@@ -11,9 +11,10 @@ from rich.console import Console
 from esdllm.checkpoints.loading import Model
 from esdllm.cli.batch import answer_file
 from esdllm.cli.choice import Choice
+from esdllm.cli.loading import load, make_ready
 from esdllm.cli.options.generate import GenerateOptions
 from esdllm.cli.prompts import read_prompt
-from esdllm.cli.shared import counted, default_model, load, print_answer, print_json, stderr
+from esdllm.cli.shared import counted, default_model, print_answer, print_json, stderr
 from esdllm.cli.watch import ProgressBar, View, Watch
 from esdllm.config import DecodeConfig
 from esdllm.errors import InputError, UnavailableError, installing
@@ -48,8 +49,11 @@ class Generate(GenerateOptions):
             raise InputError(f"{named} alone; give both --input FILE and --output FILE")
         if self.prompt is not None or self.watch:
             raise InputError(f"--input and {'--watch' if self.prompt is None else 'a prompt'}: give one")
+        name = self._named(catalogue)
+        if self.ray is None:
+            make_ready(name, self, catalogue)
         setup = Setup(
-            *(self._named(catalogue), decode.to_dict(), self.device, self.dtype, self.quantize),
+            *(name, decode.to_dict(), self.device, self.dtype, self.quantize),
             family=self.family,
             compute=self.compute,
         )
@@ -62,9 +66,7 @@ class Generate(GenerateOptions):
             raise InputError(
                 'there is no PROMPT; give one in quotes, such as "Sort 3 1 2.", or a file of them with --input'
             )
-        model = load(
-            self._named(catalogue), self.device, self.dtype, catalogue, self.quantize, self.family, self.compute
-        )
+        model = load(self._named(catalogue), self, catalogue)
         engine = Engine.build(model, decode, catalogue)
         result = self._watched(engine, read_prompt(self.prompt), choice)
         if self.as_json:

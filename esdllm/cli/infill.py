@@ -7,9 +7,10 @@ from contextlib import ExitStack
 import attrs
 
 from esdllm.cli.choice import Choice
+from esdllm.cli.loading import load_asked
 from esdllm.cli.options.infill import InfillOptions
 from esdllm.cli.prompts import read_prompt
-from esdllm.cli.shared import counted, load_asked, print_answer, print_json, stderr
+from esdllm.cli.shared import counted, print_answer, print_json, stderr
 from esdllm.cli.watch import ProgressBar
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.use.answers import Infilled

@@ -23,6 +23,7 @@ from esdllm.plugins.offers import Offers
 __all__ = ["Overview", "print_card", "print_overview"]
 
 _INDENT = (0, 0, 0, 2)
+_ANY = 10_000  # columns
 
 
 @attrs.frozen
@@ -78,17 +79,12 @@ def print_overview(overview: Overview, console: Console) -> None:
     for name, (entry, _, offers) in overview.families.items():
         console.print(Text(name, style="bold"))
         console.print(Padding(entry.summary, _INDENT))
-        table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_column(overflow="fold", ratio=1)
-        for _ in range(4):
-            table.add_column(no_wrap=True)
-        for shipped in offers.checkpoints:
-            table.add_row(Text(f"  {shipped}", style="cyan"), "", "", "ships", "")
-        for one in overview.known.values():
-            if one.family == name:
-                table.add_row(*_row(one, sizes.get(one.name)))
-        if table.row_count:
-            console.print(table)
+        rows: list[tuple[Text, ...]] = [
+            (Text(f"  {shipped}", style="cyan"), Text(), Text(), Text("ships"), Text())
+            for shipped in offers.checkpoints
+        ]
+        rows += [_row(one, sizes.get(one.name)) for one in overview.known.values() if one.family == name]
+        _print_rows(rows, console)
         if offers.verified:
             console.print(Padding(Text(f"verified: {offers.verified}", style="bright_black"), _INDENT))
         console.print()
@@ -107,6 +103,23 @@ def _row(one: KnownCheckpoint, size: int | None) -> tuple[Text, ...]:
         Text(known.licence),
         here,
     )
+
+
+def _print_rows(rows: Sequence[tuple[Text, ...]], console: Console) -> None:
+    """Print rows as a table; where it is wider than the console, each as its name and a line below."""
+    table = Table.grid(padding=(0, 2), pad_edge=False)
+    for column in zip(*rows, strict=True):
+        if any(column):
+            table.add_column(no_wrap=True)
+    for row in rows:
+        table.add_row(*(cell for cell, column in zip(row, zip(*rows, strict=True), strict=True) if any(column)))
+    if console.measure(table, options=console.options.update(max_width=_ANY)).maximum <= console.width:
+        if rows:
+            console.print(table)
+        return
+    for name, *facts in rows:
+        console.print(name, soft_wrap=True)
+        console.print(Padding(Text(", ").join(filter(None, facts)), (0, 0, 0, 4)))
 
 
 def _print_here(here: Sequence[OnDisk], console: Console) -> None:
@@ -172,8 +185,10 @@ def _facts(card: Card) -> list[tuple[str, str]]:
     ]
     if known:
         facts.append(("published", f"{known.parameters:g}B parameters; licence: {known.licence or 'see its card'}"))
+    if card.ships:
+        facts.append(("weights", "ship with a plugin; the tests decode with them"))
     if card.verified:
-        facts.append(("verified", card.verified))
+        facts.append(("verified of its family" if card.ships else "verified", card.verified))
     return facts
 
 

@@ -12,9 +12,10 @@ import attrs
 import typer
 
 from esdllm.cli.choice import Choice
+from esdllm.cli.loading import load_asked
 from esdllm.cli.options.serve import ServeOptions
 from esdllm.cli.scheduling import scheduling_admission, scheduling_policy
-from esdllm.cli.shared import counted, load_asked, stderr
+from esdllm.cli.shared import counted, stderr
 from esdllm.errors import ConfigError, InputError, known
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.runtime.components import Components

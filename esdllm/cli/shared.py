@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 import torch
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 
 from esdllm.checkpoints.dtypes import bfloat16_is_slow
-from esdllm.checkpoints.loading import Model, load_model, shipped_checkpoints
+from esdllm.checkpoints.loading import shipped_checkpoints
 from esdllm.config import DEFAULT_MODEL
 from esdllm.errors import CheckpointError, InputError
 from esdllm.plugins.catalogue import Catalogue
@@ -30,56 +29,6 @@ def default_model(catalogue: Catalogue) -> str:
     if not shipped:
         raise CheckpointError("no plugin ships a checkpoint; name one with --model, say GSAI-ML/LLaDA-8B-Instruct")
     return DEFAULT_MODEL if DEFAULT_MODEL in shipped else next(iter(shipped))
-
-
-def load(
-    name: str,
-    device: str | None,
-    dtype: str | None,
-    catalogue: Catalogue,
-    quantize: str | None = None,
-    family: str | None = None,
-    compute: str | None = None,
-) -> Model:
-    """Return a model, with a word on standard error while it is read, and where its dtype is slow; see `load_model`."""
-    with stderr().status(f"loading {escape(name)}"):
-        model = load_model(name, device, dtype, catalogue, quantize=quantize, compute=compute, family=family)
-    hint_dtype(model.adapter.device, model.adapter.dtype)
-    return model
-
-
-class Loading(Protocol):
-    """What a command is asked that loads a model."""
-
-    @property
-    def model(self) -> str | None:
-        """of `--model`"""
-
-    @property
-    def family(self) -> str | None:
-        """of `--family`"""
-
-    @property
-    def device(self) -> str | None:
-        """of `--device`"""
-
-    @property
-    def dtype(self) -> str | None:
-        """of `--dtype`"""
-
-    @property
-    def quantize(self) -> str | None:
-        """of `--quantize`"""
-
-    @property
-    def compute(self) -> str | None:
-        """of `--compute`"""
-
-
-def load_asked(asked: Loading, catalogue: Catalogue) -> tuple[str, Model]:
-    """Return the name and the model that a command is asked for, the default one where it is asked for none; see `load`."""
-    name = asked.model or default_model(catalogue)
-    return name, load(name, asked.device, asked.dtype, catalogue, asked.quantize, asked.family, asked.compute)
 
 
 SLOW_BFLOAT16 = (

@@ -11,10 +11,11 @@ import typer
 from rich.progress import Progress, TaskID
 
 from esdllm.cli.choice import Choice, fixed_sets
+from esdllm.cli.loading import load_asked
 from esdllm.cli.options.trace import RecordOptions
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.prompts import read_prompt
-from esdllm.cli.shared import check_writable, counted, load_asked, stderr
+from esdllm.cli.shared import check_writable, counted, stderr
 from esdllm.config import DecodeConfig
 from esdllm.errors import InputError
 from esdllm.measure.evaluation import Contender, check_names

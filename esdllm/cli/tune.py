@@ -8,10 +8,11 @@ import attrs
 import typer
 
 from esdllm.cli.choice import fixed_sets, tell_found
+from esdllm.cli.loading import load_asked
 from esdllm.cli.options.tune import DEFAULT_PRESET, TuneOptions
 from esdllm.cli.progress import CountingBar
 from esdllm.cli.prompts import read_prompts
-from esdllm.cli.shared import check_writable, counted, load_asked, stderr
+from esdllm.cli.shared import check_writable, counted, stderr
 from esdllm.cli.tune_tables import print_tuning, too_much
 from esdllm.config import SECTIONS, parse_set
 from esdllm.config.project import current_project, environment_layers

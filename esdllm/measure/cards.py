@@ -51,6 +51,8 @@ class Card:
     spec: ModelSpec
     verified: str
     """what was compared with the public code"""
+    ships: bool
+    """whether its weights come with a plugin"""
     known: KnownCheckpoint | None
     """what its family knows of it; None of what is not public"""
     device: torch.device
@@ -92,6 +94,7 @@ class Card:
             name=source if isinstance(source, str) else name,
             spec=spec,
             verified=offers.verified,
+            ships=source in shipped_checkpoints(catalogue) if isinstance(source, str) else False,
             known=known_checkpoints(catalogue).get(source) if isinstance(source, str) else None,
             device=where,
             batch=batch,
@@ -107,6 +110,7 @@ class Card:
             "name": self.name,
             "spec": attrs.asdict(self.spec),
             "verified": self.verified,
+            "ships": self.ships,
             "published": None if known is None else {"family": known.told, **attrs.asdict(known.published)},
             "device": str(self.device),
             "batch": self.batch,

@@ -10,6 +10,7 @@ import typer
 
 from esdllm.cli.options import (
     BlockLength,
+    Compute,
     ConfigFile,
     Debug,
     Device,
@@ -113,6 +114,7 @@ class BenchServeOptions:
     device: Device = None
     dtype: Dtype = None
     quantize: Quantize = None
+    compute: Compute = None
     threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="Threads that torch uses [as it is].")] = None
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it: png, svg, pdf.")] = None
     as_json: Json = False
