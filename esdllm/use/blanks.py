@@ -15,7 +15,7 @@ from esdllm.interfaces import TextCodec
 from esdllm.use.answers import Infilled
 from esdllm.views import ModelSpec
 
-__all__ = ["MOST_LENGTHS", "Filled", "Template", "filled", "infilled", "parse_template"]
+__all__ = ["MOST_LENGTHS", "Filled", "Template", "encoded", "filled", "infilled", "parse_template"]
 
 _ANY = re.compile(r"(\\*)(\[\s*mask\b[^\]\[]*\]?)", re.IGNORECASE)
 _BLANK = re.compile(r"\[MASK(?::([1-9]\d*)(?:-([1-9]\d*))?)?\]")
@@ -53,15 +53,15 @@ class Template(NamedTuple):
         """
         if (blank := sum(self.lengths)) > spec.context:
             raise ContextError(f"blanks of {blank} tokens exceed the model's context of {spec.context}; shorten them")
-        tokens = _encoded(self.pieces[0], codec, spec.mask_id)
+        tokens = encoded(self.pieces[0], codec, spec.mask_id)
         spans = []
         for length, piece in zip(self.lengths, self.pieces[1:], strict=True):
             spans.append(range(len(tokens), len(tokens) + length))
-            tokens += [spec.mask_id] * length + _encoded(piece, codec, spec.mask_id)
+            tokens += [spec.mask_id] * length + encoded(piece, codec, spec.mask_id)
         return tokens, tuple(spans)
 
 
-def _encoded(piece: str, codec: TextCodec, mask: int) -> list[int]:
+def encoded(piece: str, codec: TextCodec, mask: int) -> list[int]:
     """Return the tokens of a text that is to stay."""
     tokens = codec.encode(piece) if piece else []
     if mask in tokens:

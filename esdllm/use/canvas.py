@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast, overload
+from typing import Any, cast, overload
 
 from esdllm.errors import InputError
 from esdllm.interfaces import StepObserver
 from esdllm.keywords import hinting
 from esdllm.runtime.engine import Engine
 from esdllm.use.answers import Answers, Infilled
+from esdllm.use.choosing import Chosen, Score, choose, score
 from esdllm.use.filling import infill_all
 from esdllm.use.incoming import codec_of, template_list
 
@@ -62,3 +63,38 @@ class CanvasTasks:
             raise InputError("there is no template; give at least one")
         answers = infill_all(self.engine, codec, listed, seed, observers)
         return cast(Infilled, answers.answers[0]) if alone else answers
+
+    @hinting
+    def choose(
+        self, prompt: Any, options: Sequence[str], *, chat: bool | None = None, samples: int | None = None
+    ) -> Chosen:
+        """Return how probable the model holds each of 2 to 64 options, as the answer to a prompt or in a text's blank, [MASK].
+
+        From one forward, unless `samples` are asked for: an option's tokens, and what follows it, are masked together, and the
+        logarithms of their probabilities added up. That takes the tokens for independent, so it is an estimate. Options of one
+        length share a row. With `samples`, a lower bound (LLaDA, arXiv 2502.09992, equation 6) over so many mask sets an option,
+        64 rows a forward. What follows is the end of the answer, or the token behind the blank. A text with a blank is taken as
+        it is; `chat` says whether another goes through the chat template.
+
+        Raises:
+            InputError: there are not 2 to 64 options, or two are the same; a block-causal model; no tokenizer.
+            ContextError: prompt and option are longer than the model's context.
+        """
+        return choose(self.engine, prompt, options, chat, samples)
+
+    @hinting
+    def yes_no(self, question: Any, *, yes: str = "Yes", no: str = "No", chat: bool | None = None) -> float:
+        """Return the probability of `yes` against `no`, from one forward; see `choose`."""
+        return self.choose(question, [yes, no], chat=chat).probabilities[0]
+
+    @hinting
+    def score(self, prompt: Any, text: str, *, chat: bool | None = None, samples: int | None = 128) -> Score:
+        """Return a lower bound of the log-probability of a text as the answer to a prompt, or in a text's blank, [MASK].
+
+        Over `samples` mask sets, or over all of them where there are no more; None is one forward, an estimate. See `choose`.
+
+        Raises:
+            InputError: what is scored is empty, or no text; a block-causal model; no tokenizer.
+            ContextError: prompt and text are longer than the model's context.
+        """
+        return score(self.engine, prompt, text, chat, samples)
