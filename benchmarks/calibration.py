@@ -1,9 +1,10 @@
-"""What do the probabilities of `Pipeline.choose` mean? On held-out problems, how often an option of probability p is the right one.
+"""What do the probabilities of `Pipeline.choose` mean? How often an option of probability p is right, on held-out problems.
 
     python benchmarks/calibration.py tiny-llada --out docs/assets/calibration-tiny-llada
 
-Each problem of the shipped suite's test split has four options: its answer, and three in which one word or number that the question
-names is another of its kind. They are weighed from one forward, and by the bound. Prints a Markdown table; writes OUT.json and OUT.png.
+Each problem of the shipped suite's test split has four options: its answer, and three in which one number, or one word that the
+question names, is another. Of the question's words some are dropped, so that the model cannot know every answer. Options are
+weighed from one forward, and by the bound. Prints a Markdown table; writes OUT.json and OUT.png.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from esdllm import Pipeline, Problem
-from esdllm.measure.evaluation import load_suite, of_split
+from esdllm.measure.evaluation import load_suite, of_split, taken
 from esdllm.measure.plots import COLORS, new_figure, save_figure
 from esdllm.plugins.catalogue import Catalogue
 
@@ -50,13 +51,14 @@ def options_of(problem: Problem, problems: Sequence[Problem], draw: random.Rando
     return found
 
 
-def weighed(pipe: Pipeline, problems: Sequence[Problem], samples: int | None) -> list[Weighed]:
-    """Return every option of every problem."""
+def weighed(pipe: Pipeline, problems: Sequence[Problem], samples: int | None, drop: float) -> list[Weighed]:
+    """Return every option of every problem, of whose question each word is dropped with the probability `drop`."""
     draw, found = random.Random(0), []
     for problem in problems:
         options = options_of(problem, problems, draw)
         if len(options) > 1:
-            probabilities = pipe.choose(problem.prompt, options, samples=samples).probabilities
+            question = " ".join(word for word in problem.prompt.split(" ") if draw.random() >= drop) or "?"
+            probabilities = pipe.choose(question, options, samples=samples).probabilities
             found += [Weighed(each, at == 0) for at, each in enumerate(probabilities)]
     return found
 
@@ -89,13 +91,17 @@ def error(options: Sequence[Weighed]) -> float:
 def main(
     model: Annotated[str, typer.Argument(help="A checkpoint.")] = "tiny-llada",
     out: Annotated[Path, typer.Option(help="Where to write, without the ending.")] = Path("calibration"),
-    count: Annotated[int, typer.Option(help="Problems.")] = 300,
+    count: Annotated[int, typer.Option(help="Problems of each task.")] = 60,
     samples: Annotated[int, typer.Option(help="Mask sets of the bound.")] = 16,
+    drop: Annotated[float, typer.Option(help="Share of the question's words that are dropped.")] = 0.3,
 ) -> None:
     """Weigh the options, and tell how often each was right."""
     pipe = Pipeline.from_pretrained(model)
-    problems = of_split(load_suite("tiny", Catalogue.load()).problems(), "test")[:count]
-    measured = {"one forward": weighed(pipe, problems, None), f"bound, {samples} sets": weighed(pipe, problems, samples)}
+    problems = taken(of_split(load_suite("tiny", Catalogue.load()).problems(), "test"), count)
+    measured = {
+        "one forward": weighed(pipe, problems, None, drop),
+        f"bound, {samples} sets": weighed(pipe, problems, samples, drop),
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     told = {name: [tuple(option) for option in options] for name, options in measured.items()}
     out.with_suffix(".json").write_text(json.dumps(told) + "\n", encoding="utf-8")
@@ -108,7 +114,9 @@ def main(
     for at in range(BINS):
         cells = [f"{share(each[at])[1]:.2f} of {len(each[at])}" if each[at] else "" for each in table.values()]
         print(f"| {at / BINS:g} to {(at + 1) / BINS:g} | {' | '.join(cells)} |")
-    print("| expected calibration error | " + " | ".join(f"{error(options):.3f}" for options in measured.values()) + " |")
+    print(
+        "| expected calibration error | " + " | ".join(f"{error(options):.3f}" for options in measured.values()) + " |"
+    )
     for (name, each), color in zip(table.items(), COLORS, strict=False):
         axes.plot(*zip(*map(share, filter(None, each)), strict=True), marker="o", color=color, label=name)
     axes.set_xlabel("probability of an option")

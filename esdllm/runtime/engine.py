@@ -6,7 +6,7 @@ engine.generate("Sort 3 1 2.", chat=True).text
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import attrs
@@ -16,7 +16,7 @@ from torch import Tensor
 from esdllm.checkpoints.loading import Model
 from esdllm.config import DecodeConfig
 from esdllm.errors import InputError, brief
-from esdllm.interfaces import Cache, StepObserver
+from esdllm.interfaces import Cache, StepObserver, TokenSampler
 from esdllm.keywords import hinting
 from esdllm.plan import Layout
 from esdllm.planning.schedule import Planner
@@ -102,13 +102,15 @@ class Engine:
         chat: bool | None = None,
         seed: int | Sequence[int] | None = None,
         observers: Sequence[StepObserver] = (),
+        constraint: Callable[[TokenSampler], TokenSampler] | None = None,
     ) -> Generation:
         """Decode prompts: text, lists of token ids, conversations, or a tensor (B, P) int64 with an attention mask.
 
         `infill` takes each prompt as a canvas whose mask tokens are to be filled in, and generates nothing after it.
         `chat` says whether text goes through the chat template: if not told, where the checkpoint brings one. `seed` is every
         row's (a row then comes out the same in any batch), or one a row (for several answers to one prompt). `observers` watch
-        beside those of the configuration.
+        beside those of the configuration. `constraint` makes, of the configuration's sampler, the one that this run samples with;
+        its steps are then neither compiled nor recorded.
 
         Raises:
             InputError: what was passed cannot be decoded; says why. Or an observer of a run asks its own engine for another.
@@ -120,7 +122,11 @@ class Engine:
         early_stop, watching = self.config.early_stop and not infill, [*self.components.observers, *observers]
         with self._at_work():
             run, planner, began = self._begun(prepared, seed, early_stop, infill, watched=bool(watching))
-            run.denoise(planner, self.step_function, watching)
+            function = self.step_function
+            if constraint is not None:
+                run.parts = attrs.evolve(run.parts, sampler=constraint(run.parts.sampler))
+                function = StepFunction(compiled=False)
+            run.denoise(planner, function, watching)
             return generation(
                 self.model,
                 self.components,

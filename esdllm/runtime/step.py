@@ -26,7 +26,10 @@ def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
     if canvas.branches > 1:
         logits = _guide(logits.float(), parts.cfg_scale)
     places = canvas.logical.gather(1, positions)
-    found = _candidates(parts.sampler, SampleView(logits, canvas.seeds, inputs.step, places), canvas.spec.mask_id)
+    sampled = SampleView(
+        logits, canvas.seeds, inputs.step, places, positions, canvas.undecided, canvas.tokens, canvas.logical
+    )
+    found = _candidates(parts.sampler, sampled, canvas.spec.mask_id)
     masked = canvas.masked(positions, inputs.block)
     if canvas.ends is not None:
         masked = masked & (positions < _ends(parts, canvas, positions, found).unsqueeze(1))

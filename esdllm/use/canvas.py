@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast, overload
 
 from esdllm.errors import InputError
 from esdllm.interfaces import StepObserver
 from esdllm.keywords import hinting
 from esdllm.runtime.engine import Engine
-from esdllm.use.answers import Answers, Infilled
+from esdllm.use.answers import Answer, Answers, Infilled
 from esdllm.use.choosing import Chosen, Score, choose, score
 from esdllm.use.filling import infill_all
 from esdllm.use.incoming import codec_of, template_list
+from esdllm.use.matching import match
 
 __all__ = ["CanvasTasks"]
 
@@ -39,6 +40,7 @@ class CanvasTasks:
         *,
         seed: int | Sequence[int] | None = None,
         observers: Sequence[StepObserver] = (),
+        patterns: str | Sequence[str | None] | None = None,
     ) -> Answers: ...
 
     @hinting
@@ -48,12 +50,14 @@ class CanvasTasks:
         *,
         seed: int | Sequence[int] | None = None,
         observers: Sequence[StepObserver] = (),
+        patterns: str | Sequence[str | None] | None = None,
     ) -> Infilled | Answers:
         """Return a text with its blanks filled in, or each of a list.
 
         [MASK:n] is a blank of n tokens, [MASK] of one, [MASK:n-m] of as many from n to m as the model holds for likeliest (see
         `esdllm.use.lengths.weigh_lengths`). The text around the blanks comes out as it is; `\\[MASK]` writes one that is none. A
-        list is decoded together, but for the texts whose blanks' lengths are to be found.
+        list is decoded together, but for the texts whose blanks' lengths are to be found. `patterns` are regular expressions that
+        the blanks are to match, one for all, or of each text one a blank, None for any text; see `match`.
 
         Raises:
             InputError: there is no blank, or one is written wrongly; the text holds the mask token; no tokenizer; too long.
@@ -61,8 +65,30 @@ class CanvasTasks:
         codec, (listed, alone) = codec_of(self.engine.model), template_list(templates)
         if not listed:
             raise InputError("there is no template; give at least one")
-        answers = infill_all(self.engine, codec, listed, seed, observers)
+        answers = infill_all(self.engine, codec, listed, seed, observers, patterns)
         return cast(Infilled, answers.answers[0]) if alone else answers
+
+    @hinting
+    def match(
+        self,
+        prompt: Any,
+        *,
+        pattern: str | None = None,
+        schema: str | Mapping[str, Any] | None = None,
+        chat: bool | None = None,
+        seed: int | None = None,
+    ) -> Answer:
+        """Return the answer to a prompt that matches a regular expression, or is JSON of a schema; of gen_length tokens or fewer.
+
+        Tokens are committed in whatever order the configuration says; at every step the candidates are the most probable text
+        that matches, given what is decided (`esdllm.use.keeping`). Look-around, back-references and anchors cannot be had;
+        a schema goes as far as `esdllm.use.schemas.pattern_of_schema` says. Needs the extra `pattern`.
+
+        Raises:
+            InputError: no such pattern or schema; no text of gen_length tokens matches; the sampler draws; no tokenizer.
+            UnavailableError: outlines-core is not installed.
+        """
+        return match(self.engine, prompt, pattern, schema, chat, seed)
 
     @hinting
     def choose(

@@ -13,7 +13,7 @@ from esdllm.errors import InputError, brief
 from esdllm.runtime.engine import Engine
 from esdllm.runtime.prompts import prepare
 from esdllm.use.blanks import encoded, parse_template
-from esdllm.use.incoming import codec_of, one
+from esdllm.use.incoming import codec_of, one, shown
 from esdllm.use.likelihood import mask_sets
 from esdllm.use.passes import check_sees_all, masked_log_probs
 
@@ -87,14 +87,14 @@ def choose(
     """Return how probable the model holds each option; see `Pipeline.choose`."""
     codec, spec = codec_of(engine.model), engine.model.spec
     texts = _checked(options)
-    place, shown = _place(engine, prompt, chat)
+    place, told = _place(engine, prompt, chat)
     rows = [encoded(text, codec, spec.mask_id) for text in texts]
     if empty := [text for text, tokens in zip(texts, rows, strict=True) if not tokens]:
         raise InputError(f"the option {brief(empty[0])} has no tokens; give each some text")
     log_probs, forwards = _weighed(engine, place, rows, samples)
     most = max(log_probs)
     total = log(sum(exp(each - most) for each in log_probs)) + most
-    return Chosen(shown, texts, tuple(exp(each - total) for each in log_probs), tuple(log_probs), forwards)
+    return Chosen(told, texts, tuple(exp(each - total) for each in log_probs), tuple(log_probs), forwards)
 
 
 def score(engine: Engine, prompt: Any, text: str, chat: bool | None = None, samples: int | None = 128) -> Score:
@@ -130,8 +130,7 @@ def _place(engine: Engine, prompt: Any, chat: bool | None) -> tuple[_Place, str 
     tokens = prepare(model, [prompt], None, 1, False, chat).tokens[0, :-1].tolist()
     turn = [end for end in model.stop_ids if end != spec.eos_id]
     ends = (*turn, spec.eos_id) if not isinstance(prompt, str) or model.chats(chat) else (spec.eos_id, *turn)
-    shown = prompt if isinstance(prompt, str) else prompt[-1].get("content") if isinstance(prompt[-1], dict) else None
-    return _Place(tokens, [], ends), shown
+    return _Place(tokens, [], ends), shown(prompt)
 
 
 def _weighed(

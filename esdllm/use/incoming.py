@@ -9,7 +9,7 @@ from esdllm.checkpoints.loading import Model
 from esdllm.errors import InputError, brief
 from esdllm.interfaces import TextCodec
 
-__all__ = ["codec_of", "one", "prompt_list", "template_list"]
+__all__ = ["codec_of", "one", "prompt_list", "shown", "template_list"]
 
 _WANTED = "give text, a list of token ids, a conversation (a list of turns with role and content), or a list of those"
 
@@ -23,6 +23,13 @@ def codec_of(model: Model) -> TextCodec:
     if model.codec is None:
         raise InputError(f"text needs a tokenizer: {model.codec_error or 'this model has none'}")
     return model.codec
+
+
+def shown(prompt: Any) -> str | None:
+    """Return what an answer keeps of its prompt."""
+    if isinstance(prompt, str):
+        return prompt
+    return prompt[-1].get("content") if isinstance(prompt[-1], dict) else None
 
 
 def prompt_list(prompts: Any) -> tuple[list[Any], bool]:

@@ -7,11 +7,12 @@ from itertools import product
 from math import prod
 from typing import NamedTuple
 
+from esdllm.errors import InputError
 from esdllm.interfaces import StepObserver
 from esdllm.runtime.engine import Engine
-from esdllm.runtime.records import Generation
 from esdllm.use.blanks import MOST_LENGTHS, Template
 from esdllm.use.incoming import codec_of
+from esdllm.use.matching import BlankPatterns
 from esdllm.use.passes import check_sees_all, masked_log_probs
 
 __all__ = ["Weighed", "weigh_lengths"]
@@ -45,7 +46,11 @@ class _Variant(NamedTuple):
 
 
 def weigh_lengths(
-    engine: Engine, template: Template, seed: int | None = None, observers: Sequence[StepObserver] = ()
+    engine: Engine,
+    template: Template,
+    seed: int | None = None,
+    observers: Sequence[StepObserver] = (),
+    patterns: BlankPatterns | None = None,
 ) -> Weighed:
     """Return a template filled in, its blanks of the lengths under which the given text is likeliest.
 
@@ -58,44 +63,83 @@ def weigh_lengths(
     Source: our own. Confidence at the first step, the signal of CAL (arXiv 2602.00476), finds far fewer of the right lengths with
     the shipped checkpoints (docs/canvas.md).
 
+    Where blanks are to match `patterns`, only lengths that can are tried, each by itself.
+
     Raises:
-        InputError: the model is block-causal; a canvas cannot be decoded.
+        InputError: the model is block-causal; a canvas cannot be decoded; no length can match the patterns.
     """
-    check_sees_all(engine, "a blank of unknown length")
-    work = _Work(engine, template, seed, observers)
-    if prod(map(len, template.ranges)) <= MOST_LENGTHS:
-        best = work.best(list(product(*template.ranges)))
+    if template.is_open:
+        check_sees_all(engine, "a blank of unknown length")
+    work = _Work(engine, template, seed, observers, patterns)
+    choices = _choices(template, patterns)
+    if prod(map(len, choices)) <= MOST_LENGTHS:
+        best = work.best(list(product(*choices)))
     else:
-        lengths = [choices[len(choices) // 2] for choices in template.ranges]
-        for blank in [at for _ in range(2) for at, choices in enumerate(template.ranges) if len(choices) > 1]:
-            choices = template.ranges[blank]
-            best = work.best([(*lengths[:blank], length, *lengths[blank + 1 :]) for length in choices])
+        lengths = [each[len(each) // 2] for each in choices]
+        for blank in [at for _ in range(2) for at, each in enumerate(choices) if len(each) > 1]:
+            best = work.best([(*lengths[:blank], length, *lengths[blank + 1 :]) for length in choices[blank]])
             lengths = [*map(len, best.spans)]
     return Weighed(best.spans, tuple(best.row), work.forwards, work.seconds)
+
+
+def _choices(template: Template, patterns: BlankPatterns | None) -> list[list[int]]:
+    """Return the lengths that each blank may have."""
+    told = template.ranges or [range(length, length + 1) for length in template.lengths]
+    found = [list(each) if patterns is None else patterns.fitting(at, each) for at, each in enumerate(told)]
+    if [] in found:
+        at = found.index([])
+        lengths = " or ".join(map(str, sorted({told[at][0], told[at][-1]})))
+        raise InputError(
+            f"no text of {lengths} tokens, nor of what lies between, matches the pattern of blank {at}; give other lengths"
+        )
+    return found
 
 
 class _Work:
     """Fills in and weighs choices of lengths, and counts what that takes."""
 
-    def __init__(self, engine: Engine, template: Template, seed: int | None, observers: Sequence[StepObserver]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        template: Template,
+        seed: int | None,
+        observers: Sequence[StepObserver],
+        patterns: BlankPatterns | None,
+    ) -> None:
         self._engine, self._template, self._codec = engine, template, codec_of(engine.model)
-        self._seed, self._observers = seed, observers
+        self._seed, self._observers, self._patterns = seed, observers, patterns
         self.forwards, self.seconds = 0, 0.0
 
     def best(self, choices: Sequence[Sequence[int]]) -> _Variant:
         """Return the likeliest of several choices of lengths, filled in."""
         spec = self._engine.model.spec
         made = [self._template.of_lengths(lengths).canvas(self._codec, spec) for lengths in choices]
-        result = self._generate([tokens for tokens, _ in made])
-        variants = [_Variant(row, spans) for row, (_, spans) in zip(result.answers, made, strict=True)]
+        rows = self._generate(made)
+        variants = [_Variant(row, spans) for row, (_, spans) in zip(rows, made, strict=True)]
+        if len(variants) == 1:
+            return variants[0]
         weights = self._weights(variants)
         return variants[max(range(len(variants)), key=lambda at: (weights[at], -len(variants[at].row)))]
 
-    def _generate(self, rows: list[list[int]]) -> Generation:
-        result = self._engine.generate(rows, infill=True, seed=self._seed, observers=self._observers)
-        self.forwards += result.forwards
-        self.seconds += result.seconds
-        return result
+    def _generate(self, made: Sequence[tuple[list[int], tuple[range, ...]]]) -> list[list[int]]:
+        """Return canvases filled in: all together, or where they keep to patterns each by itself."""
+        parts = [made] if self._patterns is None else [[each] for each in made]
+        rows = []
+        for part in parts:
+            constraint = None if self._patterns is None else self._patterns.constraint(part[0][1])
+            result = self._engine.generate(
+                [tokens for tokens, _ in part],
+                infill=True,
+                seed=self._seed,
+                observers=self._observers,
+                constraint=constraint,
+            )
+            if self._patterns is not None:
+                self._patterns.check(result.answers[0], part[0][1])
+            rows += result.answers
+            self.forwards += result.forwards
+            self.seconds += result.seconds
+        return rows
 
     def _weights(self, variants: Sequence[_Variant]) -> list[float]:
         """Return the weight of each variant, in nats."""

@@ -25,7 +25,7 @@ from esdllm.runtime.prompts import Prepared, Prompts, prepare, seed_list
 from esdllm.use.answers import Answer, Answers
 from esdllm.use.batching.grouping import alike
 from esdllm.use.canvas import CanvasTasks
-from esdllm.use.incoming import one, prompt_list
+from esdllm.use.incoming import one, prompt_list, shown
 from esdllm.use.streaming import Stream, feed
 from esdllm.views import Message
 
@@ -182,7 +182,7 @@ class Pipeline(CanvasTasks):
                 f"a stream is of one prompt: text, a conversation or a list of token ids, not {brief(prompt)}"
             )
         self._prepared(rows, chat)
-        return Stream(self.engine, rows, _shown(rows[0]), chat=chat, seed=seed)
+        return Stream(self.engine, rows, shown(rows[0]), chat=chat, seed=seed)
 
     def _batches(
         self, prompts: Sequence[Any], chat: bool | None, seed: int | Sequence[int] | None, batch: int
@@ -210,8 +210,7 @@ class Pipeline(CanvasTasks):
         texts = result.text or [""] * len(result.answers)
         rows = zip(prompts, texts, result.answers, strict=True)
         answers = tuple(
-            Answer(_shown(prompt), text, tuple(tokens), result.forwards, result.seconds)
-            for prompt, text, tokens in rows
+            Answer(shown(prompt), text, tuple(tokens), result.forwards, result.seconds) for prompt, text, tokens in rows
         )
         return Answers(answers, result.forwards, result.seconds)
 
@@ -244,10 +243,3 @@ def _configure(
     config = catalogue.configure(preset, None, settings, sets, default=DEFAULT_PRESET)
     Components.resolve(config, catalogue)
     return config
-
-
-def _shown(prompt: Any) -> str | None:
-    """Return what an answer keeps of its prompt."""
-    if isinstance(prompt, str):
-        return prompt
-    return prompt[-1].get("content") if isinstance(prompt[-1], dict) else None

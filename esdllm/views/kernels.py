@@ -67,6 +67,14 @@ class SampleView(NamedTuple):
     """(B,) int64, the steps that each row has behind it"""
     positions: Tensor
     """(B, N) int64, positions counted from the row's first real token, so that padding changes nothing"""
+    columns: Tensor | None = None
+    """(B, N) int64, the same positions counted with padding: indices into what follows; None where a view was made by hand"""
+    undecided: Tensor | None = None
+    """(B, L) bool, every masked position of the canvas, those without logits too; likewise"""
+    canvas: Tensor | None = None
+    """(B, L) int64, the tokens by column, with masks; likewise"""
+    logical: Tensor | None = None
+    """(B, L) int64, every column's position counted from the row's first real token, 0 before it; likewise"""
 
     @property
     def logits(self) -> Tensor:

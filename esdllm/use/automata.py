@@ -1,0 +1,135 @@
+"""Regular expressions over a model's tokens: from a pattern to the automaton that a canvas keeps to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, cast
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from esdllm.errors import InputError, UnavailableError, brief, installing
+from esdllm.interfaces import TextCodec
+
+__all__ = ["Automaton", "automaton", "core"]
+
+_MOST_STATES = 2048
+_DEAD = -1
+_ANCHOR = "a"  # before which a token is written, since some tokenizers drop the space of a first one
+
+
+@attrs.frozen(eq=False)
+class Automaton:
+    """Which tokens lead where: Q states, K classes of tokens that are alike to all of them, V tokens. State 0 is the first."""
+
+    steps: Tensor
+    """(Q, K) int64, the state that a class of tokens leads to; -1 if none"""
+    classes: Tensor
+    """(V,) int64, each token's class"""
+    accepting: Tensor
+    """(Q,) bool, states in which a text may end"""
+
+    def to(self, device: torch.device) -> Automaton:
+        """Return the automaton on a device."""
+        return Automaton(self.steps.to(device), self.classes.to(device), self.accepting.to(device))
+
+    def fits(self, length: int) -> bool:
+        """Return whether any text of so many tokens matches."""
+        reached, led = {0}, self.steps.tolist()
+        for _ in range(length):
+            reached = {to for state in reached for to in led[state] if to != _DEAD}
+        return bool(self.accepting[list(reached)].any())
+
+    def accepts(self, tokens: Sequence[int]) -> bool:
+        """Return whether a text of these tokens matches."""
+        state = 0
+        for token in tokens:
+            state = int(self.steps[state, self.classes[token]])
+            if state == _DEAD:
+                return False
+        return bool(self.accepting[state])
+
+
+def automaton(pattern: str, codec: TextCodec, vocab: int, ends: tuple[int, ...] = ()) -> Automaton:
+    """Return a pattern's automaton over the tokens of a codec, by outlines-core's automaton over bytes.
+
+    Where a text may end, one of `ends` may come, and after it only these. Tokens that are not whole characters lead nowhere.
+
+    Raises:
+        InputError: it is no pattern, needs what an automaton cannot have, or has too many states.
+        UnavailableError: outlines-core is not installed.
+    """
+    table, accepting = _over_bytes(pattern)
+    spelt = _spellings(cast(Any, codec), vocab)
+    places = np.tile(np.arange(len(table)), (vocab, 1))  # (V, Q), where each token leads from each state
+    longest = max(map(len, spelt), default=0)
+    for at in range(longest):
+        going = np.array([number for number, word in enumerate(spelt) if len(word) > at])
+        read = np.array([spelt[number][at] for number in going])
+        here = places[going]
+        places[going] = np.where(here == _DEAD, _DEAD, table[here, read[:, None]])
+    places[[number for number, word in enumerate(spelt) if not word]] = _DEAD
+    over = np.full((vocab, 1), _DEAD)
+    if ends:
+        places[list(ends)] = np.where(accepting, len(table), _DEAD)
+        over[list(ends)] = len(table)
+        accepting = np.append(accepting, True)
+        places = np.concatenate([places, over], 1)
+    steps, classes = np.unique(places, axis=0, return_inverse=True)
+    return Automaton(
+        torch.from_numpy(steps.T.copy()).long(),
+        torch.from_numpy(classes.reshape(-1)).long(),
+        torch.from_numpy(np.asarray(accepting, dtype=bool)),
+    )
+
+
+def _over_bytes(pattern: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each byte leads from each state (Q, 256), the first state first, and where a text may end (Q,)."""
+    outlines = core()
+    if not isinstance(pattern, str) or not pattern:
+        raise InputError(f"a pattern is a regular expression, such as '[0-9]+', not {brief(pattern)}")
+    try:
+        index = outlines.Index(pattern, outlines.Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)}))
+    except ValueError as error:
+        raise InputError(
+            f"{brief(pattern)} is no pattern that can be kept to: {error}; look-around, back-references and anchors are none"
+        ) from error
+    transitions = index.get_transitions()
+    finals = index.get_final_states()
+    states = [index.get_initial_state(), *sorted({*transitions, *finals} - {index.get_initial_state()})]
+    if len(states) > _MOST_STATES:
+        raise InputError(
+            f"{brief(pattern)} has {len(states)} states, more than {_MOST_STATES}; shorten its repetitions"
+        )
+    numbers = {state: number for number, state in enumerate(states)}
+    table = np.full((len(states), 256), _DEAD)
+    for state, led in transitions.items():
+        for byte, to in led.items():
+            if byte < 256:
+                table[numbers[state], byte] = numbers[to]
+    return table, np.array([state in finals for state in states])
+
+
+def core() -> Any:
+    """Return outlines-core.
+
+    Raises:
+        UnavailableError: it is not installed.
+    """
+    try:
+        import outlines_core
+    except ImportError as error:
+        raise UnavailableError(f"patterns need outlines-core: {installing('pattern')}") from error
+    return outlines_core
+
+
+@lru_cache(maxsize=4)
+def _spellings(codec: TextCodec, vocab: int) -> tuple[bytes, ...]:
+    """Return the bytes of every token; none of one that is special, or that is not whole characters."""
+    start = codec.encode(_ANCHOR)
+    head = len(codec.decode(start))
+    words = (codec.decode([*start, token])[head:] for token in range(vocab))
+    return tuple(b"" if "\ufffd" in word else word.encode() for word in words)
