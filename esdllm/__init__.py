@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from esdllm.runtime.slots import Slots
     from esdllm.runtime.variation import relative_variation
     from esdllm.use.answers import Answer, Answers, Infilled
+    from esdllm.use.choosing import Chosen, Score
+    from esdllm.use.editing import Edited
     from esdllm.use.frames import Frame
     from esdllm.use.pipeline import Pipeline
     from esdllm.use.streaming import Stream, StreamEvent
@@ -116,12 +118,14 @@ __all__ = [
     "Candidates",
     "Catalogue",
     "CheckpointError",
+    "Chosen",
     "ClosingCache",
     "ComponentConfig",
     "ConfigError",
     "DecodeConfig",
     "DraftingPolicy",
     "Drift",
+    "Edited",
     "EditingPolicy",
     "EndView",
     "EndingBlocks",
@@ -164,6 +168,7 @@ __all__ = [
     "RevokingPolicy",
     "SampleView",
     "Scope",
+    "Score",
     "Signal",
     "SignalScorer",
     "Site",
@@ -221,6 +226,8 @@ _HOMES = {
     "runtime.slots": "Slots",
     "runtime.variation": "relative_variation",
     "use.answers": "Answer Answers Infilled",
+    "use.choosing": "Chosen Score",
+    "use.editing": "Edited",
     "use.frames": "Frame",
     "use.pipeline": "Pipeline",
     "use.streaming": "Stream StreamEvent",

@@ -530,3 +530,15 @@ def test_a_configuration_that_can_be_read_once_is_read_once(tmp_path: Path) -> N
     config = choice.config(Catalogue.load())
     assert (config.gen_length, choice.base()) == (16, "vanilla")
     assert choice.label() == "preset vanilla, config pipe"
+
+
+@pytest.mark.slow
+def test_options_are_weighed_a_pattern_is_kept_to_and_a_text_is_edited(run):
+    code, out, _ = run("choose", "What is 12 + 7?", "The result is 12 + 7 = 18.", "The result is 12 + 7 = 19.")
+    assert (code, out.splitlines()[0]) == (0, "100.0%  The result is 12 + 7 = 19.")
+    assert (
+        run("match", "What is 12 + 7?", "--pattern", "The [^.]+12[^.]+[.]", "--gen-length", "16")[1]
+        == "The result is 12 + 7 = 19.\n"
+    )
+    told = run("edit", "The result is 12 + 7 = 18.", "--instruction", "What is 12 + 7?", "--json")[1]
+    assert json.loads(told)["changes"] == [[" 18", " 19"]]

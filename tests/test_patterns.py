@@ -59,7 +59,7 @@ def pipe(pipes: dict[str, Pipeline]) -> Pipeline:
     return pipes["tiny-llada"]
 
 
-@examples(60)
+@examples(24)
 @given(
     name=st.sampled_from(NAMES),
     pattern=st.sampled_from(PATTERNS),
@@ -128,7 +128,7 @@ def test_the_path_is_the_best_of_all_that_are_accepted(seed: int, states: int, c
         assert float(scores.gather(1, path.unsqueeze(1)).sum()) == pytest.approx(right, abs=1e-5)
 
 
-@examples(100)
+@examples(60)
 @given(
     pattern=st.sampled_from(PATTERNS),
     text=st.one_of(
@@ -170,6 +170,7 @@ class _Fixed:
         return Candidates(tokens, confidence)
 
 
+@pytest.mark.slow
 def test_keeping_to_a_pattern_reads_nothing_from_the_device(pipe: Pipeline) -> None:
     model = pipe.model
     assert model.codec is not None

@@ -11,7 +11,7 @@ from esdllm.cli.command import as_command, command
 __all__ = ["GROUPS", "OwnCommands"]
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Use a model": ("generate", "chat", "infill", "serve", "models"),
+    "Use a model": ("generate", "chat", "infill", "choose", "match", "edit", "serve", "models"),
     "Understand a run": ("explain", "trace", "analyze", "config", "doctor"),
     "Measure": ("eval", "bench", "simulate", "tune", "conformance", "lm-eval"),
     "Extend": ("plugins", "new-plugin"),
@@ -22,6 +22,9 @@ _OPTIONS = {
     "generate": "generate.GenerateOptions",
     "chat": "chat.TalkOptions",
     "infill": "infill.InfillOptions",
+    "choose": "on_canvas.ChooseOptions",
+    "match": "on_canvas.MatchOptions",
+    "edit": "on_canvas.EditOptions",
     "models": "models.app",
     "explain": "explain.ExplainOptions",
     "trace": "trace.RecordOptions",

@@ -11,6 +11,7 @@ from esdllm.keywords import hinting
 from esdllm.runtime.engine import Engine
 from esdllm.use.answers import Answer, Answers, Infilled
 from esdllm.use.choosing import Chosen, Score, choose, score
+from esdllm.use.editing import Edited, EditWish, edit
 from esdllm.use.filling import infill_all
 from esdllm.use.incoming import codec_of, template_list
 from esdllm.use.matching import match
@@ -124,3 +125,27 @@ class CanvasTasks:
             ContextError: prompt and text are longer than the model's context.
         """
         return score(self.engine, prompt, text, chat, samples)
+
+    @hinting
+    def edit(
+        self,
+        text: str,
+        instruction: str | None = None,
+        *,
+        span: str | tuple[int, int] | None = None,
+        count: int | None = None,
+        below: float = 0.5,
+        seed: int | None = None,
+    ) -> Edited:
+        """Return a text in which what the model holds for least likely is decoded again; all else stays, character for character.
+
+        Every token is masked by itself, 64 of them a forward; those whose probability is less than `below`, or the `count` least
+        probable ones, become masks together and are decoded by the pipeline's settings. `span` says what may change: a part of
+        the text that stands there once, or its characters from and to. With an `instruction`, the text is taken as the answer to
+        it. The text keeps its number of tokens.
+
+        Raises:
+            InputError: an empty text, no such span, a block-causal model, no tokenizer, no chat template for an instruction.
+        """
+        wish = EditWish(instruction=instruction, span=span, count=count, below=below)
+        return edit(self.engine, text, wish, seed)

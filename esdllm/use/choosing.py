@@ -71,7 +71,7 @@ class Score:
         return self.log_prob / self.tokens
 
 
-class _Place(NamedTuple):
+class _OptionPlace(NamedTuple):
     """Where an option comes."""
 
     before: list[int]
@@ -116,7 +116,7 @@ def _checked(options: Any) -> tuple[str, ...]:
     return texts
 
 
-def _place(engine: Engine, prompt: Any, chat: bool | None) -> tuple[_Place, str | None]:
+def _place(engine: Engine, prompt: Any, chat: bool | None) -> tuple[_OptionPlace, str | None]:
     """Return where options come, and the prompt as an answer shows it: in the blank of a text, or behind the prompt."""
     model, spec = engine.model, engine.model.spec
     check_sees_all(engine, "weighing options")
@@ -126,15 +126,15 @@ def _place(engine: Engine, prompt: Any, chat: bool | None) -> tuple[_Place, str 
         if template.lengths != (1,) or template.is_open:
             raise InputError(f"options go into one blank, [MASK], whose length is theirs; {brief(prompt)} has others")
         before, after = (encoded(piece, codec_of(model), spec.mask_id) for piece in template.pieces)
-        return _Place(before, after[1:], tuple(after[:1]) or (spec.eos_id,)), prompt
+        return _OptionPlace(before, after[1:], tuple(after[:1]) or (spec.eos_id,)), prompt
     tokens = prepare(model, [prompt], None, 1, False, chat).tokens[0, :-1].tolist()
     turn = [end for end in model.stop_ids if end != spec.eos_id]
     ends = (*turn, spec.eos_id) if not isinstance(prompt, str) or model.chats(chat) else (spec.eos_id, *turn)
-    return _Place(tokens, [], ends), shown(prompt)
+    return _OptionPlace(tokens, [], ends), shown(prompt)
 
 
 def _weighed(
-    engine: Engine, place: _Place, options: Sequence[Sequence[int]], samples: int | None
+    engine: Engine, place: _OptionPlace, options: Sequence[Sequence[int]], samples: int | None
 ) -> tuple[list[float], int]:
     """Return the log-probability of each option and of what comes next, in nats, and the forwards that took.
 

@@ -20,6 +20,7 @@ from esdllm.errors import EsdllmError, brief
 from esdllm.serving import page
 from esdllm.serving.api.answering import Endpoint
 from esdllm.serving.api.calls import chat_call, completion_call, infill_call
+from esdllm.serving.api.canvas import CANVAS_CALLS, CanvasEndpoint
 from esdllm.serving.api.errors import ApiError, json_response, of_error
 from esdllm.serving.api.keys import Guarded
 from esdllm.serving.api.logs import Logged, now
@@ -41,6 +42,10 @@ def create_app(service: Service) -> Starlette:
     told = _Told(service)
     routes = [
         *(Route(path, Endpoint(service, read), methods=["POST"]) for path, read in decoding.items()),
+        *(
+            Route(path, CanvasEndpoint(service, of_canvas), methods=["POST"])
+            for path, of_canvas in CANVAS_CALLS.items()
+        ),
         Route("/", told.page),
         Route("/v1/models", told.models),
         Route("/v1/models/{name:path}", told.model),

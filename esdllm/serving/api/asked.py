@@ -17,6 +17,7 @@ __all__ = [
     "AskedChat",
     "AskedCompletion",
     "AskedInfill",
+    "conversation",
     "read_chat",
     "read_completion",
     "read_infill",
@@ -142,6 +143,8 @@ def _prompt(value: Any, path: str) -> Any:
 
 
 _ids = items(whole(0, _MOST), 1)
+conversation = items(_turn, 1)
+"""reads the messages of a conversation"""
 
 
 @attrs.frozen(kw_only=True)
@@ -223,7 +226,7 @@ class Asked:
 class AskedChat(Asked):
     """The body of /v1/chat/completions."""
 
-    messages: tuple[Message, ...] = field(items(_turn, 1), attrs.NOTHING)
+    messages: tuple[Message, ...] = field(conversation, attrs.NOTHING)
     max_completion_tokens: int | None = field(whole(1, _MOST))
     logprobs: bool = field(flag, False)
     response_format: _ResponseFormat | None = field(lambda value, path: structured(_ResponseFormat, value, path))

@@ -115,7 +115,7 @@ def items(read: Reader, least: int = 0, most: int | None = None) -> Reader:
             raise invalid(path, f"{brief(value)} is no list")
         if len(value) < least or (most is not None and len(value) > most):
             raise invalid(
-                path, f"{len(value)} of them; give {f'at most {most}' if most and value else f'at least {least}'}"
+                path, f"{len(value)} of them; give {f'at least {least}' if len(value) < least else f'at most {most}'}"
             )
         return tuple(read(one, f"{path}[{index}]") for index, one in enumerate(value))
 
