@@ -26,9 +26,8 @@ def denoise(parts: Parts, plan: StepPlan, canvas: Canvas, inputs: StepInputs) ->
     if canvas.branches > 1:
         logits = _guide(logits.float(), parts.cfg_scale)
     places = canvas.logical.gather(1, positions)
-    sampled = SampleView(
-        logits, canvas.seeds, inputs.step, places, positions, canvas.undecided, canvas.tokens, canvas.logical
-    )
+    shown = (canvas.undecided, canvas.tokens, canvas.logical)
+    sampled = SampleView(logits, canvas.seeds, inputs.step, places, positions, *shown)
     found = _candidates(parts.sampler, sampled, canvas.spec.mask_id)
     masked = canvas.masked(positions, inputs.block)
     if canvas.ends is not None:
