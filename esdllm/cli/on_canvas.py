@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import attrs
-import typer
 
 from esdllm.cli.choice import Choice
+from esdllm.cli.loading import load_asked
 from esdllm.cli.options.on_canvas import ChooseOptions, EditOptions, MatchOptions, OnCanvasOptions
 from esdllm.cli.prompts import read_prompt
-from esdllm.cli.shared import load_asked, print_json, stderr
+from esdllm.cli.shared import print_answer, print_json, stderr
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.use.answers import Answer
 from esdllm.use.pipeline import Pipeline
@@ -26,7 +26,7 @@ class Choose(ChooseOptions):
         if self.as_json:
             print_json(attrs.asdict(found), indent=None)
         else:
-            typer.echo(str(found))
+            print_answer(str(found))
 
 
 @attrs.frozen(kw_only=True)
@@ -35,7 +35,7 @@ class Match(MatchOptions):
 
     def run(self) -> None:
         """Print the answer."""
-        pipe = _pipeline(self, gen_length=self.gen_length)
+        pipe = _pipeline(self)
         _print(pipe.match(read_prompt(self.prompt), pattern=self.pattern, schema=self.schema), self.as_json)
 
 
@@ -49,9 +49,9 @@ class Edit(EditOptions):
         _print(pipe.edit(text, self.instruction, span=self.span, count=self.count, below=self.below), self.as_json)
 
 
-def _pipeline(asked: OnCanvasOptions, **given: object) -> Pipeline:
-    choice, catalogue = Choice(asked.preset, asked.config, asked.sets, given, profile=asked.profile), Catalogue.load()
-    decode = choice.config(catalogue)
+def _pipeline(asked: OnCanvasOptions) -> Pipeline:
+    catalogue = Catalogue.load()
+    decode = Choice.of(asked).config(catalogue)  # a wrong setting is found before weights are read
     return Pipeline.of(load_asked(asked, catalogue)[1], decode, catalogue)
 
 
@@ -59,5 +59,5 @@ def _print(answer: Answer, as_json: bool) -> None:
     if as_json:
         print_json(attrs.asdict(answer), indent=None)
     else:
-        typer.echo(answer.text)
+        print_answer(answer.text)
     stderr().print(answer.facts(), style="dim", soft_wrap=True)

@@ -14,6 +14,7 @@ from esdllm.cli.options import (
     Device,
     Dtype,
     FamilyName,
+    GenLength,
     Json,
     ModelName,
     PresetName,
@@ -75,7 +76,7 @@ class MatchOptions(OnCanvasOptions):
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="A prompt.")]
     pattern: Annotated[str | None, typer.Option(help="A regular expression.")] = None
     schema: Annotated[str | None, typer.Option(help="A JSON schema.")] = None
-    gen_length: Annotated[int | None, typer.Option(help="Most tokens of the answer.")] = None
+    gen_length: GenLength = None
 
 
 @attrs.frozen(kw_only=True)
