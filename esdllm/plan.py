@@ -30,7 +30,7 @@ class Window(Enum):
     OPEN = "open"
     """each row's undecided positions to the canvas' end, and those that it committed at the last step"""
     TOKENS = "tokens"
-    """the block without the position left of its tokens that decides the first of them, which is decided"""
+    """the block's own tokens, the first of which is decided: with a logit shift as much further right than the block"""
 
 
 class Phase(Enum):

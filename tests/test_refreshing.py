@@ -99,7 +99,7 @@ def test_all_is_computed_until_the_first_token_is_decided_and_then_the_tokens_al
     """Once it is decided it stays so, whatever the narrower step's own first position is."""
     found = parts([True, True, False, True], Layout.of(6, 8, shift))
     assert [step.scope.window for step in found] == [Window.CANVAS] * 3 + [Window.TOKENS] * 2
-    assert [(step.start, step.plan.window) for step in found] == [(0, 14)] * 3 + [(6, 4 - shift)] * 2
+    assert [(step.start, step.plan.window) for step in found] == [(0, 14)] * 3 + [(6, 4)] * 2
     assert [step.block for step in found[-2:]] == [(6, 10 - shift)] * 2
     assert all(step.plan.decided <= step.plan.block == 4 - shift for step in found[-2:])
 

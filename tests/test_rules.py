@@ -226,3 +226,13 @@ def test_a_wrong_option_is_refused_with_what_would_do(
     with pytest.raises(ConfigError) as raised:
         catalogue.build("unmasking", ComponentConfig(name, options))
     assert message in str(raised.value)
+
+
+def test_a_block_s_first_position_goes_alone_where_that_is_asked_for() -> None:
+    sure = [16] * 12
+    view = shown(sure, ["m"] * 12)
+    alone = FrechetProfileUnmasking(first_alone=True)
+    assert places(view, FrechetProfileUnmasking()) == set(range(12))
+    assert places(view, alone) == {0}
+    assert places(view._replace(step_in_block=torch.ones(1, dtype=torch.int64)), alone) == set(range(12))
+    assert places(shown(sure, ["d", *"m" * 11]), alone) == set(range(1, 12))

@@ -66,13 +66,16 @@ class WindowPlaces:
             start, stop = self._range(window, quota.block, self.layout.canvas, past, clamped=False)
             return WindowPlace(start, stop - start, shares=False)
         clamped = window is Window.TRAIL and refresh and phase is not Phase.SELECT and past.block is not None
-        start, stop = self._range(window, quota.block, self.layout.canvas, past, clamped)
+        block = quota.block
+        if window is Window.TOKENS:  # of which the last decides nothing
+            block = Block(block.start, min(block.stop + self.layout.logit_shift, self.layout.length))
+        start, stop = self._range(window, block, self.layout.canvas, past, clamped)
         clamped = clamped and start < quota.block.start
         if quota.suffix is None:
             return WindowPlace(start, stop - start, clamped=clamped)
         whole = window in (Window.CANVAS, Window.SUFFIX)
-        beyond = quota.suffix if whole else tuple(position for position in new if position >= quota.block.stop)
-        return WindowPlace(start, quota.block.stop - start + len(beyond), clamped=clamped, beyond=beyond)
+        beyond = quota.suffix if whole else tuple(position for position in new if position >= block.stop)
+        return WindowPlace(start, block.stop - start + len(beyond), clamped=clamped, beyond=beyond)
 
     def _within(self, window: Window, refresh: bool, quota: Quota, within: Block, past: Past) -> WindowPlace:
         """Return where the window lies in a block-causal model: in its block of attention.

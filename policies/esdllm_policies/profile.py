@@ -28,6 +28,11 @@ class FrechetProfileUnmasking(Deciding):
         default=0.02,
         tune=(0.0, 0.02, 0.05, 0.1, 0.2),
     )
+    first_alone: bool = option(
+        "whether a block's first step commits its first position and no other, as Fast-dLLM decodes Dream; where that is decided "
+        "the step is as others",
+        default=False,
+    )
 
     def select(self, view: UnmaskingView) -> Tensor:
         """Return the largest set that the margin allows."""
@@ -36,4 +41,14 @@ class FrechetProfileUnmasking(Deciding):
         doubt = 1 - ordered.values
         taken = doubt.cumsum(1) + doubt < 1 - self.margin
         taken = taken | (torch.arange(taken.shape[1], device=taken.device) == 0)
-        return placed(taken, ordered.indices, view.eligible)
+        chosen = placed(taken, ordered.indices, view.eligible)
+        return self._first(view, chosen) if self.first_alone else chosen
+
+    @staticmethod
+    def _first(view: UnmaskingView, chosen: Tensor) -> Tensor:
+        """Return (B, N) bool, at a block's first step its first position alone, if that is eligible; else what is chosen."""
+        assert view.block is not None
+        assert view.step_in_block is not None
+        first = view.eligible & (view.columns == view.block[:, :1])
+        alone = (view.step_in_block.view(-1, 1) == 0) & first.any(1, keepdim=True)
+        return torch.where(alone, first, chosen)

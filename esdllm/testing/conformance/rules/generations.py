@@ -19,6 +19,9 @@ from esdllm.views import ModelSpec, StepRecord
 
 __all__ = ["run_generation"]
 
+_DREAM = "frechet-profile-dream"
+"""by Fast-dLLM's loop for Dream: a block's first step decides its first token alone, and the others compute its own tokens"""
+
 
 def run_generation(ground: Ground, checkpoints: Path, rule: str, case: Recorded) -> str | None:
     """Return what differs between a recorded generation and the same one here; None if nothing does."""
@@ -28,7 +31,11 @@ def run_generation(ground: Ground, checkpoints: Path, rule: str, case: Recorded)
     prompts, mask = torch.tensor(case["input_ids"]), case.get("attention_mask")
     expected, seen = torch.tensor(case["sequences"]), _Steps(len(case["sequences"][0]))
     try:
-        config = ground.configured(preset_of(settings.get("mode", "vanilla")), decoding(rule, settings))
+        chosen = decoding(rule, settings)
+        if case["by"] == _DREAM:
+            chosen["refresh"] = "sub-block-cache"
+            chosen["unmasking"]["first_alone"] = True
+        config = ground.configured(preset_of(settings.get("mode", "vanilla")), chosen)
         engine = Engine.build(ground.load(checkpoints / case["model"]), config, ground.catalogue)
         attention_mask = None if mask is None else torch.tensor(mask)
         result = engine.generate(prompts, attention_mask=attention_mask, observers=[seen])
@@ -49,10 +56,10 @@ def _run(columns: Sequence[int]) -> list[int]:
 
 def _elsewhere(case: Recorded) -> str | None:
     """Return why a recorded loop is none of this engine's; None if it is."""
-    if case["by"] == "frechet-profile-dream":
+    if case["by"] == _DREAM and case["settings"]["mode"] == "prefix_cache":
         return (
-            "Fast-dLLM's loop for Dream computes a block's own positions, where here those one to the left are "
-            "computed, which decide them"
+            "Fast-dLLM's loop for Dream computes from a block's first own position to the canvas' end, a window that begins one "
+            "to the left here, at what decides that position"
         )
     if case["settings"].get("extra_mask"):
         return "the recorded loop's canvas goes on for one mask behind the answer"

@@ -27,8 +27,11 @@ def run_step(ground: Ground, recorded: Recorded, tensors: Path, case: Recorded) 
     with safe_open(tensors, "pt") as file:
         given = {name: file.get_tensor(f"{case['id']}.{name}") for name in ("logits", "eligible", "ids")}
     mask = recorded.get("mask_token", _MASK)
+    unsaid = given["logits"].argmax(-1) == mask
     eligible = given["eligible"].bool()
-    if bool((given["logits"].argmax(-1) == mask)[eligible].any()):
+    if recorded["rule"] == "dinfer-threshold":  # by which what says the mask may not be committed
+        eligible = eligible & ~unsaid
+    if bool(unsaid[eligible].any()):
         return NotRun("the mask token would be a candidate, which it never is here")
     try:
         policy = component(ground, COMPONENTS[recorded["rule"]](case["settings"]))
