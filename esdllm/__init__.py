@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         EditingPolicy,
         EndingBlocks,
         ImportanceScorer,
+        LayeredRefresh,
         LearningRefresh,
         LendingCache,
         ModelAdapter,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         RefreshPolicy,
         RememberingPolicy,
         RememberingScorer,
+        ReturningSkip,
         RevokingPolicy,
         SignalScorer,
         SkipSchedule,
@@ -139,6 +141,7 @@ __all__ = [
     "Infilled",
     "InputError",
     "KeyValue",
+    "LayeredRefresh",
     "LearningRefresh",
     "LendingCache",
     "LoadPlan",
@@ -165,6 +168,7 @@ __all__ = [
     "RefreshPolicy",
     "RememberingPolicy",
     "RememberingScorer",
+    "ReturningSkip",
     "RevokingPolicy",
     "SampleView",
     "Scope",
@@ -213,8 +217,9 @@ _HOMES = {
     "UnavailableError",
     "hookspecs": "INTERFACE hookimpl",
     "interfaces": "AttentionBackend BlockAttention BlockCounts BlockSchedule Cache CacheStore ClosingCache "
-    "DraftingPolicy EditingPolicy EndingBlocks ImportanceScorer LearningRefresh LendingCache ModelAdapter ModelFamily "
-    "MovingBlocks OfferingFamily OffsetCache PruningBlocks RefreshPolicy RememberingPolicy RememberingScorer RevokingPolicy "
+    "DraftingPolicy EditingPolicy EndingBlocks ImportanceScorer LayeredRefresh LearningRefresh LendingCache ModelAdapter "
+    "ModelFamily MovingBlocks OfferingFamily OffsetCache PruningBlocks RefreshPolicy RememberingPolicy RememberingScorer "
+    "ReturningSkip RevokingPolicy "
     "SignalScorer SkipSchedule SlottedCache SpreadAdapter StepObserver Suite TextCodec TokenSampler UnmaskingPolicy",
     "plan": "Block BlockCausal Drift Moment Phase Scope StepPlan Window",
     "plugins.catalogue": "Catalogue",

@@ -86,6 +86,9 @@ class Scope(NamedTuple):
     """which positions the step computes in its first layer"""
     refresh: bool
     """whether no layer skips any of them"""
+    from_layer: int = 0
+    """the first layer that computes all of them, each from what it remembers; those before it compute the block alone (see
+    `LayeredRefresh`)"""
 
 
 class Block(NamedTuple):
@@ -183,16 +186,28 @@ class StepPlan(NamedTuple):
     """positions of a block in which a window of several writes keys, which a query reads to its block's end; None if all do"""
     leads: bool = False
     """whether the window's last row decides the token behind it, whatever the model's shift"""
+    returning: tuple[int, ...] = ()
+    """the layers at which dropped positions may come back, with the hidden states that are remembered for them"""
+    joining: tuple[int, ...] = ()
+    """the layers from which a refresh may begin; their input is remembered too"""
+    from_layer: int = 0
+    """the first layer that computes the whole window; those before it compute the block alone"""
 
     @property
     def skips(self) -> bool:
         """Whether any layer drops a position of any row."""
+        return min(self.keep) < self.window or self.padded
+
+    @property
+    def hands_on_fewer(self) -> bool:
+        """Whether the last layer hands on fewer positions than the window holds."""
         return self.keep[-1] < self.window or self.padded
 
     @property
     def computed(self) -> tuple[int, ...]:
         """For every layer, the number of positions it computes (hidden-site count)."""
-        return (self.window, *self.keep[:-1])
+        before = (self.block,) * self.from_layer
+        return (*before, *(self.window, *self.keep[:-1])[self.from_layer :])
 
     def layer_work(self) -> int:
         """Return the positions computed, summed over the layers."""

@@ -30,6 +30,7 @@ from esdllm_policies.importance import ConfidenceScorer
 from esdllm_policies.refreshing import DriftRefresh, DualCacheRefresh
 from esdllm_policies.revoking import WinoUnmasking
 from esdllm_policies.schedules import TimeScheduleUnmasking
+from esdllm_policies.skipping import NoSkip
 from esdllm_policies.unmasking import ThresholdUnmasking
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +54,7 @@ class Bidirectional:
 LEAST: Mapping[str, type] = {
     "attention": Bidirectional,
     "refresh": DualCacheRefresh,
+    "skip": NoSkip,
     "blocks": FixedBlocks,
     "importance": ConfidenceScorer,
     "unmasking": TimeScheduleUnmasking,
@@ -83,7 +85,12 @@ def built(kind: str, component: type, name: str = "bad") -> Any:
 
 MISSPELT = {
     "attention": {"block_causal": ("block_casual", "blocks_causal")},
-    "refresh": {"learn": ("lern", "leran"), "learned": ("lerned", "leanred")},
+    "refresh": {
+        "learn": ("lern", "leran"),
+        "learned": ("lerned", "leanred"),
+        "from_layers": ("from_layer", "form_layers"),
+    },
+    "skip": {"returning": ("retruning", "returns")},
     "blocks": {
         "suffix": ("sufix", "suffixes"),
         "starts": ("start", "strats"),

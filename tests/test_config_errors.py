@@ -10,7 +10,6 @@ import pytest
 from esdllm import Catalogue, ConfigError, DecodeConfig, Engine, Model
 from esdllm.runtime.components import Components
 
-GROWING = [[0, 0.5], [0.5, 0.7]]
 WRONG_COMPONENTS: list[tuple[dict[str, Any], str]] = [
     (
         {"unmasking": "top_k"},
@@ -50,7 +49,6 @@ WRONG_COMPONENTS: list[tuple[dict[str, Any], str]] = [
     ({"unmasking": {"name": "threshold", "threshold": 2}}, "'threshold' must be <= 1.0: 2.0"),
     ({"unmasking": {"name": "time-schedule", "eps": 0.0}}, "eps = 0.0 must be between 0 and 1"),
     ({"cache": {"name": "sparse", "keep": 0.0}}, "cache 'sparse': 'keep' must be > 0.0: 0.0"),
-    ({"skip": {"keep": GROWING}}, r"skip 'by-depth': ratios \[0.5, 0.7\] grow with depth; a position that was dropped"),
     ({"skip": {"keep": [[0.1, 0.5]]}}, r"depths \[0.1\] must begin at 0, grow, and stay below 1"),
     ({"skip": {"keep": []}}, r"depths \[\] must begin at 0"),
     ({"skip": {"keep": [[0, 0.0]]}}, r"ratios \[0.0\] must be above 0 and at most 1"),

@@ -34,9 +34,11 @@ from esdllm.interfaces.suites import Suite
 from esdllm.planning.planners import (
     BlockCounts,
     BlockSchedule,
+    LayeredRefresh,
     LearningRefresh,
     PruningBlocks,
     RefreshPolicy,
+    ReturningSkip,
     SkipSchedule,
 )
 
@@ -52,6 +54,7 @@ __all__ = [
     "EditingPolicy",
     "EndingBlocks",
     "ImportanceScorer",
+    "LayeredRefresh",
     "LearningRefresh",
     "LendingCache",
     "ModelAdapter",
@@ -63,6 +66,7 @@ __all__ = [
     "RefreshPolicy",
     "RememberingPolicy",
     "RememberingScorer",
+    "ReturningSkip",
     "RevokingPolicy",
     "SignalScorer",
     "SkipSchedule",

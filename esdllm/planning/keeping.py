@@ -22,6 +22,8 @@ class KeepCounts:
     schedule: SkipSchedule
     n_layers: int
     layout: Layout
+    returning: tuple[int, ...] = ()
+    """the layers at which the schedule lets positions back in"""
     _known: dict[tuple[int, int, int], tuple[int, ...]] = attrs.field(factory=dict, init=False, repr=False)
 
     def of(self, window: int, committed: int, block: int) -> tuple[int, ...]:
@@ -33,11 +35,18 @@ class KeepCounts:
         key = (window, committed, block)
         if key not in self._known:
             counts = self.schedule.keep_counts(self.n_layers, window, committed, block)
-            shrinking = all(a >= b for a, b in pairwise((window, *counts)))
-            if len(counts) != self.n_layers or not shrinking or counts[-1] < 1:
+            grown = {layer for layer, (a, b) in enumerate(pairwise((window, *counts))) if a < b}
+            outside = counts and not (min(counts) >= 1 and max(counts) <= window)
+            if len(counts) != self.n_layers or outside or not grown.issubset(self.returning):
                 raise ConfigError(
                     f"the skip schedule gave the keep counts {counts} for {self.n_layers} layers and a window of {window}; "
-                    "give one a layer, never growing, between 1 and the window"
+                    "give one a layer, never growing, between 1 and the window; only at layers that it names in "
+                    f"`returning`, here {self.returning}, may dropped positions come back"
+                )
+            if stuck := _drops(window, counts).intersection(self.returning):
+                raise ConfigError(
+                    f"the skip schedule drops positions of a window of {window} at layer {min(stuck)}, which it names in "
+                    "`returning`: what is remembered there is of positions that go on; name layers that drop none"
                 )
             self._known[key] = counts
         return self._known[key]
@@ -65,15 +74,18 @@ class KeepCounts:
         if all(size == window for size in real):
             return self.next(window, block, past), None
         rows = tuple(self.next(size, block, past) for size in real)
-        if all(row[-1] == size for row, size in zip(rows, real, strict=True)):
+        if all(min(row) == size for row, size in zip(rows, real, strict=True)):
             return (window,) * len(rows[0]), None
         return tuple(map(max, self.next(window, block, past), *rows)), rows
 
     def filled(self, own: tuple[int, ...], real: int, window: int, block: int, past: Past) -> tuple[int, ...] | None:
         """Return the counts of a whole block's window for one that keeps `own` of `real` positions, the others being hidden.
 
-        None if hidden positions cannot make up the difference at each layer, where they only become fewer.
+        None if hidden positions cannot make up the difference at each layer, where they only become fewer; so where positions
+        come back.
         """
+        if self.returning:
+            return None
         whole = self.next(window, block, past)
         made_up = [count - mine for count, mine in zip((window, *whole), (real, *own), strict=True)]
         return whole if made_up[-1] >= 0 and all(a >= b for a, b in pairwise(made_up)) else None

@@ -14,10 +14,12 @@ from esdllm.plan import Block, Drift, Moment, Phase, Scope
 __all__ = [
     "BlockCounts",
     "BlockSchedule",
+    "LayeredRefresh",
     "LearningRefresh",
     "Planners",
     "PruningBlocks",
     "RefreshPolicy",
+    "ReturningSkip",
     "SkipSchedule",
     "StepCounts",
     "StepPhases",
@@ -28,10 +30,25 @@ class SkipSchedule(Protocol):
     """How many positions each layer hands on when a step skips."""
 
     def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]:
-        """Return one count a layer, never growing, in [1, window].
+        """Return one count a layer in [1, window], never growing: nothing is held of a position that was dropped.
+
+        What may come back is up to `ReturningSkip`.
 
         `committed` is the number of positions committed at the last step (largest over the rows), `block` the number
         of positions in the block.
+        """
+        ...
+
+
+@runtime_checkable
+class ReturningSkip(SkipSchedule, Protocol):
+    """A skip schedule that lets dropped positions back in, each with the hidden state that it had when it last went on there."""
+
+    def returning(self, n_layers: int) -> tuple[int, ...]:
+        """Return the layers, ascending, whose count may be above that of the layer before; they drop none in any window.
+
+        What a position's hidden state was after each of them (before it, where positions drop within layers) is remembered at
+        every step, so name few. Those go first that scored highest where they were dropped.
         """
         ...
 
@@ -41,6 +58,18 @@ class RefreshPolicy(Protocol):
 
     def scope(self, moment: Moment) -> Scope:
         """Return the window of the step at `moment` and whether it is a refresh."""
+        ...
+
+
+@runtime_checkable
+class LayeredRefresh(RefreshPolicy, Protocol):
+    """A refresh policy whose refreshes may begin at a layer (`Scope.from_layer`), from what positions remember of its input.
+
+    Below that layer a step computes the block alone, from it on the whole window.
+    """
+
+    def from_layers(self, n_layers: int) -> tuple[int, ...]:
+        """Return the layers, ascending and above 0, from which a refresh may begin; the input of each is remembered."""
         ...
 
 
@@ -138,6 +167,10 @@ class Planners:
     """how often the unmasking policy may put a position back (see `esdllm.RevokingPolicy`)"""
     by_block: BlockCounts | None = None
     """the unmasking policy, if it may go by a block's length"""
+    returning: ReturningSkip | None = None
+    """the skip schedule, if it lets positions back in"""
+    layered: LayeredRefresh | None = None
+    """the refresh policy, if its refreshes may begin at a layer"""
     edits: int | None = None
     """how many steps of a block without masks may still replace tokens; None if none ever does (see `esdllm.EditingPolicy`)"""
 

@@ -13,6 +13,7 @@ import attrs
 from esdllm.errors import PluginError
 from esdllm.plan import Block, Facts, Layout, Moment, Phase, Scope, Step, StepPlan, Window
 from esdllm.planning.causal import cut_causal
+from esdllm.planning.coming import checked_from, joining_layers, returning_layers
 from esdllm.planning.keeping import KeepCounts
 from esdllm.planning.past import Past
 from esdllm.planning.places import WindowPlaces
@@ -52,7 +53,7 @@ class Planner:
 
     @_keeps.default
     def _keeps_of_the_run(self) -> KeepCounts:
-        return KeepCounts(self.planners.skip, self.n_layers, self.layout)
+        return KeepCounts(self.planners.skip, self.n_layers, self.layout, self.returning)
 
     def walk(self, read: Callable[[], Facts]) -> Iterator[Step]:
         """Yield the steps of the run; each is to be made before the next is asked for.
@@ -81,7 +82,7 @@ class Planner:
                 narrow = made.plan.narrow and self.n_layers - 1 not in scored
                 decided = self._logits(made.plan, quota, step_in_block, certain, past)
                 made = made._replace(plan=made.plan._replace(decided=decided, scored=scored, narrow=narrow))
-                doubtful = made.plan.skips or self.delay_eos or quota.reach is not None
+                doubtful = made.plan.hands_on_fewer or self.delay_eos or quota.reach is not None
                 certain = certain and (quota.limit <= 1 or not doubtful)
                 past.see(quota.block, made.beyond, quota.within, quota.leads)
                 past.note(moment, made.scope, quota.block, made.counts, quota.committed(step_in_block, certain))
@@ -121,6 +122,16 @@ class Planner:
             )
         return self._quotas
 
+    @property
+    def returning(self) -> tuple[int, ...]:
+        """The layers at which the skip schedule lets positions back in."""
+        return returning_layers(self.planners.returning, self.n_layers)
+
+    @property
+    def joining(self) -> tuple[int, ...]:
+        """The layers from which a refresh may begin."""
+        return joining_layers(self.planners.layered, self.n_layers)
+
     def skip_layers(self) -> tuple[int, ...]:
         """Return the layers that drop positions at any step: where the scored tensor is worth remembering."""
         lengths = {quota.length for quota in self.quotas()}
@@ -157,16 +168,22 @@ class Planner:
             return any(position in row for row in self.layout.masks)
         return past.facts().first_undecided if past.known else None
 
+    def _asked(self, moment: Moment, opens: bool, whole: bool) -> Scope:
+        """Return what the refresh policy asks for: a refresh in every layer where the step is to be `whole` for another reason.
+
+        So are those that choose keys, those to whose sight something comes, and those that open a block of attention.
+        """
+        asked = self.planners.refresh.scope(moment)
+        first = checked_from(asked, moment, self.joining, whole)
+        return Scope(Window.CANVAS if opens else asked.window, asked.refresh or whole, first)
+
     def _step(self, moment: Moment, quota: Quota, past: Past) -> Step:
         """Return the step but for what the whole run shares."""
-        window, refresh = self.planners.refresh.scope(moment)
         phase = self.planners.store.phase(moment.step_in_block)
         new = () if quota.suffix is None else past.unseen(quota.block, quota.suffix)
         opens = quota.within is not None and past.begun != quota.within
-        window = Window.CANVAS if opens else window
+        window, refresh, first = self._asked(moment, opens, phase is Phase.SELECT or bool(new) or opens)
         quota = self._places.narrowed(window, quota, moment)
-        # what comes into sight is computed in every layer
-        refresh = refresh or phase is Phase.SELECT or bool(new) or opens
         placed = self._places.of(window, refresh, quota, phase, past, new)
         keep, keeps = (placed.size,) * self.n_layers, None
         if not refresh:
@@ -182,14 +199,17 @@ class Planner:
             clamped=placed.clamped,
             narrow=placed.shares
             and keeps is None
-            and keep[-1] == placed.size > quota.length
+            and min(keep) == placed.size > quota.length
             and phase is not Phase.SELECT,
             open=window is Window.OPEN,
             visible=self._visible(quota),
             measured=refresh and moment.step > 0 and self.planners.learning is not None and not opens,
             written=self.layout.attention.write_size if self.layout.attention and placed.spans else None,
             leads=quota.leads,
-            padded=keeps is not None or bool(quota.reach and self.layout.starts and keep[-1] < placed.size),
+            returning=self.returning,
+            joining=self.joining,
+            from_layer=first,
+            padded=keeps is not None or bool(quota.reach and self.layout.starts and min(keep) < placed.size),
         )
         return Step(
             plan,
@@ -197,7 +217,7 @@ class Planner:
             placed.start,
             quota.block,
             quota.at(moment.step_in_block),
-            Scope(window, refresh),
+            Scope(window, refresh, first),
             reach=quota.reach,
             suffix=quota.suffix,
             beyond=placed.beyond,

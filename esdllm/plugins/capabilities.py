@@ -21,6 +21,7 @@ from esdllm.interfaces import (
     EditingPolicy,
     EndingBlocks,
     ImportanceScorer,
+    LayeredRefresh,
     LearningRefresh,
     LendingCache,
     ModelAdapter,
@@ -32,6 +33,7 @@ from esdllm.interfaces import (
     RefreshPolicy,
     RememberingPolicy,
     RememberingScorer,
+    ReturningSkip,
     RevokingPolicy,
     SignalScorer,
     SkipSchedule,
@@ -61,8 +63,8 @@ __all__ = [
 
 INTERFACES: Mapping[str, Interface] = {
     "importance": Interface(ImportanceScorer, (RememberingScorer, SignalScorer)),
-    "skip": Interface(SkipSchedule),
-    "refresh": Interface(RefreshPolicy, (LearningRefresh,)),
+    "skip": Interface(SkipSchedule, (ReturningSkip,)),
+    "refresh": Interface(RefreshPolicy, (LearningRefresh, LayeredRefresh)),
     "blocks": Interface(BlockSchedule, (PruningBlocks, MovingBlocks, EndingBlocks)),
     "sampler": Interface(TokenSampler),
     "unmasking": Interface(
@@ -146,6 +148,10 @@ class Capabilities:
     """M, the floats that the scorer remembers of each position at each layer"""
     signals: frozenset[Signal] = frozenset()
     """what the scorer reads of a position's last logits beyond confidence"""
+    layered: LayeredRefresh | None = None
+    """the refresh policy, if its refreshes may begin at a layer"""
+    returning: ReturningSkip | None = None
+    """the skip schedule, if it lets positions back in"""
 
     @property
     def scoring(self) -> tuple[object, ...]:
@@ -159,13 +165,14 @@ class Capabilities:
         blocks: BlockSchedule,
         unmasking: UnmaskingPolicy,
         importance: ImportanceScorer | None = None,
+        skip: SkipSchedule | None = None,
     ) -> Capabilities:
         """Return what components can do.
 
         Raises:
             PluginError: a member is misspelt, missing, no whole number or no method; names it.
         """
-        given = {"refresh": refresh, "blocks": blocks, "unmasking": unmasking, "importance": importance}
+        given = {"refresh": refresh, "blocks": blocks, "unmasking": unmasking, "importance": importance, "skip": skip}
         for kind, component in given.items():
             if component is not None:
                 check_members(kind, component, called(kind, component))
@@ -175,6 +182,8 @@ class Capabilities:
         editing = _can(unmasking, EditingPolicy, UnmaskingPolicy)
         return cls(
             learning=_can(refresh, LearningRefresh, RefreshPolicy),
+            layered=_can(refresh, LayeredRefresh, RefreshPolicy),
+            returning=_can(skip, ReturningSkip, SkipSchedule),
             pruning=_can(blocks, PruningBlocks, BlockSchedule),
             moving=moving,
             ending=None if moving is None else _can(blocks, EndingBlocks, MovingBlocks),

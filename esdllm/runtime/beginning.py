@@ -12,6 +12,7 @@ from torch import Tensor
 from esdllm.checkpoints.loading import Model
 from esdllm.errors import InputError, brief
 from esdllm.plan import Layout
+from esdllm.planning.coming import returning_layers
 from esdllm.planning.keeping import KeepCounts
 from esdllm.runtime.aligning import aligned
 from esdllm.runtime.canvas import Canvas
@@ -121,7 +122,8 @@ def _spare(components: Components, prepared: Prepared, model: Model) -> int:
     present, attention = prepared.attention_mask, model.spec.attention
     if present.all() or not present[:, 0].any():
         return 0
-    keeps = KeepCounts(components.skip, model.spec.n_layers, Layout(present.shape[1], ()))
+    returning = returning_layers(components.can.returning, model.spec.n_layers)
+    keeps = KeepCounts(components.skip, model.spec.n_layers, Layout(present.shape[1], ()), returning)
     if not keeps.skip_layers({1, components.config.block_length}):
         return 0
     return 1 if attention is None else attention.size

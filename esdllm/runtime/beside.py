@@ -10,7 +10,7 @@ _SHARED = ("cache", "attention", "observers", "compile", "compile_backend", "cud
 """settings that are the same for all rows of one cache"""
 
 
-def differences(held: Components, other: Components) -> list[str]:
+def differences(held: Components, other: Components, n_layers: int) -> list[str]:
     """Return why rows of another configuration cannot lie in one canvas beside those of one that is held; empty if they can.
 
     Whatever sizes canvas and cache, and who holds or reads the cache, is the same for all rows; the rest is each row's own.
@@ -27,4 +27,6 @@ def differences(held: Components, other: Components) -> list[str]:
         names.append("refresh, which learns from drift in one alone")
     if (can.ending is None) != (others.ending is None):
         names.append("blocks, which end by the step's logits in one alone")
+    if held.outputs(n_layers) != other.outputs(n_layers):
+        names.append("skip or refresh, which let positions in at other layers")
     return names

@@ -27,6 +27,7 @@ from esdllm.interfaces import (
 )
 from esdllm.plan import BlockCausal, Layout, Phase
 from esdllm.planning import Planner, Planners
+from esdllm.planning.coming import outputs, returning_layers
 from esdllm.planning.keeping import KeepCounts
 from esdllm.plugins.auto import AttentionChoice, AutoAttention, choose_attention
 from esdllm.plugins.capabilities import Capabilities, attention_problems, offset
@@ -63,7 +64,7 @@ class Components:
 
     @can.default
     def _can(self) -> Capabilities:
-        return Capabilities.of(self.refresh, self.blocks, self.unmasking, self.importance)
+        return Capabilities.of(self.refresh, self.blocks, self.unmasking, self.importance, self.skip)
 
     @classmethod
     def resolve(cls, config: DecodeConfig, catalogue: Catalogue) -> Components:
@@ -159,6 +160,8 @@ class Components:
                 self.unmasking,
                 self.cache,
                 learning=self.can.learning,
+                layered=self.can.layered,
+                returning=self.can.returning,
                 pruning=self.can.pruning,
                 moves=self.can.moving is not None,
                 reach=self.can.reach,
@@ -189,6 +192,7 @@ class Components:
                 "give a smaller one"
             )
         self.planner(self.layout(2, spec), spec.n_layers).forecast()
+        self.outputs(spec.n_layers)
 
     def parts(self, model: ModelAdapter, cache: Cache) -> Parts:
         """Return what a step calls."""
@@ -214,7 +218,7 @@ class Components:
         dtype: torch.dtype,
     ) -> CacheShape:
         """Return what the store is to hold for a run over `rows` of the model's batch, of `length` columns."""
-        site = self.importance.site
+        site, outputs_held = self.importance.site, self.outputs(spec.n_layers)
         remembers = self.importance.keeps_history and site in ("hidden", "query")
         return CacheShape(
             rows=rows,
@@ -222,16 +226,21 @@ class Components:
             n_layers=spec.n_layers,
             n_kv_heads=spec.n_kv_heads,
             head_dim=spec.head_dim,
-            features=spec.hidden if site == "hidden" else spec.n_heads * spec.head_dim,
-            remembered=tuple(skip_layers) if remembers else (),
+            features=spec.hidden if site == "hidden" or outputs_held else spec.n_heads * spec.head_dim,
+            remembered=tuple(sorted(outputs_held.union(skip_layers if remembers else ()))),
             dtype=dtype,
             device=device,
             compiled=self.config.compile,
         )
 
+    def outputs(self, n_layers: int) -> frozenset[int]:
+        """Return the layers whose output is remembered, so that positions can come in behind them; see `outputs`."""
+        scorer = self.importance
+        return outputs(self.can.returning, self.can.layered, n_layers, scorer.site, scorer.keeps_history)
+
     def slot_layers(self, n_layers: int, columns: int) -> tuple[int, ...]:
         """Return the layers that drop positions at any step of any row, on a canvas of `columns` at most."""
-        keeps = KeepCounts(self.skip, n_layers, Layout(columns, ()))
+        keeps = KeepCounts(self.skip, n_layers, Layout(columns, ()), returning_layers(self.can.returning, n_layers))
         return keeps.skip_layers(range(1, self.config.block_length + 1), self.behind)
 
     @property

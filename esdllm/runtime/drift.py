@@ -18,9 +18,10 @@ def measure(over: ForwardPass, layer: int, alive: Alive, values: Tensor) -> None
     the block, and of what is left of it; below 0 where it has computed none.
     """
     canvas = over.canvas
-    if not over.plan.measured or canvas.drift is None:
+    first = over.plan.from_layer
+    if not over.plan.measured or canvas.drift is None or layer < first:
         return
-    if layer == 0:
+    if layer == first:
         canvas.drift.zero_()
     change = relative_variation(values.flatten(2), over.recall(layer, "value", alive.positions))
     positions, block = alive.positions, canvas.rows(over.inputs.block)
@@ -31,5 +32,5 @@ def measure(over: ForwardPass, layer: int, alive: Alive, values: Tensor) -> None
     total, number = (
         x.sum(-1).unflatten(0, (canvas.branches, -1)).sum(0) for x in (change.unsqueeze(1) * counted, counted)
     )
-    mean = total / number.clamp(min=1) / over.parts.model.spec.n_layers
+    mean = total / number.clamp(min=1) / (over.parts.model.spec.n_layers - first)
     canvas.drift.add_(mean.masked_fill(number == 0, -1.0))

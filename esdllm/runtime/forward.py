@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from esdllm.runtime.coming import come_in
 from esdllm.runtime.drift import measure
 from esdllm.runtime.parts import Alive, ForwardPass, take
 from esdllm.runtime.skipping import skip_by_output, skip_by_projection
@@ -40,7 +41,7 @@ def forward(over: ForwardPass) -> Decidable:
     alive = over.enter()
     extremes: list[Tensor] = []
     for layer in range(len(over.plan.keep)):
-        alive = _layer(over, layer, alive, extremes)
+        alive = come_in(over, layer, _layer(over, layer, alive, extremes))
     hidden, positions = _decidable(over, alive)
     largest = torch.stack([*extremes, *_extremes(hidden)]).float().abs().amax(0)
     return Decidable(hidden, positions, largest.expand(hidden.shape[0]))

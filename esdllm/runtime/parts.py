@@ -90,6 +90,8 @@ class Alive(NamedTuple):
     """(R, N) int64, the same counted from each row's first token"""
     places: Any
     """what the model made of those"""
+    scores: Tensor | None = None
+    """(B, L) float32, by column what a position last scored in this step; None where none comes back"""
 
     def at(self, readers: Tensor) -> Alive:
         """Return those of the indices `readers` (M,); places stay, for no layer projects these again."""
@@ -105,13 +107,19 @@ class ForwardPass(NamedTuple):
     inputs: StepInputs
 
     def enter(self) -> Alive:
-        """Return the positions of the window, embedded."""
-        canvas, plan = self.canvas, self.plan
-        window = canvas.open(plan.window) if plan.open else self.inputs.window
-        if plan.clamped:  # the window's head repeats its first position: equal inputs, equal results
-            window = window.clamp(min=canvas.leftmost_committed().minimum(self.inputs.block[:, :1]))
-        positions = canvas.rows(window)
+        """Return the positions of the window, embedded; of the block alone where the window comes in at a later layer."""
+        canvas = self.canvas
+        positions = canvas.rows(self.inputs.block if self.plan.from_layer else self.window())
         return self.alive(self.parts.model.embed(canvas.inputs().gather(1, positions)), positions)
+
+    def window(self) -> Tensor:
+        """Return (B, N) int64, the positions of the window."""
+        canvas, plan = self.canvas, self.plan
+        if plan.open:
+            return canvas.open(plan.window)
+        if plan.clamped:  # the window's head repeats its first position: equal inputs, equal results
+            return self.inputs.window.clamp(min=canvas.leftmost_committed().minimum(self.inputs.block[:, :1]))
+        return self.inputs.window
 
     def alive(self, hidden: Tensor, positions: Tensor) -> Alive:
         """Return hidden states (R, N, C) at positions (R, N), with what the model makes of where those stand."""

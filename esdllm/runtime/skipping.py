@@ -16,7 +16,7 @@ from esdllm.runtime.parts import Alive, ForwardPass, take
 from esdllm.runtime.remembering import remembering
 from esdllm.views import ImportanceView, Projection
 
-__all__ = ["skip_by_output", "skip_by_projection"]
+__all__ = ["own_first", "skip_by_output", "skip_by_projection"]
 
 
 class _Kept(NamedTuple):
@@ -26,12 +26,14 @@ class _Kept(NamedTuple):
     """(R, k) int64, into the positions alive"""
     positions: Tensor
     """(R, k) int64"""
+    scores: Tensor | None = None
+    """(B, L) float32, by column what positions scored; None where none comes back"""
 
 
 def skip_by_output(over: ForwardPass, layer: int, alive: Alive) -> Alive:
     """Return what goes on after a layer, chosen by its output."""
     if (kept := _survivors(over, layer, alive, alive.hidden)) is not None:
-        alive = over.alive(take(alive.hidden, kept.indices), kept.positions)
+        alive = over.alive(take(alive.hidden, kept.indices), kept.positions)._replace(scores=kept.scores)
     _remember(over, layer, alive, alive.hidden)
     return alive
 
@@ -41,7 +43,7 @@ def skip_by_projection(over: ForwardPass, layer: int, alive: Alive, made: Projec
     site = over.parts.scorer.site
     scored = {"query": made.queries, "key": made.keys, "value": made.values}[site].flatten(2)
     if (kept := _survivors(over, layer, alive, scored)) is not None:
-        alive = over.alive(take(alive.hidden, kept.indices), kept.positions)
+        alive = over.alive(take(alive.hidden, kept.indices), kept.positions)._replace(scores=kept.scores)
         made, scored = Projection(*(take(x, kept.indices) for x in made)), take(scored, kept.indices)
     if site == "query":  # keys and values are cached anyway
         _remember(over, layer, alive, scored)
@@ -58,7 +60,7 @@ def _survivors(over: ForwardPass, layer: int, alive: Alive, x: Tensor) -> _Kept 
     scorer, canvas, inputs = over.parts.scorer, over.canvas, over.inputs
     keep, positions = over.plan.keep[layer], alive.positions
     if keep >= positions.shape[1] and (inputs.keeps is None or layer not in over.plan.scored):
-        return None
+        return None  # a layer at which positions come back is none of those that are scored
     last = over.recall(layer, scorer.site, positions) if scorer.keeps_history else x
     places = positions[: inputs.block.shape[0]]
     undecided = canvas.masked(places, inputs.block)
@@ -84,23 +86,32 @@ def _survivors(over: ForwardPass, layer: int, alive: Alive, x: Tensor) -> _Kept 
     from_end = canvas.columns.shape[0] - places  # of which the largest: see `Canvas.first`
     leftmost = from_end == from_end.masked_fill(~undecided, 0).amax(1, keepdim=True)  # it is never 0 of a place
     score = score.masked_fill(leftmost, float("inf"))
+    scores = _noted(over, alive, places, score)
     if inputs.own is not None:
         chosen = _each_its_own(score, keep, [(row[layer], row[layer + 1]) for row in inputs.own])
-        return _kept(canvas, positions, chosen)
+        return _kept(canvas, positions, chosen, scores)
     if padding is None:
-        return _kept(canvas, positions, score.topk(keep, dim=1, sorted=False).indices)
+        return _kept(canvas, positions, score.topk(keep, dim=1, sorted=False).indices, scores)
     hidden = padding[: len(places)]
     score = score.masked_fill(hidden, float("-inf"))
     if inputs.keeps is None:
-        return _kept(canvas, positions, score.topk(keep, dim=1, sorted=False).indices)
-    chosen, spare = _own_first(score, keep, inputs.keeps[:, layer : layer + 1], hidden)
-    kept = _kept(canvas, positions, chosen)
+        return _kept(canvas, positions, score.topk(keep, dim=1, sorted=False).indices, scores)
+    chosen, spare = own_first(score, keep, inputs.keeps[:, layer : layer + 1], hidden)
+    kept = _kept(canvas, positions, chosen, scores)
     return kept._replace(positions=kept.positions.masked_fill(canvas.rows(spare), 0))
 
 
-def _kept(canvas: Canvas, positions: Tensor, chosen: Tensor) -> _Kept:
+def _kept(canvas: Canvas, positions: Tensor, chosen: Tensor, scores: Tensor | None) -> _Kept:
     indices = canvas.rows(chosen)
-    return _Kept(indices, positions.gather(1, indices))
+    return _Kept(indices, positions.gather(1, indices), scores)
+
+
+def _noted(over: ForwardPass, alive: Alive, places: Tensor, score: Tensor) -> Tensor | None:
+    """Return scores (B, L) by column with those of places (B, N), by which dropped positions come back; None if none does."""
+    if not over.plan.returning:
+        return None
+    held = torch.zeros_like(over.canvas.confidence) if alive.scores is None else alive.scores
+    return held.scatter(1, places, score)
 
 
 def _each_its_own(score: Tensor, keep: int, rows: Sequence[tuple[int, int]]) -> Tensor:
@@ -116,7 +127,7 @@ def _each_its_own(score: Tensor, keep: int, rows: Sequence[tuple[int, int]]) -> 
     return chosen
 
 
-def _own_first(score: Tensor, keep: int, own: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+def own_first(score: Tensor, keep: int, own: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
     """Return (B, keep), of each row the best `own` (B, 1) and then its padding (B, N); and (B, keep) bool, which are neither.
 
     These would not go on if the row were alone. They stand for the first column, which is every row's padding where there are

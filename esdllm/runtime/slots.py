@@ -137,7 +137,7 @@ class Slots:
         if (slot := min(free) if slot is None else slot) not in free:
             raise InputError(f"slot {slot!r} is not free; free are {sorted(free)}")
         model, components = self.model, components or self.components
-        if told := differences(self.components, components):
+        if told := differences(self.components, components, model.spec.n_layers):
             raise ConfigError(f"rows beside each other cannot differ in {'; '.join(told)}")
         prepared = prepare(model, prompt, None, components.config.gen_length, infill, chat)
         if (number := len(prepared.starts)) != 1:
@@ -186,9 +186,8 @@ class Slots:
         with self._at_work() as gathering:
             steps = [step for seat in seats if (step := seat.next) is not None]
             if len(steps) < max(1, len(seats)) or len({seat.form for seat in seats}) > 1:
-                raise InputError(
-                    f"the slots {[seat.slot for seat in seats]} have no next step in common; give one of `groups()`"
-                )
+                slots = [seat.slot for seat in seats]
+                raise InputError(f"the slots {slots} have no next step in common; give one of `groups()`")
             function, started = self.step_function, time.perf_counter()
             compiling, function.recording = function.seconds_compiling, self._records
             steps, plan = joined(steps, function.has_forms)

@@ -149,7 +149,7 @@ class Intake:
         with self._lock:
             if key not in self._known:
                 found = held.varied(request.settings, self._catalogue)
-                if told := differences(held, found):
+                if told := differences(held, found, self._engine.model.spec.n_layers):
                     raise ConfigError(f"requests cannot differ in {'; '.join(told)}")
                 found.check_plan(self._engine.model.spec)
                 if grown := outgrown(self._engine, found, self._length):

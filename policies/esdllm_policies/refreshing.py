@@ -129,9 +129,9 @@ class PartialRefresh(PeriodicRefresh):
 
     def scope(self, moment: Moment) -> Scope:
         """Return periodic's scope, where a refresh of the prompt that is not a full one skips."""
-        window, refresh = super().scope(moment)
-        turn = moment.step // self.prompt_refresh
-        return Scope(window, refresh and (window is not Window.PREFIX or turn % self.full == 0))
+        scope, turn = super().scope(moment), moment.step // self.prompt_refresh
+        whole = scope.window is not Window.PREFIX or turn % self.full == 0
+        return scope._replace(refresh=scope.refresh and whole)
 
 
 @attrs.frozen

@@ -62,15 +62,14 @@ def _check(instance: Any, attribute: Any, value: tuple[tuple[float, float], ...]
         raise ValueError(f"depths {depths} must begin at 0, grow, and stay below 1")
     if any(not 0 < ratio <= 1 for ratio in ratios):
         raise ValueError(f"ratios {ratios} must be above 0 and at most 1")
-    if any(a < b for a, b in pairwise(ratios)):
-        raise ValueError(
-            f"ratios {ratios} grow with depth; a position that was dropped cannot come back, so they may only fall"
-        )
 
 
 @attrs.frozen
 class DepthSkip:
-    """Keep ratios by depth, as published: [[depth, ratio], ...], depth as a share of the layers."""
+    """Keep ratios by depth: [[depth, ratio], ...], depth as a share of the layers; where a ratio grows, positions come back.
+
+    As published they fall (ES-dLLM, arXiv 2603.10088, section 4). [[0, 1], [0.25, 0.25], [0.75, 1]] skips in the middle alone.
+    """
 
     keep: Sequence[Sequence[float]] = option(
         "from which depth on which share of the window is kept",
@@ -82,10 +81,17 @@ class DepthSkip:
     bucket: int = _bucket()
 
     def keep_counts(self, n_layers: int, window: int, committed: int, block: int) -> tuple[int, ...]:
-        """Return max(floor(ratio * window), min(committed + 2, block)) for each layer, never growing."""
-        ratios = [max((d, r) for d, r in self.keep if layer >= d * n_layers)[1] for layer in range(n_layers)]
+        """Return max(floor(ratio * window), min(committed + 2, block)) for each layer."""
         fewest = least(committed, block, window, self.bucket)
-        return tuple(accumulate((max(int(ratio * window), fewest) for ratio in ratios), min))
+        return tuple(max(int(ratio * window), fewest) for ratio in self._ratios(n_layers))
+
+    def returning(self, n_layers: int) -> tuple[int, ...]:
+        """Return the layers whose ratio is above that of the layer before."""
+        ratios = self._ratios(n_layers)
+        return tuple(layer for layer in range(1, n_layers) if ratios[layer] > ratios[layer - 1])
+
+    def _ratios(self, n_layers: int) -> list[float]:
+        return [max((d, r) for d, r in self.keep if layer >= d * n_layers)[1] for layer in range(n_layers)]
 
 
 def _share(default: float, help: str, *tune: float) -> Any:

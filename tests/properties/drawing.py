@@ -111,7 +111,13 @@ SKIPS: Mapping[str, st.SearchStrategy[Settings]] = {
         {
             "name": st.just("by-depth"),
             "keep": st.sampled_from(
-                [[[0, 1], [0.125, 0.5], [0.25, 0.25]], [[0, 1], [0.5, 0.3]], [[0, 0.75], [0.4, 0.5], [0.75, 0.2]]]
+                [
+                    [[0, 1], [0.125, 0.5], [0.25, 0.25]],
+                    [[0, 1], [0.5, 0.3]],
+                    [[0, 0.75], [0.4, 0.5], [0.75, 0.2]],
+                    [[0, 1], [0.25, 0.4], [0.75, 1]],
+                    [[0, 0.5], [0.4, 0.75], [0.75, 0.6]],
+                ]
             ),
         }
     ),
@@ -203,12 +209,18 @@ def policies(draw: st.DrawFn) -> Settings:
     name, scale = draw(st.sampled_from(sorted(SKIPS))), draw(st.sampled_from([0.0, 0.0, 0.0, 1.5]))
     event(f"skip: {name}")
     event(f"guided: {scale > 0}")
-    found = draw(lengths())
+    found, skip, importance = draw(lengths()), draw(SKIPS[name]), draw(IMPORTANCE)
+    ratios = [ratio for _, ratio in skip.get("keep", ())]
+    if ratios != sorted(
+        ratios, reverse=True
+    ):  # positions come back with hidden states, which take the place of queries
+        event("positions come back")
+        importance["site"] = {"query": "key"}.get(importance["site"], importance["site"])
     return {
         **found,
         "cfg_scale": scale,
-        "skip": draw(SKIPS[name]),
-        "importance": draw(IMPORTANCE),
+        "skip": skip,
+        "importance": importance,
         "refresh": draw(REFRESHES),
         "unmasking": draw(FIXED | ADAPTIVE),
     }

@@ -15,6 +15,7 @@ from esdllm.interfaces import (
     MovingBlocks,
     PruningBlocks,
     RefreshPolicy,
+    ReturningSkip,
     SkipSchedule,
 )
 from esdllm.plan import Block, Drift, Moment, Scope, Window
@@ -31,7 +32,8 @@ _LAYERS, _BLOCKS, _COMMITTED = (1, 2, 4, 28, 32), (1, 6, 32), (0, 1, 5, 40)
 def check_skip_schedule(schedule: SkipSchedule) -> None:
     """Check a skip schedule, by itself and in whole generations of a tiny model.
 
-    Its counts are whole numbers, one a layer, never growing, in [1, window], the same for the same; a layer that drops
+    Its counts are whole numbers, one a layer, in [1, window], the same for the same; they never grow but at layers that one which
+    lets positions back in names in `returning`, and those drop none; a layer that drops
     positions in some window drops some in a block, in a window of up to two blocks, or in the canvas, for there it is
     looked up where something is to be remembered. A number of layers may be refused by a ConfigError.
 
@@ -77,11 +79,15 @@ def _counts(
     plain = isinstance(counts, tuple) and all(type(count) is int for count in counts)
     law(plain, f"{asked}; give a tuple of whole numbers")
     law(len(counts) == n_layers, f"{asked} has {len(counts)} counts; give one a layer")
+    back = schedule.returning(n_layers) if isinstance(schedule, ReturningSkip) else ()
+    grown = [layer for layer, (a, b) in enumerate(pairwise((window, *counts))) if a < b]
     law(
-        all(a >= b for a, b in pairwise((window, *counts))),
-        f"{asked} grows, or begins above the window; counts only fall",
+        max(counts) <= window and set(grown) <= set(back),
+        f"{asked} grows, or begins above the window; counts only fall, but at layers that `returning` names, here {back}",
     )
-    law(counts[-1] >= 1, f"{asked} keeps nothing; a layer hands on at least one position")
+    stuck = sorted(_drops(window, counts).intersection(back))
+    law(not stuck, f"{asked} falls at layers {stuck}, at which `returning` says that positions come back")
+    law(min(counts) >= 1, f"{asked} keeps nothing; a layer hands on at least one position")
     again = schedule.keep_counts(n_layers, window, committed, block)
     law(again == counts, f"{asked}, and {again!r:.200} when asked again; the same for the same")
     return counts
