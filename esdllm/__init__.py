@@ -81,9 +81,11 @@ if TYPE_CHECKING:
         CacheShape,
         CacheWrite,
         Candidates,
+        ComputeChoice,
         EndView,
         ExpertLayers,
         ImportanceView,
+        KernelTime,
         KeyValue,
         LoadPlan,
         Memory,
@@ -123,6 +125,7 @@ __all__ = [
     "Chosen",
     "ClosingCache",
     "ComponentConfig",
+    "ComputeChoice",
     "ConfigError",
     "DecodeConfig",
     "DraftingPolicy",
@@ -140,6 +143,7 @@ __all__ = [
     "ImportanceView",
     "Infilled",
     "InputError",
+    "KernelTime",
     "KeyValue",
     "LayeredRefresh",
     "LearningRefresh",
@@ -236,8 +240,9 @@ _HOMES = {
     "use.frames": "Frame",
     "use.pipeline": "Pipeline",
     "use.streaming": "Stream StreamEvent",
-    "views": "BlockView CacheShape CacheWrite Candidates EndView ExpertLayers ImportanceView KeyValue LoadPlan Memory "
-    "Message ModelSpec Preset Problem Projection Published SampleView Signal Site StepRecord UnmaskingView",
+    "views": "BlockView CacheShape CacheWrite Candidates ComputeChoice EndView ExpertLayers ImportanceView KernelTime "
+    "KeyValue LoadPlan Memory Message ModelSpec Preset Problem Projection Published SampleView Signal Site StepRecord "
+    "UnmaskingView",
 }
 """Public names by the module that each is from."""
 _MODULES = {name: f"esdllm.{module}" for module, names in _HOMES.items() for name in names.split()}

@@ -72,19 +72,22 @@ def test_float16_is_off_by_2_to_the_minus_25_below_its_range_and_by_2_to_the_min
 @needs_fbgemm
 @pytest.mark.parametrize("value", [65536.0, -1e6, float("inf"), float("nan")])
 @pytest.mark.parametrize("place", [0, 33, -1])
-def test_a_weight_beyond_float16_is_refused_with_its_size(value: float, place: int) -> None:
-    weight = drawn(0, 70, 8).bfloat16()
+def test_a_matrix_with_a_weight_beyond_float16_is_multiplied_in_pieces_and_loses_nothing(
+    value: float, place: int
+) -> None:
+    weight, x = drawn(0, 70, 8).bfloat16(), drawn(1, 5, 8)
     weight[place, 3] = value
-    with pytest.raises(
-        UnavailableError, match=r"a weight is (65536|999424|inf|nan) in size, and float16 ends at 65504"
-    ):
-        Float16.of(weight)
+    layer = COMPUTES["fp16"].make(weight, None)
+    assert isinstance(layer, Pieces)
+    torch.testing.assert_close(layer(x), x @ weight.float().t(), equal_nan=True, rtol=1e-4, atol=1.0)
 
 
 @needs_fbgemm
 def test_the_largest_weights_of_float16_are_served() -> None:
     weight = torch.full((3, 5), 65504.0)
-    assert Float16.of(weight)(torch.eye(5)).equal(weight.t())
+    layer = COMPUTES["fp16"].make(weight, None)
+    assert isinstance(layer, Float16)
+    assert layer(torch.eye(5)).equal(weight.t())
 
 
 @needs_fbgemm

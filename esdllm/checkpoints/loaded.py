@@ -7,7 +7,7 @@ import torch
 
 from esdllm.interfaces import ModelAdapter, TextCodec
 from esdllm.keywords import hinting
-from esdllm.views import ModelSpec
+from esdllm.views import ComputeChoice, ModelSpec
 
 __all__ = ["Model", "Weights"]
 
@@ -25,7 +25,7 @@ class Model:
     quantize: str | None = None
     """how the weights of linear layers are held; None if as they are"""
     compute: str | None = None
-    """the kernel of linear layers that was named; None for the family's default"""
+    """the kernel of linear layers, named or chosen; None where the family has no choice, or the weights are in fewer bits"""
 
     @property
     def spec(self) -> ModelSpec:
@@ -60,3 +60,7 @@ class Weights:
     """what they would take, on all devices together"""
     problems: tuple[str, ...] = ()
     """why they cannot be held so on the device; empty if they can"""
+    compute: str | None = None
+    """the kernel of linear layers, named or chosen; None as in `Model`"""
+    choice: ComputeChoice | None = None
+    """how that was chosen; None where it was named, or there is no choice"""

@@ -20,12 +20,12 @@ from esdllm.checkpoints.reading import ends_of_text, json_object, mask_token_id,
 from esdllm.checkpoints.stored import has_weights
 from esdllm.checkpoints.told import Told
 from esdllm.checkpoints.unwrapping import unwrapped
-from esdllm.errors import CheckpointError, TokenizerError, known
+from esdllm.errors import CheckpointError, PluginError, TokenizerError, known
 from esdllm.interfaces import ModelFamily, TextCodec
 from esdllm.keywords import hinting
 from esdllm.plugins.catalogue import Catalogue
 from esdllm.plugins.offers import Offers
-from esdllm.views import LoadPlan, ModelSpec
+from esdllm.views import ComputeChoice, LoadPlan, ModelSpec
 
 __all__ = [
     "Model",
@@ -43,6 +43,8 @@ __all__ = [
 
 _FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 _TOKENIZER = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
+_AUTO = "auto"
+"""the kernel that the family chooses"""
 _MASK, _EOS = "mask_token_id", "eos_token_id"
 
 
@@ -64,7 +66,8 @@ def load_model(
     that has none, that of most of the weights. A folder may hold a LoRA adapter in PEFT's format instead: the model that it
     names is loaded, and the adapter merged into it. `quantize` holds
     the weights of linear layers in fewer bits: int8, int8-weight-only or int4-weight-only; `compute` names the kernel that
-    multiplies by weights in full (plain, packed, pieces or fp16; see docs/weights.md). `device_map` spreads the layers
+    multiplies by weights in full (plain, packed, pieces or fp16; see docs/weights.md), and "auto", as None, leaves that to the
+    family: ours take the fastest here, and `Model.compute` says which. `device_map` spreads the layers
     over devices instead of `device`: a list of them, "auto" for all GPUs, or a mapping such as {"layers.0-15": "cuda:0",
     "layers.16-31": "cuda:1"}, in which embedding and head may be named too and else go with the first and the last layer.
     `family` says of which family the model is where its config.json does not tell, and after the name what else that lacks:
@@ -89,9 +92,9 @@ def load_model(
     config = told.applied(_read_config(folder))
     chosen = family_of(folder / "config.json", config, catalogue, told)
     _refuse_quantized(chosen, config)
-    plan = _plan(chosen, config, placement, choose_dtype(dtype, config, folder), quantize, compute, lora=lora)
+    plan, _ = _plan(chosen, config, placement, choose_dtype(dtype, config, folder), quantize, compute, lora=lora)
     codec, missing = _codec(chosen, lora or folder, folder, chosen.spec(config))  # before the weights, which take long
-    return Model(chosen.load(folder, config, plan), codec, missing, quantize, compute)
+    return Model(chosen.load(folder, config, plan), codec, missing, quantize, plan.compute)
 
 
 @hinting
@@ -125,8 +128,8 @@ def random_model(
         geometry = offered[geometry]
     config = told.applied(geometry)
     chosen = family_of("the geometry", config, catalogue, told)
-    plan = _plan(chosen, config, placement, choose_dtype(dtype, config), quantize, compute, seed)
-    return Model(chosen.load(Path(), config, plan), quantize=quantize, compute=compute)
+    plan, _ = _plan(chosen, config, placement, choose_dtype(dtype, config), quantize, compute, seed)
+    return Model(chosen.load(Path(), config, plan), quantize=quantize, compute=plan.compute)
 
 
 @hinting
@@ -181,14 +184,19 @@ def describe_weights(
     *,
     compute: str | None = None,
     family: str | None = None,
+    measure: bool = True,
 ) -> Weights:
-    """Return what weights would be once loaded, from what `describe_model` reads or from a config.json's content."""
+    """Return what weights would be once loaded, from what `describe_model` reads or from a config.json's content.
+
+    Where no kernel is named, one is chosen as in loading; what that goes by is not measured anew unless `measure` is true.
+    """
     chosen, config, weights = _described(name_or_path, catalogue or Catalogue.load(), family)
     _refuse_quantized(chosen, config)
-    plan = _plan(chosen, config, Placement.of(device), choose_dtype(dtype, config, weights), quantize, compute)
+    placement, dtype = Placement.of(device), choose_dtype(dtype, config, weights)
+    plan, choice = _plan(chosen, config, placement, dtype, quantize, compute, measure=measure)
     offers = Offers.of(chosen)
-    problems, dtype = offers.problems(config, plan), offers.hidden_dtype(plan)
-    return Weights(chosen.spec(config), dtype, chosen.weight_bytes(config, plan), tuple(problems))
+    problems, held = tuple(offers.problems(config, plan)), chosen.weight_bytes(config, plan)
+    return Weights(chosen.spec(config), offers.hidden_dtype(plan), held, problems, plan.compute, choice)
 
 
 def _described(
@@ -220,10 +228,11 @@ def _plan(
     compute: str | None,
     seed: int | None = None,
     lora: Path | None = None,
-) -> LoadPlan:
-    """Return the plan for a model; refuse what its family does not offer."""
-    spec = family.spec(config)
-    plan = attrs.evolve(placement.plan(spec, dtype, quantize), compute=compute, seed=seed, lora=lora)
+    measure: bool = True,
+) -> tuple[LoadPlan, ComputeChoice | None]:
+    """Return the plan for a model, and what its family chose in it, if it had a choice; refuse what it does not offer."""
+    spec, named = family.spec(config), None if compute == _AUTO else compute
+    plan = attrs.evolve(placement.plan(spec, dtype, quantize), compute=named, seed=seed, lora=lora)
     offers = Offers.of(family)
     plan.only(
         spec.family,
@@ -233,7 +242,14 @@ def _plan(
         random=offers.draws,
         merge=offers.merges,
     )
-    return plan
+    if offers.choose_compute is None or named is not None or quantize is not None:
+        return plan, None
+    choice = offers.choose_compute(config, plan, measure)
+    if choice.compute is not None and choice.compute not in offers.computes:
+        raise PluginError(
+            f"{spec.family} chooses the compute '{choice.compute}'; known: {', '.join(offers.computes) or 'none'}"
+        )
+    return attrs.evolve(plan, compute=choice.compute), choice
 
 
 def _codec(family: ModelFamily, tuned: Path, folder: Path, spec: ModelSpec) -> tuple[TextCodec | None, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import attrs
 import typer
@@ -35,8 +36,10 @@ def answer_file(run: BatchRun, catalogue: Catalogue, restart: bool, as_json: boo
 
     def watch(progress: Progress) -> None:
         if bar.last is None and run.elsewhere is None:
-            weights = describe_weights(run.setup.model, run.setup.dtype, catalogue=catalogue, family=run.setup.family)
-            hint_dtype(resolve_device(run.setup.device), weights.dtype)
+            setup, device = run.setup, resolve_device(run.setup.device)
+            held: Any = {"compute": setup.compute, "family": setup.family, "measure": False}
+            weights = describe_weights(setup.model, setup.dtype, setup.quantize, catalogue, device, **held)
+            hint_dtype(device, weights.dtype)
         bar.show(progress)
 
     with _Bar(console) as bar:

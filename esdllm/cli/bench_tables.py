@@ -89,7 +89,7 @@ def _title(report: Report, without: str = "") -> str:
         **{key: f"{key} {value}" for key, value in lengths.items()},
         "batch": f"batch {setting.batch}",
         "dtype": str(report.environment["dtype"])
-        + "".join(f", {name}" for name in (setting.quantize, setting.compute) if name),
+        + "".join(f", {name}" for name in (setting.quantize, report.environment.get("compute")) if name),
         "threads": f"{counted(setting.threads, 'thread')} on {report.environment['machine']}",
     }
     how = "each run in a process of its own" if report.fresh else "in turns in one process"

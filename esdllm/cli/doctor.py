@@ -76,7 +76,8 @@ class Doctor(DoctorOptions):
             batch=self.batch,
             length=length,
             quantize=self.quantize,
-            compute=self.compute,
+            compute=weights.compute,
+            choice=weights.choice,
             problems=weights.problems,
         )
 

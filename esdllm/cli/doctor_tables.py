@@ -20,7 +20,7 @@ from esdllm.errors import installing
 from esdllm.machine import Fit, Machine
 from esdllm.measure.doctor import BrokenPlugin, Package, Serving
 from esdllm.plugins.loader import disabled_names
-from esdllm.views import ModelSpec
+from esdllm.views import ComputeChoice, ModelSpec
 
 __all__ = ["Place", "Visit", "place_as_dict", "print_place", "print_visit", "visit_as_dict"]
 
@@ -57,7 +57,9 @@ class Visit:
     quantize: str | None
     """how linear layers' weights are held; None if as they are"""
     compute: str | None
-    """the kernel of linear layers in full; None for the family's default"""
+    """the kernel of linear layers in full, named or chosen; None where there is no choice"""
+    choice: ComputeChoice | None
+    """how that was chosen; None where it was named"""
     problems: tuple[str, ...]
     """why they cannot be held or multiplied so here; empty if they can"""
 
@@ -96,7 +98,12 @@ def visit_as_dict(visit: Visit) -> dict[str, Any]:
         "device": str(visit.device),
         "dtype": str(visit.dtype).removeprefix("torch."),
         "attention": [attrs.asdict(found) for found in visit.attention],
-        "weights": {"quantize": visit.quantize, "compute": visit.compute, "problems": visit.problems},
+        "weights": {
+            "quantize": visit.quantize,
+            "compute": visit.compute,
+            "problems": visit.problems,
+            "choice": None if visit.choice is None else attrs.asdict(visit.choice),
+        },
         "chosen": {"attention": visit.chosen, "cache": visit.store},
         "batch": visit.batch,
         "length": visit.length,
@@ -164,7 +171,11 @@ def print_visit(visit: Visit, console: Console) -> None:
         table.add_row(Text("  ") + name, _verdict(not found.problems, "serves", "; ".join(found.problems)))
     console.print(table)
 
-    if named := visit.quantize or visit.compute:
+    if visit.choice is not None:
+        console.print()
+        _heading(console, "Kernels", f"of linear layers; * marks what is chosen: {visit.choice.reason}")
+        console.print(_kernels(visit.choice))
+    elif named := visit.quantize or visit.compute:
         console.print()
         heading = ("Quantisation", "of the weights") if visit.quantize else ("Compute", "of linear layers")
         _heading(console, heading[0], f"{heading[1]} on {visit.device}")
@@ -191,6 +202,17 @@ def _heading(console: Console, title: str, told: str = "") -> None:
 
 def _verdict(good: bool, praise: str, reasons: str) -> Text:
     return Text(praise, style="green") if good else Text(reasons, style="yellow")
+
+
+def _kernels(choice: ComputeChoice) -> Table:
+    """Return what serves, and what all linear layers take in a step with few positions and in one with many."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for one in choice.kernels:
+        name = Text(f"{one.name} *" if one.name == choice.compute else one.name, style="cyan")
+        times = [f"{1e3 * seconds:.3g} ms" for seconds in (one.few, one.many) if seconds is not None]
+        praise = ", ".join(["serves", *times])
+        table.add_row(Text("  ") + name, _verdict(not one.problems, praise, "; ".join(one.problems)))
+    return table
 
 
 def _memory(visit: Visit) -> Table:

@@ -51,10 +51,11 @@ class Explain(ExplainOptions):
     def _print(self, choice: Choice, components: Components, catalogue: Catalogue) -> None:
         """Print the configuration, the plan and the cost."""
         name, described = named_model(self.model, self.geometry_name, catalogue)
+        device = resolve_device(self.device)
         weights = describe_weights(
-            described, self.dtype, self.quantize, catalogue, compute=self.compute, family=self.family
+            described, self.dtype, self.quantize, catalogue, device, compute=self.compute, family=self.family
         )
-        spec, device = weights.spec, resolve_device(self.device)
+        spec = weights.spec
         if components.config.attention.name == AUTO:
             components = components.serving(catalogue, spec, device, weights.dtype)
         forecast = Forecast.of(components, spec, self.prompt_length, self.batch, device)

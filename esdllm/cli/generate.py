@@ -138,6 +138,7 @@ def _summary(result: Generation, choice: Choice) -> str:
         f"{counted(result.answer_tokens, 'token')} in {counted(result.forwards, 'forward')}, "
         f"{result.tokens_per_forward:.2f} tokens per forward, "
         f"{speed:.{0 if speed >= 10 else 2}f} tokens/s, {choice.label()}"
+        + (f", compute {result.compute}" if result.compute else "")
     )
 
 
@@ -152,6 +153,7 @@ def _as_dict(result: Generation, preset: str | None, config: DecodeConfig) -> di
         "seconds": result.seconds,
         "tokens_per_second": result.tokens_per_second,
         "layer_share": result.layer_share,
+        "compute": result.compute,
         "preset": preset,
         "config": config.to_dict(),
     }

@@ -91,8 +91,10 @@ class Simulate(SimulateOptions):
         name, described = named_model(self.model, self.geometry_name, catalogue)
         choice = Choice.of(self)
         components = Components.resolve(choice.config(catalogue), catalogue)
-        weights = describe_weights(described, self.dtype, self.quantize, catalogue, family=self.family)
         device = resolve_device(self.device)
+        weights = describe_weights(
+            described, self.dtype, self.quantize, catalogue, device, compute=self.compute, family=self.family
+        )
         peaks = roofline(self.peak_gflops, self.peak_gbs, self.measure, device, weights.dtype)
         if peaks is None:
             raise InputError(

@@ -22,6 +22,7 @@ __all__ = [
     "DEBUG_VARIABLE",
     "DISABLE_VARIABLE",
     "FAMILY_VARIABLE",
+    "HOME_VARIABLE",
     "KEY_VARIABLE",
     "MODEL_VARIABLE",
     "PRESET_VARIABLE",
@@ -62,6 +63,9 @@ DEBUG_VARIABLE = "ESDLLM_DEBUG"
 DISABLE_VARIABLE = "ESDLLM_DISABLE_PLUGINS"
 """Environment variable: names of plugins to leave out, separated by commas."""
 
+HOME_VARIABLE = "ESDLLM_HOME"
+"""Environment variable: the folder that keeps what was measured of this machine; `esdllm` in the user's cache if unset."""
+
 KEY_VARIABLE = "ESDLLM_API_KEY"
 """names a key that requests to `esdllm serve` must bring"""
 
@@ -70,6 +74,7 @@ _OTHERS = (
     DEBUG_VARIABLE,
     DISABLE_VARIABLE,
     FAMILY_VARIABLE,
+    HOME_VARIABLE,
     KEY_VARIABLE,
     MODEL_VARIABLE,
     PRESET_VARIABLE,

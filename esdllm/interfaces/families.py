@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from esdllm.interfaces.kernels import ModelAdapter
-from esdllm.views import LoadPlan, Message, ModelSpec, Published
+from esdllm.views import ComputeChoice, LoadPlan, Message, ModelSpec, Published
 
 __all__ = ["ModelFamily", "OfferingFamily", "TextCodec"]
 
@@ -126,6 +126,14 @@ class OfferingFamily(ModelFamily, Protocol):
     @property
     def computes(self) -> Collection[str]:
         """The names of `compute`, kernels of linear layers in full, that `load` and `weight_bytes` follow."""
+        ...
+
+    def choose_compute(self, config: Mapping[str, Any], plan: LoadPlan, measure: bool) -> ComputeChoice:
+        """Return which of `computes` a plan takes that names none; absent: `load` is given None.
+
+        What this takes to find out it may measure, for two seconds at most, unless `measure` is false; the same machine gives
+        the same answer. It is asked for weights in full alone.
+        """
         ...
 
     def hidden_dtype(self, plan: LoadPlan) -> torch.dtype:

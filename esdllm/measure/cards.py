@@ -81,14 +81,14 @@ class Card:
         """
         source = _source(name, catalogue)
         where = resolve_device(device)
-        spec = describe_weights(source, None, None, catalogue, where, family=family).spec
+        spec = describe_weights(source, None, None, catalogue, where, family=family, measure=False).spec
         offered = families(catalogue)
         offers = Offers.of(offered[spec.family]) if spec.family in offered else Offers()
         columns = length or min(_LENGTH, spec.context)
         ways = [*((dtype, None) for dtype in _DTYPES), *((_DTYPES[-1], kind) for kind in sorted(offers.quantizations))]
         held = []
         for dtype, kind in ways:
-            weights = describe_weights(source, dtype, kind, catalogue, where, family=family)
+            weights = describe_weights(source, dtype, kind, catalogue, where, family=family, measure=False)
             held.append(_held(dtype, kind, weights, columns, batch, where, catalogue))
         return cls(
             name=source if isinstance(source, str) else name,

@@ -12,7 +12,7 @@ import torch
 from esdllm.interfaces import ModelFamily
 from esdllm.plugins.capabilities import called, check_members
 from esdllm.plugins.members import has
-from esdllm.views import LoadPlan, Published
+from esdllm.views import ComputeChoice, LoadPlan, Published
 
 __all__ = ["Offers"]
 
@@ -30,6 +30,7 @@ class Offers:
     suits: Collection[str] = ()
     quantizations: Collection[str] = ()
     computes: Collection[str] = ()
+    choose_compute: Callable[[Mapping[str, Any], LoadPlan, bool], ComputeChoice] | None = None
     hidden_dtype: Callable[[LoadPlan], torch.dtype] = lambda plan: plan.dtype
     spreads: bool = False
     draws: bool = False

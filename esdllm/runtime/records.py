@@ -66,7 +66,7 @@ class Generation:
     compile_seconds: float
     """of which in the first call of each plan that was compiled"""
     compute: str | None = None
-    """the kernel of linear layers that the model was loaded with; None if none was named"""
+    """the kernel of linear layers that the model was loaded with; None as in `Model`"""
 
     @property
     def answer_tokens(self) -> int:

@@ -17,7 +17,7 @@ from esdllm.views.kernels import (
     Site,
     UnmaskingView,
 )
-from esdllm.views.loading import LoadPlan
+from esdllm.views.loading import ComputeChoice, KernelTime, LoadPlan
 from esdllm.views.models import ExpertLayers, Message, ModelSpec
 from esdllm.views.observers import StepRecord
 from esdllm.views.presets import Preset
@@ -30,9 +30,11 @@ __all__ = [
     "CacheShape",
     "CacheWrite",
     "Candidates",
+    "ComputeChoice",
     "EndView",
     "ExpertLayers",
     "ImportanceView",
+    "KernelTime",
     "KeyValue",
     "LoadPlan",
     "Memory",

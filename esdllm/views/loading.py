@@ -10,7 +10,33 @@ import torch
 
 from esdllm.errors import UnavailableError
 
-__all__ = ["LoadPlan"]
+__all__ = ["ComputeChoice", "KernelTime", "LoadPlan"]
+
+
+@attrs.frozen
+class KernelTime:
+    """A kernel of linear layers, and how fast it is here with a model's weights."""
+
+    name: str
+    """as `compute` takes it"""
+    problems: tuple[str, ...] = ()
+    """why it is not to be chosen; empty if it can be"""
+    few: float | None = None
+    """seconds that all linear layers take in a step of few positions, where that was measured"""
+    many: float | None = None
+    """seconds that they take in a step of many positions; None too where few were slow enough to tell"""
+
+
+@attrs.frozen
+class ComputeChoice:
+    """The kernel of linear layers that a family chooses where none is named, and why."""
+
+    compute: str | None
+    """as `compute` takes it; None for the family's own on each of several devices"""
+    reason: str
+    """in a few words: by rule, or measured, and where that is kept"""
+    kernels: tuple[KernelTime, ...] = ()
+    """all that could be named"""
 
 
 @attrs.frozen
@@ -32,7 +58,7 @@ class LoadPlan:
     lora: Path | None = None
     """the folder of a LoRA adapter that is merged into the weights as they are read; None for none"""
     compute: str | None = None
-    """the kernel that multiplies by linear layers' weights, by the family's own name; None for its default"""
+    """the kernel that multiplies by linear layers' weights, by the family's own name; None for its default, if it has one"""
 
     def layer(self, number: int) -> torch.device:
         """Return where a layer's weights lie."""

@@ -6,35 +6,32 @@ twice, full and quantised or packed, where the layers are smaller than the head.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from hashlib import sha256
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from esdllm import LoadPlan, ModelAdapter, ModelSpec, UnavailableError
+from esdllm import ComputeChoice, LoadPlan, ModelAdapter, ModelSpec, UnavailableError
 from esdllm.checkpoints.weights import Checkpoint
 from esdllm_models.blueprint import Blueprint
 from esdllm_models.decoder import Layer, Transformer
+from esdllm_models.drawing import Fill, drawing
 from esdllm_models.feedforward import Experts, Mlp, Router
 from esdllm_models.grouped import Stacked
 from esdllm_models.linear import Dense, Linear, Split, sliced
+from esdllm_models.linear.choosing import choose
 from esdllm_models.linear.kernels import Kernel, kernel
 from esdllm_models.linear.pieces import Pieces
+from esdllm_models.linear.timing import Demand
 from esdllm_models.spread import Spread
 
-__all__ = ["hidden_dtype", "load", "made_of", "problems", "weight_bytes"]
+__all__ = ["choose_compute", "hidden_dtype", "load", "made_of", "problems", "weight_bytes"]
 
 _Shape = tuple[int, ...]
-
-
-class _Fill(Protocol):
-    def __call__(self, layer: int | None, slots: Mapping[str, Tensor]) -> None:
-        """Write weights into place, by our names; `layer` is None for the outer ones."""
-        ...
 
 
 def load(blueprint: Blueprint, folder: Path, plan: LoadPlan) -> ModelAdapter:
@@ -48,7 +45,7 @@ def load(blueprint: Blueprint, folder: Path, plan: LoadPlan) -> ModelAdapter:
         asked = f"quantisation '{plan.quantize}'" if plan.quantize else f"compute '{plan.compute}'"
         raise UnavailableError(f"{asked} cannot serve here: {'; '.join(reasons)}")
     if plan.seed is not None:
-        return _Building(blueprint, plan, _drawing(plan.seed, blueprint.names.tied)).whole()
+        return _Building(blueprint, plan, drawing(plan.seed, blueprint.names.tied)).whole()
     names = blueprint.names
     weights = Checkpoint(folder, blueprint.shapes(), names.unread, plan.lora, blueprint.sizes.layers)
 
@@ -95,6 +92,18 @@ def _shares_head(blueprint: Blueprint, plan: LoadPlan) -> bool:
     """Return whether the head computes with the embedding's memory."""
     together = (plan.head or plan.device) == plan.device
     return blueprint.names.tied and together and _kernel(plan).keeps(plan.device, plan.dtype)
+
+
+def choose_compute(blueprint: Blueprint, plan: LoadPlan, measure: bool) -> ComputeChoice:
+    """Return which kernel of linear layers a plan takes that names none; see `choosing`."""
+    spec = blueprint.spec
+    shapes = Counter(shape for layer in range(spec.n_layers) for shape in _matrices(spec, layer).values())
+    chosen = spec.experts.chosen if spec.experts is not None else 0
+    demands = [Demand(spec.vocab, spec.hidden, 1, few_rows=True)]
+    for (*many, outputs, inputs), times in shapes.items():
+        demands.append(Demand(outputs, inputs, times * (chosen if many else 1), expert=bool(many)))
+    size = spec.vocab * spec.hidden + sum(prod(shape) * times for shape, times in shapes.items())
+    return choose(demands, size, plan, measure)
 
 
 def hidden_dtype(plan: LoadPlan) -> torch.dtype:
@@ -184,7 +193,7 @@ def _by_expert(prefix: str, name: str, whole: Tensor) -> dict[str, Tensor]:
 class _Building:
     """A model being built."""
 
-    def __init__(self, blueprint: Blueprint, plan: LoadPlan, fill: _Fill) -> None:
+    def __init__(self, blueprint: Blueprint, plan: LoadPlan, fill: Fill) -> None:
         self._blueprint, self._plan, self._fill = blueprint, plan, fill
         self._room: dict[tuple[torch.device, str], Tensor] = {}
         """where matrices stand in full until they are quantised or packed, by device and name; freed each time, it left holes"""
@@ -271,24 +280,3 @@ class _Building:
 def _keeps(made: Linear | Stacked) -> bool:
     """Return whether it computes with the weight that it was made of."""
     return isinstance(made, (Dense, Pieces)) or (isinstance(made, Stacked) and not made.kind)
-
-
-def _drawing(seed: int, tied: bool) -> _Fill:
-    """Return what draws weights that keep the hidden states of one size: norms 1, routers' biases 0, the others even around 0.
-
-    An embedding that is `tied`, to be the head too, is drawn as a head is.
-    """
-
-    def fill(layer: int | None, slots: Mapping[str, Tensor]) -> None:
-        for name, slot in slots.items():
-            if name.endswith("norm") or name == "router_bias":
-                slot.fill_(name != "router_bias")
-                continue
-            if slot.is_meta:  # which has no numbers to draw
-                continue
-            width = 1.0 if name == "embedding" and not tied else (3 / slot.shape[-1]) ** 0.5
-            drawn = sha256(f"{seed} {layer} {name}".encode()).digest()
-            generator = torch.Generator(slot.device).manual_seed(int.from_bytes(drawn[:4], "big"))
-            slot.uniform_(-width, width, generator=generator)
-
-    return fill

@@ -11,6 +11,7 @@ import typer
 from esdllm.cli.options import (
     AdmissionName,
     BlockLength,
+    Compute,
     ConfigFile,
     Debug,
     Device,
@@ -99,6 +100,7 @@ class SimulateOptions:
     device: Device = None
     dtype: Dtype = None
     quantize: Quantize = None
+    compute: Compute = None
     peak_gflops: PeakGflops = None
     peak_gbs: PeakBandwidth = None
     measure: Measure = False

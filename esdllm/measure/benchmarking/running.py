@@ -179,6 +179,7 @@ def environment(model: Model) -> dict[str, Any]:
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "dtype": str(model.adapter.dtype).removeprefix("torch."),
+        "compute": model.compute,
         "spec": attrs.asdict(model.spec),
     }
 

@@ -59,7 +59,9 @@ class Setting:
     def weights(self, catalogue: Catalogue) -> Weights:
         """Return what the model's weights would be, without reading them."""
         model = self.model if self.geometry is None else self.geometry
-        return describe_weights(model, self.dtype, self.quantize, catalogue, compute=self.compute, family=self.family)
+        device = resolve_device(self.device)
+        held: Any = {"compute": self.compute, "family": self.family}
+        return describe_weights(model, self.dtype, self.quantize, catalogue, device, **held)
 
     def prompts(self, model: Model) -> torch.Tensor:
         """Return random prompts (B, P) int64, without the mask token; always the same."""

@@ -55,6 +55,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
         device: str | None = None,
         dtype: str | None = None,
         quantize: str | None = None,
+        compute: str | None = None,
         family: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
@@ -79,22 +80,20 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
         self.batch_size, self._until = whole("batch_size", batch_size), strings("until", until)
         samples, rows = whole("mc_samples", mc_samples), whole("mc_batch_size", mc_batch_size)
         self._decoding = Decoding.of(self._catalogue, preset, config, settings_of(settings, _ARGUMENTS))
-        # wrong options, before weights are read
-        Components.resolve(self._decoding.config, self._catalogue)
+        Components.resolve(self._decoding.config, self._catalogue)  # wrong options, before weights are read
         if pretrained is None:
             raise ConfigError(f"no model: give pretrained=NAME; {known('', shipped_checkpoints(self._catalogue))}")
-        if device == _DEFAULT_DEVICE and not torch.cuda.is_available():
-            device = None
+        device = None if device == _DEFAULT_DEVICE and not torch.cuda.is_available() else device
         if isinstance(pretrained, Model):
             self.name, self.model = pretrained.spec.family, pretrained
         else:
             self.name = str(pretrained)
-            self.model = load_model(pretrained, device, dtype, self._catalogue, quantize=quantize, family=family)
+            held: Any = {"quantize": quantize, "compute": compute, "family": family}
+            self.model = load_model(pretrained, device, dtype, self._catalogue, **held)
         self._device, self._codec = self.model.adapter.device, _codec(self.model)
         self._engine = Engine.build(self.model, self._decoding.config, self._catalogue)
         seed, scale = self._decoding.config.seed, self._decoding.config.cfg_scale
-        attention = self._engine.components.attention
-        self._likelihood = Likelihood(self.model.adapter, attention, samples, rows, seed, scale)
+        self._likelihood = Likelihood(self.model.adapter, self._engine.components.attention, samples, rows, seed, scale)
         self._used: list[DecodeConfig] = []
 
     @classmethod
@@ -251,6 +250,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
             "model_name": self.name,
             "model_dtype": str(self.model.adapter.dtype).removeprefix("torch."),
             "model_quantize": self.model.quantize,
+            "model_compute": self.model.compute,
             "model_device": str(self._device),
             "decode_config": self._decoding.config.to_dict(),
             "decode_configs_used": [config.to_dict() for config in self._used],
@@ -260,7 +260,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval is not typed
         }
 
 
-_LOADING = ("pretrained", "device", "dtype", "quantize", "family")
+_LOADING = ("pretrained", "device", "dtype", "quantize", "compute", "family")
 _ARGUMENTS = (*_LOADING, "preset", "config", "batch_size", "mc_samples", "mc_batch_size", "until")
 
 

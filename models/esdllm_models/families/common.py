@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import attrs
 import torch
 
-from esdllm import LoadPlan, ModelAdapter, ModelSpec, Published, TextCodec, option
+from esdllm import ComputeChoice, LoadPlan, ModelAdapter, ModelSpec, Published, TextCodec, option
 from esdllm.checkpoints.text import CHATML, Codec
 from esdllm_models.adopting import adopt
 from esdllm_models.blueprint import Blueprint
-from esdllm_models.building import hidden_dtype, load, problems, weight_bytes
+from esdllm_models.building import choose_compute, hidden_dtype, load, problems, weight_bytes
 from esdllm_models.linear.kernels import COMPUTES, QUANTIZERS
 from esdllm_models.published import PUBLISHED, SUITS, VERIFIED
 from esdllm_models.tokenizers import tokenizer_of
@@ -40,6 +40,10 @@ class DecoderFamily:
     def computes(self) -> Collection[str]:
         """Of the linear layers in full."""
         return COMPUTES
+
+    def choose_compute(self, config: Mapping[str, Any], plan: LoadPlan, measure: bool) -> ComputeChoice:
+        """Return the kernel that is fastest here and rounds no more than the checkpoint's dtype; a small model's by rule."""
+        return choose_compute(self.blueprint(config), plan, measure)
 
     def hidden_dtype(self, plan: LoadPlan) -> torch.dtype:
         """Return the dtype of the hidden states: float32 where the kernel multiplies in it."""

@@ -16,11 +16,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm import UnavailableError
 from esdllm_models.linear.int8 import most_of_inputs, scaled
 from esdllm_models.linear.rounding import chunks, pack_eight, whole_numbers
 
-__all__ = ["Float16", "Int8Fbgemm", "float16_bytes", "has_fbgemm"]
+__all__ = ["Float16", "Int8Fbgemm", "fits_float16", "float16_bytes", "has_fbgemm"]
 
 _INPUTS, _OUTPUTS = 512, 32  # to multiples of which the 16-bit layout is filled up
 
@@ -49,16 +48,7 @@ class Float16:
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None = None) -> Float16:
-        """Return the layer of a weight (O, I) and a bias (O,).
-
-        Raises:
-            UnavailableError: a weight is beyond float16's range, or not finite.
-        """
-        largest = float(torch.stack([weight[rows].abs().amax() for rows in chunks(*weight.shape)]).amax())
-        if not largest <= torch.finfo(torch.float16).max:
-            raise UnavailableError(
-                f"a weight is {largest:.6g} in size, and float16 ends at 65504; choose another compute, such as pieces"
-            )
+        """Return the layer of a weight (O, I) that `fits_float16` and a bias (O,)."""
         with _engine():
             packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None if bias is None else bias.float())
         return cls(packed, len(weight))
@@ -119,6 +109,12 @@ def has_fbgemm() -> bool:
     return "fbgemm" in torch.backends.quantized.supported_engines and hasattr(
         torch, "_make_per_channel_quantized_tensor"
     )
+
+
+def fits_float16(weight: Tensor) -> bool:
+    """Return whether all of a weight (O, I) is finite and within float16's range."""
+    largest = float(torch.stack([weight[rows].abs().amax() for rows in chunks(*weight.shape)]).amax())
+    return largest <= torch.finfo(torch.float16).max
 
 
 def float16_bytes(outputs: int, inputs: int) -> int:

@@ -5,9 +5,11 @@ Weights in full, by the name that `compute` takes:
 plain   as torch multiplies them, in the weights' dtype
 packed  bfloat16 in oneDNN's own layout, for a CPU that multiplies bfloat16; the same numbers as plain
 pieces  weights as they are, multiplied in float32, some output features at a time
-fp16    weights in float16 in FBGEMM's layout, multiplied in float32; a bfloat16 weight loses nothing from 2^-14 to 65504
+fp16    weights in float16 in FBGEMM's layout, multiplied in float32; a bfloat16 weight loses nothing from 2^-14 to 65504; a
+        matrix with a weight beyond is multiplied in pieces
 
-Without a name it is packed where that serves, and else plain. Under pieces and fp16 the hidden states are float32.
+Which one is taken where none is named, `choosing` says; on each of several devices it is packed where that serves, and else
+plain. Under pieces and fp16 the hidden states are float32.
 
 Weights in fewer bits, by the name that `quantize` takes:
 
@@ -28,7 +30,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from esdllm_models.linear.fbgemm import Float16, Int8Fbgemm, float16_bytes, has_fbgemm
+from esdllm_models.linear.fbgemm import Float16, Int8Fbgemm, fits_float16, float16_bytes, has_fbgemm
 from esdllm_models.linear.int8 import Int8, Int8Matmul, has_onednn, int8_is_exact, most_of_inputs
 from esdllm_models.linear.layers import Dense, Linear
 from esdllm_models.linear.packed import Packed, packs
@@ -63,6 +65,8 @@ class Kernel:
     """whether inputs and outputs are float32, whatever the weights are"""
     keeps: Callable[[torch.device, torch.dtype], bool] = lambda device, dtype: False
     """whether it computes with the very weight that it is made of"""
+    rounding: Callable[[torch.dtype], float] = lambda dtype: torch.finfo(dtype).eps
+    """how far apart two numbers near 1 are that it tells apart, in weights of a dtype and in what it multiplies them by"""
 
     def hidden(self, dtype: torch.dtype) -> torch.dtype:
         """Return the dtype of hidden states where weights are of a dtype."""
@@ -85,6 +89,11 @@ def _int8(weight: Tensor, bias: Tensor | None) -> Linear:
     if has_fbgemm() and not (has_onednn() and int8_is_exact()):
         return Int8Fbgemm.of(weight, bias)
     return Int8.of(weight, bias) if has_onednn() else Int8Matmul.of(weight, bias)
+
+
+def _float16(weight: Tensor, bias: Tensor | None) -> Linear:
+    """Return the layer in float16, or where a weight is beyond that, in pieces, which take as much and round no more."""
+    return Float16.of(weight, bias) if fits_float16(weight) else Pieces(weight, bias)
 
 
 def _packed_problems(device: torch.device, dtype: torch.dtype) -> list[str]:
@@ -148,6 +157,7 @@ _PIECES = attrs.evolve(
     _in_full(Pieces, lambda device, dtype: _lacks_kernels(("cpu",), device)),
     layer=lambda outputs, weight: Pieces(weight),
     widens=True,
+    rounding=lambda dtype: torch.finfo(torch.float32).eps,
 )
 
 COMPUTES: Mapping[str, Kernel] = {
@@ -156,10 +166,11 @@ COMPUTES: Mapping[str, Kernel] = {
     "pieces": _PIECES,
     "fp16": attrs.evolve(
         _PIECES,
-        make=Float16.of,
+        make=_float16,
         problems=_fp16_problems,
         bytes=lambda outputs, inputs, size: float16_bytes(outputs, inputs),
         keeps=lambda device, dtype: False,
+        rounding=lambda dtype: torch.finfo(torch.float16 if dtype == torch.float32 else torch.float32).eps,
     ),
 }
 """By the name that `compute` takes; experts are held as they are, and multiplied by `pieces` where hidden states are float32."""
