@@ -14,8 +14,8 @@ from __future__ import annotations
 import statistics
 import time
 from typing import Annotated
-from unittest import mock
 
+import attrs
 import torch
 import typer
 from torch.profiler import ProfilerActivity
@@ -35,9 +35,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 def models(setting: Setting, catalogue: Catalogue) -> dict[str, Model]:
     """Return the same model with its weights plain and packed."""
-    with mock.patch("esdllm_models.linear.kernels.packs", return_value=False):
-        plain = setting.load(catalogue)
-    return {"plain": plain, "packed": setting.load(catalogue)}
+    return {name: attrs.evolve(setting, compute=name).load(catalogue) for name in ("plain", "packed")}
 
 
 def runners(batch: int, preset: str, threads: int) -> dict[tuple[str, str], EngineRunner]:

@@ -166,7 +166,7 @@ def nothing_measured(
 ) -> None:
     """No test's result goes by which kernel is fastest, and no test finds what another kept."""
     monkeypatch.setenv("ESDLLM_HOME", str(tmp_path_factory.getbasetemp() / "home"))
-    monkeypatch.setattr(choosing, "measured", lambda demands, names, dtype: dict.fromkeys(names, Seconds(1.0, 1.0)))
+    monkeypatch.setattr(choosing, "measured", lambda matrices, names, dtype: dict.fromkeys(names, Seconds(1.0, 1.0)))
 
 
 @pytest.fixture

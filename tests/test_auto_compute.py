@@ -24,13 +24,13 @@ from esdllm.testing import random_model
 from esdllm_models.families.llada import LladaFamily
 from esdllm_models.linear import choosing, timing
 from esdllm_models.linear.choosing import choose
-from esdllm_models.linear.kept import Kept, measurement_key
+from esdllm_models.linear.kept import Measurements, measurement_key
 from esdllm_models.linear.kernels import COMPUTES
 from esdllm_models.linear.packed import packs
-from esdllm_models.linear.timing import Demand, Seconds, measured
+from esdllm_models.linear.timing import Matrix, Seconds, measured
 
-HEAD = Demand(32768, 1024, 1, few_rows=True)
-WIDE = (Demand(6144, 1024, 16), Demand(1024, 1024, 16), HEAD)
+HEAD = Matrix(32768, 1024, 1, few_rows=True)
+WIDE = (Matrix(6144, 1024, 16), Matrix(1024, 1024, 16), HEAD)
 LARGE = 1 << 27
 BFLOAT16, FLOAT32 = LoadPlan(torch.bfloat16, CPU), LoadPlan(torch.float32, CPU)
 FAST, SLOW = Seconds(1.0, 10.0), Seconds(2.0, 20.0)
@@ -40,7 +40,7 @@ def times(monkeypatch: pytest.MonkeyPatch, found: Mapping[str, Seconds]) -> list
     """Let kernels take as long as told, 2 and 20 seconds where nothing is; return a list of what is measured."""
     asked: list[tuple[str, ...]] = []
 
-    def told(demands: object, names: list[str], dtype: torch.dtype) -> dict[str, Seconds]:
+    def told(matrices: object, names: list[str], dtype: torch.dtype) -> dict[str, Seconds]:
         asked.append(tuple(names))
         return {name: found.get(name, SLOW) for name in names}
 
@@ -80,12 +80,12 @@ def test_a_float32_checkpoint_is_never_rounded_to_float16(monkeypatch: pytest.Mo
 @needs_fbgemm
 def test_what_filling_up_would_make_much_larger_than_its_weights_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     times(monkeypatch, {"fp16": Seconds(1e-9, 1e-9)})
-    narrow = choose([Demand(1 << 20, 160, 16)], LARGE, BFLOAT16, True)
+    narrow = choose([Matrix(1 << 20, 160, 16)], LARGE, BFLOAT16, True)
     assert narrow.compute != "fp16"
     assert {one.name: one for one in narrow.kernels}["fp16"].problems == (
         "it would take 3.2 times the weights' bytes, for layers this narrow",
     )
-    assert choose([Demand(1 << 20, 448, 16)], LARGE, BFLOAT16, True).compute == "fp16"
+    assert choose([Matrix(1 << 20, 448, 16)], LARGE, BFLOAT16, True).compute == "fp16"
 
 
 def test_who_gains_little_over_the_rule_s_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,13 +185,13 @@ def test_another_torch_or_processor_or_what_hides_of_it_is_measured_anew_and_kee
 
 def test_other_shapes_and_dtypes_are_measured_for_themselves(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     asked = times(monkeypatch, {})
-    for demands in (
+    for matrices in (
         WIDE,
         WIDE[:2],
         (*WIDE[:2], attrs.evolve(HEAD, outputs=9)),
         (*WIDE[:2], attrs.evolve(HEAD, times=2)),
     ):
-        choose(demands, LARGE, FLOAT32, True)
+        choose(matrices, LARGE, FLOAT32, True)
     choose(WIDE, LARGE, LoadPlan(torch.float16, CPU), True)
     assert len(asked) == len(list(home.iterdir())) == 5
 
@@ -271,7 +271,7 @@ def test_without_hard_links_a_file_is_put_in_its_place_whole(monkeypatch: pytest
 
 def _keeping(folder: Path, number: int, barrier: Any, told: Any) -> None:
     barrier.wait()
-    found, lost = Kept(folder).keep({"key": 1}, {"plain": Seconds(float(number), None)})
+    found, lost = Measurements(folder).keep({"key": 1}, {"plain": Seconds(float(number), None)})
     told.put((found["plain"].few, lost))
 
 
@@ -303,7 +303,7 @@ def test_what_is_kept_lies_in_the_user_s_cache_unless_a_folder_is_named(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert Kept.of_user().folder == Path(expected)
+    assert Measurements.of_user().folder == Path(expected)
 
 
 def test_the_same_machine_has_the_same_key() -> None:
@@ -329,7 +329,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_kernels_are_timed_and_the_fastest_with_few_rows_with_many_too(dtype: torch.dtype, quick: None) -> None:
     names = [name for name, kernel in COMPUTES.items() if not kernel.problems(CPU, dtype)]
     drawn = torch.get_rng_state()
-    found = measured([*WIDE, Demand(64, 32, 4, expert=True)], names, dtype)
+    found = measured([*WIDE, Matrix(64, 32, 4, expert=True)], names, dtype)
     assert list(found) == names
     assert all(one.few > 0 for one in found.values())
     best = min(found.values(), key=lambda one: one.few)
@@ -364,7 +364,7 @@ def _counting(turn: Callable[..., None], calls: list[bool]) -> Callable[..., Non
 
 @given(layers=st.integers(1, 50), outputs=st.integers(1, 1 << 20), inputs=st.integers(1, 1 << 14))
 def test_what_a_matrix_takes_goes_by_its_size_and_number(layers: int, outputs: int, inputs: int) -> None:
-    own, head = Demand(outputs, inputs, layers), Demand(outputs * 2, inputs, 1, few_rows=True)
+    own, head = Matrix(outputs, inputs, layers), Matrix(outputs * 2, inputs, 1, few_rows=True)
     trial = timing._Trial(lambda x: x, torch.empty(0), few=1.0, many=3.0)
     times = layers * outputs / timing._cut(own)
     found = timing._told([own, head], [(own, trial)])

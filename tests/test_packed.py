@@ -42,13 +42,11 @@ def shallow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def dense(monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue) -> Load:
+def dense(catalogue: Catalogue) -> Load:
     """Load or make a model as where nothing is packed."""
 
     def make(make_it: Callable[..., Model], *words: Any) -> Model:
-        with monkeypatch.context() as patched:
-            patched.setattr("esdllm_models.linear.kernels.packs", lambda device, dtype: False)
-            return make_it(*words, "cpu", "bfloat16", catalogue)
+        return make_it(*words, "cpu", "bfloat16", catalogue, compute="plain")
 
     return make
 

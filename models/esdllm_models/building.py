@@ -26,7 +26,7 @@ from esdllm_models.linear import Dense, Linear, Split, sliced
 from esdllm_models.linear.choosing import choose
 from esdllm_models.linear.kernels import Kernel, kernel
 from esdllm_models.linear.pieces import Pieces
-from esdllm_models.linear.timing import Demand
+from esdllm_models.linear.timing import Matrix
 from esdllm_models.spread import Spread
 
 __all__ = ["choose_compute", "hidden_dtype", "load", "made_of", "problems", "weight_bytes"]
@@ -99,11 +99,11 @@ def choose_compute(blueprint: Blueprint, plan: LoadPlan, measure: bool) -> Compu
     spec = blueprint.spec
     shapes = Counter(shape for layer in range(spec.n_layers) for shape in _matrices(spec, layer).values())
     chosen = spec.experts.chosen if spec.experts is not None else 0
-    demands = [Demand(spec.vocab, spec.hidden, 1, few_rows=True)]
+    matrices = [Matrix(spec.vocab, spec.hidden, 1, few_rows=True)]
     for (*many, outputs, inputs), times in shapes.items():
-        demands.append(Demand(outputs, inputs, times * (chosen if many else 1), expert=bool(many)))
+        matrices.append(Matrix(outputs, inputs, times * (chosen if many else 1), expert=bool(many)))
     size = spec.vocab * spec.hidden + sum(prod(shape) * times for shape, times in shapes.items())
-    return choose(demands, size, plan, measure)
+    return choose(matrices, size, plan, measure)
 
 
 def hidden_dtype(plan: LoadPlan) -> torch.dtype:

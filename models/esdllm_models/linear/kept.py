@@ -20,9 +20,9 @@ import attrs
 import torch
 
 from esdllm import multiplies_bfloat16
-from esdllm_models.linear.timing import Demand, Seconds
+from esdllm_models.linear.timing import Matrix, Seconds
 
-__all__ = ["Kept", "measurement_key"]
+__all__ = ["Measurements", "measurement_key"]
 
 _FORMAT = 1
 """of a file, and of how its numbers are measured"""
@@ -31,13 +31,13 @@ _HIDING = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL
 
 
 @attrs.frozen
-class Kept:
+class Measurements:
     """The files of a folder."""
 
     folder: Path
 
     @classmethod
-    def of_user(cls) -> Kept:
+    def of_user(cls) -> Measurements:
         """Return those of the user: in ESDLLM_HOME, else `esdllm` in XDG_CACHE_HOME, else in ~/.cache."""
         home = os.environ.get("ESDLLM_HOME", "").strip()
         cache = os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache"
@@ -80,7 +80,7 @@ class Kept:
 
 
 def measurement_key(
-    demands: Sequence[Demand], names: Sequence[str], dtype: torch.dtype, environ: Mapping[str, str] | None = None
+    matrices: Sequence[Matrix], names: Sequence[str], dtype: torch.dtype, environ: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Return all that a measurement hangs on: what is visible of the processor, torch, threads, kernels and shapes."""
     environ = os.environ if environ is None else environ
@@ -94,7 +94,7 @@ def measurement_key(
         "threads": torch.get_num_threads(),
         "dtype": str(dtype).removeprefix("torch."),
         "kernels": sorted(names),
-        "matrices": sorted([*attrs.astuple(demand)] for demand in demands),
+        "matrices": sorted([*attrs.astuple(matrix)] for matrix in matrices),
     }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from esdllm_models.linear.kernels import COMPUTES
 from esdllm_models.linear.layers import Linear
 
-__all__ = ["FEW", "MANY", "Demand", "Seconds", "measured"]
+__all__ = ["FEW", "MANY", "Matrix", "Seconds", "measured"]
 
 FEW, MANY = 16, 256
 """positions of a step in which most layers are skipped, and of a refresh"""
@@ -27,7 +27,7 @@ _LOST = 2.0  # times as slow with few rows as the fastest, from which on a kerne
 
 
 @attrs.frozen
-class Demand:
+class Matrix:
     """A matrix of a model, and how often a step multiplies by one of its sizes."""
 
     outputs: int
@@ -78,53 +78,53 @@ class _Trial:
             self.many = min(self.many, took)
 
 
-def measured(demands: Sequence[Demand], names: Sequence[str], dtype: torch.dtype) -> dict[str, Seconds]:
+def measured(matrices: Sequence[Matrix], names: Sequence[str], dtype: torch.dtype) -> dict[str, Seconds]:
     """Return what the linear layers take under kernels, by name.
 
     The layers' largest matrices are tried first, all kernels in turns, and again as long as there is time; the best time counts.
     What there was no time for is taken to be as fast, by its size, as what was tried. No weight of a model is read.
     """
     began = time.perf_counter()
-    every = sorted(demands, key=lambda demand: (demand.few_rows, -demand.weights))
+    every = sorted(matrices, key=lambda matrix: (matrix.few_rows, -matrix.weights))
     with torch.inference_mode():
         trials = list(_made(every, names, dtype, began + _FEW_UNTIL))
         _turns([one for _, own in trials for one in own.values()], True, began + _FEW_UNTIL)
-        few = {name: sum(one.few * demand.weights for demand, one in _of(name, trials)) for name in names}
+        few = {name: sum(one.few * matrix.weights for matrix, one in _of(name, trials)) for name in names}
         left = [name for name in names if few[name] <= _LOST * min(few.values())]
-        rest = [one for name in left for demand, one in _of(name, trials) if not demand.few_rows]
+        rest = [one for name in left for matrix, one in _of(name, trials) if not matrix.few_rows]
         _turns(rest, False, began + _MANY_UNTIL)
     return {name: _told(every, _of(name, trials)) for name in names}
 
 
-_Trials = Sequence[tuple[Demand, Mapping[str, _Trial]]]
+_Trials = Sequence[tuple[Matrix, Mapping[str, _Trial]]]
 
 
-def _of(name: str, trials: _Trials) -> list[tuple[Demand, _Trial]]:
-    return [(demand, own[name]) for demand, own in trials]
+def _of(name: str, trials: _Trials) -> list[tuple[Matrix, _Trial]]:
+    return [(matrix, own[name]) for matrix, own in trials]
 
 
 def _made(
-    demands: Sequence[Demand], names: Sequence[str], dtype: torch.dtype, until: float
-) -> Iterator[tuple[Demand, Mapping[str, _Trial]]]:
+    matrices: Sequence[Matrix], names: Sequence[str], dtype: torch.dtype, until: float
+) -> Iterator[tuple[Matrix, Mapping[str, _Trial]]]:
     """Yield the matrices that differ once they are cut to what is tried, under each kernel, as long as there is time."""
     values = torch.linspace(-0.05, 0.05, _MOST).to(dtype)
     seen: set[tuple[int, int, bool]] = set()
-    for demand in demands:
-        key = _cut(demand), demand.inputs, demand.expert
+    for matrix in matrices:
+        key = _cut(matrix), matrix.inputs, matrix.expert
         if key not in seen and not (seen and time.perf_counter() > until):
-            yield demand, {name: _trial(name, demand, values) for name in names}
+            yield matrix, {name: _trial(name, matrix, values) for name in names}
             seen.add(key)
 
 
-def _cut(demand: Demand) -> int:
+def _cut(matrix: Matrix) -> int:
     """Return how many of a matrix' output features are tried."""
-    return min(demand.outputs, max(1, _MOST // demand.inputs))
+    return min(matrix.outputs, max(1, _MOST // matrix.inputs))
 
 
-def _trial(name: str, demand: Demand, values: Tensor) -> _Trial:
-    kernel, outputs, inputs = COMPUTES[name], _cut(demand), demand.inputs
+def _trial(name: str, matrix: Matrix, values: Tensor) -> _Trial:
+    kernel, outputs, inputs = COMPUTES[name], _cut(matrix), matrix.inputs
     weight = values[: outputs * inputs].view(outputs, inputs)
-    layer = kernel.layer(outputs, *kernel.hold(weight)) if demand.expert else kernel.make(weight, None)
+    layer = kernel.layer(outputs, *kernel.hold(weight)) if matrix.expert else kernel.make(weight, None)
     rows = values[:inputs].repeat(_TRIED, 1).to(kernel.hidden(values.dtype))
     layer(rows[:FEW])  # the first call prepares
     return _Trial(layer, rows)
@@ -139,17 +139,17 @@ def _turns(trials: Sequence[_Trial], few: bool, until: float) -> None:
                 one.turn(clock, few)
 
 
-def _told(demands: Sequence[Demand], tried: Sequence[tuple[Demand, _Trial]]) -> Seconds:
+def _told(matrices: Sequence[Matrix], tried: Sequence[tuple[Matrix, _Trial]]) -> Seconds:
     """Return what all take, each as fast by its size as what was tried of its kind, or else as the largest."""
     few = many = 0.0
-    for demand in demands:
+    for matrix in matrices:
         alike = [
             (own, one)
             for own, one in tried
-            if (own.inputs, own.expert) == (demand.inputs, demand.expert) and own.few_rows <= demand.few_rows
+            if (own.inputs, own.expert) == (matrix.inputs, matrix.expert) and own.few_rows <= matrix.few_rows
         ]
-        own, one = min(alike or tried[:1], key=lambda pair: abs(_cut(pair[0]) - _cut(demand)))
-        share = demand.weights / (_cut(own) * own.inputs)
+        own, one = min(alike or tried[:1], key=lambda pair: abs(_cut(pair[0]) - _cut(matrix)))
+        share = matrix.weights / (_cut(own) * own.inputs)
         few += share * one.few
-        many += share * (one.few if demand.few_rows else one.many * MANY / _TRIED)
+        many += share * (one.few if matrix.few_rows else one.many * MANY / _TRIED)
     return Seconds(few, many if many < inf else None)
