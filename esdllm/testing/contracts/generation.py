@@ -26,6 +26,7 @@ from esdllm.runtime.prompts import prepare
 from esdllm.runtime.records import Generation
 from esdllm.runtime.run import StepFunction
 from esdllm.testing.contracts.laws import law
+from esdllm.testing.meta import KnownShapes
 from esdllm.testing.models import GEOMETRIES, tiny_model
 from esdllm.views import ModelSpec, StepRecord
 
@@ -239,7 +240,7 @@ def _no_device_read(on_meta: Callable[[], Engine], rows: Sequence[Sequence[int]]
         return
     answers = iter(told)
     try:
-        with _facts(lambda ask: next(answers)):
+        with _facts(lambda ask: next(answers)), KnownShapes():
             engine.generate([list(row) for row in rows])
     except Exception as error:
         raise AssertionError(
