@@ -77,10 +77,18 @@ def test_every_registered_component_keeps_the_contract_of_its_kind(kind: str, na
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["es-dllm", "dual-cache-parallel"])
-def test_a_preset_s_generation_compiles_and_keeps_the_laws(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("es-dllm", "Dream"),
+        ("dual-cache-parallel", "llada"),
+        pytest.param("es-dllm", "llada", marks=pytest.mark.full),
+        pytest.param("dual-cache-parallel", "Dream", marks=pytest.mark.full),
+    ],
+)
+def test_a_preset_s_generation_compiles_and_keeps_the_laws(name: str, family: str) -> None:
     config = CATALOGUE.configure(name, settings={"gen_length": 4, "block_length": 4, "early_stop": False})
-    check_generation(config, catalogue=CATALOGUE, compiled=True)
+    check_generation(config, model=tiny_model(family, catalogue=CATALOGUE), catalogue=CATALOGUE, compiled=True)
 
 
 @given(strategies.configurations(CATALOGUE))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import product
+from itertools import cycle, product
 from typing import Any
 
 import pytest
@@ -120,19 +120,20 @@ def test_a_second_run_remembers_nothing_of_the_first(build: Any) -> None:
 
 # --------------------------------------------------------------------------------------- what the step may not do
 
-KERNELS = [("importance", name) for name in CATALOGUE.names("importance")]
-KERNELS += [("unmasking", name) for name in CATALOGUE.names("unmasking")]
+KERNELS = list(zip(cycle(CATALOGUE.names("importance")), CATALOGUE.names("unmasking"), strict=False))
+"""every importance scorer and every unmasking policy, two to a step"""
 
 
-def chosen(kind: str, name: str) -> dict[str, Any]:
-    return unmasking(name) if kind == "unmasking" else {kind: name}
+def test_the_kernels_that_are_compiled_are_all_that_there_are() -> None:
+    scorers, policies = map(set, zip(*KERNELS, strict=True))
+    assert (scorers, policies) == (set(CATALOGUE.names("importance")), set(CATALOGUE.names("unmasking")))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "name"), KERNELS)
-def test_every_kernel_compiles_into_one_graph_a_plan_with_eager_s_tokens(kind: str, name: str, build: Any) -> None:
+@pytest.mark.parametrize(("scorer", "policy"), KERNELS)
+def test_every_kernel_compiles_into_one_graph_a_plan_with_eager_s_tokens(scorer: str, policy: str, build: Any) -> None:
     small = {"gen_length": 3, "block_length": 3}
-    engine = build("shallow", "es-dllm", **small, **chosen(kind, name))
+    engine = build("shallow", "es-dllm", **small, importance=scorer, **unmasking(policy))
     eager = engine.generate(prompts(2))
     found, graphs, plans = compiled(engine, prompts(2))
     assert torch.equal(found.tokens, eager.tokens)
