@@ -12,23 +12,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+ALL = ["right", "fast-8", "fast-1", "where", "kernels", "fast-32", "breadth"]
+EVERY_WORK = [stage for stage in ALL if stage not in ("fast-8", "fast-32")]
 
 
 @pytest.mark.slow
-def test_every_stage_ends_nothing_fails_but_what_needs_a_gpu_and_what_is_said_to_be_equal_is(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(ROOT / "benchmarks" / "gpu.py"),
-        "--rehearse",
-        "--limit",
-        "3000",
-        "--out",
-        str(tmp_path),
-    ]
+@pytest.mark.parametrize(
+    "stages", [EVERY_WORK, pytest.param(ALL, marks=pytest.mark.full)], ids=["each work once", "at every batch"]
+)
+def test_every_stage_ends_nothing_fails_but_what_needs_a_gpu_and_what_is_said_to_be_equal_is(
+    stages: list[str], tmp_path: Path
+) -> None:
+    options = ["--rehearse", "--limit", "3000", "--out", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), *options, *stages]
     subprocess.run(command, check=True, capture_output=True)
     lines = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text(encoding="utf-8").splitlines()]
     ended = {line["stage"]: line["value"] for line in lines if line["what"] == "ended"}
-    assert list(ended) == ["right", "fast-8", "fast-1", "where", "kernels", "fast-32", "breadth"]
+    assert list(ended) == stages
     assert all(value.startswith("whole") for value in ended.values()), ended
     failed = {line["of"] for line in lines if "of" in line and str(line["value"]).startswith("FAILED")}
     optional = {f"{family}, {part}.fused" for family in ("llada", "Dream") for part in ("sampler", "importance")}
