@@ -7,7 +7,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-from pages import PAGES, ROOT, fences, name_of
+from pages import PAGES, ROOT, name_of
 
 from esdllm import Catalogue, DecodeConfig
 from esdllm.checkpoints.published import known_checkpoints
@@ -60,21 +60,6 @@ def test_the_table_of_families_has_every_family_and_public_checkpoint(
     rows = tables["model-families"].splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == catalogue.names("model")
     assert all(hub_id in tables["model-families"] for hub_id in known_checkpoints(catalogue))
-
-
-def test_the_readme_s_presets_are_the_catalogue_s() -> None:
-    catalogue = Catalogue.load()
-    rows = re.findall(r"^\| `([a-z-]+)` \| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    modes = {name: catalogue.entry("preset", name).summary for name in catalogue.names("preset")}
-    assert {name: text for name, text in rows if name in modes} == {
-        name: text for name, text in modes.items() if "/" not in name and not name.endswith("-parallel")
-    }
-
-
-def test_the_readme_s_plugin_is_the_example() -> None:
-    titled = {fence.title: fence.code for fence in fences(ROOT / "README.md") if fence.title}
-    name = "esdllm_example_recency.py"
-    assert titled[name] == (EXAMPLE / name).read_text()
 
 
 def test_short_inline_code_is_marked_so_that_a_narrow_screen_does_not_break_it() -> None:
