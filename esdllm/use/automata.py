@@ -16,7 +16,7 @@ from esdllm.interfaces import TextCodec
 
 __all__ = ["Automaton", "automaton", "core"]
 
-_MOST_STATES = 2048
+_MOST_STATES = 1024  # the tokens' ways take states x vocabulary x 2 bytes while they are made
 _DEAD = -1
 _ANCHOR = "a"  # before which a token is written, since some tokenizers drop the space of a first one
 
@@ -64,24 +64,28 @@ def automaton(pattern: str, codec: TextCodec, vocab: int, ends: tuple[int, ...] 
     """
     table, accepting = _over_bytes(pattern)
     spelt = _spellings(cast(Any, codec), vocab)
-    places = np.tile(np.arange(len(table)), (vocab, 1))  # (V, Q), where each token leads from each state
-    longest = max(map(len, spelt), default=0)
-    for at in range(longest):
-        going = np.array([number for number, word in enumerate(spelt) if len(word) > at])
+    lengths = np.array([len(word) for word in spelt])
+    places = np.tile(
+        np.arange(len(table), dtype=table.dtype), (vocab, 1)
+    )  # (V, Q), where each token leads from each state
+    for at in range(lengths.max(initial=0)):
+        going = np.flatnonzero(lengths > at)
         read = np.array([spelt[number][at] for number in going])
         here = places[going]
         places[going] = np.where(here == _DEAD, _DEAD, table[here, read[:, None]])
-    places[[number for number, word in enumerate(spelt) if not word]] = _DEAD
-    over = np.full((vocab, 1), _DEAD)
+    places[lengths == 0] = _DEAD
+    over = np.full((vocab, 1), _DEAD, dtype=table.dtype)
     if ends:
         places[list(ends)] = np.where(accepting, len(table), _DEAD)
         over[list(ends)] = len(table)
         accepting = np.append(accepting, True)
         places = np.concatenate([places, over], 1)
-    steps, classes = np.unique(places, axis=0, return_inverse=True)
+    numbers: dict[bytes, int] = {}
+    classes = [numbers.setdefault(row.tobytes(), len(numbers)) for row in places]
+    steps = np.frombuffer(b"".join(numbers), dtype=table.dtype).reshape(len(numbers), -1)
     return Automaton(
         torch.from_numpy(steps.T.copy()).long(),
-        torch.from_numpy(classes.reshape(-1)).long(),
+        torch.tensor(classes),
         torch.from_numpy(np.asarray(accepting, dtype=bool)),
     )
 
@@ -105,7 +109,7 @@ def _over_bytes(pattern: str) -> tuple[np.ndarray, np.ndarray]:
             f"{brief(pattern)} has {len(states)} states, more than {_MOST_STATES}; shorten its repetitions"
         )
     numbers = {state: number for number, state in enumerate(states)}
-    table = np.full((len(states), 256), _DEAD)
+    table = np.full((len(states), 256), _DEAD, dtype=np.int16)
     for state, led in transitions.items():
         for byte, to in led.items():
             if byte < 256:
