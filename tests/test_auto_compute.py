@@ -422,7 +422,7 @@ def test_what_weights_would_be_goes_by_the_choice(catalogue: Catalogue, monkeypa
     big = geometries(catalogue)["llada-8b"]
     looked = describe_weights(big, "bfloat16", None, catalogue, measure=False)
     told = describe_weights(big, "bfloat16", None, catalogue)
-    assert (told.compute, told.dtype) == ("pieces", torch.float32)
+    assert (told.compute, told.dtype, told.full_dtype) == ("pieces", torch.float32, torch.bfloat16)
     assert told.choice is not None
     assert looked.choice is not None
     assert looked.choice.reason == "by rule, until it is measured in loading"

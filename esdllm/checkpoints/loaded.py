@@ -64,3 +64,5 @@ class Weights:
     """the kernel of linear layers, named or chosen; None as in `Model`"""
     choice: ComputeChoice | None = None
     """how that was chosen; None where it was named, or there is no choice"""
+    full_dtype: torch.dtype = torch.float32
+    """of the weights that are in full, which under some kernels is not that of the hidden states"""

@@ -196,7 +196,7 @@ def describe_weights(
     plan, choice = _plan(chosen, config, placement, dtype, quantize, compute, measure=measure)
     offers = Offers.of(chosen)
     problems, held = tuple(offers.problems(config, plan)), chosen.weight_bytes(config, plan)
-    return Weights(chosen.spec(config), offers.hidden_dtype(plan), held, problems, plan.compute, choice)
+    return Weights(chosen.spec(config), offers.hidden_dtype(plan), held, problems, plan.compute, choice, plan.dtype)
 
 
 def _described(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from rich.filesize import decimal
@@ -90,9 +90,8 @@ def make_ready(name: str, asked: Loading, catalogue: Catalogue) -> None:
     if name in shipped_checkpoints(catalogue) or where.type == "meta":
         return
     try:
-        weights = describe_weights(
-            name, asked.dtype, asked.quantize, catalogue, where, compute=asked.compute, family=asked.family
-        )
+        held: Any = {"compute": asked.compute, "family": asked.family, "measure": False}
+        weights = describe_weights(name, asked.dtype, asked.quantize, catalogue, where, **held)
     except EsdllmError:
         return
     _check_memory(name, weights, where, asked.quantize)
@@ -112,7 +111,7 @@ def _check_memory(name: str, weights: Weights, where: torch.device, quantize: st
     device = Machine.here().device(where)
     size, told = decimal(weights.bytes), f"`esdllm doctor -m {name}` says what fits"
     if weights.bytes > device.memory:
-        held = quantize or str(weights.dtype).removeprefix("torch.")
+        held = quantize or str(weights.full_dtype).removeprefix("torch.")
         less = "a smaller model" if quantize else "--quantize int8 or int4-weight-only, or a smaller model"
         raise UnavailableError(
             f"'{name}' takes {size} for its weights in {held}, and {device.name} has {decimal(device.memory)} in all; try "
