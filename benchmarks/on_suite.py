@@ -22,8 +22,12 @@ def measured(
     catalogue: Catalogue,
     out: Path,
     family: str | None = None,
+    warm_up: bool = True,
 ) -> Evaluation:
-    """Return a model's evaluation, with a bar meanwhile; it is in OUT.json too. `family` is as for `load_model`."""
+    """Return a model's evaluation, with a bar meanwhile; it is in OUT.json too.
+
+    `family` is as for `load_model`, `warm_up` as for `evaluate`.
+    """
     with Progress(console=Console(stderr=True)) as bar:
         shown = bar.add_task("decoding", total=len(problems) * len(contenders))
         evaluation = evaluate(
@@ -33,6 +37,7 @@ def measured(
             contenders,
             names=(model, "tiny", "test"),
             batch_size=batch,
+            warm_up=warm_up,
             catalogue=catalogue,
             progress=lambda _, done: bar.advance(shown, done),
         )

@@ -42,6 +42,7 @@ NOT_RUN: dict[str, tuple[str, ...]] = {
         "python benchmarks/performance.py table",
         "python benchmarks/phenomenon.py",
         "python benchmarks/policies.py",
+        "python benchmarks/rules.py",
         "python benchmarks/simulated.py",
         "python benchmarks/ray_workers.py",
         "python benchmarks/stores.py",
