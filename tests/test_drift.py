@@ -152,8 +152,10 @@ def test_a_row_with_nothing_left_of_its_block_says_so_and_the_others_count() -> 
         tokens, present, torch.zeros(2), spec, 1, torch.device("cpu"), torch.float32, CanvasNeeds(measures=True)
     )
     every = canvas.columns.expand(2, 8)
-    parts: Any = SimpleNamespace(model=SimpleNamespace(spec=spec), cache=SimpleNamespace(recall=lambda *a: held))
-    plan: Any = SimpleNamespace(measured=True)
+    parts: Any = SimpleNamespace(
+        model=SimpleNamespace(spec=spec), cache=SimpleNamespace(recall=lambda *a: held), offset=None
+    )
+    plan: Any = SimpleNamespace(measured=True, from_layer=0)
     over = ForwardPass(parts, plan, canvas, StepInputs(every, every[:, 4:], every[0, 4:], *torch.ones(5, 2).long()))
     held = torch.ones(2, 8, 4)
     for layer in range(2):
