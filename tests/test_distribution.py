@@ -7,10 +7,15 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from importlib.metadata import distributions
+from importlib.metadata import distribution, distributions, packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from esdllm.parsing import parse_toml
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "plugins" / "esdllm-example-recency"
@@ -85,9 +90,77 @@ def test_the_example_plugin_s_own_tests_pass(installed: Path, tmp_path: Path) ->
     _python("-m", "pytest", *options, str(EXAMPLE / "test_recency.py"), cwd=installed, PYTHONPATH=str(installed))
 
 
-def test_the_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
-    _python("-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path))
-    (sdist,) = tmp_path.glob("esdllm-*.tar.gz")
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sdist")
+    _python("-m", "hatchling", "build", "-t", "sdist", "-d", str(folder))
+    (found,) = folder.glob("esdllm-*.tar.gz")
+    return found
+
+
+@pytest.mark.skipif(not any(distributions(name="twine")), reason="twine is installed with the extra dev")
+def test_an_index_would_take_the_release(wheel: Path, sdist: Path) -> None:
+    assert _python("-m", "twine", "check", "--strict", str(wheel), str(sdist)).count("PASSED") == 2
+
+
+def _needed(name: str = "esdllm") -> set[str]:
+    """Return the distributions that a plain install of one brings, itself among them."""
+    found, waiting = set(), [name]
+    while waiting:
+        one = canonicalize_name(waiting.pop())
+        if one in found or not any(distributions(name=one)):
+            continue
+        found.add(one)
+        needs = map(Requirement, distribution(one).requires or ())
+        waiting += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return found
+
+
+BARE = """
+import sys
+class Bare:
+    def find_spec(self, name, *_):
+        if name in {missing!r}: raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Bare())
+from esdllm.cli import main
+for words in (["--help"], ["plugins"], ["explain"], ["generate", "Who are you?", "--preset", "es-dllm-parallel"]):
+    assert main(words) == 0, words
+"""
+
+
+def test_what_the_wheel_names_is_all_that_it_needs(installed: Path) -> None:
+    needed = _needed()
+    missing = {
+        module
+        for module, owners in packages_distributions().items()
+        if not needed & set(map(canonicalize_name, owners)) and not module.startswith(("esdllm", "_esdllm"))
+    } - {*sys.stdlib_module_names, "pkg_resources", "setuptools"}
+    assert {"pytest", "typer"} & missing == {"pytest"}
+    assert _python("-c", BARE.format(missing=missing), cwd=installed, PYTHONPATH=str(installed)).strip()
+
+
+def test_the_sdist_holds_what_its_tests_need(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"CITATION.cff", "SECURITY.md", "LICENSE", "README.md", "CHANGELOG.md", "constraints.txt"} <= names
+    tests = {str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("*.py")}
+    assert tests <= names
+
+
+def test_the_citation_names_the_paper_and_this_version() -> None:
+    told = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = parse_toml((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (told["title"], told["version"], told["license"]) == (
+        project["name"],
+        project["version"],
+        project["license"],
+    )
+    paper = told["preferred-citation"]
+    assert paper["url"] == project["urls"]["Paper"] == "https://arxiv.org/abs/2603.10088"
+    assert {"title", "authors", "year", "type"} <= set(paper)
+
+
+def test_the_sdist_builds_the_same_wheel(wheel: Path, sdist: Path, tmp_path: Path) -> None:
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
     source = tmp_path / sdist.name.removesuffix(".tar.gz")

@@ -39,6 +39,7 @@ as_it_came() { # the end of such a part, and what it printed
 
 export PYTHONPYCACHEPREFIX="$room/bytecode" # each module is compiled once, when it is first imported; the clone stays as it is
 beside triton tools/check_xformers.sh "$@" # in an environment of its own, beside what keeps one core busy
+beside wheel tools/check_wheel.sh "$@"
 part "virtual environment" python3 -m venv "$room/venv"
 export PATH="$room/venv/bin:$PATH"
 export TORCHINDUCTOR_CACHE_DIR="$room/inductor" # what was compiled for other instruction sets is not found again
@@ -50,12 +51,14 @@ part "types" mypy
 part "imports" lint-imports
 two_at_a_time=(-n 2 --dist worksteal --hypothesis-profile "$profile")
 part "tests" pytest "${two_at_a_time[@]}" -m "($chosen) and not serial and not ray" --cov --cov-report=
+part "wheel in an environment of its own" as_it_came wheel
 part "Triton kernels" as_it_came triton # nothing is beside the tests that come now
 part "tests that time or read /proc" pytest -m "($chosen) and serial" $(files_of serial) --cov --cov-append --cov-report=
 hidden=(ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 TORCHINDUCTOR_CACHE_DIR="$room/inductor-avx2" MKL_ENABLE_INSTRUCTIONS=AVX2) # of x86, whatever is beyond AVX2
 part "tests on AVX2 that read /proc" env "${hidden[@]}" pytest -m "processor and serial and ($chosen)" $(files_of serial)
 beside ray tools/check_ray.sh $full "$@" # much of which is waiting
 part "tests on AVX2" env "${hidden[@]}" pytest "${two_at_a_time[@]}" -m "processor and not serial and ($chosen)" $(files_of processor)
+if [[ $full ]]; then part "oldest and newest" tools/check_compatibility.sh "$@"; fi
 part "docs" mkdocs build --quiet --strict --site-dir "$room/site"
 part "Ray" as_it_came ray
 part "coverage" python tools/coverage_floors.py
