@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint
+from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -184,8 +185,9 @@ def test_without_its_extra_a_command_is_listed_and_says_how_to_install_it(
     assert main([name]) == 2
     assert f"this command needs {package.replace('_', '-')}: {install}" in capsys.readouterr().err
     monkeypatch.delitem(sys.modules, package)
-    assert main(["--help"]) == 0
-    assert "Needs" not in capsys.readouterr().out
+    if find_spec(package):
+        assert main(["--help"]) == 0
+        assert not re.search(rf"^  {name} +Needs", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_what_a_command_is_asked_is_the_same_without_its_extra(
@@ -197,7 +199,7 @@ def test_what_a_command_is_asked_is_the_same_without_its_extra(
     main(["tune", "--help"])
     assert capsys.readouterr().out.partition("Options:")[2] == whole
     assert main(["tune", "--trails", "3"]) == 2
-    assert "No such option: --trails" in capsys.readouterr().err
+    assert re.search("No such option:? '?--trails", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("name", EXTRAS)

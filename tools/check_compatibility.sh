@@ -14,7 +14,7 @@ quick_tests() { # name, interpreter, what goes to pip
     local name=$1 interpreter=$2
     shift 2
     "$interpreter" -m venv "$room/$name"
-    "$room/$name/bin/python" -m pip install --quiet --no-compile "$@" -e ".[testing]" packaging pytest-cov pytest-xdist pyyaml
+    "$room/$name/bin/python" -m pip install --quiet --no-compile "$@" -e ".[serve,testing,tune]" packaging pytest-cov pytest-xdist pyyaml
     "$room/$name/bin/python" -c "import sys, torch, transformers; print('$name:', sys.version.split()[0], torch.__version__, transformers.__version__)"
     "$room/$name/bin/pytest" -n 2 --quick -m "not full and not slow and not serial and not ray" -p no:cacheprovider ${TESTS-}
 }

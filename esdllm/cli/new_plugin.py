@@ -26,7 +26,7 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LONGEST = 32
 
 
-_BESIDE: Mapping[str, tuple[str, ...]] = {"family": ("safetensors>=0.4.5",), "command": ("typer>=0.15",)}
+_BESIDE: Mapping[str, tuple[str, ...]] = {"family": ("safetensors>=0.4.5",), "command": ("typer>=0.16",)}
 """packages that a kind needs beside esdllm"""
 _OF_IT = (
     "the component, and the hook that offers it. A component's fields are its options; what their `help`\n"
