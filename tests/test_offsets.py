@@ -70,4 +70,4 @@ def test_a_cache_is_told_where_rows_begin_when_it_recalls(scale: float) -> None:
     model = tiny_model()
     found = Engine.build(model, catalogue.configure("es-dllm", settings=chosen), catalogue)
     found.generate([[5, 6, 7, 8], [9, 10]])
-    assert {tuple(told) for told in Neighbours.heard} == {(0, 2) * (2 if scale else 1)}
+    assert {tuple(told) for told in Neighbours.heard} == {(1, 3) * (2 if scale else 1)}

@@ -258,9 +258,15 @@ def test_a_threshold_of_1_commits_one_position_a_step(build: Any) -> None:
 
 
 def test_observers_are_told_the_padding_of_each_row(build: Any) -> None:
-    ragged, even = Watch(), Watch()
-    engine = build("llada-0", "es-dllm")
-    engine.generate([[7] * 5, [7] * 9, [7] * 2], observers=[ragged])
+    """Where steps skip there is a column of padding before the longest row, too."""
+    even, vanilla, rows = Watch(), Watch(), [[7] * 5, [7] * 9, [7] * 2]
+    skipping, engine = Watch(), build("llada-0", "es-dllm")
     engine.generate([[7] * 5, [7] * 5], observers=[even])
-    assert {record.padding for record in ragged.records} == {(4, 0, 7)}
+    engine.generate(rows, observers=[skipping])
+    build("llada-0", "vanilla").generate(rows, observers=[vanilla])
     assert {record.padding for record in even.records} == {None}
+    assert {record.padding for record in skipping.records} == {(5, 1, 8)}
+    assert {record.padding for record in vanilla.records} == {(4, 0, 7)}
+    for watch, ahead in ((skipping, (5, 1, 8)), (vanilla, (4, 0, 7))):
+        for row, tokens, before in zip(rows, watch.tokens[0].tolist(), ahead, strict=True):
+            assert tokens[before : before + len(row)] == row

@@ -86,12 +86,14 @@ class TrajectoryRecorder:
         self._tokens = tokens.clone()
         self._committed_at = torch.where(tokens == spec.mask_id, _NEVER, GIVEN)
         self._blocks: list[list[Block]] = [[] for _ in tokens]
+        self._padding = (0,) * len(tokens)
 
     def step(self, record: StepRecord) -> None:
         """Take a step's commits."""
         made = torch.tensor([[len(blocks)] for blocks in self._blocks], device=record.tokens.device)
         self._committed_at = torch.where(record.committed, made, self._committed_at)
         self._tokens.copy_(record.tokens)
+        self._padding = record.padding or self._padding
         shift = self._spec.logit_shift
         block = Block(record.block.start + shift, record.block.stop + shift)
         for row in record.committed.any(1).nonzero()[:, 0].tolist():
@@ -100,14 +102,14 @@ class TrajectoryRecorder:
     def end(self) -> None:
         """Nothing is left to do."""
 
-    def trajectories(self, padding: Sequence[int], stop_ids: Sequence[int], early_stop: bool) -> list[Trajectory]:
-        """Return every row's, less `padding` columns on its left; with `early_stop`, up to its answer's last step.
+    def trajectories(self, stop_ids: Sequence[int], early_stop: bool) -> list[Trajectory]:
+        """Return every row's, less the padding on its left; with `early_stop`, up to its answer's last step.
 
         In a batch a finished row goes on until the others are finished; ended there, it is what it would be alone.
         """
         tokens, when = self._tokens.cpu().numpy(), self._committed_at.cpu().numpy()
         found = []
-        for row, (room, blocks) in enumerate(zip(padding, self._blocks, strict=True)):
+        for row, (room, blocks) in enumerate(zip(self._padding, self._blocks, strict=True)):
             moved = tuple(Block(block.start - room, block.stop - room) for block in blocks)
             stops = np.isin(tokens[row, room:], stop_ids)
             made = Trajectory(tokens[row, room:], when[row, room:], stops, moved, self._spec.mask_id)
@@ -132,4 +134,4 @@ def decode(engine: Engine, prompts: Prompts, chat: bool | None) -> list[Trajecto
     start, recorder = prepared.starts[0], TrajectoryRecorder()
     mask = prepared.attention_mask[:, :start]
     engine.generate(prepared.tokens[:, :start], attention_mask=mask, observers=[recorder])
-    return recorder.trajectories((~mask).sum(1).tolist(), model.stop_ids, config.early_stop)
+    return recorder.trajectories(model.stop_ids, config.early_stop)
