@@ -23,7 +23,7 @@ def esdllm_catalogue() -> Catalogue:
 
 @pytest.fixture(scope="session", params=["llada", "Dream"])
 def esdllm_tiny_model(request: pytest.FixtureRequest, esdllm_catalogue: Catalogue) -> Model:
-    """A tiny model with random weights on the CPU; a test that takes it runs once a family."""
+    """A tiny model with random weights on the CPU; a test that takes it runs once per family."""
     from esdllm.testing import tiny_model
 
     return tiny_model(request.param, catalogue=esdllm_catalogue)

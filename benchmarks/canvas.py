@@ -154,7 +154,7 @@ def decode(model: Model, preset: str, prompt: str, catalogue: Catalogue, sets: l
 
 
 def draw_runs(runs: dict[str, Steps], path: Path) -> None:
-    """Draw positions by steps, one panel a run; the darker, the more layers computed the position."""
+    """Draw positions by steps, one panel per run; the darker, the more layers computed the position."""
     figure = new_figure(11, 4.6)
     axes = figure.subplots(1, len(runs), sharey=True)
     for axis, (preset, run) in zip(axes, runs.items(), strict=True):

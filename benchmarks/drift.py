@@ -2,7 +2,7 @@
 
     python benchmarks/drift.py tiny-llada --out docs/assets/drift-tiny-llada.png
 
-One prompt, one token a step, no early stop, the whole answer one block.
+One prompt, one token per step, no early stop, the whole answer one block.
 """
 
 from __future__ import annotations

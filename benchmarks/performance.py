@@ -3,7 +3,7 @@
     python benchmarks/performance.py measure --out performance [NAME...]
     python benchmarks/performance.py table --out performance
 
-An hour on two cores. Reports lie in the folder, one a measurement; a measurement whose report is there is not made again.
+An hour on two cores. Reports lie in the folder, one per measurement; a measurement whose report is there is not made again.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ QUESTIONS = ("Who are you?", "What is 12 + 7?", "Sort these numbers from small t
 
 
 def rate(folder: Path, setup: Setup, address: str, workers: int) -> float:
-    """Return the rows a second of one run."""
+    """Return the rows per second of one run."""
     told: list[tuple[float, int]] = []
 
     def watch(progress: Progress) -> None:
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for count, found in rates.items():
         middle = statistics.median(found)
         told = ", ".join(f"{value:.2f}" for value in found)
-        print(f"{count} workers: {middle:.2f} rows a second ({told}), {middle / one:.2f} of one worker's")
+        print(f"{count} workers: {middle:.2f} rows per second ({told}), {middle / one:.2f} of one worker's")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Decoding rules under each cache: quality, tokens a forward, computation and time, and whether rule and skipping multiply.
+"""Decoding rules under each cache: quality, tokens per forward, computation and time, and whether rule and skipping multiply.
 
     python benchmarks/rules.py tiny-llada --out rules-tiny-llada
 
@@ -19,7 +19,7 @@ from esdllm.measure.evaluation import ONE_BATCH, Contender, Evaluation, Outcome,
 
 CACHES = ("vanilla", "dual-cache", "es-dllm")
 RULES = {
-    "one a step": "",
+    "one per step": "",
     "threshold": "unmasking=threshold",
     "frechet-profile": "unmasking=frechet-profile",
     "local-leap": "unmasking=local-leap",
@@ -48,9 +48,9 @@ def row(name: str, cache: str, evaluation: Evaluation, found: dict[tuple[str, st
 
 def multiplied(name: str, cache: str, evaluation: Evaluation, found: dict[tuple[str, str], Outcome]) -> str:
     """Return how many times the product of a rule's share and skipping's, each of the dual cache's, both together leave."""
-    if cache != "es-dllm" or name == "one a step":
+    if cache != "es-dllm" or name == "one per step":
         return ""
-    one = {each: evaluation.compute_share(found["one a step", each]) for each in CACHES}
+    one = {each: evaluation.compute_share(found["one per step", each]) for each in CACHES}
     dual, both = (evaluation.compute_share(found[name, each]) for each in ("dual-cache", "es-dllm"))
     return f"{both / (dual * one['es-dllm'] / one['dual-cache']):.2f}"
 
@@ -69,7 +69,7 @@ def main(
     catalogue = Catalogue.load()
     suite = load_suite("tiny", catalogue)
     problems = taken(of_split(suite.problems(), "test"), count, ())
-    rules = {name: RULES[name] for name in ("one a step", *(rule or list(RULES)[1:]))}
+    rules = {name: RULES[name] for name in ("one per step", *(rule or list(RULES)[1:]))}
     if "sdar" in model:
         rules = {name: text for name, text in rules.items() if name not in BLOCK_RULES}
     texts = {(name, cache): f"{cache} {text}".strip() for name, text in rules.items() for cache in CACHES}
@@ -77,7 +77,7 @@ def main(
     evaluation = measured(model, suite, problems, contenders, batch, catalogue, out, warm_up=warm_up)
     found = dict(zip(texts, evaluation.outcomes, strict=True))
     print(f"{model}: {len(problems)} problems, batches of {evaluation.batch_size}.\n")
-    print("| rule | cache | right, % [95 %] | tokens a forward | computation | speed-up | of the product |")
+    print("| rule | cache | right, % [95 %] | tokens per forward | computation | speed-up | of the product |")
     print("|---|---|---|---|---|---|---|")
     print("\n".join(row(name, cache, evaluation, found) for name, cache in texts))
 

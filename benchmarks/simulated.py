@@ -72,7 +72,9 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=40)
     parser.add_argument("--prompt-tokens", default="16:64")
     parser.add_argument("--answer-tokens", default="16:64")
-    parser.add_argument("--rate", type=float, action="append", default=[], help="requests a second; may be given again")
+    parser.add_argument(
+        "--rate", type=float, action="append", default=[], help="requests per second; may be given again"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -101,8 +103,8 @@ def _print(real: ServeRun, simulated: Simulated) -> None:
     """Print a line for each number."""
     print(f"\n{real.load.name}, {real.target}")
     numbers = {
-        "tokens a second": (real.tokens_a_second, simulated.throughput),
-        "rows a step": (real.rows_a_step, simulated.width),
+        "tokens per second": (real.tokens_a_second, simulated.throughput),
+        "rows per step": (real.rows_a_step, simulated.width),
     }
     for part in ("p50", "p95"):
         numbers[f"latency {part}, s"] = getattr(real.latency, part), getattr(simulated.latency, part)

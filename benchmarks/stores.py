@@ -155,7 +155,7 @@ def speed(model: str = "tiny-llada", prompts: int = 4, rounds: int = 7, threads:
     for name, times in taken.items():
         ratios = [mine / dense for mine, dense in zip(times, taken["dense"], strict=True)]
         rows.append((name, f"{statistics.median(times):.2f}", f"{statistics.median(ratios):.2f}", spread(ratios)))
-    table(("store", "ms a step", "times dense", "least to most"), rows)
+    table(("store", "ms per step", "times dense", "least to most"), rows)
 
 
 def spread(numbers: Iterable[float]) -> str:

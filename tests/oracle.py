@@ -226,7 +226,7 @@ class Whole(NamedTuple):
     logits: Tensor
     """(N, V) float32"""
     keys: list[Tensor]
-    """(N, G, D), one a layer"""
+    """(N, G, D), one per layer"""
     values: list[Tensor]
 
 

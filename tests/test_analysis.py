@@ -488,7 +488,7 @@ def test_wrong_words_are_told(run: Any, tmp_path: Any) -> None:
         ("--prompts", str(tmp_path / "none.txt")): "none.txt: No such file or directory",
         ("--prompts", str(broken)): "broken.jsonl, line 2: it is not JSON",
         ("--prompts", str(wrong)): 'wrong.jsonl, line 1: it holds no prompt: write {"prompt":',
-        ("--prompts", str(empty)): "empty.txt holds no prompt; write one a line",
+        ("--prompts", str(empty)): "empty.txt holds no prompt; write one per line",
         ("a", "--format", "gif"): "--format gif: known: pdf, png, svg",
         ("a", "--out", str(empty)): "empty.txt is a file; name a folder",
         ("a", "--out", "/dev/null/found"): "cannot write /dev/null/found/analysis.json: Not a directory; name another",

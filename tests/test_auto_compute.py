@@ -426,7 +426,7 @@ def test_what_weights_would_be_goes_by_the_choice(catalogue: Catalogue, monkeypa
     assert told.choice is not None
     assert looked.choice is not None
     assert looked.choice.reason == "by rule, until it is measured in loading"
-    assert told.bytes < 1.001 * 2 * 8_015_581_184  # two bytes a weight, norms aside
+    assert told.bytes < 1.001 * 2 * 8_015_581_184  # two bytes per weight, norms aside
 
 
 @needs_fbgemm

@@ -648,12 +648,12 @@ def test_the_curve_command_prints_slopes(run: Run) -> None:
     code, out, _ = run("bench", "curve", "--over", "batch", "1", "2", *QUICK[:-2], "--rounds", "1", "vanilla")
     assert code == 0
     assert "slope" in out
-    assert "vanilla, ms a forward" in out
+    assert "vanilla, ms per forward" in out
 
 
 def test_a_plot_is_drawn(report: Report, tmp_path: Path) -> None:
     plot_report(report, tmp_path / "bench.svg")
-    assert "tokens decided a second" in (tmp_path / "bench.svg").read_text()
+    assert "tokens decided per second" in (tmp_path / "bench.svg").read_text()
 
 
 @pytest.mark.parametrize(

@@ -744,10 +744,10 @@ LENGTHS = ["--prompt-tokens", "3:6", "--answer-tokens", "4:12", "--block-length"
 def test_the_command_prints_tables_and_what_slots_gain(run: Run):
     code, out, err = run(*QUICK, *LENGTHS, "--static", "--rate", "500", "--concurrency", "4", "--within", "60")
     assert code == 0, err
-    assert "5 requests a run, prompts 3:6, answers 4:12 tokens, seed 0; 2 slots" in out
+    assert "5 requests per run, prompts 3:6, answers 4:12 tokens, seed 0; 2 slots" in out
     for name in ("rate 500, slots", "rate 500, static batches", "concurrency 4, slots"):
         assert out.count(name) == 2
-    assert "the tokens a second of static batches" in out
+    assert "the tokens per second of static batches" in out
     assert "first text" in out
 
 
@@ -778,7 +778,7 @@ def test_the_command_measures_a_server_by_a_file(run: Run, server: Fake, tmp_pat
         (["--burst", "4"], "--burst 4 without --rate"),
         (["--within", "0"], "--within 0; give seconds"),
         (["--within", "nan"], "--within nan; give seconds"),
-        (["--rate", "0"], "rate 0; give requests a second"),
+        (["--rate", "0"], "rate 0; give requests per second"),
         (["--rate", "1", "--rate", "1.0"], "given twice"),
         (["--concurrency", "2", "--concurrency", "2"], "given twice"),
         (["--answer-tokens", "9:4"], "lengths '9:4'"),

@@ -222,7 +222,7 @@ class Skip:
     [
         (lambda n, w, c: [w] * n, "give a tuple of whole numbers"),
         (lambda n, w, c: (w / 1,) * n, "give a tuple of whole numbers"),
-        (lambda n, w, c: (w,), "has 1 counts; give one a layer"),
+        (lambda n, w, c: (w,), "has 1 counts; give one per layer"),
         (lambda n, w, c: (*(1,) * (n - 1), w), "grows, or begins above the window"),
         (lambda n, w, c: (0,) * n, "keeps nothing"),
         (lambda n, w, c: (w,) * n if c == 0 else (max(1, w - 1),) * n, "drops positions at layers"),

@@ -79,7 +79,7 @@ def test_one_batch_s_time_is_called_no_speed_up_in_any_form(run: Run) -> None:
     code, out, _ = run(*QUICK, *TWO, "--task", "code", "--json")
     none = dict.fromkeys(("value", "low", "high", "confidence"))
     assert [one["speedup"] for one in json.loads(out)["contenders"]] == [{**none, "batches": 1, "note": ONE_BATCH}] * 2
-    assert drawn(made_up(1.0, 2.0)) == ("answer tokens a second (one batch: not a measurement)", {"0", "1"})
+    assert drawn(made_up(1.0, 2.0)) == ("answer tokens per second (one batch: not a measurement)", {"0", "1"})
 
 
 @pytest.mark.parametrize(("batches", "percent"), [(2, 50), (3, 75), (4, 87), (5, 93), (6, 95), (9, 95)])
@@ -98,7 +98,7 @@ def test_a_speed_up_over_batches_has_the_same_interval_in_every_form(
     assert second.split()[-4:] == [f"{value:.2f}x", f"{low:.2f}", "to", f"{high:.2f}"]
     assert "x" not in first
     label = f"1: {value:.2f}x ({percent} %: {low:.2f} to {high:.2f})"
-    assert drawn(evaluation) == ("answer tokens a second", {"0", label})
+    assert drawn(evaluation) == ("answer tokens per second", {"0", label})
 
 
 def drawn(evaluation: Evaluation) -> tuple[str, set[str]]:

@@ -137,7 +137,7 @@ def test_a_canvas_that_begins_with_a_mask_needs_a_model_without_a_shift(
 
 @pytest.mark.parametrize("seed", [-1, 1.5, True, 2**63, "ab", [1], [1, 2, 3], [1, None], [1, -2], [1, 2.0]])
 def test_a_wrong_seed_is_refused(build: Callable[..., Engine], llada: Model, seed: Any) -> None:
-    with pytest.raises(InputError, match=r"seed = .* for 2 rows; give one whole number from 0 to .*, or one a row"):
+    with pytest.raises(InputError, match=r"seed = .* for 2 rows; give one whole number from 0 to .*, or one per row"):
         build(llada).generate([[1], [2]], seed=seed)
 
 

@@ -89,7 +89,7 @@ def test_a_block_as_long_as_the_answer_never_moves(name: str, build: Build) -> N
 
 @pytest.mark.parametrize("name", MODELS)
 def test_own_blocks_of_rows_in_step_are_fixed_blocks(name: str, build: Build) -> None:
-    """One token a step: no row is ahead."""
+    """One token per step: no row is ahead."""
     fixed, own = (build(name, "vanilla", blocks=blocks).generate(prompts(3)) for blocks in ("fixed", "own"))
     assert torch.equal(fixed.tokens, own.tokens)
 

@@ -74,7 +74,7 @@ def test_several_positions_a_step_are_fine_where_the_plan_tells_how_many(llada: 
 
 
 def test_the_planner_does_not_ask_the_device_for_a_refresh_policy_s_sake() -> None:
-    """With delay_eos, two a step may be fewer."""
+    """With delay_eos, two per step may be fewer."""
     found = walk([2] * 4, refresh="periodic", unmasking={"tokens_per_step": 2}, block_length=8)
     assert [step.moment.unrefreshed for step, _ in found] == [0, None, None, None]
 

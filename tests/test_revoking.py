@@ -89,7 +89,7 @@ class Planned:
     revisions: int = 1
 
     def counts(self, masked: int, blocks: int) -> tuple[int, ...]:
-        """Return one a step."""
+        """Return one per step."""
         return (1,) * masked
 
     def select(self, view: UnmaskingView) -> Tensor:

@@ -145,7 +145,7 @@ def test_the_threshold_falls_from_its_start_to_the_block_s_own_end() -> None:
 
 
 def test_a_position_is_committed_once_it_has_waited_for_its_budget() -> None:
-    """Easy ones after 8 steps, by the place not from 32 on; what is not decided by then is the best one a step."""
+    """Easy ones after 8 steps, by the place not from 32 on; what is not decided by then is the best one per step."""
     confidence = torch.linspace(0.51, 0.54, 64).expand(1, -1)
     steps = decoded(CaiUnmasking(start=1.0, ends=(1.0,)), 9, confidence, cai_view(1))
     assert [len(step[0]) for step in steps[:8]] == [1] * 8
@@ -154,7 +154,7 @@ def test_a_position_is_committed_once_it_has_waited_for_its_budget() -> None:
 
 @pytest.mark.parametrize(("stalls", "fired"), [("row", True), ("batch", False)])
 def test_a_stall_is_told_by_the_row_s_own_commits_or_by_those_of_all(stalls: Any, fired: bool) -> None:
-    """Two rows commit one a step each: too few for a row, and not for both together."""
+    """Two rows commit one per step each: too few for a row, and not for both together."""
     confidence = torch.linspace(0.41, 0.49, 64).expand(2, -1)
     steps = decoded(CaiUnmasking(start=1.0, ends=(1.0,), stalls=stalls), 22, confidence, cai_view(2))
     assert all(len(step[0]) == len(step[1]) == 1 for step in steps[:19])

@@ -130,7 +130,7 @@ def test_dreams_schedule_is_the_published_one() -> None:
 def test_windows_refreshes_and_keep_counts_are_those_of_the_paper(
     settings: dict[str, Any], prompt: int, shift: int
 ) -> None:
-    """One token a step."""
+    """One token per step."""
     gen_length, block_length = settings["gen_length"], settings["block_length"]
     every, often = settings["refresh"]["prompt_refresh"], settings["refresh"]["block_refresh"]
     first = prompt - shift
@@ -274,7 +274,7 @@ def test_where_the_logits_decide_it_stops_at_once_for_it_asks_anyway() -> None:
     layout = Layout.of(4, 64, 0)
     for step in planner("dual-cache-parallel", layout, True, block_length=32, check_every=8).walk(read):
         made.append(step)  # noqa: PERF402 - read() looks at how many
-    assert asked == [1, 2, 3, 4, 5]  # once a step
+    assert asked == [1, 2, 3, 4, 5]  # once per step
     assert len(made) == 5
 
 

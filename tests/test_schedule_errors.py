@@ -60,7 +60,7 @@ BROKEN: list[tuple[str, str, type, dict[str, Any], str]] = [
     ("skip", "esdllm_skip_schedules", Keep, {"counts": [3, 4] + [1] * 6}, "never growing, between 1 and the window"),
     ("skip", "esdllm_skip_schedules", Keep, {"counts": [1] * 7}, r"keep counts \(1, .*\) for 8 layers"),
     ("skip", "esdllm_skip_schedules", Keep, {"counts": [0] * 8}, "between 1 and the window"),
-    ("skip", "esdllm_skip_schedules", Keep, {"counts": [99] * 8}, "and a window of 4; give one a layer"),
+    ("skip", "esdllm_skip_schedules", Keep, {"counts": [99] * 8}, "and a window of 4; give one per layer"),
     (
         "unmasking",
         "esdllm_unmasking_policies",

@@ -25,7 +25,7 @@ def told(run: Any, *more: str) -> dict[str, Any]:
 def test_every_policy_and_static_batches_are_simulated_unless_some_are_named(run: Any) -> None:
     found = told(run)
     assert [one["name"] for one in found["runs"]] == [*POLICIES, "static"]
-    assert {one["load"] for one in found["runs"]} == {"concurrency 4"}  # two a slot
+    assert {one["load"] for one in found["runs"]} == {"concurrency 4"}  # two per slot
     assert [one["name"] for one in told(run, "--policy", "static", "--policy", "oldest")["runs"]] == [
         "static",
         "oldest",
@@ -68,7 +68,7 @@ def test_what_is_late_or_refused_is_counted(run: Any) -> None:
 def test_tables_have_a_line_a_run(run: Any) -> None:
     code, out, _ = run("simulate", *PEAKS, *FEW, "--rate", "3")
     assert code == 0
-    assert out.startswith("tiny, preset es-dllm, 1 replica of 2 slots, 10 GFLOPs a second")
+    assert out.startswith("tiny, preset es-dllm, 1 replica of 2 slots, 10 GFLOPs per second")
     for name in (*POLICIES, "static"):
         assert out.count(f"rate 3, {name} ") == 2  # rates, and seconds
 
@@ -91,8 +91,8 @@ def test_a_picture_is_drawn(run: Any, tmp_path: Path) -> None:
         (["--admission", "alik"], "did you mean 'alike'?"),
         (["--rate", "1", "--concurrency", "2"], "two kinds of traffic"),
         (["--burst", "2"], "without --rate"),
-        (["--rate", "0"], "give requests a second, above 0"),
-        (["--rate", "nan"], "give requests a second, above 0"),
+        (["--rate", "0"], "give requests per second, above 0"),
+        (["--rate", "nan"], "give requests per second, above 0"),
         (["--within", "0"], "--within 0; give seconds, above 0"),
         (["--timeout", "-1"], "--timeout -1; give seconds, above 0"),
         (["--prompt-tokens", "0"], "lengths"),

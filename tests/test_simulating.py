@@ -372,5 +372,5 @@ def test_the_benchmark_of_the_simulator_prints_both_numbers(monkeypatch: pytest.
     runpy.run_path(str(script), run_name="__main__")
     torch.set_num_threads(threads)
     told = capsys.readouterr().out
-    assert told.count("tokens a second") == 6  # three loads, in slots and in batches
-    assert told.count("rows a step") == 3
+    assert told.count("tokens per second") == 6  # three loads, in slots and in batches
+    assert told.count("rows per step") == 3

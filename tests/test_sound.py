@@ -202,7 +202,7 @@ def test_a_mix_of_any_weights_scores_no_nan() -> None:
 
 @attrs.frozen
 class Lazy:
-    """An unmasking policy that plans one a step, or leaves it to the logits, and selects none from some step on."""
+    """An unmasking policy that plans one per step, or leaves it to the logits, and selects none from some step on."""
 
     plans: bool
 

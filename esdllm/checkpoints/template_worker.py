@@ -1,7 +1,7 @@
 """The process that renders chat templates, which are programs that came with a checkpoint: it may be killed at any time.
 
 Run as a file; its arguments are the memory in bytes that it may take and the folders to import jinja2 from. It says that it is
-ready with the line `{}`, reads a request a line from standard input, `{"template": text, "variables": object, "longest":
+ready with the line `{}`, reads a request per line from standard input, `{"template": text, "variables": object, "longest":
 characters}`, and answers each with a line, `{"text": text}` or `{"error": kind, "reason": text}`; all of it is ASCII JSON. It
 imports nothing of esdllm, so that it starts quickly.
 """

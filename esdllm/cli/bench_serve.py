@@ -175,6 +175,6 @@ def loads_of(rates: Sequence[float] | None, burst: int, concurrency: Sequence[in
         InputError: there are bursts, and no rate.
     """
     if burst > 1 and not rates:
-        raise InputError(f"--burst {burst} without --rate; say how many requests come a second")
+        raise InputError(f"--burst {burst} without --rate; say how many requests come per second")
     closed = concurrency or ([] if rates else [BACKLOG * slots])
     return [*(Load(rate=rate, burst=burst) for rate in rates or ()), *(Load(concurrency=n) for n in closed)]

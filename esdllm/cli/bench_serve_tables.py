@@ -23,7 +23,7 @@ def print_serving(report: ServeReport) -> None:
     for run, static in report.compared():
         ratio = run.tokens_a_second / static.tokens_a_second if static.tokens_a_second else float("inf")
         console.print(
-            f"{run.load.name}: {ratio:.2f}x the tokens a second of static batches", soft_wrap=True, markup=False
+            f"{run.load.name}: {ratio:.2f}x the tokens per second of static batches", soft_wrap=True, markup=False
         )
 
 
@@ -35,7 +35,7 @@ def _title(report: ServeReport) -> str:
         around.get("url")
         or f"{counted(around['slots'], 'slot')}, {around['dtype']}, {counted(around['threads'], 'thread')}"
     )
-    return f"{report.model}: {counted(traffic['requests'], 'request')} a run, {where} tokens, seed {traffic['seed']}; {place}"
+    return f"{report.model}: {counted(traffic['requests'], 'request')} per run, {where} tokens, seed {traffic['seed']}; {place}"
 
 
 def _name(run: ServeRun) -> Text:
@@ -43,8 +43,8 @@ def _name(run: ServeRun) -> Text:
 
 
 def _rates(report: ServeReport) -> Table:
-    heads = ["answered", "errors", "requests\na second", f"goodput,\n{report.within:g} s", "tokens\na second"]
-    table = numbers_table("a run", [*heads, "slots\nbusy, %", "under\nbacklog", "rows\na step"])
+    heads = ["answered", "errors", "requests\nper second", f"goodput,\n{report.within:g} s", "tokens\nper second"]
+    table = numbers_table("per run", [*heads, "slots\nbusy, %", "under\nbacklog", "rows\nper step"])
     for run in report.runs:
         errors = ", ".join(f"{count} {kind}" for kind, count in run.errors.items())
         table.add_row(

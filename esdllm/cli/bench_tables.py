@@ -51,8 +51,8 @@ def print_curve(curve: Curve) -> None:
         times = [three_digits(one.milliseconds_a_forward.median) for one in timings]
         flops = [three_digits(one.flops / max(1, one.forwards) / 1e9) for one in timings]
         memory = curve.memory_slope(number)
-        table.add_row(Text(f"{name}, ms a forward"), *times, f"{curve.time_slope(number):.2f}")
-        table.add_row(Text(f"{name}, GFLOPs a forward"), *flops, f"{curve.flops_slope(number):.2f}")
+        table.add_row(Text(f"{name}, ms per forward"), *times, f"{curve.time_slope(number):.2f}")
+        table.add_row(Text(f"{name}, GFLOPs per forward"), *flops, f"{curve.flops_slope(number):.2f}")
         table.add_row(
             Text(f"{name}, MB beside the weights"), *map(_memory, timings), "" if memory is None else f"{memory:.2f}"
         )
@@ -103,8 +103,8 @@ _LENGTHS = ("gen_length", "block_length")
 
 
 def _speeds(report: Report) -> Table:
-    heads = ["tokens\na second", "with\nends", "forwards", "ms a\nforward", "quartiles", "MB beside\nweights"]
-    table = numbers_table("a run", [*heads, "speed-up", "quartiles"])
+    heads = ["tokens\nper second", "with\nends", "forwards", "ms per\nforward", "quartiles", "MB beside\nweights"]
+    table = numbers_table("per run", [*heads, "speed-up", "quartiles"])
     for timing in report.timings:
         times, speedup = timing.milliseconds_a_forward, report.speedup(timing)
         table.add_row(
@@ -124,7 +124,7 @@ def _speeds(report: Report) -> Table:
 
 
 def _arithmetic(report: Report) -> Table:
-    heads = ["GFLOPs a\nforward", "GFLOPs\na second", "of the\npeak, %", "FLOPs of the\nfirst over its own"]
+    heads = ["GFLOPs per\nforward", "GFLOPs\nper second", "of the\npeak, %", "FLOPs of the\nfirst over its own"]
     table = numbers_table("counted", [*heads, "speed-up\nover that"])
     for timing in report.timings:
         ratio, share = report.flops_ratio(timing), report.peak_share(timing)
@@ -150,7 +150,7 @@ def _steps(report: Report) -> Table:
         "predicted\nms",
         "ms over\npredicted",
     ]
-    table = numbers_table("a step", heads)
+    table = numbers_table("per step", heads)
     for timing in report.timings:
         table.add_row(Text(timing.name, style="bold"))
         for kind in timing.kinds:
@@ -190,8 +190,8 @@ def _print_peak(report: Report, console: Console) -> None:
     best, others = report.peak.best, [rate for rate in report.peak.rates if rate is not report.peak.best]
     rates = ", ".join(f"{rate.what} {three_digits(rate.gflops)}" for rate in others)
     console.print(
-        f"peak {three_digits(best.gflops)} GFLOPs a second: {best.what}; also {rates}. Memory is read at "
-        f"{three_digits(report.peak.bandwidth)} GB a second; weights take {three_digits(report.weights / 1e6)} MB.",
+        f"peak {three_digits(best.gflops)} GFLOPs per second: {best.what}; also {rates}. Memory is read at "
+        f"{three_digits(report.peak.bandwidth)} GB per second; weights take {three_digits(report.weights / 1e6)} MB.",
         markup=False,
         soft_wrap=True,
     )

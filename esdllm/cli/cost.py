@@ -74,9 +74,10 @@ def print_cost(found: Sequence[Prediction], known: Roofline | None, console: Con
     if known is None:
         console.print("  --peak-gflops or --measure predicts the seconds.", style="bright_black")
         return
-    memory = f", {known.bandwidth:.4g} GB read a second" if known.bandwidth else ""
+    memory = f", {known.bandwidth:.4g} GB read per second" if known.bandwidth else ""
     console.print(
-        f"  at {known.gflops:.4g} GFLOPs a second{memory}, whichever takes longer; `esdllm bench` measures how far off that is.",
+        f"  at {known.gflops:.4g} GFLOPs per second{memory}, whichever takes longer; "
+        "`esdllm bench` measures how far off that is.",
         style="bright_black",
         soft_wrap=True,
         markup=False,

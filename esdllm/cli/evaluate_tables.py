@@ -53,9 +53,9 @@ def task_table(evaluation: Evaluation) -> Table:
 
 def cost_table(evaluation: Evaluation) -> Table:
     """Return forwards, tokens per forward, share of the reference's computation, and speed."""
-    heads = ["forwards", "tokens a\nforward", "with\nends", "compu-\ntation, %", "tokens\na second"]
+    heads = ["forwards", "tokens per\nforward", "with\nends", "compu-\ntation, %", "tokens\nper second"]
     own = evaluation.speedup(evaluation.reference)
-    table = _table("an answer", [*heads, *(("speed-up", f"{own.percent} %") if own else ())])
+    table = _table("per answer", [*heads, *(("speed-up", f"{own.percent} %") if own else ())])
     if own is None:
         table.caption, table.caption_justify, table.caption_style = f" speed-up: {ONE_BATCH}", "left", ""
     for outcome in evaluation.outcomes:

@@ -13,7 +13,7 @@ _STOPS = "nothing: what ends an answer is the checkpoint's to say; --set early_s
 _SERVE = "an option of `esdllm serve`"
 _CHAT = "a command: `esdllm chat`"
 _SEVERAL = "nothing: for several answers run it several times, each with a --seed of its own"
-_GPUS = "nothing: a model is spread over GPUs by device_map, in Python; `esdllm generate --jobs` runs one copy a GPU"
+_GPUS = "nothing: a model is spread over GPUs by device_map, in Python; `esdllm generate --jobs` runs one copy per GPU"
 _HUB = "left to the hub's own command, `hf download`; --model then names the folder"
 
 _FLAGS: Mapping[tuple[str, ...], str] = {

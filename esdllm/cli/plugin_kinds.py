@@ -50,7 +50,7 @@ KINDS: Mapping[str, Kind] = {
     "cache": Kind("cache", "A cache store", "everything, in a dtype of its own.", "Store", "check_cache_store"),
     "family": Kind("model", "A model family", "a small bidirectional decoder.", "Family", "check_model_family"),
     "observer": Kind("observers", "A step observer", "a line every few steps.", "Observer", "check_step_observer"),
-    "preset": Kind("preset", "A preset", "early skipping, several tokens a step.", "", "check_preset"),
+    "preset": Kind("preset", "A preset", "early skipping, several tokens per step.", "", "check_preset"),
     "command": Kind("command", "A command", "how many tokens a text has.", "_command", ""),
 }
 """The kinds, by the word that `--kind` takes."""

@@ -62,7 +62,7 @@ def _prompts_of(file: Path) -> list[str]:
     for line in bad:
         raise InputError(f"{file}, line {line.number}: {line.reason}")
     if not good:
-        raise InputError(f"{file} holds no prompt; write one a line")
+        raise InputError(f"{file} holds no prompt; write one per line")
     return [_text_of(line, file) for line in good]
 
 

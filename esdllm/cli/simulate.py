@@ -104,7 +104,7 @@ class Simulate(SimulateOptions):
         pricing = Pricing.of(components, weights.spec, weights.dtype.itemsize, weights.bytes, time)
         courses = Courses(components, weights.spec, self.tokens_per_step)
         machines = f"{counted(self.replicas, 'replica')} of {counted(self.slots, 'slot')}"
-        title = f"{name}, {choice.label()}, {machines}, {peaks.gflops:g} GFLOPs a second"
+        title = f"{name}, {choice.label()}, {machines}, {peaks.gflops:g} GFLOPs per second"
         return title, lambda policy: self._replica(policy, courses, pricing)
 
     def _replica(self, name: str, courses: Courses, pricing: Pricing) -> Replica:
@@ -148,8 +148,15 @@ class Simulate(SimulateOptions):
 def _print(title: str, found: list[tuple[Load, Simulated]]) -> None:
     console = wide_console()
     console.print(title, soft_wrap=True, markup=False)
-    heads = ["answered", "refused\nor late", "in time,\na second", "tokens\na second", "slots\nbusy, %", "rows\na step"]
-    table = numbers_table("a run", [*heads, "refreshes,\n% of steps"])
+    heads = [
+        "answered",
+        "refused\nor late",
+        "in time,\nper second",
+        "tokens\nper second",
+        "slots\nbusy, %",
+        "rows\nper step",
+    ]
+    table = numbers_table("per run", [*heads, "refreshes,\n% of steps"])
     for load, one in found:
         answered = one.requests - one.refused - one.late
         table.add_row(

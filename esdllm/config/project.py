@@ -235,7 +235,7 @@ def environment_sets(environ: Mapping[str, str] | None = None) -> dict[str, str]
 
 
 def environment_layers(environ: Mapping[str, str] | None = None) -> list[SettingsLayer]:
-    """Return the settings of the environment, a layer a variable; see `environment_sets`."""
+    """Return the settings of the environment, a layer per variable; see `environment_sets`."""
     return [SettingsLayer(name, _parsed(name, text)) for name, text in environment_sets(environ).items()]
 
 

@@ -121,7 +121,7 @@ class RememberingPolicy(UnmaskingPolicy, Protocol):
     def remember(self, view: UnmaskingView) -> Tensor:
         """Return (B, N, M) float32: `view.memory`, left when each position last had logits, with this step added.
 
-        Called once a step, before `select`, whose view carries what was returned.
+        Called once per step, before `select`, whose view carries what was returned.
         """
         ...
 

@@ -36,9 +36,9 @@ class Roofline:
     """What a device does at best, as measured."""
 
     gflops: float
-    """10^9 FLOPs a second, of matrix products"""
+    """10^9 FLOPs per second, of matrix products"""
     bandwidth: float | None = None
-    """10^9 bytes a second, read from memory; None if not known"""
+    """10^9 bytes per second, read from memory; None if not known"""
 
 
 @attrs.frozen

@@ -76,7 +76,7 @@ class Forecast:
 
     @property
     def forwards(self) -> int:
-        """Forward passes, one a step."""
+        """Forward passes, one per step."""
         return sum(one.steps for one in self.plans)
 
     @property

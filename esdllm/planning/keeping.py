@@ -40,7 +40,7 @@ class KeepCounts:
             if len(counts) != self.n_layers or outside or not grown.issubset(self.returning):
                 raise ConfigError(
                     f"the skip schedule gave the keep counts {counts} for {self.n_layers} layers and a window of {window}; "
-                    "give one a layer, never growing, between 1 and the window; only at layers that it names in "
+                    "give one per layer, never growing, between 1 and the window; only at layers that it names in "
                     f"`returning`, here {self.returning}, may dropped positions come back"
                 )
             if stuck := _drops(window, counts).intersection(self.returning):

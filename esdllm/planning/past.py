@@ -97,7 +97,7 @@ class Past:
         return self._facts is not None
 
     def facts(self) -> Facts:
-        """Ask the device, once a step."""
+        """Ask the device, once per step."""
         if self._facts is None:
             self._facts = self._read()
         return self._facts

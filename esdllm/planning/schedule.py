@@ -1,7 +1,7 @@
 """All planning: which positions each step computes, how many each layer keeps, how many a row commits.
 
 Host integers only; imports no torch. A run is walked step by step. What the plan of the next step does not need to know is
-never asked for: with one token a step, nothing is read back from the device until the answer is complete.
+never asked for: with one token per step, nothing is read back from the device until the answer is complete.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class AttentionChoice:
     """the others by name, in the order in which they come, and why each was not taken"""
 
     def lines(self) -> list[str]:
-        """Return the choice as text, the others one a line."""
+        """Return the choice as text, the others one per line."""
         return [f"auto: {self.name}", *(f"not {name}: {'; '.join(why)}" for name, why in self.others.items())]
 
 

@@ -50,7 +50,7 @@ def begin(
     `has_forms` says whether a step of another form is compiled or recorded anew, `watched` whether observers look on.
 
     Raises:
-        InputError: the seed is no whole number, or not one a row.
+        InputError: the seed is no whole number, or not one per row.
     """
     attention = model.spec.attention
     if attention is not None:
@@ -133,6 +133,6 @@ def _seeds(seed: int | Sequence[int], rows: int) -> Tensor:
     found = seed_list(seed, rows)
     if len(found) != rows or any(type(number) is not int or not 0 <= number < 2**63 for number in found):
         raise InputError(
-            f"seed = {brief(seed)} for {rows} rows; give one whole number from 0 to 2**63 - 1, or one a row"
+            f"seed = {brief(seed)} for {rows} rows; give one whole number from 0 to 2**63 - 1, or one per row"
         )
     return torch.tensor(found, dtype=torch.int64)

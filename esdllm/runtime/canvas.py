@@ -1,4 +1,4 @@
-"""The canvas: the tokens being denoised, and what is known of each position. Allocated once a run, written in place."""
+"""The canvas: the tokens being denoised, and what is known of each position. Allocated once per run, written in place."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class Engine:
 
         `infill` takes each prompt as a canvas whose mask tokens are to be filled in, and generates nothing after it.
         `chat` says whether text goes through the chat template: if not told, where the checkpoint brings one. `seed` is every
-        row's (a row then comes out the same in any batch), or one a row (for several answers to one prompt). `observers` watch
+        row's (a row then comes out the same in any batch), or one per row (for several answers to one prompt). `observers` watch
         beside those of the configuration. `constraint` makes, of the configuration's sampler, the one that this run samples with;
         its steps are then neither compiled nor recorded.
 

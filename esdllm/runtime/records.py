@@ -75,17 +75,17 @@ class Generation:
 
     @property
     def tokens_per_forward(self) -> float:
-        """Answer tokens a row and forward pass."""
+        """Answer tokens per row and forward pass."""
         return self.answer_tokens / max(1, self.forwards * len(self.answers))
 
     @property
     def canvas_tokens_per_forward(self) -> float:
-        """Positions decided a row and forward pass, ends of text included."""
+        """Positions decided per row and forward pass, ends of text included."""
         return self.committed / max(1, self.forwards * len(self.answers))
 
     @property
     def tokens_per_second(self) -> float:
-        """Answer tokens a second, over all rows."""
+        """Answer tokens per second, over all rows."""
         return self.answer_tokens / self.seconds if self.seconds else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, in the geometries of the two published families: no download, milliseconds a step."""
+"""Tiny models with random weights, in the geometries of the two published families: no download, milliseconds per step."""
 
 from __future__ import annotations
 

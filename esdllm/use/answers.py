@@ -35,7 +35,7 @@ class Answer:
 
     @property
     def tokens_per_forward(self) -> float:
-        """Tokens of this answer a forward pass."""
+        """Tokens of this answer per forward pass."""
         return len(self.tokens) / max(1, self.forwards)
 
     @property
@@ -87,7 +87,7 @@ class Answers(Sequence[Answer]):
     """Several answers, in the order of their prompts, and what they took together."""
 
     answers: tuple[Answer, ...]
-    """one a prompt"""
+    """one per prompt"""
     forwards: int
     """forward passes of all batches together"""
     seconds: float
@@ -100,7 +100,7 @@ class Answers(Sequence[Answer]):
 
     @property
     def tokens_per_forward(self) -> float:
-        """Tokens of all answers a forward pass, which serves a whole batch."""
+        """Tokens of all answers per forward pass, which serves a whole batch."""
         return sum(len(answer.tokens) for answer in self.answers) / max(1, self.forwards)
 
     def facts(self) -> str:

@@ -58,7 +58,7 @@ class CanvasTasks:
         [MASK:n] is a blank of n tokens, [MASK] of one, [MASK:n-m] of as many from n to m as the model holds for likeliest (see
         `esdllm.use.lengths.weigh_lengths`). The text around the blanks comes out as it is; `\\[MASK]` writes one that is none. A
         list is decoded together, but for the texts whose blanks' lengths are to be found. `patterns` are regular expressions that
-        the blanks are to match, one for all, or of each text one a blank, None for any text; see `match`.
+        the blanks are to match, one for all, or of each text one per blank, None for any text; see `match`.
 
         Raises:
             InputError: there is no blank, or one is written wrongly; the text holds the mask token; no tokenizer; too long.
@@ -99,8 +99,8 @@ class CanvasTasks:
 
         From one forward, unless `samples` are asked for: an option's tokens, and what follows it, are masked together, and the
         logarithms of their probabilities added up. That takes the tokens for independent, so it is an estimate. Options of one
-        length share a row. With `samples`, a lower bound (LLaDA, arXiv 2502.09992, equation 6) over so many mask sets an option,
-        64 rows a forward. What follows is the end of the answer, or the token behind the blank. A text with a blank is taken as
+        length share a row. With `samples`, a lower bound (LLaDA, arXiv 2502.09992, equation 6) over so many mask sets per option,
+        64 rows per forward. What follows is the end of the answer, or the token behind the blank. A text with a blank is taken as
         it is; `chat` says whether another goes through the chat template.
 
         Raises:
@@ -139,10 +139,10 @@ class CanvasTasks:
     ) -> Edited:
         """Return a text in which what the model holds for least likely is decoded again; all else stays, character for character.
 
-        Every token is masked by itself, 64 of them a forward; those whose probability is less than `below`, or the `count` least
-        probable ones, become masks together and are decoded by the pipeline's settings. `span` says what may change: a part of
-        the text that stands there once, or its characters from and to. With an `instruction`, the text is taken as the answer to
-        it. The text keeps its number of tokens.
+        Every token is masked by itself, 64 of them per forward; those whose probability is less than `below`, or the `count`
+        least probable ones, become masks together and are decoded by the pipeline's settings. `span` says what may change: a
+        part of the text that stands there once, or its characters from and to. With an `instruction`, the text is taken as the
+        answer to it. The text keeps its number of tokens.
 
         Raises:
             InputError: an empty text, no such span, a block-causal model, no tokenizer, no chat template for an instruction.

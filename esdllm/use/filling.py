@@ -29,7 +29,7 @@ def infill_all(
     templates, spec = [parse_template(text) for text in texts], engine.model.spec
     seeds = seed_list(seed, len(texts))
     if len(seeds) != len(texts):
-        raise InputError(f"there are {len(seeds)} seeds for {len(texts)} texts; give one, or one a text")
+        raise InputError(f"there are {len(seeds)} seeds for {len(texts)} texts; give one, or one per text")
     canvases = [
         template.canvas(codec, spec) for template in templates
     ]  # what is wrong is found before anything is decoded

@@ -1,4 +1,4 @@
-"""Pictures of a canvas on the host, one a step: what streams, live views and traces are made from."""
+"""Pictures of a canvas on the host, one per step: what streams, live views and traces are made from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON lines: a file with one object a line."""
+"""JSON lines: a file with one object per line."""
 
 from __future__ import annotations
 

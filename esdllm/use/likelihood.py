@@ -34,7 +34,7 @@ class MaskSets(NamedTuple):
     """Which tokens of a continuation of length L are masked together, and what each such set counts."""
 
     masked: Tensor
-    """(S, L) bool, at least one a row"""
+    """(S, L) bool, at least one per row"""
     weights: Tensor
     """(S,) float64"""
 
@@ -115,7 +115,7 @@ class Likelihood:
     """strength of classifier-free guidance; 0 is none"""
 
     def rows(self, pairs: Sequence[Pair]) -> int:
-        """Return the number of rows that `bounds` computes, one a mask set."""
+        """Return the number of rows that `bounds` computes, one per mask set."""
         return sum(min(2 ** len(pair.continuation) - 1, self.samples) for pair in pairs)
 
     def bounds(self, pairs: Sequence[Pair], advance: Callable[[int], None] = _no_progress) -> list[float]:
@@ -151,7 +151,7 @@ class Likelihood:
         return [float(total) for total in totals]
 
     def greedy(self, pairs: Sequence[Pair]) -> list[bool]:
-        """Return for every pair whether decoding gives the continuation: the surest position first, one a pass, arg-max.
+        """Return for every pair whether decoding gives the continuation: the surest position first, one per pass, arg-max.
 
         LLaDA's suffix_greedy_prediction, given up at the first token that differs.
         """

@@ -53,7 +53,7 @@ class BlankPatterns:
 
 
 def blank_patterns(engine: Engine, patterns: str | Sequence[str | None], blanks: int) -> BlankPatterns:
-    """Return what blanks are to match: one pattern for all of them, or one a blank.
+    """Return what blanks are to match: one pattern for all of them, or one per blank.
 
     Raises:
         InputError: there are more or fewer patterns than blanks; one is none; the sampler draws.
@@ -62,7 +62,7 @@ def blank_patterns(engine: Engine, patterns: str | Sequence[str | None], blanks:
     told = [patterns] * blanks if isinstance(patterns, str) else list(patterns)
     if len(told) != blanks:
         raise InputError(
-            f"there are {len(told)} patterns for {blanks} blanks; give one, or one a blank (None for any text)"
+            f"there are {len(told)} patterns for {blanks} blanks; give one, or one per blank (None for any text)"
         )
     return BlankPatterns(
         tuple(None if pattern is None else _automaton(engine, pattern) for pattern in told),

@@ -142,7 +142,7 @@ class Pipeline(CanvasTasks):
         turns is one prompt, with one answer.
 
         A list is decoded `batch` at a time, prompts of like length together. `chat` says whether text goes through the chat
-        template: if not told, where the checkpoint brings one. `seed` is every prompt's, or one a prompt. `streamer`, for
+        template: if not told, where the checkpoint brings one. `seed` is every prompt's, or one per prompt. `streamer`, for
         one prompt, is shown the answer as transformers' generate does; see `esdllm.use.streaming.feed`.
 
         Raises:
@@ -194,7 +194,7 @@ class Pipeline(CanvasTasks):
             raise InputError("there is no prompt; give at least one")
         seeds = seed_list(seed, len(prompts))
         if len(seeds) != len(prompts):
-            raise InputError(f"there are {len(seeds)} seeds for {len(prompts)} prompts; give one, or one a prompt")
+            raise InputError(f"there are {len(seeds)} seeds for {len(prompts)} prompts; give one, or one per prompt")
         found: dict[int, Answer] = {}
         lengths = self._prepared(prompts, chat).attention_mask.sum(1).tolist()
         made = []

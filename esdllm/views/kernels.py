@@ -44,7 +44,7 @@ class ImportanceView(NamedTuple):
     positions: Tensor
     """(R, N) int64, in no particular order, counted from the row's first real token, so that padding changes nothing"""
     seeds: Tensor
-    """(R,) int64, one a row"""
+    """(R,) int64, one per row"""
     step: Tensor
     """(R,) int64, the steps that each row has behind it"""
     entropy: Tensor | None = None
@@ -62,7 +62,7 @@ class SampleView(NamedTuple):
     raw: Tensor
     """(B, N, V) logits as the head gives them, in the model's dtype; guided ones are float32"""
     seeds: Tensor
-    """(B,) int64, one a row"""
+    """(B,) int64, one per row"""
     step: Tensor
     """(B,) int64, the steps that each row has behind it"""
     positions: Tensor

@@ -1,7 +1,7 @@
 """What a layer computes between its matrix products: rotation, norm, gate. Plainly here; in fused kernels on a CUDA GPU.
 
-Between the products of a skip step a GPU would else start thirty small kernels a layer, each of which reads and writes all of its
-input: a quarter of the step's time at LLaDA-8B's size.
+Between the products of a skip step a GPU would else start thirty small kernels per layer, each of which reads and writes all of
+its input: a quarter of the step's time at LLaDA-8B's size.
 """
 
 from __future__ import annotations

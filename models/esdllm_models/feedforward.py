@@ -21,7 +21,9 @@ from esdllm_models.linear import Linear
 
 __all__ = ["Experts", "Mlp", "Router", "Routing"]
 
-_LOOP = 200_000  # multiplications a row and expert, below which a CPU multiplies sooner than it begins another product
+_LOOP = (
+    200_000  # multiplications per row and expert, below which a CPU multiplies sooner than it begins another product
+)
 _GPU_ROWS = 64  # up to which a GPU waits for the weights of all experts, not for the arithmetic
 _AT_ONCE = 256  # rows that all experts compute at once
 

@@ -1,7 +1,7 @@
 """One linear layer of many experts, their weights one above the other: products in which each row has an expert of its own.
 
 `grouped` takes rows that are sorted by expert and multiplies each with its own expert's weight: as much arithmetic as one
-expert a row. `every` multiplies all rows with all experts. The shapes that come out follow from those that go in, for both.
+expert per row. `every` multiplies all rows with all experts. The shapes that come out follow from those that go in, for both.
 
 To the compiler, and on the device meta, they are operators of their own; eager calls go past them.
 """

@@ -60,7 +60,7 @@ class CaiUnmasking(Deciding):
         tune=((0.7, 0.6, 0.5, 0.4), (0.7,), (0.5,), (0.9,)),
     )
     warmup: float = probability_option(
-        0.15, "the share of a block's steps, one a position, before the threshold falls", (0.0, 0.15, 0.3)
+        0.15, "the share of a block's steps, one per position, before the threshold falls", (0.0, 0.15, 0.3)
     )
     shape: Literal["cosine", "linear"] = option(
         "how it falls: along half a cosine, or a line", validators.in_(("cosine", "linear")), default="cosine"

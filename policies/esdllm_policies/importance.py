@@ -29,7 +29,7 @@ _SITES: tuple[Site, ...] = ("hidden", "query", "key", "value")
 JUST_COMMITTED = 3.0
 _MOST_CONFIDENT = 2.0
 _MOST = 1e30  # of a score's size in a mix
-_STREAM = 2  # of noise, and one more a layer; the sampler draws from stream 0, unmasking policies from 1
+_STREAM = 2  # of noise, and one more per layer; the sampler draws from stream 0, unmasking policies from 1
 
 
 def site_option() -> Any:

@@ -134,7 +134,7 @@ class CreditUnmasking(Deciding):
 
     CreditDecoding, arXiv 2510.06133: credit = decay * credit + confidence ** power, and alpha * ln(1 + credit) is added
     to the candidate's logit. The paper keeps a credit for every token of the vocabulary; this keeps the candidate's
-    alone, one number a position, and another candidate starts from nothing. The defaults are this package's, unmeasured.
+    alone, one number per position, and another candidate starts from nothing. The defaults are this package's, unmeasured.
     """
 
     threshold: float = probability_option(0.9, "confidence, credit included, above which a position is committed")

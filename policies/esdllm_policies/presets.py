@@ -68,7 +68,7 @@ def _modes() -> dict[str, Preset]:
     found = {}
     for name, (summary, settings) in _MODES.items():
         found[name] = Preset(summary, {**_COMMON, **settings})
-        found[f"{name}-parallel"] = Preset(f"{summary}, several tokens a step", {**_COMMON, **settings, **_PARALLEL})
+        found[f"{name}-parallel"] = Preset(f"{summary}, several tokens per step", {**_COMMON, **settings, **_PARALLEL})
     return found
 
 

@@ -38,7 +38,7 @@ _PROCEDURES: Mapping[str, _Procedure] = {
         block_length=32,
     ),
     "fast-dllm-v2/static": _Procedure(
-        "Fast-dLLM v2: one token a step, in parts of 8 of a block", _ONE, gen_length=256, block_length=8, whole=True
+        "Fast-dLLM v2: one token per step, in parts of 8 of a block", _ONE, gen_length=256, block_length=8, whole=True
     ),
     "fast-dllm-v2/dynamic": _Procedure(
         "Fast-dLLM v2: all above 0.9 and the best of each part of 8 of a block",
@@ -48,10 +48,14 @@ _PROCEDURES: Mapping[str, _Procedure] = {
         whole=True,
     ),
     "illada/static": _Procedure(
-        "iLLaDA: one token a step in blocks of 32 (LLaDA's generate)", _ONE, gen_length=128, block_length=32, whole=True
+        "iLLaDA: one token per step in blocks of 32 (LLaDA's generate)",
+        _ONE,
+        gen_length=128,
+        block_length=32,
+        whole=True,
     ),
     "llada-moe/static": _Procedure(
-        "LLaDA-MoE: one token a step in blocks of 32 (LLaDA's generate)",
+        "LLaDA-MoE: one token per step in blocks of 32 (LLaDA's generate)",
         _ONE,
         gen_length=128,
         block_length=32,
@@ -69,7 +73,7 @@ _PROCEDURES: Mapping[str, _Procedure] = {
         gen_length=256,
         block_length=32,
     ),
-    "nemotron/static": _Procedure("Nemotron-Labs-Diffusion: one token a step", _ONE, gen_length=128, block_length=32),
+    "nemotron/static": _Procedure("Nemotron-Labs-Diffusion: one token per step", _ONE, gen_length=128, block_length=32),
     "nemotron/dynamic": _Procedure(
         "Nemotron-Labs-Diffusion: all above 0.9, and always the best",
         {"name": "threshold", "threshold": 0.9},
@@ -97,7 +101,7 @@ _PROCEDURES: Mapping[str, _Procedure] = {
         block_length=256,
         whole=True,
     ),
-    "sdar/static": _Procedure("SDAR: one token a step, the most confident", _ONE, gen_length=256, block_length=64),
+    "sdar/static": _Procedure("SDAR: one token per step, the most confident", _ONE, gen_length=256, block_length=64),
     "sdar/dynamic": _Procedure(
         "SDAR: all above 0.85, and always the best",
         {"name": "threshold", "threshold": 0.85},
@@ -105,12 +109,14 @@ _PROCEDURES: Mapping[str, _Procedure] = {
         block_length=64,
     ),
     "sdar/sequential": _Procedure(
-        "SDAR: one token a step, from left to right",
+        "SDAR: one token per step, from left to right",
         {"name": "top-k", "order": "sequential"},
         gen_length=256,
         block_length=64,
     ),
-    "stable-diffcoder/static": _Procedure("Stable-DiffCoder: one token a step", _ONE, gen_length=512, block_length=64),
+    "stable-diffcoder/static": _Procedure(
+        "Stable-DiffCoder: one token per step", _ONE, gen_length=512, block_length=64
+    ),
 }
 
 

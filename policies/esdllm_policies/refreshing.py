@@ -109,7 +109,7 @@ class OnCommitRefresh:
         if moment.unrefreshed is None:
             raise ConfigError(
                 "refresh 'on-commit' counts what is committed, which here only the device knows: several positions a "
-                "step, some of which may not be alive or, with delay_eos, not yet be allowed. Commit one a step "
+                "step, some of which may not be alive or, with delay_eos, not yet be allowed. Commit one per step "
                 '(unmasking.tokens_per_step = 1), or as the logits decide (such as unmasking = "threshold"); or set '
                 'delay_eos = false and skip = "none"'
             )

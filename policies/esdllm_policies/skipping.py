@@ -192,7 +192,7 @@ class AdaptiveSkip:
     """As many positions as the last step's commits call for, rounded up to one of a few sizes, from one depth on.
 
     That what is worth computing follows the number decoded is FOCUS's observation (arXiv 2601.23278, whose number is a
-    multiple of the mean number decoded); the sizes keep shapes, and so compiled plans, few. With one token a step the
+    multiple of the mean number decoded); the sizes keep shapes, and so compiled plans, few. With one token per step the
     number never changes.
     """
 

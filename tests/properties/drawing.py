@@ -231,14 +231,14 @@ def rows_apart(draw: st.DrawFn) -> Settings:
     """Draw settings under which no row's plan depends on another's.
 
     The runtime plans a batch as one: a keep count follows the row that committed most, and a block's first step without a
-    prompt refresh begins at the leftmost commit of any row. So where something is skipped, one token a step is committed
+    prompt refresh begins at the leftmost commit of any row. So where something is skipped, one token per step is committed
     and each block begins with a prompt refresh.
     """
     found = draw(policies())
     if found["skip"]["name"] == "none" and "prompt_refresh" not in found["refresh"]:
         event("rows apart: nothing skipped")
         return found
-    event("rows apart: one token a step")
+    event("rows apart: one token per step")
     found["unmasking"] = {**draw(FIXED), "tokens_per_step": 1}
     if "prompt_refresh" in found["refresh"]:
         divisors = [n for n in range(1, found["block_length"] + 1) if found["block_length"] % n == 0]

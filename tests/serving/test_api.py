@@ -195,7 +195,7 @@ class TestKeys:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"", "there is no key in .*keys; write one a line"),
+            (b"", "there is no key in .*keys; write one per line"),
             (b"# nothing\n \n", "there is no key in"),
             (b"good\nto o\n", "keys, line 2, is no key"),
             ("schl\u00fcssel\n".encode(), "keys, line 1, is no key"),

@@ -36,7 +36,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def engine(small: dict[str, Path], catalogue: Catalogue) -> Engine:
-    """Two random layers with a tokenizer; it skips, and refreshes twice a block."""
+    """Two random layers with a tokenizer; it skips, and refreshes twice per block."""
     settings: dict[str, Any] = {
         "gen_length": 12,
         "block_length": 8,

@@ -1,4 +1,4 @@
-"""Check-ups during training: plain low-confidence decoding, one token a step, block by block.
+"""Check-ups during training: plain low-confidence decoding, one token per step, block by block.
 
 The package decodes far better than this; it is here so that a run can be checked on its own.
 Shapes: B batch, L length.

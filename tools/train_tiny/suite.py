@@ -1,6 +1,6 @@
 """Writes the shipped suite of held-out problems: `python tools/train_tiny/suite.py`.
 
-One JSON object a line: `task`, `split`, `prompt`, `answer`. The first 200 problems of each task are to tune
+One JSON object per line: `task`, `split`, `prompt`, `answer`. The first 200 problems of each task are to tune
 decoding on (`tune`), the last 300 to report scores on (`test`); none of them is ever trained on.
 """
 

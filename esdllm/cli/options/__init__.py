@@ -44,7 +44,7 @@ __all__ = [
     "TopP",
 ]
 
-PROMPT_FILES = '.txt (one a line), .jsonl ({"prompt": text} a line), .csv (column prompt) or .parquet'
+PROMPT_FILES = '.txt (one per line), .jsonl ({"prompt": text} per line), .csv (column prompt) or .parquet'
 ModelName = Annotated[
     str | None,
     typer.Option(
@@ -164,10 +164,12 @@ GeometryName = Annotated[
 ]
 PeakGflops = Annotated[
     float | None,
-    typer.Option("--peak-gflops", metavar="X", help="10^9 FLOPs a second that the machine reaches; predicts seconds."),
+    typer.Option(
+        "--peak-gflops", metavar="X", help="10^9 FLOPs per second that the machine reaches; predicts seconds."
+    ),
 ]
 PeakBandwidth = Annotated[
-    float | None, typer.Option("--peak-gbs", metavar="X", help="10^9 bytes a second that it reads from memory.")
+    float | None, typer.Option("--peak-gbs", metavar="X", help="10^9 bytes per second that it reads from memory.")
 ]
 Measure = Annotated[bool, typer.Option("--measure", help="Measure both here, which takes seconds.")]
 SuiteName = Annotated[

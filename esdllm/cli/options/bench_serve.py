@@ -32,7 +32,7 @@ SLOTS = 8
 
 @attrs.frozen(kw_only=True)
 class BenchServeOptions:
-    """Measure requests under load: latency, first text, goodput, tokens a second.
+    """Measure requests under load: latency, first text, goodput, tokens per second.
 
     Without --url the model decodes in this process, in slots that are refilled as rows end; --static compares that with batches
     that wait for their longest answer. Answers are as long as is drawn, unless --input brings the requests. To a server that
@@ -52,7 +52,7 @@ class BenchServeOptions:
         list[float] | None,
         typer.Option(
             metavar="R",
-            help="Open loop: R requests a second on average, as a Poisson process; repeatable: one run each.",
+            help="Open loop: R requests per second on average, as a Poisson process; repeatable: one run each.",
         ),
     ] = None
     burst: Annotated[int, typer.Option(metavar="N", min=1, help="With --rate, requests come N at a moment.")] = 1
@@ -61,7 +61,7 @@ class BenchServeOptions:
         typer.Option(
             metavar="N",
             min=1,
-            help=f"Closed loop: N requests under way, each followed by the next; repeatable [{BACKLOG} a slot].",
+            help=f"Closed loop: N requests under way, each followed by the next; repeatable [{BACKLOG} per slot].",
         ),
     ] = None
     requests: Annotated[

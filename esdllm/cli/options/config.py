@@ -72,7 +72,7 @@ class ConfigShowOptions:
 class ConfigValidateOptions:
     """Check configuration files.
 
-    Prints every problem, one a line, with its place, and exits with 1 if there is one.
+    Prints every problem, one per line, with its place, and exits with 1 if there is one.
 
     \b
     esdllm config validate

@@ -26,7 +26,7 @@ class ConformanceCheckOptions:
     esdllm conformance tests/conformance --set compile=true
     """
 
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with cases and checkpoints, or one a family.")]
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with cases and checkpoints, or one per family.")]
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="NAME", help="Only one checkpoint's, such as llada-0.")
     ] = None

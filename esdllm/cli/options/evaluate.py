@@ -85,7 +85,7 @@ class EvaluateOptions:
     chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="Use the chat template [if any].")] = None
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw quality against speed: png, svg, pdf.")] = None
     answers: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write every answer, one JSON object a line.")
+        Path | None, typer.Option(metavar="FILE", help="Write every answer, one JSON object per line.")
     ] = None
     as_json: Json = False
     debug: Debug = False

@@ -81,7 +81,7 @@ class ServeOptions:
         typer.Option(
             "--api-key-file",
             metavar="FILE",
-            help=f"Keys, one a line, of which a request must bring one; {KEY_VARIABLE} is one more.",
+            help=f"Keys, one per line, of which a request must bring one; {KEY_VARIABLE} is one more.",
         ),
     ] = None
     allow_host: Annotated[

@@ -49,7 +49,7 @@ class SimulateOptions:
 
     rate: Annotated[
         list[float] | None,
-        typer.Option(metavar="R", help="R requests a second on average, as a Poisson process; repeatable."),
+        typer.Option(metavar="R", help="R requests per second on average, as a Poisson process; repeatable."),
     ] = None
     burst: Annotated[int, typer.Option(metavar="N", min=1, help="With --rate, requests come N at a moment.")] = 1
     concurrency: Annotated[

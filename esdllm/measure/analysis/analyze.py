@@ -70,7 +70,7 @@ def analyze(
     if not tally.pairs:
         raise InputError(
             f"nothing to compare: every answer took a single step with gen_length = {engine.config.gen_length}; raise it, or "
-            "commit fewer tokens a step"
+            "commit fewer tokens per step"
         )
     return tally.result(len(listed), steps)
 

@@ -78,7 +78,7 @@ class Trajectory:
 
 
 class TrajectoryRecorder:
-    """A step observer that notes which step committed what. Holds two integers a column and one block a step."""
+    """A step observer that notes which step committed what. Holds two integers per column and one block per step."""
 
     def start(self, tokens: Tensor, spec: ModelSpec) -> None:
         """Take the canvas before the first step."""

@@ -39,11 +39,11 @@ class Curve:
         return [report.timings[number] for report in self.reports]
 
     def time_slope(self, number: int) -> float:
-        """Return the slope of the time a forward."""
+        """Return the slope of the time per forward."""
         return slope(self.values, [one.milliseconds_a_forward.median for one in self.timings(number)])
 
     def flops_slope(self, number: int) -> float:
-        """Return the slope of the counted FLOPs a forward."""
+        """Return the slope of the counted FLOPs per forward."""
         return slope(self.values, [one.flops / max(1, one.forwards) for one in self.timings(number)])
 
     def memory_slope(self, number: int) -> float | None:

@@ -35,7 +35,7 @@ class Peak:
 
     rates: tuple[Rate, ...]
     bandwidth: float
-    """10^9 bytes a second, of summing a large tensor"""
+    """10^9 bytes per second, of summing a large tensor"""
 
     @property
     def best(self) -> Rate:

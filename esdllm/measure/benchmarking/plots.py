@@ -25,7 +25,7 @@ _AXES = {
 
 
 def plot_report(report: Report, path: Path) -> None:
-    """Draw tokens a second, the time of each kind of step, and if profiled where that time goes.
+    """Draw tokens per second, the time of each kind of step, and if profiled where that time goes.
 
     Raises:
         UnavailableError: matplotlib is not installed, or the file cannot be written.
@@ -52,7 +52,7 @@ def _draw_speeds(axes: Axes, report: Report) -> None:
         axes.barh(number, speed.median, xerr=around, color=COLORS[number % len(COLORS)], alpha=0.85)
     axes.set_yticks(range(len(speeds)), [timing.name.replace(" ", "\n") for timing in report.timings], fontsize=9)
     axes.invert_yaxis()
-    axes.set_xlabel("tokens decided a second")
+    axes.set_xlabel("tokens decided per second")
 
 
 def _draw_kinds(axes: Axes, report: Report) -> None:
@@ -67,7 +67,7 @@ def _draw_kinds(axes: Axes, report: Report) -> None:
             labels.append(f"{timing.name}: {kind.name}")
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("ms a step" + ("; | predicted from the peaks" if report.peak else ""))
+    axes.set_xlabel("ms per step" + ("; | predicted from the peaks" if report.peak else ""))
     plain_ticks(axes)
     axes.grid(alpha=0.3, axis="x")
 
@@ -100,7 +100,7 @@ def _plain_ticks(axes: Axes) -> None:
 
 
 def plot_curve(curve: Curve, path: Path) -> None:
-    """Draw time a forward and memory against the size, both axes logarithmic.
+    """Draw time per forward and memory against the size, both axes logarithmic.
 
     Raises:
         UnavailableError: matplotlib is not installed, or the file cannot be written.
@@ -118,7 +118,7 @@ def plot_curve(curve: Curve, path: Path) -> None:
         memory = [one.memory.bytes / 1e6 if one.memory else None for one in curve.timings(number)]
         if all(memory):
             right.plot(curve.values, memory, label=f"{name}: slope {curve.memory_slope(number):.2f}", **style)
-    left.set_ylabel("ms a forward")
+    left.set_ylabel("ms per forward")
     right.set_ylabel("MB beside the weights, at most")
     for axes in (left, right):
         axes.set(xscale="log", yscale="log", xlabel=_AXES[curve.over])

@@ -142,7 +142,7 @@ class Report:
         return self.timings[0]
 
     def speedup(self, timing: Timing) -> Quartiles:
-        """Return how many times as fast as the first contender it decodes, round by round: tokens decided a second."""
+        """Return how many times as fast as the first contender it decodes, round by round: tokens decided per second."""
         work = timing.committed / max(1, self.first.committed)
         return quartiles([work * a / b for a, b in zip(self.first.seconds, timing.seconds, strict=True)])
 
@@ -152,7 +152,7 @@ class Report:
         return work * self.first.flops / max(1, timing.flops)
 
     def peak_share(self, timing: Timing) -> float | None:
-        """Return FLOPs a second over the measured peak."""
+        """Return FLOPs per second over the measured peak."""
         return timing.rate(timing.flops).median / (self.peak.best.gflops * 1e9) if self.peak else None
 
     def predicted(self, kind: KindTimes) -> float | None:

@@ -45,7 +45,7 @@ class Sample:
 
 
 class Runner(Protocol):
-    """Decodes the prompts once a call."""
+    """Decodes the prompts once per call."""
 
     @property
     def contender(self) -> BenchContender:

@@ -72,7 +72,7 @@ def bench(
 
 
 def turns(contenders: int, rounds: int) -> Iterator[int]:
-    """Yield whose turn it is: every contender once a round, another first in each round."""
+    """Yield whose turn it is: every contender once per round, another first in each round."""
     for turn in range(rounds):
         yield from ((turn + place) % contenders for place in range(contenders))
 

@@ -37,5 +37,5 @@ def refuse() -> Facts:
     """
     raise InputError(
         "--sample plans all steps before the first one, but here the plan depends on what is decoded; give early_stop=false, "
-        "a fixed number of tokens a step and a refresh at each block's first step, or leave out --sample"
+        "a fixed number of tokens per step and a refresh at each block's first step, or leave out --sample"
     )

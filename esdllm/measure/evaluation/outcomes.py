@@ -61,12 +61,12 @@ class Outcome:
 
     @property
     def tokens_per_forward(self) -> float:
-        """Answer tokens a row and forward pass; ends of text not counted."""
+        """Answer tokens per row and forward pass; ends of text not counted."""
         return self.answer_tokens / max(1, sum(batch.forwards * batch.rows for batch in self.batches))
 
     @property
     def canvas_tokens_per_forward(self) -> float:
-        """Positions decided a row and forward pass, ends of text counted."""
+        """Positions decided per row and forward pass, ends of text counted."""
         passes = sum(batch.forwards * batch.rows for batch in self.batches)
         return sum(batch.committed for batch in self.batches) / max(1, passes)
 
@@ -82,7 +82,7 @@ class Outcome:
 
     @property
     def tokens_per_second(self) -> float:
-        """Answer tokens a second, over all rows."""
+        """Answer tokens per second, over all rows."""
         return self.answer_tokens / self.seconds if self.seconds else 0.0
 
     def agreement_with(self, other: Outcome) -> float:

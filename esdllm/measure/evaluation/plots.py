@@ -69,7 +69,7 @@ def _asides(values: Sequence[float]) -> list[float]:
 
 
 def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Draw the share of right answers against tokens a second, and against the reference's computation over its own.
+    """Draw the share of right answers against tokens per second, and against the reference's computation over its own.
 
     Raises:
         UnavailableError: matplotlib is not installed, or the file cannot be written.
@@ -84,7 +84,7 @@ def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
     draw_front(right, names, list(zip(work, scores, strict=True)))
     alone = len(evaluation.reference.batches) == 1
     left.set(
-        xlabel=f"answer tokens a second{f' ({ONE_BATCH})' if alone else ''}",
+        xlabel=f"answer tokens per second{f' ({ONE_BATCH})' if alone else ''}",
         ylabel="right answers, % (bars: 95 % interval)",
     )
     right.set(xlabel=f"computation of {evaluation.reference.name} over its own")

@@ -53,7 +53,7 @@ def read_problems(path: Path) -> list[Problem]:
     """
     found = [_problem(read, where) for where, read in sound_json_lines(path, "problems", _EXAMPLE)]
     if not found:
-        raise InputError(f"{path} holds no problem; write one object a line, such as {_EXAMPLE}")
+        raise InputError(f"{path} holds no problem; write one object per line, such as {_EXAMPLE}")
     return found
 
 

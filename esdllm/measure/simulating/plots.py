@@ -29,8 +29,8 @@ def plot_simulated(found: Sequence[tuple[Load, Simulated]], title: str, path: Pa
         for part, style in (("p50", "-"), ("p99", "--")):
             seconds = [getattr(one.latency, part, float("nan")) for one in many]
             latency.plot(asked, seconds, style, color=color)
-    asking = "requests a second" if found[0][0].rate is not None else "requests under way"
-    goodput.set(ylabel="answers in time, a second", ylim=(0, None))
+    asking = "requests per second" if found[0][0].rate is not None else "requests under way"
+    goodput.set(ylabel="answers in time per second", ylim=(0, None))
     width.set(ylabel="rows of a step", ylim=(0, None))
     latency.set(ylabel="seconds to the answer, p50; dashed p99", yscale="log")
     for axes in (goodput, width, latency):

@@ -60,12 +60,12 @@ class Simulated:
 
     @property
     def goodput(self) -> float:
-        """Answers a second within the time that was allowed."""
+        """Answers per second within the time that was allowed."""
         return self.good / self.seconds if self.seconds else 0.0
 
     @property
     def throughput(self) -> float:
-        """Answer tokens a second."""
+        """Answer tokens per second."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
     def to_dict(self) -> dict[str, Any]:

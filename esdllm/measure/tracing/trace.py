@@ -68,7 +68,7 @@ class TraceStep:
     """(n_layers, L) float32, how far a computed position's values are from those that stood there before; NaN where nothing
     was computed, or nothing stood"""
     scored: tuple[Scored, ...]
-    """one a layer that dropped positions"""
+    """one per layer that dropped positions"""
     candidates: tuple[Candidate, ...]
     """for every position that had logits, ascending"""
     committed: Mapping[int, int]

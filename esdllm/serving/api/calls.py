@@ -28,7 +28,7 @@ class Call:
     requests: tuple[Request, ...]
     """n of each prompt, one after the other"""
     writers: tuple[Writer, ...]
-    """one a request"""
+    """one per request"""
 
     def usage(self, completions: Mapping[int, Completion]) -> dict[str, int]:
         """Return the tokens of all rows, each prompt counted once."""

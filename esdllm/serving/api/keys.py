@@ -22,7 +22,7 @@ _KEY = re.compile(r"[!-~]+")
 
 
 def read_keys(file: Path | None) -> tuple[str, ...]:
-    """Return the keys of a file, one a line, and that of the environment. Lines that are empty or begin with # are none.
+    """Return the keys of a file, one per line, and that of the environment. Lines that are empty or begin with # are none.
 
     Raises:
         InputError: the file cannot be read or holds no key; the variable is set to nothing; a key has a character that a
@@ -52,7 +52,7 @@ def _keys_of(file: Path) -> list[tuple[str, str]]:
         if line.strip() and not line.strip().startswith("#")
     ]
     if not keys:
-        raise InputError(f"there is no key in {file}; write one a line, or leave --api-key-file out")
+        raise InputError(f"there is no key in {file}; write one per line, or leave --api-key-file out")
     return keys
 
 

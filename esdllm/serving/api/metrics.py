@@ -71,7 +71,7 @@ class _SessionCollector(Collector):
             "slots": ("slots there are", state.slots),
             "slots_busy": ("slots with a row", state.running),
             "slots_busy_share": ("of the slots, the share that had a row, since the start", state.busy),
-            "tokens_per_forward": ("settled tokens a forward pass, since the start", state.generation_tokens / steps),
+            "tokens_per_forward": ("settled tokens per forward pass, since the start", state.generation_tokens / steps),
             "refresh_share": ("forward passes that refreshed all positions", state.refreshes / steps),
             "stuck_seconds": ("since the last step, where one is due", state.stuck_for),
         }

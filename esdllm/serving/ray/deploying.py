@@ -56,7 +56,7 @@ class ServeArguments:
     timeout: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     """seconds after which an answer ends with what is there"""
     api_key_file: str | None = None
-    """keys, one a line, of which a request must bring one; the variable ESDLLM_API_KEY of a replica is one more"""
+    """keys, one per line, of which a request must bring one; the variable ESDLLM_API_KEY of a replica is one more"""
     log_text: bool = False
     """whether the log has prompts and answers"""
     replicas: int = attrs.field(default=1, validator=validators.ge(0))
@@ -64,7 +64,7 @@ class ServeArguments:
     max_replicas: int | None = None
     """how many there may be, if their number goes by how many requests each has; None: `replicas`, always"""
     load: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
-    """requests a replica, running and waiting, at which that number is kept; None: as many as `slots`"""
+    """requests per replica, running and waiting, at which that number is kept; None: as many as `slots`"""
     cpus: float = attrs.field(default=1, validator=validators.ge(0))
     """processors that a replica takes, and threads that it computes with, where it is no GPU that does"""
     gpus: float = attrs.field(default=0, validator=validators.ge(0))

@@ -107,8 +107,8 @@ def read_cache(engine: Engine, rows: int, length: int) -> list[CachedLayer]:
 class Certified:
     """A step observer that recomputes each step's canvas in full, and says which commits a full computation would repeat.
 
-    Costs a full pass a step, and with `bound` far more. Takes runs of one engine, one after the other. The run's logits are made
-    again from what its cache holds after the step, which is what each layer attended to. A commit whose token is not the
+    Costs a full pass per step, and with `bound` far more. Takes runs of one engine, one after the other. The run's logits are
+    made again from what its cache holds after the step, which is what each layer attended to. A commit whose token is not the
     largest of these (drawn at a temperature, or attention read something else) is never certified.
 
     Raises:

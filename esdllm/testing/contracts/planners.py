@@ -32,8 +32,8 @@ _LAYERS, _BLOCKS, _COMMITTED = (1, 2, 4, 28, 32), (1, 6, 32), (0, 1, 5, 40)
 def check_skip_schedule(schedule: SkipSchedule) -> None:
     """Check a skip schedule, by itself and in whole generations of a tiny model.
 
-    Its counts are whole numbers, one a layer, in [1, window], the same for the same; they never grow but at layers that one which
-    lets positions back in names in `returning`, and those drop none; a layer that drops
+    Its counts are whole numbers, one per layer, in [1, window], the same for the same; they never grow but at layers that one
+    which lets positions back in names in `returning`, and those drop none; a layer that drops
     positions in some window drops some in a block, in a window of up to two blocks, or in the canvas, for there it is
     looked up where something is to be remembered. A number of layers may be refused by a ConfigError.
 
@@ -78,7 +78,7 @@ def _counts(
     asked = f"{who}.keep_counts(n_layers={n_layers}, window={window}, committed={committed}, block={block}) = {counts!r:.200}"
     plain = isinstance(counts, tuple) and all(type(count) is int for count in counts)
     law(plain, f"{asked}; give a tuple of whole numbers")
-    law(len(counts) == n_layers, f"{asked} has {len(counts)} counts; give one a layer")
+    law(len(counts) == n_layers, f"{asked} has {len(counts)} counts; give one per layer")
     back = schedule.returning(n_layers) if isinstance(schedule, ReturningSkip) else ()
     grown = [layer for layer, (a, b) in enumerate(pairwise((window, *counts))) if a < b]
     law(

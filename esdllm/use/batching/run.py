@@ -183,7 +183,7 @@ class BatchRun:
 
 
 def _complete(journal: Journal, lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """Return the rows of a run, one a line.
+    """Return the rows of a run, one per line.
 
     Raises:
         UnavailableError: a line has none, or several; nothing is published.

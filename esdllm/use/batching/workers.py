@@ -1,4 +1,4 @@
-"""Who decodes the batches: this process, or several, one a device or a share of the CPU's threads."""
+"""Who decodes the batches: this process, or several, one per device or a share of the CPU's threads."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _decoded(engine: Engine, batch: Batch) -> Generation | EsdllmError:
 
 
 def _rows(batch: Batch, result: Generation | EsdllmError) -> list[dict[str, Any]]:
-    """Return a row a prompt: its answer, or, of a batch of one, why there is none."""
+    """Return a row per prompt: its answer, or, of a batch of one, why there is none."""
     if isinstance(result, EsdllmError):
         return [PromptAnswer(error=alone(result)).row(batch.heads[0])]
     texts = result.text or [""] * len(result.answers)
@@ -183,7 +183,7 @@ def _rows(batch: Batch, result: Generation | EsdllmError) -> list[dict[str, Any]
 
 
 def decode_elsewhere(setups: Sequence[Setup], batches: Sequence[Batch]) -> Iterator[Done]:
-    """Yield batches as they are done by processes, one a setup, which end with this one.
+    """Yield batches as they are done by processes, one per setup, which end with this one.
 
     Raises:
         EsdllmError: what a process raised, or that one died.

@@ -1,7 +1,7 @@
 """bfloat16 weights in oneDNN's own layout.
 
 To the compiler a product is an operator of its own, for inductor asks of oneDNN's kernels that weights be constants. Eager calls
-go past it: an operator written in Python costs microseconds a call. So in this room's other kernels.
+go past it: an operator written in Python costs microseconds per call. So in this room's other kernels.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def plot_serving(report: ServeReport, path: Path) -> None:
         axes.grid(alpha=0.3)
     if left.lines:
         left.legend(fontsize=8)
-    figure.suptitle(f"{report.model}: {len(report.runs[0].answered)} requests a run")
+    figure.suptitle(f"{report.model}: {len(report.runs[0].answered)} requests per run")
     save_figure(figure, path)
 
 

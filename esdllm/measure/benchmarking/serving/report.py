@@ -91,7 +91,7 @@ class ServeRun:
         return sum(one.latency <= limit for one in self.sound)
 
     def goodput(self, limit: float) -> float:
-        """Return such requests a second."""
+        """Return such requests per second."""
         return self.within(limit) / self.seconds
 
     def moments(self) -> list[Looked]:

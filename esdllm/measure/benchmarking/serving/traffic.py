@@ -86,7 +86,7 @@ class Load:
     """When requests come: at a rate, whatever becomes of them (open loop), or each as another ends (closed loop)."""
 
     rate: float | None = None
-    """requests a second, on average; None in a closed loop"""
+    """requests per second, on average; None in a closed loop"""
     burst: int = 1
     """requests that come at one moment; the moments are those of a Poisson process"""
     concurrency: int | None = None
@@ -96,7 +96,7 @@ class Load:
         if (self.rate is None) is (self.concurrency is None):
             raise InputError("a load is either a rate (open loop) or a concurrency (closed loop); give one of them")
         if self.rate is not None and not 0 < self.rate < math.inf:
-            raise InputError(f"rate {self.rate:g}; give requests a second, above 0")
+            raise InputError(f"rate {self.rate:g}; give requests per second, above 0")
         if self.burst < 1 or (self.concurrency is not None and (self.concurrency < 1 or self.burst > 1)):
             raise InputError(
                 f"bursts of {self.burst}, concurrency {self.concurrency}; give at least 1, and bursts with a rate only"
@@ -144,7 +144,7 @@ def read_wanted(path: Path, count: int | None, answers: Lengths, seed: int) -> l
     """
     random, lines = Random(f"requests {seed}"), list(sound_json_lines(path, "requests", _EXAMPLE))
     if not lines:
-        raise InputError(f"{path} has no request; write one a line, such as {_EXAMPLE}")
+        raise InputError(f"{path} has no request; write one per line, such as {_EXAMPLE}")
     return [
         _wanted(where, line, answers.draw(random), seed + number)
         for number, (where, line) in enumerate(islice(cycle(lines), len(lines) if count is None else count))

@@ -1,4 +1,4 @@
-"""Cases of decoding rules: a file a rule, with single steps, blocks step by step, whole runs, and generations.
+"""Cases of decoding rules: a file per rule, with single steps, blocks step by step, whole runs, and generations.
 
 `tests/conformance-rules/README.md` tells the form. Generations are of checkpoints in the folder `conformance` beside this one.
 """
