@@ -1,4 +1,4 @@
-"""Rows a second of one, two and four workers of a Ray cluster: `python benchmarks/ray_workers.py`. Needs `esdllm[ray]`.
+"""Rows per second of one, two and four workers of a Ray cluster: `python benchmarks/ray_workers.py`. Needs `esdllm[ray]`.
 
 The cluster is on this machine, a node of one processor for each worker; workers compute with one thread each. Runs are made in
 turns. A run counts from its first batch to its last, so that neither the start of processes nor the loading of the model counts.

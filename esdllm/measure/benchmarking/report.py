@@ -110,7 +110,7 @@ class Timing:
     """by kind and window, the share of the time of each part; None if not profiled"""
 
     def rate(self, number: float) -> Quartiles:
-        """Return a number a second."""
+        """Return a number per second."""
         per = [number / seconds for seconds in self.seconds]
         return quartiles(per)
 
