@@ -11,6 +11,7 @@ import attrs
 import pytest
 import torch
 import typer
+from click import Context
 from helpers import CASES, offers, read_config
 
 from esdllm import (
@@ -235,6 +236,9 @@ COMMANDS = {
     "generate": ["hello"],
     "chat": [],
     "infill": ["a [MASK:4] b"],
+    "choose": ["2 + 2 =", "3", "4"],
+    "match": ["hello", "--pattern", "[0-9]+"],
+    "edit": ["hello"],
     "explain": [],
     "trace": ["hello", "--html", "trace.html"],
     "doctor": [],
@@ -254,8 +258,8 @@ COMMANDS = {
 def test_every_command_that_takes_a_model_takes_its_family() -> None:
     def with_option(group: Any, option: str, path: str = "") -> set[str]:
         found = set()
-        for name in group.list_commands(None):
-            one, here = group.get_command(None, name), f"{path} {name}".strip()
+        for name in group.list_commands(Context(group)):
+            one, here = group.get_command(Context(group), name), f"{path} {name}".strip()
             found |= with_option(one, option, here) if hasattr(one, "list_commands") else set()
             found |= {here} if any(option in param.opts for param in one.params) else set()
         return found

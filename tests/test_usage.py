@@ -34,7 +34,7 @@ FLAGS = {
     "-t 4": "the variable OMP_NUM_THREADS",
     "--ctx-size 4096": "as long as the prompt and --gen-length",
     "--stream": "--watch",
-    "-cnv": "a command: `esdllm chat`",
+    "--conversation": "a command: `esdllm chat`",
     "-i": None,
     "--system-prompt x": "--system, of `esdllm chat`",
     "--verbose": "--debug",

@@ -57,7 +57,7 @@ _FLAGS: Mapping[tuple[str, ...], str] = {
         "as long as the prompt and --gen-length; `esdllm serve` and `esdllm doctor` have --length"
     ),
     ("stream", "streaming"): "--watch, which shows the canvas while it is denoised",
-    ("interactive", "i", "conversation", "cnv", "interactive_first", "multiline_input"): _CHAT,
+    ("interactive", "i", "conversation", "interactive_first", "multiline_input"): _CHAT,
     ("system_prompt", "sys", "system_message"): "--system, of `esdllm chat`",
     ("system",): "an option of `esdllm chat`",
     (

@@ -28,8 +28,11 @@ def told_usage(error: Any, words: Sequence[str]) -> str:
 
 
 def _option(said: str, option: str, context: Any, words: Sequence[str]) -> str:
-    """Return what to say of an unknown option, by the word that it stands in: -ngl is read as -n."""
-    typed = next((word.partition("=")[0] for word in words if word.startswith(option)), option)
+    """Return what to say of an unknown option, by the word that it stands in: -ngl is read as -n, and -hf as -h and -f."""
+    names = [word.partition("=")[0] for word in words]
+    whole = [name for name in names if name.startswith(option)]
+    letters = [name for name in names if re.fullmatch(r"-\w+", name) and option[1:] in name[1:]]
+    typed = next(iter(whole + letters), option)
     own = [name for param in context.command.params for name in (*param.opts, *param.secondary_opts)]
     same = typed.replace("_", "-").lower()
     told = f"did you mean {same}?" if same in own else flag_here(typed)

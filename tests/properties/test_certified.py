@@ -79,10 +79,10 @@ def test_what_is_certified_is_what_a_full_pass_over_the_same_canvas_decides(
     engine, watch = engine_of(shape, unguided(chosen)), Watch()
     certified, model = Certified(engine), engine.model.adapter
     engine.generate(prompts, observers=[watch, certified])
-    made = iter(certified.commits)
+    made, padding = iter(certified.commits), watch.records[0].padding or (0,) * len(prompts)
     for before, after, committed in zip(watch.tokens, watch.tokens[1:], watch.committed, strict=False):
         for row, column in committed.nonzero().tolist():
-            start, commit = max(map(len, prompts)) - len(prompts[row]), next(made)
+            start, commit = padding[row], next(made)
             assert (commit.row, commit.column) == (row, column)
             with torch.inference_mode():
                 logits = full_logits(model, before[row : row + 1, start:])[0, column - start - model.spec.logit_shift]

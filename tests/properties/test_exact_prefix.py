@@ -122,9 +122,11 @@ def test_the_keys_of_finished_blocks_are_those_of_a_fresh_pass_whatever_was_skip
 ) -> None:
     model, attention = form.model, form.attention
     engine = engine_of(model, {"gen_length": gen_length, "block_length": block_length, **policies})
-    made = engine.generate(prompts)
+    watch = Watch()
+    made = engine.generate(prompts, observers=[watch])
     cache, length = engine.cache, made.tokens.shape[1]
     assert cache is not None
+    room = watch.tokens[0].shape[1] - length
     final = (length - 1) // attention.size * attention.size
     for row in range(len(prompts)):
         start = first_column(model, prompts, made, row)
@@ -135,7 +137,7 @@ def test_the_keys_of_finished_blocks_are_those_of_a_fresh_pass_whatever_was_skip
             made.tokens[row, start:final].tolist(),
             numbers(attention, start, final, final, len(prompts[row])),
         )
-        columns = torch.arange(start, final).expand(len(prompts), -1)
+        columns = room + torch.arange(start, final).expand(len(prompts), -1)
         for layer in range(model.spec.n_layers):
             for site, expected in (("key", fresh.keys[layer]), ("value", fresh.values[layer])):
                 held = cache.recall(layer, site, columns)[row]  # type: ignore[arg-type]
@@ -177,7 +179,8 @@ def test_a_step_over_the_cached_prefix_is_the_whole_pass_under_the_mask(
     settings = {"gen_length": gen_length, "block_length": block_length, "refresh": "every-step", **policies}
     model, watch, size, shift = form.model, Watch(), form.attention.size, form.shift
     made = engine_of(model, settings).generate(prompts, observers=[watch])
-    starts = [first_column(model, prompts, made, row) for row in range(len(prompts))]
+    room = watch.tokens[0].shape[1] - made.tokens.shape[1]
+    starts = [room + first_column(model, prompts, made, row) for row in range(len(prompts))]
     for before, record in zip(watch.tokens, watch.records, strict=False):
         leads = record.plan.leads
         place = record.block.start + shift
