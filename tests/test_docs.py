@@ -14,6 +14,7 @@ from esdllm.checkpoints.published import known_checkpoints
 from esdllm.config import SECTIONS
 from esdllm.errors import installing
 from esdllm.hookspecs import HookSpecs
+from esdllm.parsing import parse_toml
 
 EXAMPLE = ROOT / "examples" / "plugins" / "esdllm-example-recency"
 
@@ -31,6 +32,39 @@ def test_internal_links_lead_to_a_file(page: Path) -> None:
 
 def test_the_pages_speak_of_no_machine() -> None:
     assert not [page.name for page in PAGES if re.search(r"/(work|home|root|tmp)/", page.read_text())]
+
+
+def _wrong_words(prose: str) -> list[str]:
+    """Return what of a page's prose the vocabulary says differently."""
+    phrases = parse_toml((ROOT / "tests" / "vocabulary.toml").read_text(encoding="utf-8"))["phrase"]
+    found = [(hit[0], phrase["write"]) for phrase in phrases for hit in re.finditer(phrase["pattern"], prose, re.M)]
+    return [f"{words!r}: write {instead}" for words, instead in found]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_page_keeps_to_the_vocabulary(page: Path) -> None:
+    prose = re.sub(r"`[^`\n]*`", "", _outside_fences(page))
+    before, pairs, after = prose.partition("| instead of | write |")  # where wrong words stand on purpose
+    assert not _wrong_words(before + after[after.find("\n\n") :] if pairs else prose)
+
+
+def test_the_vocabulary_finds_what_it_is_for_and_leaves_the_rest() -> None:
+    for wrong in (
+        "It makes 40 tokens a second.",
+        "The command tells the two apart.",
+        "The same holds of a file.",
+        "It is refused, or something else. Use the one or else.",
+        "It waits, lest it be lost.",
+        "What is shown is what comes out.",
+    ):
+        assert _wrong_words(wrong), wrong
+    for right in (
+        "how many tokens per second",
+        "It runs nothing else.",
+        "How many positions a step commits",
+        "it holds",
+    ):
+        assert not _wrong_words(right), right
 
 
 @pytest.fixture(scope="module")
