@@ -67,7 +67,7 @@ def test_a_line_that_is_no_problem_is_named(tmp_path: Path, line: object, messag
 
 
 def test_a_file_without_problems_or_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no problem; write one object a line, such as {"):
+    with pytest.raises(InputError, match=r"holds no problem; write one object per line, such as {"):
         JsonlSuite(file_of(tmp_path, "", " ")).problems()
     with pytest.raises(InputError, match=r"cannot read the problems .*none\.jsonl: No such file"):
         JsonlSuite(tmp_path / "none.jsonl").problems()
