@@ -25,7 +25,7 @@ from esdllm_models.linear.timing import Seconds
 sampling.register()
 FEW = 3
 """how many sets of parameters of a test the quick run takes"""
-MEASURED = 8
+MEASURED = 64
 """how many of them coverage is measured of"""
 SLOW = 1.0
 """seconds of processor time from which on the quick run asks for the mark `slow`"""

@@ -286,7 +286,17 @@ def test_a_real_terminal_stops_an_answer_and_leaves(tmp_path: Path) -> None:
 
     child, terminal = pty.fork()
     if child == 0:
-        words = ["chat", "--model", "tiny-llada", "--gen-length", "512", "--set", "early_stop=false"]
+        words = [
+            "chat",
+            "--model",
+            "tiny-llada",
+            "--preset",
+            "es-dllm",
+            "--gen-length",
+            "512",
+            "--set",
+            "early_stop=false",
+        ]
         code = f"from esdllm.cli import main; raise SystemExit(main({words!r}))"
         os.chdir(tmp_path)
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # which jobs in the background of a shell ignore

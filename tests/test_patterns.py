@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sampling import examples
 
@@ -130,6 +130,7 @@ def test_the_path_is_the_best_of_all_that_are_accepted(seed: int, states: int, c
         assert float(scores.gather(1, path.unsqueeze(1)).sum()) == pytest.approx(right, abs=1e-5)
 
 
+@example(pattern="(the|a)( [a-z]+)?", text="the a")  # on from where a text may end to where it may not
 @examples(60)
 @given(
     pattern=st.sampled_from(PATTERNS),

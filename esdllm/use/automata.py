@@ -91,30 +91,36 @@ def automaton(pattern: str, codec: TextCodec, vocab: int, ends: tuple[int, ...] 
 
 
 def _over_bytes(pattern: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return where each byte leads from each state (Q, 256), the first state first, and where a text may end (Q,)."""
+    """Return where each byte leads from each state (Q, 256), the first state first, and where a text may end (Q,).
+
+    outlines-core (0.2.14) forgets the ways from a state in which a text may end to one in which it may not. So an end that is
+    written is asked for, the byte 0: the states from which it leads on are those in which a text may end.
+    """
     outlines = core()
     if not isinstance(pattern, str) or not pattern:
         raise InputError(f"a pattern is a regular expression, such as '[0-9]+', not {brief(pattern)}")
+    bytewise = outlines.Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)})
     try:
-        index = outlines.Index(pattern, outlines.Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)}))
+        outlines.Index(pattern, bytewise)  # which is no pattern may become one between parentheses
+        index = outlines.Index(f"(?:{pattern})\\x00", bytewise)
     except ValueError as error:
         raise InputError(
             f"{brief(pattern)} is no pattern that can be kept to: {error}; look-around, back-references and anchors are none"
         ) from error
     transitions = index.get_transitions()
     finals = index.get_final_states()
-    states = [index.get_initial_state(), *sorted({*transitions, *finals} - {index.get_initial_state()})]
+    states = [index.get_initial_state(), *sorted({*transitions} - {index.get_initial_state(), *finals})]
     if len(states) > _MOST_STATES:
         raise InputError(
             f"{brief(pattern)} has {len(states)} states, more than {_MOST_STATES}; shorten its repetitions"
         )
     numbers = {state: number for number, state in enumerate(states)}
     table = np.full((len(states), 256), _DEAD, dtype=np.int16)
-    for state, led in transitions.items():
-        for byte, to in led.items():
-            if byte < 256:
-                table[numbers[state], byte] = numbers[to]
-    return table, np.array([state in finals for state in states])
+    for state, number in numbers.items():
+        for byte, to in transitions.get(state, {}).items():
+            if 0 < byte < 256 and to in numbers:
+                table[number, byte] = numbers[to]
+    return table, np.array([transitions.get(state, {}).get(0) in finals for state in states])
 
 
 def core() -> Any:

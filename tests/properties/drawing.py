@@ -115,8 +115,6 @@ SKIPS: Mapping[str, st.SearchStrategy[Settings]] = {
                     [[0, 1], [0.125, 0.5], [0.25, 0.25]],
                     [[0, 1], [0.5, 0.3]],
                     [[0, 0.75], [0.4, 0.5], [0.75, 0.2]],
-                    [[0, 1], [0.25, 0.4], [0.75, 1]],
-                    [[0, 0.5], [0.4, 0.75], [0.75, 0.6]],
                 ]
             ),
         }
@@ -126,6 +124,13 @@ SKIPS: Mapping[str, st.SearchStrategy[Settings]] = {
     ),
     "adaptive": st.fixed_dictionaries({"name": st.just("adaptive"), "per_commit": st.sampled_from([1.0, 2.0, 4.0])}),
 }
+GROWING: st.SearchStrategy[Settings] = st.fixed_dictionaries(
+    {
+        "name": st.just("by-depth"),
+        "keep": st.sampled_from([[[0, 1], [0.25, 0.4], [0.75, 1]], [[0, 0.5], [0.4, 0.75], [0.75, 0.6]]]),
+    }
+)
+"""schedules under which dropped positions come back"""
 KEEPS_ALL = st.sampled_from(
     [
         {"name": "by-depth", "keep": [[0, 1]]},
@@ -209,7 +214,8 @@ def policies(draw: st.DrawFn) -> Settings:
     name, scale = draw(st.sampled_from(sorted(SKIPS))), draw(st.sampled_from([0.0, 0.0, 0.0, 1.5]))
     event(f"skip: {name}")
     event(f"guided: {scale > 0}")
-    found, skip, importance = draw(lengths()), draw(SKIPS[name]), draw(IMPORTANCE)
+    skips = SKIPS[name] | GROWING if name == "by-depth" else SKIPS[name]
+    found, skip, importance = draw(lengths()), draw(skips), draw(IMPORTANCE)
     ratios = [ratio for _, ratio in skip.get("keep", ())]
     if ratios != sorted(
         ratios, reverse=True

@@ -70,8 +70,9 @@ class Measurements:
             with NamedTemporaryFile("w", encoding="utf-8", dir=self.folder, suffix=".part", delete=False) as file:
                 file.write(text)
             try:
+                stood = path.exists()  # asked first: what comes between is another process' own, and whole
                 if self.find(key, names) is None:
-                    _publish(Path(file.name), path, replace=path.exists())
+                    _publish(Path(file.name), path, replace=stood)
             finally:
                 Path(file.name).unlink(missing_ok=True)
         except OSError as error:
