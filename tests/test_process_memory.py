@@ -80,7 +80,7 @@ def test_loading_takes_the_model_s_size_and_one_layer_in_full(
 ) -> None:
     folder, full, layer = large
     size = describe_weights(folder, None, kind, catalogue).bytes
-    assert size < 0.6 * full if kind else size == full
+    assert size < 0.6 * full if kind else full <= size < 1.05 * full  # a kernel may lay weights out in whole blocks
     peak, after = loaded(folder, kind, **GIVES_BACK)
     assert 0.9 * size < after < size + SLACK
     assert peak < size + layer + SLACK < (0.7 if kind else 1.2) * full
