@@ -119,7 +119,7 @@ def test_a_small_model_goes_by_rule_and_measures_nothing(monkeypatch: pytest.Mon
 
 @pytest.mark.processor
 def test_by_rule_bfloat16_is_multiplied_by_what_the_processor_has_for_it() -> None:
-    expected = "packed" if packs(CPU, torch.bfloat16) else "pieces"
+    expected = "packed" if packs(CPU, torch.bfloat16) else "plain"
     assert choose(WIDE, 1, BFLOAT16, True).compute == expected
     assert choose(WIDE, 1, LoadPlan(torch.float16, CPU), True).compute == "plain"
 

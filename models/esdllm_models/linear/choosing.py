@@ -1,7 +1,7 @@
 """Which kernel multiplies by weights in full where none is named: the fastest here whose rounding is at most the dtype's.
 
 That is measured, with the model's own shapes, and kept. A small model goes by rule, as all do whose choice is between devices:
-packed, or where the processor does not multiply bfloat16, pieces for such weights; and else plain.
+packed where the processor multiplies bfloat16, and else plain, so that its hidden states have the checkpoint's dtype everywhere.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def choose(matrices: Sequence[Matrix], size: int, plan: LoadPlan, measure: bool)
     if len(able) == 1:
         return ComputeChoice(able[0], "the only one that serves", told)
     if size < SMALL:
-        return ComputeChoice(rule, "by rule, as for all small models", told)
+        small = "plain" if rule == "pieces" else rule
+        return ComputeChoice(small, "by rule, as for all small models", told)
     key, kept, lost = measurement_key(matrices, able, plan.dtype), Measurements.of_user(), ""
     found: Mapping[str, Seconds] | None = kept.find(key, able)
     if found is None and not measure:
